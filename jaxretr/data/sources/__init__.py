@@ -1,0 +1,80 @@
+"""The datasets that can be prepared, by name.
+
+In: a name and the builder's settings. Out: a TFDS builder whose ArrayRecord splits are read with
+`builder.as_data_source(split)` and `jaxretr.data.schema.decode`.
+"""
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
+from tensorflow_datasets.proto import tf_example_pb2
+
+from jaxretr.data.sources.base import Source
+from jaxretr.data.sources.beir import Beir
+from jaxretr.data.sources.lareqa import Lareqa
+from jaxretr.data.sources.libreoffice_help import LibreOfficeHelp
+from jaxretr.data.sources.miracl import Miracl
+from jaxretr.data.sources.mmarco import Mmarco
+from jaxretr.data.sources.pairs import Pairs
+
+BUILDERS: dict[str, type[Source]] = {
+    "libreoffice_help": LibreOfficeHelp,
+    "pairs": Pairs,
+    "mmarco": Mmarco,
+    "lareqa": Lareqa,
+    "beir": Beir,
+    "miracl": Miracl,
+}
+
+
+def builder(name: str, *, data_dir: str | Path, **settings: Any) -> Source:
+    """The builder of dataset `name` under `data_dir`; `settings` are the fields of its config class.
+
+    Raises:
+      ValueError: unknown name or setting; lists those there are.
+    """
+    if name not in BUILDERS:
+        raise ValueError(f"Unknown dataset {name!r}; choose from {', '.join(BUILDERS)}.")
+    source = BUILDERS[name]
+    known = source.config_class.settings()
+    if unknown := sorted(set(settings) - set(known)):
+        raise ValueError(f"Dataset {name!r} has no setting {', '.join(unknown)}; it has {', '.join(known)}.")
+    return source(data_dir=data_dir, config=source.config_class(**settings))
+
+
+def prepare(name: str, *, data_dir: str | Path, **settings: Any) -> Source:
+    """`builder(...)` with its data on disk: made where absent, reused where there.
+
+    tfds writes into a directory of another name and renames it when complete, so an interrupted preparation leaves
+    nothing that could be taken for data.
+
+    Raises:
+      ValueError: two records with the same key and language; and the builders' own errors.
+    """
+    made = builder(name, data_dir=data_dir, **settings)
+    tfds.disable_progress_bar()  # builders show their own, with an ETA
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # tfds announces "Unknown size" in prose
+            made.download_and_prepare(
+                download_dir=Path(data_dir) / "downloads", file_format=tfds.core.FileFormat.ARRAY_RECORD
+            )
+    except Exception as error:
+        # tfds reports duplicates through TensorFlow's parser; without it, the cause is in the context.
+        if duplicate := _duplicate(error):
+            raise ValueError(f"{name}: {duplicate}; keys must be unique within a language and split.") from error
+        raise
+    return made
+
+
+def _duplicate(error: BaseException | None) -> str | None:
+    while error is not None and not isinstance(error, shuffle.DuplicatedKeysError):
+        error = error.__context__
+    if error is None:
+        return None
+    values = tf_example_pb2.Example.FromString(error.item1).features.feature
+    named = [values[name].bytes_list.value[0].decode() for name in ("query_id", "key", "language") if name in values]
+    return f"two records have the key {named[0]!r} in language {named[1]!r}"

@@ -1,0 +1,103 @@
+"""What all TFDS builders of this package share: settings that name the prepared data, and records without boilerplate.
+
+In: a builder's settings and, per split, the records it makes. Out: a `tfds.core.BuilderConfig` whose name changes with
+whatever changes the content, so that a different input never reuses an old preparation; and a builder that writes the
+records under unique keys. Nothing here imports TensorFlow.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import tensorflow_datasets as tfds
+
+# Every config here is a "custom data configuration" to tfds, which would warn each time one is built.
+logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith("Using custom data configuration"))
+
+
+@dataclasses.dataclass(kw_only=True)
+class SourceConfig(tfds.core.BuilderConfig):
+    """Base of the builders' settings; subclasses add fields, check them in `validate` and give a readable `label`.
+
+    The config's name is the label and a digest of all added fields. A field that holds a `Path` counts by the last
+    part of the path and by `fingerprint` of what lies there.
+    """
+
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        self.validate()
+        settings = {name: _identity(getattr(self, name)) for name in self.settings()}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+        self.name = f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', self.label())}-{digest}"
+
+    @classmethod
+    def settings(cls) -> tuple[str, ...]:
+        """The names of the settings that the subclass adds."""
+        inherited = {field.name for field in dataclasses.fields(SourceConfig)}
+        return tuple(field.name for field in dataclasses.fields(cls) if field.name not in inherited)
+
+    def validate(self) -> None:
+        """Normalises the settings; raises ValueError or FileNotFoundError on those that cannot work."""
+        raise NotImplementedError
+
+    def label(self) -> str:
+        """The readable part of the config's name."""
+        raise NotImplementedError
+
+
+class Source(tfds.core.GeneratorBasedBuilder):
+    """A TFDS builder of one of the two kinds of records in `jaxretr.data.schema`; subclasses implement `records`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    config_class: ClassVar[type[SourceConfig]]
+    features: ClassVar[Callable[[], tfds.features.FeaturesDict]]
+    description: ClassVar[str]
+    homepage: ClassVar[str | None] = None
+
+    def records(self, downloads: tfds.download.DownloadManager) -> dict[str, Iterable[dict[str, Any]]]:
+        """The records of each split, made while they are written where they are many."""
+        raise NotImplementedError
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self, description=self.description, features=type(self).features(), homepage=self.homepage
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        return {split: self._generate_examples(split, made) for split, made in self.records(dl_manager).items()}
+
+    def _generate_examples(self, split: str, records: Iterable[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+        count = 0
+        for count, record in enumerate(records, start=1):
+            key = record["query_id"] if "query_id" in record else record["key"]
+            yield f"{record['language']}:{key}", record
+        if not count:
+            raise ValueError(f"{self.name}: no record for the split {split!r} with the settings {self.builder_config}.")
+
+
+def existing_path(value: str | Path | None, setting: str) -> Path:
+    """`value` as an absolute path. Raises FileNotFoundError naming the setting where nothing is there."""
+    if not value or not Path(value).expanduser().exists():
+        raise FileNotFoundError(f"{setting}={value and str(value)!r} is no existing file or directory; give its path.")
+    return Path(value).expanduser().absolute()
+
+
+def fingerprint(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size in bytes and modification time in ns of a file, or of all visible files below a directory."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    named = [(str(file.relative_to(path)), file.stat()) for file in files]
+    return [
+        (name, stat.st_size, stat.st_mtime_ns)
+        for name, stat in named
+        if name == "." or not any(part.startswith(".") for part in Path(name).parts)
+    ]
+
+
+def _identity(value: Any) -> Any:
+    return [value.name, fingerprint(value)] if isinstance(value, Path) else value

@@ -1,0 +1,144 @@
+"""`lareqa`: XQuAD-R and MLQA-R, answer retrieval from a pool of several languages.
+
+In: a directory of `<language>.json` files (SQuAD layout with `sentences` and `sentence_breaks`), given or downloaded.
+Out: retrieval records with the query split `test`. XQuAD-R is for evaluation only: train and choose nothing on it.
+
+Candidates are all sentences of all paragraphs, not deduplicated: 13,014 in XQuAD-R, 20,534 in MLQA-R. The one with
+start <= answer_start < end is relevant, in every language that has the question's id. A candidate's key is its place
+in its own language's file: equal keys of two languages are not translations, the judgements alone say what is.
+
+Reference: Roy et al., LAReQA, arXiv 2004.05484.
+"""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from jaxretr.data import schema
+from jaxretr.data.sources import base
+
+REPOSITORY = "https://raw.githubusercontent.com/google-research-datasets/lareqa"
+COMMIT = "354d67d1cd066854cdfbf5ad0e6105528976141d"  # the last that has both collections
+LANGUAGES = {
+    "xquad-r": ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"),
+    "mlqa-r": ("ar", "de", "en", "es", "hi", "vi", "zh"),
+}
+CANDIDATES = ("sentence", "sentence+context", "paragraph")
+
+
+@dataclasses.dataclass(kw_only=True)
+class LareqaConfig(base.SourceConfig):
+    """Settings.
+
+    Attributes:
+      source_dir: directory of the JSON files; downloaded where None.
+      collection: which to download: "xquad-r" or "mlqa-r".
+      candidates: "sentence"; "sentence+context", the sentence followed by its paragraph (as XTREME-R does); or
+        "paragraph", where every paragraph is one candidate.
+    """
+
+    source_dir: str | Path | None = None
+    collection: str = "xquad-r"
+    candidates: str = "sentence"
+
+    def validate(self) -> None:
+        if self.candidates not in CANDIDATES:
+            raise ValueError(f"candidates={self.candidates!r} must be one of {CANDIDATES}.")
+        if self.collection not in LANGUAGES:
+            raise ValueError(f"collection={self.collection!r} must be one of {tuple(LANGUAGES)}.")
+        self.source_dir = base.existing_path(self.source_dir, "source_dir") if self.source_dir else None
+
+    def label(self) -> str:
+        return (
+            f"{Path(self.source_dir).name if self.source_dir else self.collection}-{self.candidates.replace('+', '_')}"
+        )
+
+
+class Lareqa(base.Source):
+    """See the module's docstring."""
+
+    name = "lareqa"
+    config_class = LareqaConfig
+    features = staticmethod(schema.retrieval_features)
+    description = "XQuAD-R or MLQA-R: questions and the sentences that answer them, in parallel languages."
+    homepage = "https://github.com/google-research-datasets/lareqa"
+
+    def records(self, downloads: tfds.download.DownloadManager) -> dict[str, Iterable[dict[str, Any]]]:
+        config = self.builder_config
+        paths = find(config.source_dir) if config.source_dir else _download(config.collection, downloads)
+        passages: list[dict[str, Any]] = []
+        questions: list[tuple[str, str, str]] = []
+        relevant: dict[str, dict[str, int]] = collections.defaultdict(dict)
+        for language, path in paths.items():
+            for key, text, asked in candidates(path, config.candidates):
+                passages.append(schema.retrieval_record(key, language, text))
+                for question, question_text in asked.items():
+                    relevant[question][f"{language}:{key}"] = 1
+                    questions.append((question, language, question_text))
+        queries = {
+            (key, language): schema.retrieval_record(key, language, text, relevant=relevant[key])
+            for key, language, text in questions
+        }
+        return {schema.CORPUS_SPLIT: passages, "test": queries.values()}
+
+
+def find(source_dir: Path) -> dict[str, Path]:
+    """The file of each language. Raises FileNotFoundError where there is none."""
+    paths = {path.stem: path for path in sorted(source_dir.glob("*.json"))}
+    if not paths:
+        found = ", ".join(sorted(path.name for path in source_dir.iterdir())) or "nothing"
+        raise FileNotFoundError(f"source_dir={str(source_dir)!r}: looked for <language>.json files, found {found}.")
+    return paths
+
+
+def candidates(path: Path, kind: str) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """The candidates of one language: key, text, and the questions (id -> text) that each answers.
+
+    Raises:
+      ValueError: the file is not in the expected layout, or an answer lies in no sentence.
+    """
+    try:
+        paragraphs = [
+            (f"{article}.{place}", paragraph)
+            for article, content in enumerate(json.loads(path.read_text(encoding="utf-8"))["data"])
+            for place, paragraph in enumerate(content["paragraphs"])
+        ]
+        for key, paragraph in paragraphs:
+            context = paragraph["context"]
+            spans = [(0, len(context))] if kind == "paragraph" else paragraph["sentence_breaks"]
+            asked: list[dict[str, str]] = [{} for _ in spans]
+            for question in paragraph["qas"]:
+                for answer in question["answers"]:
+                    place = _span_with(answer["answer_start"], spans)
+                    if place is None:
+                        raise ValueError(f"{path}: the answer to question {question['id']} lies in no sentence.")
+                    asked[place][question["id"]] = question["question"]
+            for place, (start, end) in enumerate(spans):
+                text = context[start:end]
+                if kind == "sentence+context":
+                    text = f"{text} {context}"
+                yield (key if kind == "paragraph" else f"{key}.{place}"), text, asked[place]
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is not in LAReQA's layout (SQuAD's data/paragraphs/qas with sentence_breaks): {error!r}."
+        ) from error
+
+
+def _span_with(position: int, spans: list[tuple[int, int]]) -> int | None:
+    return next((place for place, (start, end) in enumerate(spans) if start <= position < end), None)
+
+
+def _download(collection: str, downloads: tfds.download.DownloadManager) -> dict[str, Path]:
+    urls = {language: f"{REPOSITORY}/{COMMIT}/{collection}/{language}.json" for language in LANGUAGES[collection]}
+    try:
+        return {language: Path(path) for language, path in downloads.download(urls).items()}
+    except Exception as error:
+        raise RuntimeError(
+            f"{collection} could not be downloaded ({error}). Get the folder {collection} of "
+            f"{Lareqa.homepage} at commit {COMMIT[:7]} elsewhere and give it as source_dir."
+        ) from error

@@ -1,0 +1,140 @@
+"""`mmarco`: MS MARCO's training questions machine-translated into 13 languages, in the published layout.
+
+In: a directory with `collections/<language>_collection.tsv` (passage id, text),
+`queries/train/<language>_queries.train.tsv` (question id, text) and either `triples.train.ids.small.tsv` (question,
+positive, negative) or `qrels.train.tsv` (TREC). Languages are spelt out, as in `arabic_collection.tsv`. Out: training
+pairs in the split `train`; ids are MS MARCO's, so translations are aligned. The first positive of a question is its
+passage, its first `num_negatives` negatives are kept.
+
+Memory: 8 bytes per passage of one language at a time (71 MB) and the ids of the judgements (about 100 bytes times
+(2 + `num_negatives`) per question, 0.3 GB for the full set with one negative); texts stay on disk.
+
+Reference: Bonifacio et al., mMARCO, arXiv 2108.13897.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxretr.data import schema
+from jaxretr.data.sources import base, files
+
+LANGUAGES = {
+    "ar": "arabic", "de": "german", "en": "english", "es": "spanish", "fr": "french", "hi": "hindi", "id": "indonesian",
+    "it": "italian", "ja": "japanese", "nl": "dutch", "pt": "portuguese", "ru": "russian", "vi": "vietnamese",
+    "zh": "chinese",
+}  # fmt: skip
+TRIPLES, QRELS = "triples.train.ids.small.tsv", "qrels.train.tsv"
+
+
+@dataclasses.dataclass(kw_only=True)
+class MmarcoConfig(base.SourceConfig):
+    """Settings: `source`, the directory; `languages` by code; `num_negatives`, the hard negatives kept per question."""
+
+    source: str | Path | None = None
+    languages: tuple[str, ...] = tuple(LANGUAGES)
+    num_negatives: int = 1
+
+    def validate(self) -> None:
+        source = self.source = base.existing_path(self.source, "source")
+        if unknown := sorted(set(self.languages) - set(LANGUAGES)):
+            raise ValueError(
+                f"languages={list(self.languages)}: {unknown} not available; choose from {list(LANGUAGES)}."
+            )
+        self.languages = tuple(sorted(set(self.languages)))
+        wanted = [path for language in self.languages for path in _paths(source, language)]
+        missing = [str(path.relative_to(source)) for path in wanted if not path.exists()]
+        if not (source / TRIPLES).exists() and not (source / QRELS).exists():
+            missing.append(f"{TRIPLES} or {QRELS}")
+        if missing:
+            raise FileNotFoundError(f"source={str(source)!r} lacks {', '.join(missing)}.")
+        if self.num_negatives < 0:
+            raise ValueError(f"num_negatives={self.num_negatives} must not be negative.")
+
+    def label(self) -> str:
+        return "-".join(self.languages)
+
+
+class Mmarco(base.Source):
+    """See the module's docstring."""
+
+    name = "mmarco"
+    config_class = MmarcoConfig
+    features = staticmethod(schema.pair_features)
+    description = "MS MARCO's training questions and passages in 14 languages."
+    homepage = "https://github.com/unicamp-dl/mMARCO"
+
+    def records(self, downloads: tfds.download.DownloadManager) -> dict[str, Iterable[dict[str, Any]]]:
+        return {"train": self._train()}
+
+    def _train(self) -> Iterator[dict[str, Any]]:
+        config = self.builder_config
+        if (config.source / TRIPLES).exists():
+            judged = read_triples(config.source / TRIPLES, config.num_negatives)
+        else:
+            judged = read_qrels(config.source / QRELS)
+        for language in config.languages:
+            collection, queries = _paths(config.source, language)
+            yield from _language(language, collection, queries, judged)
+
+
+def read_triples(file: Path, num_negatives: int) -> dict[int, list[int]]:
+    """For each question id, its first positive and then up to `num_negatives` negatives, all passage ids."""
+    judged: dict[int, list[int]] = {}
+    for number, row in files.table(file, columns=3):
+        query, positive, negative = (files.integer(value, file, number) for value in row)
+        passages = judged.setdefault(query, [positive])
+        if len(passages) <= num_negatives and negative not in passages:
+            passages.append(negative)
+    return judged
+
+
+def read_qrels(file: Path) -> dict[int, list[int]]:
+    """For each question id, its first relevant passage id, from TREC qrels."""
+    judged: dict[int, list[int]] = {}
+    for number, (query, _, passage, grade) in files.table(file, columns=4, separator=None):
+        if files.integer(grade, file, number) > 0:
+            judged.setdefault(files.integer(query, file, number), [files.integer(passage, file, number)])
+    return judged
+
+
+def _language(
+    language: str, collection: Path, queries: Path, judged: Mapping[int, list[int]]
+) -> Iterator[dict[str, Any]]:
+    offsets = _line_offsets(collection)
+    with collection.open("rb") as file:
+        for number, (key, query) in files.table(queries, columns=2):
+            passages = judged.get(files.integer(key, queries, number))
+            if passages is not None:
+                passage, *negatives = (_passage(file, offsets, identifier) for identifier in passages)
+                yield schema.pair_record(key, str(passages[0]), language, query, passage, negatives)
+
+
+def _line_offsets(collection: Path) -> np.ndarray:
+    """Where the line of each passage id begins in the file, in bytes; -1 where there is none. int64[largest id + 1]."""
+    offsets = np.full(1 << 20, -1, np.int64)
+    position = 0
+    with collection.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            identifier = files.integer(line.partition(b"\t")[0].decode(errors="replace"), collection, number)
+            if identifier >= len(offsets):
+                offsets = np.concatenate([offsets, np.full(max(len(offsets), identifier), -1, np.int64)])
+            offsets[identifier] = position
+            position += len(line)
+    return offsets
+
+
+def _passage(collection: BinaryIO, offsets: np.ndarray, identifier: int) -> str:
+    if identifier >= len(offsets) or offsets[identifier] < 0:
+        raise ValueError(f"The judgements name passage {identifier}, which {collection.name} lacks.")
+    collection.seek(offsets[identifier])
+    return collection.readline().decode("utf-8").rstrip("\r\n").partition("\t")[2]
+
+
+def _paths(source: Path, language: str) -> tuple[Path, Path]:
+    name = LANGUAGES[language]
+    return source / f"collections/{name}_collection.tsv", source / f"queries/train/{name}_queries.train.tsv"

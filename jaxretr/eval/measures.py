@@ -1,0 +1,98 @@
+"""Measures of effectiveness: ranks and grades of the judged passages come in, values per query go out.
+
+The values are those of ir_measures, hence of trec_eval wherever trec_eval has the measure, for the first `DEPTH` ranks
+of an exact search. What a measure makes of a ranking depends on the grades met on the way down and on the grades there
+are, never on the names of the documents. So each document is handed to ir_measures under its rank as a name: all
+queries then share one run, rankings whose judged passages have the same ranks are measured once, and since no two
+scores are equal, no provider's own way with ties comes in.
+"""
+
+import difflib
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import batched
+
+import ir_measures
+import numpy as np
+from ir_measures import Measure
+from jaxtyping import Float64, Int
+
+DEPTH = 1000
+"""Ranks that a measure sees; relevant passages below count as not retrieved, as in a TREC run of this length."""
+
+_AT_ONCE = 1000  # rankings per call, which bounds the memory that trec_eval takes for its copy of the runs
+
+
+def parse(names: Iterable[str]) -> tuple[Measure, ...]:
+    """Measures by the names that ir_measures gives them: `AP`, `nDCG@10`, `R@1`, `RR@10`, `P(rel=2)@5`, ...
+
+    Raises:
+      ValueError: a name that ir_measures does not know, cannot parse, or cannot compute on this machine.
+    """
+    return tuple(_parse(name) for name in names)
+
+
+def per_query(
+    measures: Sequence[Measure],
+    query: Int[np.ndarray, " judged"],
+    rank: Int[np.ndarray, " judged"],
+    grade: Int[np.ndarray, " judged"],
+    pool: Int[np.ndarray, " queries"],
+) -> dict[str, Float64[np.ndarray, " queries"]]:
+    """The value of every measure for every query.
+
+    Args:
+      measures: what `parse` returned.
+      query: for each judgement, the position of its query.
+      rank: for each judgement, the rank of its passage in the full ranking, from 1.
+      grade: for each judgement, its relevance; 0 is judged and irrelevant.
+      pool: for each query, the number of passages ranked.
+
+    Returns:
+      Values by the canonical name of the measure (`MAP` becomes `AP`).
+    """
+    judged: list[list[tuple[int, int]]] = [[] for _ in pool]
+    order = np.lexsort((rank, query))
+    for q, r, g in zip(query[order].tolist(), rank[order].tolist(), grade[order].tolist(), strict=True):
+        judged[q].append((r, g))
+    # Length of the run -> ranks and grades of the judged passages -> the queries whose rankings look like that.
+    alike: dict[int, dict[tuple[tuple[int, int], ...], list[int]]] = defaultdict(lambda: defaultdict(list))
+    for q, (size, known) in enumerate(zip(pool.tolist(), judged, strict=True)):
+        alike[min(size, DEPTH)][tuple(known)].append(q)
+
+    values = {str(measure): np.zeros(len(pool)) for measure in measures}
+    for length, rankings in alike.items():
+        run = {str(r): -float(r) for r in range(1, length + 1)}
+        for some in batched(rankings.items(), _AT_ONCE):
+            qrels = {str(i): {str(r): g for r, g in known} for i, (known, _) in enumerate(some)}
+            for metric in ir_measures.iter_calc(measures, qrels, dict.fromkeys(qrels, run)):
+                values[str(metric.measure)][some[int(metric.query_id)][1]] = metric.value
+    return values
+
+
+def _parse(name: str) -> Measure:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # ir_measures 0.4 parses with ast.Num
+            measure = ir_measures.parse_measure(name)
+        # One judged passage shows at once what would otherwise fail after all texts are encoded.
+        ir_measures.calc_aggregate([measure], {"0": {"1": 1}}, {"0": {"1": 1.0}})
+    except Exception as error:
+        if isinstance(error, NameError):
+            reason = _suggestion(name)
+        elif "cutoff=<object" in str(error):
+            reason = f"it needs a cutoff, as in {name}@10"
+        else:
+            reason = str(error)
+        raise ValueError(
+            f"cannot compute the measure {name!r}: {reason}; "
+            "measures are spelt as in ir_measures, for instance AP, nDCG@10, R@1, RR@10, P(rel=2)@5"
+        ) from error
+    return measure
+
+
+def _suggestion(name: str) -> str:
+    known = {alias.lower(): measure.NAME for alias, measure in ir_measures.measures.registry.items()}
+    close = difflib.get_close_matches(name.partition("@")[0].lower(), known, n=1)
+    return f"did you mean {known[close[0]]}" if close else "no measure has this name"

@@ -1,0 +1,248 @@
+"""`Encoder`: a saved model as an object that turns texts into embeddings.
+
+In: a directory or hub name, then any number of texts of any length. Out: float32 embeddings of unit length, in the
+order of the texts. And the way back to a directory that transformers and sentence-transformers load.
+"""
+
+import copy
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import jax
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Float32, Int
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import PreTrainedTokenizerFast
+
+from jaxretr import parallel
+from jaxretr.model.functions import EncoderFunctions, Params, functions
+from jaxretr.model.saved import find_model, read_settings, replaced_directory, write_settings
+from jaxretr.model.tokenizer import check_tokenizer, load_tokenizer, save_tokenizer
+from jaxretr.model.weights import load_params, save_params
+from jaxretr.tokenization import Tokenization, bucket
+from jaxretr.tracking import console
+
+_TOKENS_PER_TEXT = 128  # what `batch_size` counts in
+_WINDOW = 16_384  # texts tokenised and sorted by length together
+_IN_FLIGHT = 2  # batches dispatched before the oldest is fetched
+
+
+class Encoder:
+    """A sentence encoder: parameters on the devices, tokenizer and prefixes.
+
+    Texts longer than `max_length` tokens keep their beginning, special tokens are kept always. An empty text embeds
+    as its prefix alone; lone surrogates count as U+FFFD. An embedding depends on its text alone, not on the order or
+    on the other texts, beyond float tolerance.
+
+        encoder = Encoder.load("runs/hybrid/model")
+        scores = encoder.similarity(encoder.encode_query(["…"]), encoder.encode_document(["…", "…"]))
+
+    Args:
+      functions: the architecture and how to compute it.
+      params: its parameters, host or device arrays; they are copied to every device.
+      tokenizer: must fit the architecture.
+      max_length: tokens of a text, special tokens included; None for as many as the model has positions.
+      query_prefix, passage_prefix: put before every text.
+
+    Raises:
+      ValueError: when the tokenizer or `max_length` does not fit the architecture.
+    """
+
+    def __init__(
+        self,
+        functions: EncoderFunctions,
+        params: Params,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        max_length: int | None = None,
+        query_prefix: str = "",
+        passage_prefix: str = "",
+    ):
+        architecture = functions.architecture
+        check_tokenizer(tokenizer, architecture)
+        max_length = architecture.max_length if max_length is None else max_length
+        specials = tokenizer.num_special_tokens_to_add()
+        if not specials < max_length <= architecture.max_length:
+            raise ValueError(
+                f"max_length is {max_length}, expected more than the {specials} special tokens and at most the "
+                f"model's {architecture.max_length} positions"
+            )
+        self.functions = functions
+        self.params = parallel.replicate(params)
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.query_prefix = query_prefix
+        self.passage_prefix = passage_prefix
+        self._tokenize_queries = Tokenization(
+            tokenizer.backend_tokenizer, prefix=query_prefix, max_len=max_length, pad_id=tokenizer.pad_token_id
+        )
+        self._tokenize_passages = copy.copy(self._tokenize_queries)  # shares the vocabulary
+        self._tokenize_passages.prefix = passage_prefix
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | Path,
+        *,
+        dtype: DTypeLike = "float32",
+        max_length: int | None = None,
+        query_prefix: str | None = None,
+        passage_prefix: str | None = None,
+    ) -> Self:
+        """Loads a Hugging Face or sentence-transformers model: pooling, prompts and length as saved there.
+
+        Args:
+          name_or_path: a directory, or a hub name such as "intfloat/multilingual-e5-base".
+          dtype: compute dtype, "float32" or "bfloat16".
+          max_length: tokens of a text, special tokens included.
+          query_prefix, passage_prefix: replace the saved prompts "query" and "document" (or "passage"). Some
+            published models have none saved and yet need them, see their model cards.
+
+        Raises:
+          FileNotFoundError: when there is no such model.
+          ValueError: when weights, configuration and tokenizer do not fit each other.
+        """
+        directory = find_model(name_or_path)
+        settings = read_settings(directory)
+        architecture, params = load_params(directory)
+        return cls(
+            functions(architecture, dtype=dtype),
+            params,
+            load_tokenizer(directory),
+            max_length=max_length or min(settings.max_seq_length or architecture.max_length, architecture.max_length),
+            query_prefix=settings.query_prefix if query_prefix is None else query_prefix,
+            passage_prefix=settings.passage_prefix if passage_prefix is None else passage_prefix,
+        )
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return self.functions.architecture.dim
+
+    def encode_query(
+        self, texts: Iterable[str], *, batch_size: int = 32, progress: bool = True
+    ) -> Float32[np.ndarray, "queries dim"]:
+        """Embeds questions, `query_prefix` before each.
+
+        Args:
+          texts: any number of texts of any length.
+          batch_size: texts of 128 tokens that one device takes at once; shorter texts come in larger batches, longer
+            ones in smaller, so memory stays the same.
+          progress: show a bar where there is more than one batch.
+        """
+        return self._encode(texts, self._tokenize_queries, batch_size, progress)
+
+    def encode_document(
+        self, texts: Iterable[str], *, batch_size: int = 32, progress: bool = True
+    ) -> Float32[np.ndarray, "passages dim"]:
+        """Embeds passages, `passage_prefix` before each; otherwise as `encode_query`."""
+        return self._encode(texts, self._tokenize_passages, batch_size, progress)
+
+    def similarity(
+        self, queries: Float32[np.ndarray, "queries dim"], passages: Float32[np.ndarray, "passages dim"]
+    ) -> Float32[np.ndarray, "queries passages"]:
+        """Cosine similarities of embeddings."""
+        return queries @ passages.T
+
+    def save(self, path: str | Path, model_card: str | None = None) -> None:
+        """Writes a directory that transformers, sentence-transformers (3 to 6) and `load` read.
+
+        A saved model that is there already is replaced as a whole, atomically.
+
+        Args:
+          path: the directory.
+          model_card: Markdown for its README.md.
+
+        Raises:
+          FileExistsError: when `path` exists and is no saved model.
+        """
+        with replaced_directory(path) as directory:
+            save_params(directory, self.functions.architecture, self.params)
+            save_tokenizer(self.tokenizer, directory, max_length=self.max_length)
+            write_settings(
+                directory,
+                self.functions.architecture,
+                max_seq_length=self.max_length,
+                query_prefix=self.query_prefix,
+                passage_prefix=self.passage_prefix,
+            )
+            if model_card is not None:
+                (directory / "README.md").write_text(model_card, encoding="utf-8")
+
+    def _encode(self, texts: Iterable[str], tokenize: Tokenization, batch_size: int, progress: bool) -> np.ndarray:
+        if isinstance(texts, str):
+            raise TypeError(f"texts is one string, {texts[:40]!r}; expected a list of strings")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        texts = list(texts)
+        embeddings = np.empty((len(texts), self.dim), np.float32)
+        dispatched: deque[tuple[np.ndarray, jax.Array]] = deque()
+        run = _on_all_devices(self.functions)
+
+        def fetch() -> int:
+            rows, result = dispatched.popleft()
+            embeddings[rows] = parallel.merge(result)[: len(rows)]
+            return len(rows)
+
+        with _progress(enabled=progress and len(texts) > batch_size) as bar:
+            task = bar.add_task("encode", total=len(texts))
+            for start in range(0, len(texts), _WINDOW):
+                ids = tokenize(texts[start : start + _WINDOW])
+                for batch in plan_batches([len(row) for row in ids], tokenize.buckets, batch_size):
+                    empty: list[list[int]] = [[]] * (batch.size - len(batch.rows))
+                    tokens = tokenize.pad([ids[row] for row in batch.rows] + empty, batch.length)
+                    dispatched.append((start + batch.rows, run(self.params, *parallel.split(tokens))))
+                    if len(dispatched) > _IN_FLIGHT:
+                        bar.advance(task, fetch())
+            while dispatched:
+                bar.advance(task, fetch())
+        return embeddings
+
+
+class PlannedBatch(NamedTuple):
+    """Which texts go through the encoder together, and the shape [size, length] of that batch."""
+
+    rows: Int[np.ndarray, " texts"]
+    size: int
+    length: int
+
+
+def plan_batches(lengths: Sequence[int], buckets: Sequence[int], batch_size: int) -> Iterator[PlannedBatch]:
+    """Cuts texts, longest first, into batches of about `batch_size` × 128 tokens per device.
+
+    Longest first, a batch that its bucket does not fill takes the next shorter texts along, so only the last batch
+    is smaller than its bucket's shape; it is rounded up to a power of two. That bounds the number of compilations.
+    """
+    devices = parallel.local_device_count()
+    order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
+    start = 0
+    while start < len(order):
+        length = bucket(lengths[order[start]], buckets)
+        per_device = max(1, batch_size * _TOKENS_PER_TEXT // length)
+        rows = order[start : start + devices * per_device]
+        needed = -(-len(rows) // devices)
+        yield PlannedBatch(rows, devices * min(per_device, 1 << (needed - 1).bit_length()), length)
+        start += len(rows)
+
+
+@lru_cache(maxsize=8)
+def _on_all_devices(encoder: EncoderFunctions) -> Any:
+    return parallel.pmap(encoder.encode_ids, in_axes=(None, 0, 0))
+
+
+def _progress(*, enabled: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not enabled,
+        transient=True,
+    )

@@ -1,0 +1,225 @@
+"""The transformer encoder of the XLM-R and BERT families as Flax NNX modules.
+
+In: word embeddings (or token ids) and which positions are real. Out: hidden states, pooled and normalised sentence
+embeddings. The layers' parameters are stacked on a leading `layers` axis and applied by `jax.lax.scan`, so compile
+time does not grow with depth. Nothing here holds state besides parameters: dropout is a pure function of the key
+given at the call, and no key means no dropout.
+
+`jaxretr.model.functions` wraps these modules into the pure functions that everything else calls.
+"""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Float32, Int, Key
+
+from jaxretr.model.architecture import Architecture
+
+Remat = Literal["none", "dots", "full"]
+
+_INIT = nnx.initializers.normal(0.02)
+_NEVER = np.float32(np.finfo(np.float32).min)  # a finite "minus infinity": rows without any real token stay finite
+_SMALLEST_NORM = 1e-12
+
+
+@jax.custom_jvp
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The exact Gaussian error linear unit, x Φ(x) (Hendrycks and Gimpel, arXiv 1606.08415).
+
+    The derivative Φ(x) + x φ(x) is written out: on CPU it halves the cost of differentiating `jax.nn.gelu`.
+    """
+    return x * _normal_cdf(x)
+
+
+def _normal_cdf(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return 0.5 * (1 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
+
+
+@gelu.defjvp
+def _gelu_jvp(primals, tangents):  # type: ignore[no-untyped-def]
+    (x,), (tangent,) = primals, tangents
+    density = jnp.exp(-0.5 * x * x) * np.sqrt(0.5 / np.pi).astype(x.dtype)
+    return gelu(x), tangent * (_normal_cdf(x) + x * density)
+
+
+def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
+    """Zeroes entries with probability `rate` and scales the others by 1 / (1 - rate); the identity without a key."""
+    if key is None or rate == 0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
+
+
+def _split(key: Key[Array, ""] | None, count: int) -> Key[Array, " count"] | list[None]:
+    return [None] * count if key is None else jax.random.split(key, count)
+
+
+class Embeddings(nnx.Module):
+    """Word, position and token-type tables, their sum normalised."""
+
+    def __init__(self, architecture: Architecture, dtype: DTypeLike, *, rngs: nnx.Rngs):
+        a = architecture
+        self.architecture = a
+        self.dtype = dtype
+        self.word = nnx.Embed(a.vocab_size, a.hidden_size, embedding_init=_INIT, rngs=rngs)
+        self.position = nnx.Embed(a.max_position_embeddings, a.hidden_size, embedding_init=_INIT, rngs=rngs)
+        self.token_type = nnx.Embed(a.type_vocab_size, a.hidden_size, embedding_init=_INIT, rngs=rngs)
+        self.norm = _layer_norm(a, jnp.float32, rngs)
+
+    def __call__(
+        self,
+        embeds: Float[Array, "batch length hidden"],
+        mask: Bool[Array, "batch length"],
+        key: Key[Array, ""] | None,
+    ) -> Float[Array, "batch length hidden"]:
+        length = mask.shape[1]
+        if length > self.architecture.max_length:
+            raise ValueError(
+                f"a batch of {length} tokens is longer than the model's {self.architecture.max_length} positions; "
+                "truncate the texts to that many tokens"
+            )
+        x = embeds + self.position(self._positions(mask)) + self.token_type.embedding[0]
+        return dropout(self.norm(x), self.architecture.hidden_dropout_prob, key).astype(self.dtype)
+
+    def _positions(self, mask: Bool[Array, "batch length"]) -> Int[Array, "batch length"]:
+        """0, 1, 2 … in BERT; in XLM-R the real tokens count up from `pad_token_id` + 1 and padding sits on the pad."""
+        if self.architecture.model_type == "bert":
+            return jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape)
+        return jnp.cumsum(mask, axis=1) * mask + self.architecture.pad_token_id
+
+
+class Attention(nnx.Module):
+    """Bidirectional multi-head self-attention; one matrix holds queries, keys and values side by side."""
+
+    def __init__(self, architecture: Architecture, dtype: DTypeLike, *, rngs: nnx.Rngs):
+        a = architecture
+        self.architecture = a
+        self.qkv = nnx.Linear(a.hidden_size, 3 * a.hidden_size, dtype=dtype, kernel_init=_INIT, rngs=rngs)
+        self.output = nnx.Linear(a.hidden_size, a.hidden_size, dtype=dtype, kernel_init=_INIT, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch length hidden"],
+        mask: Bool[Array, "batch length"],
+        key: Key[Array, ""] | None,
+    ) -> Float[Array, "batch length hidden"]:
+        a = self.architecture
+        heads = (*x.shape[:2], 3, a.num_attention_heads, a.head_dim)
+        q, k, v = jnp.moveaxis(self.qkv(x).reshape(heads), 2, 0)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q / math.sqrt(a.head_dim), k, preferred_element_type=jnp.float32)
+        probabilities = jax.nn.softmax(jnp.where(mask[:, None, None, :], scores, _NEVER))
+        probabilities = dropout(probabilities, a.attention_probs_dropout_prob, key).astype(x.dtype)
+        return self.output(jnp.einsum("bhqk,bkhd->bqhd", probabilities, v).reshape(x.shape))
+
+
+class Layer(nnx.Module):
+    """One transformer block: attention and feed-forward network, each followed by residual and LayerNorm."""
+
+    def __init__(self, architecture: Architecture, dtype: DTypeLike, *, rngs: nnx.Rngs):
+        a = architecture
+        self.dropout_rate = a.hidden_dropout_prob
+        self.attention = Attention(a, dtype, rngs=rngs)
+        self.attention_norm = _layer_norm(a, dtype, rngs)
+        self.ffn_in = nnx.Linear(a.hidden_size, a.intermediate_size, dtype=dtype, kernel_init=_INIT, rngs=rngs)
+        self.ffn_out = nnx.Linear(a.intermediate_size, a.hidden_size, dtype=dtype, kernel_init=_INIT, rngs=rngs)
+        self.ffn_norm = _layer_norm(a, dtype, rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch length hidden"],
+        mask: Bool[Array, "batch length"],
+        key: Key[Array, ""] | None,
+    ) -> Float[Array, "batch length hidden"]:
+        probabilities_key, attention_key, ffn_key = _split(key, 3)
+        attended = self.attention(x, mask, probabilities_key)
+        x = self.attention_norm(x + dropout(attended, self.dropout_rate, attention_key))
+        transformed = self.ffn_out(gelu(self.ffn_in(x)))
+        return self.ffn_norm(x + dropout(transformed, self.dropout_rate, ffn_key))
+
+
+class Transformer(nnx.Module):
+    """The whole encoder, from token ids to unit sentence embeddings.
+
+    Args:
+      architecture: shapes, dropout rates, pooling.
+      dtype: compute dtype of the matrix products (float32 or bfloat16). Parameters, softmax, LayerNorm statistics,
+        pooling and normalisation are float32 always.
+      remat: what the backward pass recomputes: `none`; `dots`, all but the matrix products with weights (the
+        quickest on CPU, where memory traffic counts for more than arithmetic); `full`, everything inside a layer.
+    """
+
+    def __init__(
+        self, architecture: Architecture, dtype: DTypeLike = jnp.float32, remat: Remat = "none", *, rngs: nnx.Rngs
+    ):
+        self.architecture = architecture
+        self.remat = remat
+        self.embeddings = Embeddings(architecture, dtype, rngs=rngs)
+        self.layers = nnx.vmap(lambda rngs: Layer(architecture, dtype, rngs=rngs))(
+            rngs.split(architecture.num_hidden_layers)
+        )
+        if architecture.dense_head:
+            self.dense_head = nnx.Linear(*architecture.dense_head, kernel_init=_INIT, rngs=rngs)
+
+    def embed_tokens(self, ids: Int[Array, "batch length"]) -> Float32[Array, "batch length hidden"]:
+        """The word embeddings alone: no position, no token type, no LayerNorm."""
+        return self.embeddings.word(ids)
+
+    def hidden_states(
+        self,
+        embeds: Float[Array, "batch length hidden"],
+        mask: Bool[Array, "batch length"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "batch length hidden"]:
+        """The last layer's token vectors; those of padding are finite and mean nothing."""
+        graph, parameters = nnx.split(self.layers)
+
+        def step(x, layer):  # type: ignore[no-untyped-def]
+            parameters, key = layer
+            return nnx.merge(graph, parameters)(x, mask, key), None
+
+        if self.remat != "none":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
+            step = jax.checkpoint(step, policy=policy)
+        embeddings_key, layers_key = _split(key, 2)
+        keys = None if key is None else jax.random.split(layers_key, self.architecture.num_hidden_layers)
+        x = self.embeddings(embeds, mask, embeddings_key)
+        return jax.lax.scan(step, x, (parameters, keys))[0]
+
+    def pool(
+        self, hidden: Float[Array, "batch length hidden"], mask: Bool[Array, "batch length"]
+    ) -> Float32[Array, "batch dim"]:
+        """One vector a text, before normalisation. Rows without any real token (batch padding) are zero."""
+        hidden = hidden.astype(jnp.float32)
+        real = mask[:, :, None]
+        match self.architecture.pooling:
+            case "mean":
+                pooled = jnp.sum(hidden * real, axis=1) / jnp.maximum(jnp.sum(real, axis=1), 1)
+            case "cls":
+                pooled = hidden[:, 0]
+            case "max":
+                pooled = jnp.max(jnp.where(real, hidden, _NEVER), axis=1)
+        if self.architecture.dense_head:
+            pooled = jnp.tanh(self.dense_head(pooled))
+        return jnp.where(mask.any(axis=1, keepdims=True), pooled, 0)
+
+    def encode(
+        self,
+        embeds: Float[Array, "batch length hidden"],
+        mask: Bool[Array, "batch length"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float32[Array, "batch dim"]:
+        """Sentence embeddings of unit length; zero for rows without any real token."""
+        pooled = self.pool(self.hidden_states(embeds, mask, key), mask)
+        squared_norm = jnp.sum(pooled * pooled, axis=1, keepdims=True)
+        return pooled * jax.lax.rsqrt(jnp.maximum(squared_norm, _SMALLEST_NORM**2))
+
+
+def _layer_norm(architecture: Architecture, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    # E[x²] - E[x]² (the fast variance) cancels where the mean is large, which XLM-R's outlier dimensions make it.
+    return nnx.LayerNorm(
+        architecture.hidden_size, epsilon=architecture.layer_norm_eps, dtype=dtype, use_fast_variance=False, rngs=rngs
+    )

@@ -1,0 +1,231 @@
+"""Weights in and out: a Hugging Face checkpoint becomes our tree of parameters and back.
+
+In: a directory (or hub name) with `config.json` and safetensors, single or sharded, of any float type. Out: an
+`Architecture` and float32 parameters. The names in a checkpoint are written down once, in `checkpoint_views`: each is tied to
+a numpy view of our own array in the checkpoint's orientation, which loading fills and saving reads.
+"""
+
+import json
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import transformers
+
+from jaxretr.model.architecture import Architecture
+from jaxretr.model.functions import Params, param_shapes
+from jaxretr.model.saved import DENSE, INDEX, WEIGHTS, find_model, read_settings
+
+_FLOAT_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_EXTRAS = re.compile(r"(pooler|lm_head|cls)\.|embeddings\.(position_ids|token_type_ids)$")
+_BLOCK_BYTES = 1 << 24
+_NAMED = 8  # how many names an error lists
+
+
+def load_architecture(name_or_path: str | Path) -> Architecture:
+    """The architecture of a saved model: its config.json, pooling and dense head. Reads no weights.
+
+    Raises:
+      FileNotFoundError: see `find_model`.
+      ValueError: for a model that is not of the XLM-R or BERT family.
+    """
+    directory = find_model(name_or_path)
+    settings = read_settings(directory)
+    try:
+        config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+        return Architecture.from_hf_config(config, pooling=settings.pooling, dense_head=settings.dense_head)
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(f"{directory / 'config.json'} describes no encoder that can be loaded: {error}") from error
+
+
+def load_params(name_or_path: str | Path, architecture: Architecture | None = None) -> tuple[Architecture, Params]:
+    """Loads a checkpoint into float32 numpy arrays, tensor by tensor, block by block.
+
+    The files are read, not mapped: peak memory is the parameters themselves and one block of 16 MiB.
+
+    Args:
+      name_or_path: a directory or a hub name.
+      architecture: the shapes to expect; read from the directory where None.
+
+    Returns:
+      The architecture and the parameters. Put them on the device once (`jax.device_put`) before calling functions.
+
+    Raises:
+      FileNotFoundError: when there is no such model or it has no safetensors.
+      ValueError: when a file is truncated or no safetensors, or when tensors are missing, unexpected or of another
+        shape; the message names them.
+    """
+    directory = find_model(name_or_path)
+    architecture = architecture or load_architecture(directory)
+    settings = read_settings(directory)
+    params: Params = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), param_shapes(architecture))
+    _fill(checkpoint_views(architecture, params), _open_checkpoint(directory), directory)
+    if architecture.dense_head:
+        if settings.dense is None:
+            raise ValueError(f"{directory / 'modules.json'} names no Dense module, but a dense head is expected")
+        _fill(_dense_views(params), _open_checkpoint(settings.dense), settings.dense)
+    return architecture, params
+
+
+def save_params(directory: str | Path, architecture: Architecture, params: Params) -> None:
+    """Writes `model.safetensors` (Hugging Face's names, float32) and `config.json` into an existing directory.
+
+    Each file is replaced atomically.
+    """
+    directory = Path(directory)
+    params = jax.tree.map(np.asarray, params)
+    _save_tensors(directory / WEIGHTS, checkpoint_views(architecture, params))
+    if architecture.dense_head:
+        (directory / DENSE).mkdir(exist_ok=True)
+        _save_tensors(directory / DENSE / WEIGHTS, _dense_views(params))
+    temporary = directory / "config.json.tmp"
+    temporary.write_text(json.dumps(architecture.to_hf_config(), indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, directory / "config.json")
+
+
+def checkpoint_views(architecture: Architecture, params: Params) -> dict[str, np.ndarray]:
+    """Hugging Face's name of every tensor -> the part of `params` it is, in Hugging Face's orientation [out, in]."""
+    embeddings, layers = params["embeddings"], params["layers"]
+    views = {
+        "embeddings.word_embeddings.weight": embeddings["word"]["embedding"],
+        "embeddings.position_embeddings.weight": embeddings["position"]["embedding"],
+        "embeddings.token_type_embeddings.weight": embeddings["token_type"]["embedding"],
+        "embeddings.LayerNorm.weight": embeddings["norm"]["scale"],
+        "embeddings.LayerNorm.bias": embeddings["norm"]["bias"],
+    }
+    linears = {
+        "attention.output.dense": layers["attention"]["output"],
+        "intermediate.dense": layers["ffn_in"],
+        "output.dense": layers["ffn_out"],
+    }
+    norms = {"attention.output.LayerNorm": layers["attention_norm"], "output.LayerNorm": layers["ffn_norm"]}
+    qkv, hidden = layers["attention"]["qkv"], architecture.hidden_size
+    for i in range(architecture.num_hidden_layers):
+        prefix = f"encoder.layer.{i}."
+        for part, name in enumerate(("query", "key", "value")):
+            columns = slice(part * hidden, (part + 1) * hidden)
+            views[f"{prefix}attention.self.{name}.weight"] = qkv["kernel"][i, :, columns].T
+            views[f"{prefix}attention.self.{name}.bias"] = qkv["bias"][i, columns]
+        for name, linear in linears.items():
+            views[f"{prefix}{name}.weight"] = linear["kernel"][i].T
+            views[f"{prefix}{name}.bias"] = linear["bias"][i]
+        for name, norm in norms.items():
+            views[f"{prefix}{name}.weight"] = norm["scale"][i]
+            views[f"{prefix}{name}.bias"] = norm["bias"][i]
+    return views
+
+
+def _dense_views(params: Params) -> dict[str, np.ndarray]:
+    return {"linear.weight": params["dense_head"]["kernel"].T, "linear.bias": params["dense_head"]["bias"]}
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """Where one tensor lies in a safetensors file."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    def read_into(self, target: np.ndarray) -> None:
+        """Fills `target` (any strides) block by block, converting to its type."""
+        dtype = np.dtype(_FLOAT_TYPES[self.dtype])
+        row_items = math.prod(self.shape[1:])
+        rows = max(1, _BLOCK_BYTES // (row_items * dtype.itemsize))
+        with self.file.open("rb") as file:
+            file.seek(self.offset)
+            for start in range(0, self.shape[0], rows):
+                block = target[start : start + rows]
+                block[...] = np.fromfile(file, dtype, block.size).reshape(block.shape)
+
+
+def _open_checkpoint(directory: Path) -> dict[str, _Tensor]:
+    """The tensors of a checkpoint under their names without the model's prefix, known extras left out."""
+    if (directory / WEIGHTS).is_file():
+        files = [WEIGHTS]
+    elif (directory / INDEX).is_file():
+        files = sorted(set(json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    elif (directory / "pytorch_model.bin").is_file():
+        raise FileNotFoundError(
+            f"{directory} has its weights in pytorch_model.bin only, which takes PyTorch to read; convert it once with "
+            f"transformers: AutoModel.from_pretrained({str(directory)!r}).save_pretrained(NEW_DIRECTORY)"
+        )
+    else:
+        raise FileNotFoundError(f"{directory} has no weights; expected {WEIGHTS}, or {INDEX} and its shards")
+    tensors = {}
+    for file in files:
+        for name, tensor in _read_header(directory / file).items():
+            name = re.sub(r"^(roberta|bert)\.", "", name)
+            name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+            if not _EXTRAS.match(name):
+                tensors[name] = tensor
+    return tensors
+
+
+def _read_header(path: Path) -> dict[str, _Tensor]:
+    """A safetensors file: u64 length of the header, a JSON header of types, shapes and offsets, the data."""
+    if not path.is_file():
+        raise ValueError(f"{path} is named by {INDEX} but absent; download the checkpoint again")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        if not 0 < header_size <= size - 8:
+            raise ValueError(f"{path} ({size} bytes) is truncated or no safetensors file; download it again")
+        try:
+            header = json.loads(file.read(header_size))
+        except ValueError as error:
+            raise ValueError(f"{path} is no safetensors file (its header is not JSON); download it again") from error
+    header.pop("__metadata__", None)
+    start = 8 + header_size
+    end = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if end != size:
+        raise ValueError(f"{path} is truncated or damaged: {size} bytes, expected {end}; download it again")
+    return {
+        name: _Tensor(path, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
+
+
+def _fill(views: dict[str, np.ndarray], tensors: dict[str, _Tensor], directory: Path) -> None:
+    missing = sorted(views.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - views.keys())
+    misfits = [
+        f"{name} is {tensor.dtype}{list(tensor.shape)}, expected a float {list(views[name].shape)}"
+        for name, tensor in tensors.items()
+        if name in views and (tensor.shape != views[name].shape or tensor.dtype not in _FLOAT_TYPES)
+    ]
+    problems = [
+        f"{what}: {', '.join(names[:_NAMED])}{f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''}"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misfits))
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"the weights in {directory} do not fit its config.json; {'; '.join(problems)}. "
+            "Is the checkpoint of another model, or a model with another head?"
+        )
+    for name, view in views.items():
+        tensors[name].read_into(view)
+
+
+def _save_tensors(path: Path, views: dict[str, np.ndarray]) -> None:
+    """Writes a safetensors file tensor by tensor, so that no second copy of the parameters is ever held."""
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, view in views.items():
+        header[name] = {"dtype": "F32", "shape": view.shape, "data_offsets": (offset, offset + 4 * view.size)}
+        offset += 4 * view.size
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the format wants the data aligned
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for view in views.values():
+            file.write(np.ascontiguousarray(view, np.float32).data)
+    os.replace(temporary, path)

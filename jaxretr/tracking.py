@@ -1,0 +1,120 @@
+"""What a run shows and records while it goes on.
+
+In: scalars by name. Out: `metrics.jsonl`, TensorBoard event files, optionally Weights & Biases, and a live progress
+line with an ETA. Only the main process writes.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from jaxretr import parallel
+
+console = Console(highlight=False, soft_wrap=True)
+"""Where the package prints."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as JSON; a crash leaves either the old file or the new one."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+    os.replace(file.name, path)
+
+
+class Tracker(AbstractContextManager["Tracker"]):
+    """Scalars of a run, on disk.
+
+    Args:
+      output_dir: gets `metrics.jsonl` and `tensorboard/`.
+      first_step: the run goes on from here; what was recorded of later steps (by a run killed after its last
+        checkpoint) is dropped, so every step stands once.
+      wandb_project: also log there, if not "" (needs the extra `wandb`).
+    """
+
+    def __init__(self, output_dir: Path, *, first_step: int = 0, wandb_project: str = "", run_config: Any = None):
+        self._path = output_dir / "metrics.jsonl"
+        self._active = parallel.is_main_process()
+        self._wandb = None
+        if not self._active:
+            return
+        kept = []
+        if self._path.exists():
+            for line in self._path.read_text(encoding="utf-8").splitlines():
+                try:
+                    kept += [line] if json.loads(line)["step"] <= first_step else []
+                except json.JSONDecodeError:  # the line that was being written when the run was killed
+                    break
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, self._path)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(str(output_dir / "tensorboard"), purge_step=first_step + 1)
+        if wandb_project:
+            import wandb  # optional: the extra `wandb`
+
+            self._wandb = wandb.init(
+                project=wandb_project, dir=str(output_dir), config=run_config, name=output_dir.name, resume="allow"
+            )
+
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Records `scalars` as they stood after update number `step` (1 is the first)."""
+        if not self._active:
+            return
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(scalars), step=step)
+
+    def __exit__(self, *_: object) -> None:
+        if self._active:
+            self._file.close()
+            self._tensorboard.close()
+            if self._wandb is not None:
+                self._wandb.finish()
+
+
+class StepProgress(AbstractContextManager["StepProgress"]):
+    """A live line: bar, step of steps, elapsed time, ETA, and the newest figures."""
+
+    def __init__(self, description: str, *, total: int, completed: int = 0):
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            disable=not parallel.is_main_process(),
+            refresh_per_second=2,
+        )
+        self._task = self._progress.add_task(description, total=total, completed=completed, figures="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def advance(self) -> None:
+        """One step more."""
+        self._progress.advance(self._task)
+
+    def show(self, figures: str) -> None:
+        """Replaces the figures at the end of the line; where the output is no terminal, prints them."""
+        self._progress.update(self._task, figures=figures)
+        if not console.is_terminal and parallel.is_main_process():
+            console.print(figures)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()

@@ -1,0 +1,118 @@
+"""Checkpoints of a run: everything a killed run needs to go on as if nothing had happened.
+
+In: the training state, the position of the data iterator, the config. Out: Orbax checkpoints in
+`<output_dir>/checkpoints/<step>`, written in the background and renamed when whole, of which the last few and the best
+are kept.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from jaxretr import parallel
+from jaxretr.train.step import TrainState
+
+
+class Restored(NamedTuple):
+    """A checkpoint as read: the state on the devices, and the data iterator's `get_state()`."""
+
+    state: TrainState
+    data: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints in one directory.
+
+    Args:
+      directory: made if absent.
+      keep: how many of the latest stay; the one with the best measure stays as well.
+    """
+
+    def __init__(self, directory: Path, *, keep: int):
+        latest = checkpoint_managers.LatestN(keep)
+        best = checkpoint_managers.BestN(_measure, n=1, keep_checkpoints_without_metrics=False)
+        self._directory = directory
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
+                cleanup_tmp_directories=True,
+            ),
+            item_names=("state", "data", "config"),
+        )
+
+    @property
+    def latest_step(self) -> int:
+        """Number of updates made in the newest whole checkpoint, 0 without one."""
+        return self._manager.latest_step() or 0
+
+    def save(self, state: TrainState, data: dict[str, Any], config: dict[str, Any], *, measure: float | None) -> None:
+        """Starts writing; returns as soon as the state may be changed again. Waits for a save still under way.
+
+        Args:
+          measure: of this state on held-out data, higher is better; None if it was not evaluated.
+
+        Raises:
+          OSError: where this or the previous checkpoint cannot be written, such as on a full disk.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        try:
+            self._manager.wait_until_finished()
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state._asdict()),
+                    data=ocp.args.JsonSave(data),
+                    config=ocp.args.JsonSave(config),
+                ),
+                metrics=None if measure is None else {"measure": measure},
+            )
+        except Exception as error:
+            raise self._unwritable(error) from error
+
+    def wait(self) -> None:
+        """Returns when all saves are on disk.
+
+        Raises:
+          OSError: where one of them failed.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: Exception) -> OSError:
+        whole = sorted(self._manager.all_steps(read=True))
+        kept = f"checkpoint {whole[-1]} is whole and the run resumes from it" if whole else "there is no whole one yet"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return OSError(
+            f"Writing a checkpoint to {self._directory} failed ({reason}); {kept}. "
+            "Free some disk space, or set output_dir to a larger disk, then run the same command again."
+        )
+
+    def restore(self, like: TrainState) -> Restored:
+        """The newest checkpoint, its arrays replicated over all devices.
+
+        Args:
+          like: a state of the same structure, shapes and dtypes (its values are not read).
+        """
+        sharding = parallel.replicated_sharding()
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like._asdict())
+        read = self._manager.restore(
+            self._manager.latest_step(),
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
+        )
+        return Restored(TrainState(**read["state"]), read["data"])
+
+    def close(self) -> None:
+        """Ends the background threads."""
+        self._manager.close()
+
+
+def _measure(metrics: dict[str, float]) -> float:
+    return metrics["measure"]

@@ -1,0 +1,105 @@
+"""The nouns of retrieval, shared by every part of the package, and the glossary of array axes.
+
+Axis names used in `jaxtyping` annotations throughout:
+
+| name | axis |
+|---|---|
+| `batch` | texts of one batch on one device (`queries`, `passages` where both occur) |
+| `length` | token positions, special tokens and padding included |
+| `hidden` | width of the encoder |
+| `dim` | width of a sentence embedding (= `hidden` unless the model has a dense head) |
+| `vocab` | rows of the word-embedding table |
+| `layers`, `heads`, `head_dim`, `ffn` | the transformer's own axes |
+| `devices` | the leading axis that `jaxretr.parallel` maps over |
+
+Keys: a *key* names a question or a passage regardless of its language (translations share it), an *id* names
+one text. The id of a text is `"{language}:{key}"` wherever texts of several languages meet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question in one language; its translations have the same `key`."""
+
+    key: str
+    language: str
+    text: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.language}:{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A retrievable text in one language. `full_text` (title and text) is what the encoder reads."""
+
+    key: str
+    language: str
+    text: str
+    title: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.language}:{self.key}"
+
+    @property
+    def full_text(self) -> str:
+        return f"{self.title} {self.text}" if self.title else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Qrel:
+    """A relevance judgement: the passage `passage_id` answers the question `query_key` in any language.
+
+    `relevance` is graded as in TREC: 0 is judged and irrelevant, positive is relevant.
+    """
+
+    query_key: str
+    passage_id: str
+    relevance: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPassage:
+    """One row of a ranking; higher `score` is better."""
+
+    passage_id: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalSet:
+    """A test collection in one or several languages.
+
+    Attributes:
+      name: what reports call it.
+      queries: every question in every language it is asked in.
+      passages: the pooled corpus of all languages.
+      qrels: question key -> passage id (`"{language}:{key}"`) -> relevance.
+    """
+
+    name: str
+    queries: tuple[Query, ...]
+    passages: tuple[Passage, ...]
+    qrels: dict[str, dict[str, int]] = field(repr=False)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages that have both queries and passages, sorted."""
+        return tuple(sorted({q.language for q in self.queries} & {p.language for p in self.passages}))
+
+
+class TokenBatch(NamedTuple):
+    """Token ids, right-padded, and which of them are real (special tokens included). A JAX pytree."""
+
+    ids: Int[np.ndarray, "batch length"]
+    mask: Bool[np.ndarray, "batch length"]

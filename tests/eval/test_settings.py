@@ -1,0 +1,85 @@
+import dataclasses
+
+import pytest
+
+from jaxretr.eval.settings import Task, make_tasks
+from jaxretr.types import Passage, Query, RetrievalSet
+
+
+def name(task: Task) -> str:
+    return f"{task.query_language}-{task.corpus_language or 'all'}"
+
+
+def spelled_out(collection: RetrievalSet, task: Task) -> set[tuple[str, str, int]]:
+    """The judgements of a task by ids."""
+    queries = [collection.queries[i].id for i in task.queries]
+    passages = [collection.passages[i].id for i in task.passages]
+    return {
+        (queries[q], passages[p], int(grade))
+        for q, p, grade in zip(task.judged_query, task.judged_passage, task.grade, strict=True)
+    }
+
+
+def test_the_tasks_of_each_setting(tiny: RetrievalSet) -> None:
+    assert [name(t) for t in make_tasks(tiny, ["mono"])] == ["de-de", "en-en", "fr-fr"]
+    assert [name(t) for t in make_tasks(tiny, ["cross"])] == ["de-en", "de-fr", "en-de", "en-fr", "fr-de", "fr-en"]
+    assert [name(t) for t in make_tasks(tiny, ["multi"])] == ["de-all", "en-all", "fr-all"]
+    assert [t.setting for t in make_tasks(tiny)] == ["mono"] * 3 + ["cross"] * 6 + ["multi"] * 3
+
+
+def test_judgements_are_those_of_the_corpus(tiny: RetrievalSet) -> None:
+    tasks = {name(t): t for t in make_tasks(tiny)}
+    assert spelled_out(tiny, tasks["en-de"]) == {("en:q1", "de:p1", 1), ("en:q1", "de:p3", 0)}
+    assert spelled_out(tiny, tasks["de-en"]) == {("de:q1", "en:p1", 2), ("de:q2", "en:p2", 1)}
+    assert spelled_out(tiny, tasks["fr-all"]) == {
+        ("fr:q1", "de:p1", 1), ("fr:q1", "de:p3", 0), ("fr:q1", "en:p1", 2), ("fr:q1", "fr:p1", 1),
+    }  # fmt: skip
+
+
+def test_queries_without_an_answer_in_the_corpus_are_dropped_and_counted(tiny: RetrievalSet) -> None:
+    counts = {name(t): (len(t.queries), t.dropped) for t in make_tasks(tiny)}
+    assert counts["de-de"] == (1, 1)
+    assert counts["en-fr"] == (1, 1)
+    assert counts["de-en"] == (2, 0)
+    assert counts["de-all"] == (2, 0)
+
+
+def test_passages_come_by_descending_id(tiny: RetrievalSet) -> None:
+    task = make_tasks(tiny, ["multi"])[0]
+    assert [tiny.passages[i].id for i in task.passages] == ["fr:p1", "en:p2", "en:p1", "de:p3", "de:p1"]
+
+
+def test_a_pair_that_answers_nothing_makes_no_task(tiny: RetrievalSet) -> None:
+    without = dataclasses.replace(tiny, qrels={"q1": {"en:p1": 1, "de:p1": 1}})
+    assert [name(t) for t in make_tasks(without, ["cross"])] == ["de-en", "en-de", "fr-de", "fr-en"]
+
+
+def test_a_setting_given_twice_counts_once(tiny: RetrievalSet) -> None:
+    assert len(make_tasks(tiny, ["mono", "mono"])) == 3
+
+
+def english_only() -> RetrievalSet:
+    return RetrievalSet("one", (Query("q", "en", "?"),), (Passage("p", "en", "!"),), {"q": {"en:p": 1}})
+
+
+@pytest.mark.parametrize("setting", ["cross", "multi"])
+def test_one_language_does_for_the_monolingual_setting_only(setting: str) -> None:
+    assert len(make_tasks(english_only(), ["mono"])) == 1
+    with pytest.raises(ValueError, match=f"one has no languages for the setting '{setting}', only en"):
+        make_tasks(english_only(), [setting])
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_bad_collections_are_refused(tiny: RetrievalSet) -> None:
+    with pytest.raises(ValueError, match="unknown setting 'bi'; the settings are mono, cross, multi"):
+        make_tasks(tiny, ["bi"])
+    with pytest.raises(ValueError, match="no settings given"):
+        make_tasks(tiny, [])
+    with pytest.raises(ValueError, match="question 'q1' names the passage 'en:p9', which the collection lacks"):
+        make_tasks(dataclasses.replace(tiny, qrels={"q1": {"en:p9": 1}}))
+    with pytest.raises(ValueError, match="two passage texts have the id 'de:p1'"):
+        make_tasks(dataclasses.replace(tiny, passages=(*tiny.passages, Passage("p1", "de", "again"))))
+    with pytest.raises(ValueError, match="two query texts have the id 'en:q1'"):
+        make_tasks(dataclasses.replace(tiny, queries=(*tiny.queries, Query("q1", "en", "again"))))
+    with pytest.raises(ValueError, match="no question has a relevant passage in the setting 'mono'"):
+        make_tasks(dataclasses.replace(tiny, qrels={"other": {"en:p1": 1}}))

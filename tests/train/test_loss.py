@@ -1,0 +1,91 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxretr import parallel
+from jaxretr.train.loss import info_nce
+
+BATCH, DIM = 16, 8
+
+
+def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    x = rng.normal(size=shape).astype(np.float32)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def loss(queries, passages, query_content=None, passage_content=None, *, temperature=0.1, symmetric=False):
+    """Over eight devices; returns the mean over devices of loss and accuracy."""
+    batch, columns = passages.shape[:2]
+    if query_content is None:
+        query_content = np.arange(1, batch + 1, dtype=np.uint32)
+    if passage_content is None:
+        passage_content = np.arange(101, 101 + batch * columns, dtype=np.uint32).reshape(batch, columns)
+
+    def per_device(*arguments):
+        return parallel.mean(info_nce(*arguments, temperature=temperature, symmetric=symmetric))
+
+    over_devices = parallel.pmap(per_device, out_axes=None)
+    return jax.tree.map(float, over_devices(*parallel.split((queries, passages, query_content, passage_content))))
+
+
+def reference(queries, passages, temperature, allowed=None):
+    """optax's cross entropy on the whole score matrix, by one device."""
+    batch, columns, dim = passages.shape
+    scores = np.asarray(queries, np.float64) @ passages.reshape(-1, dim).T.astype(np.float64) / temperature
+    if allowed is not None:
+        scores = np.where(allowed, scores, -1e9)
+    labels = jnp.arange(batch) * columns
+    return float(optax.losses.softmax_cross_entropy_with_integer_labels(jnp.asarray(scores), labels).mean())
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_gathered_over_devices_it_is_the_cross_entropy_of_the_whole_batch(columns: int) -> None:
+    rng = np.random.default_rng(0)
+    queries, passages = unit(rng, BATCH, DIM), unit(rng, BATCH, columns, DIM)
+    assert loss(queries, passages).loss == pytest.approx(reference(queries, passages, 0.1), rel=1e-5)
+
+
+def test_symmetric_averages_both_directions() -> None:
+    rng = np.random.default_rng(1)
+    queries, passages = unit(rng, BATCH, DIM), unit(rng, BATCH, 1, DIM)
+    both = (reference(queries, passages, 0.1) + reference(passages[:, 0], queries[:, None], 0.1)) / 2
+    assert loss(queries, passages, symmetric=True).loss == pytest.approx(both, rel=1e-5)
+
+
+def test_closed_form_of_orthonormal_pairs() -> None:
+    pairs = np.eye(BATCH, dtype=np.float32)
+    result = loss(pairs, pairs[:, None], temperature=0.5)
+    assert result.loss == pytest.approx(np.log(1 + (BATCH - 1) * np.exp(-1 / 0.5)), rel=1e-6)
+    assert result.accuracy == 1.0
+
+
+def test_a_passage_with_the_relevant_text_is_no_negative() -> None:
+    rng = np.random.default_rng(2)
+    queries, passages = unit(rng, BATCH, DIM), unit(rng, BATCH, 2, DIM)
+    content = np.arange(101, 101 + 2 * BATCH, dtype=np.uint32).reshape(BATCH, 2)
+    content[9, 0] = content[2, 0]  # on another device
+    content[4, 1] = content[3, 0]  # a hard negative
+    content[6, 1] = 0  # missing
+    allowed = np.ones((BATCH, 2 * BATCH), bool)
+    allowed[2, 18] = allowed[9, 4] = allowed[3, 9] = False
+    allowed[:, 13] = False
+    result = loss(queries, passages, passage_content=content)
+    assert result.loss == pytest.approx(reference(queries, passages, 0.1, allowed), rel=1e-5)
+
+
+def test_the_answer_to_the_same_question_is_no_negative_but_its_hard_negatives_are() -> None:
+    rng = np.random.default_rng(3)
+    queries, passages = unit(rng, BATCH, DIM), unit(rng, BATCH, 2, DIM)
+    content = np.arange(1, BATCH + 1, dtype=np.uint32)
+    content[12] = content[1]
+    allowed = np.ones((BATCH, 2 * BATCH), bool)
+    allowed[1, 24] = allowed[12, 2] = False
+    result = loss(queries, passages, query_content=content)
+    assert result.loss == pytest.approx(reference(queries, passages, 0.1, allowed), rel=1e-5)
+
+
+def test_low_temperature_stays_finite() -> None:
+    rng = np.random.default_rng(4)
+    assert np.isfinite(loss(unit(rng, BATCH, DIM), unit(rng, BATCH, 1, DIM), temperature=1e-4).loss)
