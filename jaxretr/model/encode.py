@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -92,7 +92,7 @@ class Encoder:
         max_length: int | None = None,
         query_prefix: str | None = None,
         passage_prefix: str | None = None,
-    ) -> Self:
+    ) -> "Encoder":
         """Loads a Hugging Face or sentence-transformers model: pooling, prompts and length as saved there.
 
         Args:

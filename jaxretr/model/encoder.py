@@ -185,7 +185,7 @@ class Transformer(nnx.Module):
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
             step = jax.checkpoint(step, policy=policy)
         embeddings_key, layers_key = _split(key, 2)
-        keys = None if key is None else jax.random.split(layers_key, self.architecture.num_hidden_layers)
+        keys = None if layers_key is None else jax.random.split(layers_key, self.architecture.num_hidden_layers)
         x = self.embeddings(embeds, mask, embeddings_key)
         return jax.lax.scan(step, x, (parameters, keys))[0]
 

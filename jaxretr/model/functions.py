@@ -43,9 +43,7 @@ class EncoderFunctions:
     remat: Remat
     dropout_rate: float | None
 
-    def embed_tokens(
-        self, params: Params, ids: Int[Array, "batch length"]
-    ) -> Float32[Array, "batch length hidden"]:
+    def embed_tokens(self, params: Params, ids: Int[Array, "batch length"]) -> Float32[Array, "batch length hidden"]:
         """Word embeddings of token ids, before position, token type and LayerNorm."""
         return self._module(params).embed_tokens(ids)
 
@@ -141,9 +139,7 @@ def param_shapes(architecture: Architecture) -> Params:
 def _graph(encoder: EncoderFunctions) -> nnx.GraphDef[Transformer]:
     architecture = encoder.architecture
     if (rate := encoder.dropout_rate) is not None:
-        architecture = dataclasses.replace(
-            architecture, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate
-        )
+        architecture = dataclasses.replace(architecture, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
     abstract = nnx.eval_shape(
         lambda: Transformer(architecture, jnp.dtype(encoder.dtype), encoder.remat, rngs=nnx.Rngs(0))
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import huggingface_hub
 
@@ -145,14 +145,10 @@ def write_settings(
     modules = []
     for index, step in enumerate(steps):
         path = f"{index}_{step}" if index else ""
-        modules.append(
-            {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{step}"}
-        )
+        modules.append({"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{step}"})
         (directory / path).mkdir(exist_ok=True)
     _write_json(directory / "modules.json", modules)
-    _write_json(
-        directory / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False}
-    )
+    _write_json(directory / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False})
     _write_json(
         directory / "1_Pooling" / "config.json",
         {
@@ -212,10 +208,12 @@ def replaced_directory(path: str | Path) -> Iterator[Path]:
 
 def _read_pooling(path: Path) -> Pooling:
     config = _read_json(path) or {}
-    modes = [flag for flag in (*_POOLING_FLAGS, *_OTHER_POOLING_FLAGS) if config.get(flag)]
-    mode = config.get("pooling_mode") or (_POOLING_FLAGS.get(modes[0]) if len(modes) == 1 else None)
-    if mode not in get_args(Pooling):
-        raise ValueError(f"{path} asks for pooling {config.get('pooling_mode') or modes}; expected mean, cls or max")
+    flags = [flag for flag in (*_POOLING_FLAGS, *_OTHER_POOLING_FLAGS) if config.get(flag)]
+    mode = config.get("pooling_mode", _POOLING_FLAGS.get(flags[0]) if len(flags) == 1 else None)
+    if mode not in ("mean", "cls", "max"):
+        raise ValueError(f"{path} asks for pooling by {mode or flags}; expected one of mean, cls and max")
+    if not config.get("include_prompt", True):
+        raise ValueError(f"{path} excludes the prompt from pooling; only include_prompt = true is supported")
     return mode
 
 

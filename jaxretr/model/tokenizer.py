@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.saved import find_model
 
+_FILES = ("tokenizer.json", "sentencepiece.bpe.model", "spiece.model", "vocab.txt")
+
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerFast:
     """Loads `tokenizer.json` as it stands; from a sentencepiece model or vocab.txt only where there is none.
@@ -22,17 +24,22 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerFast:
 
     Raises:
       FileNotFoundError: when there is no such model, or it has no tokenizer.
+      ValueError: when its tokenizer cannot be read.
     """
     directory = find_model(name_or_path)
+    if not any((directory / name).is_file() for name in _FILES):
+        raise FileNotFoundError(f"{directory} has no tokenizer; expected one of {', '.join(_FILES)}")
+    kind = PreTrainedTokenizerFast if (directory / _FILES[0]).is_file() else transformers.AutoTokenizer
     try:
-        if (directory / "tokenizer.json").is_file():
-            return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-        return transformers.AutoTokenizer.from_pretrained(directory, use_fast=True, local_files_only=True)
+        tokenizer = kind.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # tokenizers raises bare Exception for a file it cannot parse
-        raise FileNotFoundError(
-            f"{directory} has no tokenizer that can be loaded; expected tokenizer.json, sentencepiece.bpe.model or "
-            f"vocab.txt: {error}"
-        ) from error
+        raise ValueError(f"the tokenizer in {directory} cannot be read: {error}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(
+            f"the tokenizer in {directory} has no fast form ({type(tokenizer).__name__}); convert it once with "
+            "transformers and save its tokenizer.json beside the weights"
+        )
+    return tokenizer
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerFast, architecture: Architecture) -> None:

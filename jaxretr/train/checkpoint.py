@@ -32,8 +32,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, *, keep: int):
-        latest = checkpoint_managers.LatestN(keep)
-        best = checkpoint_managers.BestN(_measure, n=1, keep_checkpoints_without_metrics=False)
+        latest = checkpoint_managers.LatestN(n=keep)
+        best = checkpoint_managers.BestN(get_metric_fn=_measure, n=1, keep_checkpoints_without_metrics=False)
         self._directory = directory
         self._manager = ocp.CheckpointManager(
             directory.absolute(),

@@ -129,5 +129,5 @@ def _check_all_seen(unseen: Collection[str], what: str, file: File) -> None:
     if unseen:
         some = ", ".join(sorted(unseen)[:5])
         raise ValueError(
-            f"qrels name {len(unseen)} {what} that {file} lacks: {some}, ...; the files do not belong together."
+            f"{len(unseen)} {what} in qrels are not in {file}, such as {some}: do the files belong together?"
         )

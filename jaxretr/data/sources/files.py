@@ -10,7 +10,7 @@ import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import rich.progress
 from rich.console import Console
@@ -48,7 +48,7 @@ def _bytes(file: File) -> Iterator[bytes]:
             disable=not CONSOLE.is_terminal,
         ) as progress,
         file.open("rb") as raw,
-        progress.wrap_file(raw, total=size, description=f"Reading {file.name}") as watched,
+        progress.wrap_file(cast(BinaryIO, raw), total=size, description=f"Reading {file.name}") as watched,
         io.BufferedReader(watched, 1 << 20) as packed,  # type: ignore[type-var]
     ):
         if file.name.endswith(".gz"):

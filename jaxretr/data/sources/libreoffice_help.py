@@ -207,7 +207,9 @@ def heading_query(entry: Entry, english: Page, page: Page, sections: Mapping[str
     if page is not english and heading == heading_en.text and heading_en.words > 2:
         return None
     if page.title and (sections[heading_en.text] > 1 or heading_en.words == 1):
-        return page.title if heading.casefold() in page.title.casefold() else f"{page.title}: {heading}"
+        # The title of a page usually is its first heading, or that and more: "Options (AutoCorrect)".
+        said = heading.casefold() in page.title.casefold() if heading_en.level == 1 else heading == page.title
+        return page.title if said else f"{page.title}: {heading}"
     return heading
 
 
@@ -220,6 +222,10 @@ def keyword_query(entry: Entry, english: Page, page: Page) -> str | None:
     keywords_en, keywords = english.keywords.get(entry.heading, ()), page.keywords.get(entry.heading, ())
     if len(keywords) != len(keywords_en) or (page is not english and keywords == keywords_en):
         return None
-    kept = [word for word, word_en in zip(keywords, keywords_en, strict=True) if "see also" not in word_en]
     # The index writes "columns,deleting" and "columns, deleting".
-    return "; ".join(re.sub(r"\s*,\s*", ", ", word) for word in dict.fromkeys(kept[:MAX_KEYWORDS])) or None
+    kept = dict.fromkeys(
+        re.sub(r"\s*,\s*", ", ", word)
+        for word, word_en in zip(keywords, keywords_en, strict=True)
+        if "see also" not in word_en
+    )
+    return "; ".join([*kept][:MAX_KEYWORDS]) or None

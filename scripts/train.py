@@ -1,0 +1,34 @@
+"""Train a retriever: python scripts/train.py --config configs/hybrid.py [--config.train.steps=20 ...]
+
+Prepares data and encoder where they are absent, trains, evaluates before and after on held-out data, and leaves
+everything in the output directory (runs/<name of the config> unless --config.output_dir says otherwise). The same command
+again goes on where it was.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from jaxretr import parallel
+from jaxretr.run import train
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, such as configs/hybrid.py.")
+flags.mark_flag_as_required("config")
+
+
+def main(_: list[str]) -> None:
+    config = _CONFIG.value
+    config.output_dir = config.output_dir or str(Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
+    parallel.initialize()
+    try:
+        train(config)
+    except KeyboardInterrupt as stop:
+        sys.exit(f"Interrupted: {stop or 'the same command goes on from the last checkpoint'}")
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,56 @@
+import zipfile
+
+import pytest
+
+from jaxretr.data.sources import files
+
+from .miniature import write
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_lines_are_numbered_and_blank_ones_skipped(tmp_path, name):
+    path = write(tmp_path / name, "\ufefföne\r\n\n two\u2028half \nlast")
+    assert list(files.lines(path)) == [(1, "öne"), (3, " two\u2028half "), (4, "last")]
+
+
+def test_lines_of_a_file_in_a_zip(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("folder/a.txt", "one\ntwo\n")
+    assert list(files.lines(zipfile.Path(tmp_path / "a.zip", "folder/a.txt"))) == [(1, "one"), (2, "two")]
+
+
+def test_broken_files_are_named_with_the_line(tmp_path):
+    (tmp_path / "latin").write_bytes(b"good\nb\xe4d\n")
+    with pytest.raises(ValueError, match=r"latin, line 2: not UTF-8"):
+        list(files.lines(tmp_path / "latin"))
+    whole = write(tmp_path / "whole.gz", "".join(f"{i}\n" for i in range(10_000))).read_bytes()
+    (tmp_path / "cut.gz").write_bytes(whole[:-20])
+    with pytest.raises(ValueError, match=r"cut\.gz: broken gzip after line \d+ .*fetch the file again"):
+        list(files.lines(tmp_path / "cut.gz"))
+
+
+def test_json_lines_report_what_is_no_object(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"a": 1}\n{"a": \n')
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: not JSON .*'\{\"a\": '"):
+        list(files.json_lines(path))
+    path = write(tmp_path / "b.jsonl", "[1]\n")
+    with pytest.raises(ValueError, match=r"b\.jsonl, line 1: expected a JSON object"):
+        list(files.json_lines(path))
+
+
+def test_tables_have_the_stated_number_of_columns(tmp_path):
+    path = write(tmp_path / "a.tsv", "1\ttwo words\n2\n")
+    rows = files.table(path, columns=2)
+    assert next(rows) == (1, ["1", "two words"])
+    with pytest.raises(ValueError, match=r"a\.tsv, line 2: expected 2 columns, found 1: '2'"):
+        next(rows)
+    path = write(tmp_path / "b.txt", "q 0  d\t1\n")
+    assert list(files.table(path, columns=4, separator=None)) == [(1, ["q", "0", "d", "1"])]
+
+
+def test_fields_and_integers_are_checked(tmp_path):
+    assert files.field({"_id": 3}, "_id", tmp_path, 1) == "3"
+    with pytest.raises(ValueError, match=r"line 7: field '_id' must be a string .* found None \(the record has id\)"):
+        files.field({"id": "x"}, "_id", tmp_path, 7)
+    with pytest.raises(ValueError, match=r"line 7: expected an integer, found '1\.5'"):
+        files.integer("1.5", tmp_path, 7)

@@ -1,0 +1,133 @@
+import itertools
+import json
+
+import pytest
+
+from jaxretr.data import sources
+from jaxretr.data.collection import load_collection
+from jaxretr.types import Passage, Query
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Prepares rows of (id, passage id, language, query, passage) as the test split of training pairs."""
+
+    def prepare(rows):
+        names = ("id", "passage_id", "language", "query", "passage")
+        (tmp_path / "source").mkdir(exist_ok=True)
+        lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+        (tmp_path / "source/test.jsonl").write_text("\n".join(lines))
+        return sources.prepare("pairs", data_dir=tmp_path / "data", source=tmp_path / "source")
+
+    return prepare
+
+
+ROWS = [
+    ("q1", "p1", "en", "one?", "first"),
+    ("q1", "p1", "de", "eins?", "erstens"),
+    ("q2", "p1", "en", "keyword", "first"),
+    ("q3", "p2", "de", "zwei?", "zweitens"),
+    ("q4", "p3", "fr", "trois?", "troisième"),
+    ("q4", "p3", "en", "three?", "third"),
+    ("q4", "p3", "de", "drei?", "drittens"),
+]
+
+
+def ids(items):
+    return sorted(item.id for item in items)
+
+
+def test_training_pairs_become_a_collection_with_every_passage_once(pairs):
+    found = load_collection(pairs(ROWS), "test")
+    assert found.name == "pairs/test"
+    assert found.languages == ("de", "en", "fr")
+    assert Query("q1", "de", "eins?") in found.queries and len(found.queries) == 7
+    assert Passage("p1", "de", "erstens") in found.passages
+    assert ids(found.passages) == ["de:p1", "de:p2", "de:p3", "en:p1", "en:p3", "fr:p3"]
+    assert found.qrels == {
+        "q1": {"de:p1": 1, "en:p1": 1},
+        "q2": {"de:p1": 1, "en:p1": 1},  # asked in English alone, answered in both
+        "q3": {"de:p2": 1},
+        "q4": {"de:p3": 1, "en:p3": 1, "fr:p3": 1},
+    }
+
+
+def test_languages_restrict_queries_passages_and_judgements(pairs):
+    found = load_collection(pairs(ROWS), "test", languages=["fr", "en"])
+    assert found.languages == ("en", "fr")
+    assert ids(found.queries) == ["en:q1", "en:q2", "en:q4", "fr:q4"]
+    assert ids(found.passages) == ["en:p1", "en:p3", "fr:p3"]
+    assert found.qrels == {"q1": {"en:p1": 1}, "q2": {"en:p1": 1}, "q4": {"en:p3": 1, "fr:p3": 1}}
+
+
+def test_parallel_only_keeps_questions_asked_in_every_language(pairs):
+    builder = pairs(ROWS)
+    assert ids(load_collection(builder, "test", parallel_only=True).queries) == ["de:q4", "en:q4", "fr:q4"]
+    found = load_collection(builder, "test", languages=["en", "de"], parallel_only=True)
+    assert ids(found.queries) == ["de:q1", "de:q4", "en:q1", "en:q4"]
+    assert ids(found.passages) == ["de:p1", "de:p2", "de:p3", "en:p1", "en:p3"]
+
+
+def test_a_sample_keeps_translations_together_and_all_passages(pairs):
+    builder = pairs(
+        [(f"q{i}", f"p{i}", language, "?", f"{language}{i}") for i in range(20) for language in ("en", "de")]
+    )
+    first, again = (load_collection(builder, "test", max_queries=5, seed=1) for _ in range(2))
+    assert first == again
+    assert len(first.qrels) == 5 and len(first.queries) == 10 and len(first.passages) == 40
+    assert {query.key for query in first.queries} == set(first.qrels)
+    assert set(load_collection(builder, "test", max_queries=5, seed=2).qrels) != set(first.qrels)
+    assert len(load_collection(builder, "test", max_queries=100).qrels) == 20
+
+
+def test_bad_training_pairs_are_described(pairs):
+    with pytest.raises(ValueError, match="pairs/test has no language xx; it has de, en, fr"):
+        load_collection(pairs(ROWS), "test", languages=["en", "xx"])
+    with pytest.raises(ValueError, match="pairs has no split 'dev'; it has test"):
+        load_collection(pairs(ROWS), "dev")
+    with pytest.raises(ValueError, match="passage_id 'p' stands for two texts in language 'en'"):
+        load_collection(pairs([("a", "p", "en", "?", "x"), ("b", "p", "en", "?", "y")]), "test")
+    with pytest.raises(ValueError, match="query_id 'a' has the passages"):
+        load_collection(pairs([("a", "p", "en", "?", "x"), ("a", "r", "de", "?", "y")]), "test")
+    with pytest.raises(ValueError, match=r"Queries without text: en:a \(1\)"):
+        load_collection(pairs([("a", "p", "en", " ", "x")]), "test")
+
+
+@pytest.fixture
+def lareqa(tmp_path):
+    def document(sentences, asked):
+        context = "".join(sentences)
+        starts = [sum(map(len, sentences[:i])) for i in range(len(sentences) + 1)]
+        paragraph = {
+            "context": context,
+            "sentence_breaks": list(itertools.pairwise(starts)),
+            "qas": [{"id": k, "question": f"{k}?", "answers": [{"answer_start": starts[i]}]} for k, i in asked.items()],
+        }
+        return json.dumps({"data": [{"paragraphs": [paragraph]}]})
+
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/en.json").write_text(document(["a", "b"], {"x": 0, "y": 1}))
+    (tmp_path / "source/de.json").write_text(document(["c"], {"x": 0}))
+    return sources.prepare("lareqa", data_dir=tmp_path / "data", source_dir=tmp_path / "source")
+
+
+def test_a_retrieval_collection_keeps_its_judgements(lareqa):
+    found = load_collection(lareqa, "test")
+    assert found.name == "lareqa/test"
+    assert ids(found.queries) == ["de:x", "en:x", "en:y"]
+    assert ids(found.passages) == ["de:0.0.0", "en:0.0.0", "en:0.0.1"]
+    assert found.qrels == {"x": {"de:0.0.0": 1, "en:0.0.0": 1}, "y": {"en:0.0.1": 1}}
+
+
+def test_questions_without_an_answer_in_the_chosen_languages_are_left_out(lareqa):
+    found = load_collection(lareqa, "test", languages=["de"])
+    assert ids(found.queries) == ["de:x"] and found.qrels == {"x": {"de:0.0.0": 1}}
+
+
+def test_judgements_that_name_unknown_passages_are_an_error(lareqa, monkeypatch):
+    from jaxretr.data import schema
+
+    scan = schema.scan
+    monkeypatch.setattr(schema, "scan", lambda b, split: (r for r in scan(b, split) if r["key"] != "0.0.1"))
+    with pytest.raises(ValueError, match=r"judgements name passages that the corpus lacks: en:0\.0\.1 \(1\)"):
+        load_collection(lareqa, "test")
