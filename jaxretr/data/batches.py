@@ -18,7 +18,9 @@ from jaxretr.types import TokenBatch
 
 
 class PairBatch(NamedTuple):
-    """This process's rows of one batch of training pairs; all arrays lead with the same axis. A JAX pytree.
+    """This process's rows of one batch of training pairs; all arrays lead with the same axis.
+
+    A JAX pytree, as `TokenBatch` is.
 
     Attributes:
       queries: [batch length].
@@ -29,8 +31,8 @@ class PairBatch(NamedTuple):
 
     queries: TokenBatch
     passages: TokenBatch
-    query_content: UInt32[np.ndarray, "batch"]
-    passage_content: UInt32[np.ndarray, "batch columns"]
+    query_content: UInt32[Any, "batch"]
+    passage_content: UInt32[Any, "batch columns"]
 
 
 class Step(NamedTuple):
@@ -78,6 +80,7 @@ class PairReader:
         self._fixed_length = fixed_length
 
     def __call__(self, plan: BatchPlan) -> Step:
+        """The texts of a plan as token batches."""
         queries = [self._source[int(row)]["query"] for row in plan.query_rows[self._rows]]
         columns = 1 + self._negatives
         passages: list[bytes] = []

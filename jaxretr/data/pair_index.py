@@ -1,18 +1,22 @@
 """Which training example exists in which language.
 
-In: a data source of training pairs (`jaxretr.data.schema`). Out: a `PairIndex` of integer arrays, small enough for
+In: training pairs (`jaxretr.data.schema`). Out: a `PairIndex` of integer arrays, small enough for
 memory when the texts are not (4 bytes an example and language), from which hybrid batches are planned.
 """
 
 import os
 import tempfile
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 from jaxtyping import Int
+
+from jaxretr.data import schema
 
 
 @dataclass(frozen=True)
@@ -34,46 +38,44 @@ class PairIndex:
         return dict(zip(self.languages, (self.rows >= 0).sum(axis=0).tolist(), strict=True))
 
 
-def scan(source: Sequence[dict[str, Any]]) -> PairIndex:
+def scan(records: Iterable[Mapping[str, Any]]) -> PairIndex:
     """Reads every record once.
 
     Args:
-      source: records with the byte strings `query_id`, `passage_id` and `language`.
+      records: training pairs, decoded, in the order of their record numbers.
 
     Raises:
       ValueError: where a query occurs twice in one language.
     """
-    examples: dict[bytes, int] = {}
-    passages: dict[bytes, int] = {}
-    languages: dict[bytes, int] = {}
-    entries = np.empty((len(source), 3), np.int32)
-    for row in range(len(source)):
-        record = source[row]
-        entries[row] = (
-            examples.setdefault(record["query_id"], len(examples)),
-            passages.setdefault(record["passage_id"], len(passages)),
-            languages.setdefault(record["language"], len(languages)),
-        )
-    example, passage, language = entries.T
+    examples: dict[str, int] = {}
+    passages: dict[str, int] = {}
+    languages: dict[str, int] = {}
+    numbers = array("i")
+    for record in records:
+        numbers.append(examples.setdefault(record["query_id"], len(examples)))
+        numbers.append(passages.setdefault(record["passage_id"], len(passages)))
+        numbers.append(languages.setdefault(record["language"], len(languages)))
+    example, passage, language = np.array(numbers, np.int32).reshape(-1, 3).T
     rows = np.full((len(examples), len(languages)), -1, np.int32)
-    rows[example, language] = np.arange(len(source), dtype=np.int32)
-    if (rows >= 0).sum() < len(source):
-        lost = int(np.flatnonzero(rows[example, language] != np.arange(len(source)))[0])
+    rows[example, language] = np.arange(len(example), dtype=np.int32)
+    lost = np.flatnonzero(rows[example, language] != np.arange(len(example)))
+    if len(lost):
         raise ValueError(
-            f"query_id {source[lost]['query_id'].decode()!r} occurs twice in language "
-            f"{source[lost]['language'].decode()!r}; give every question of a language its own id."
+            f"query_id {list(examples)[example[lost[0]]]!r} occurs twice in language "
+            f"{list(languages)[language[lost[0]]]!r}; give every question of a language its own id."
         )
     passage_of = np.empty(len(examples), np.int32)
     passage_of[example] = passage
-    return PairIndex(tuple(code.decode() for code in languages), rows, passage_of)
+    return PairIndex(tuple(languages), rows, passage_of)
 
 
-def load(source: Sequence[dict[str, Any]], cache: Path) -> PairIndex:
-    """`scan`, kept in the file `cache` beside the prepared data, which never changes once written."""
+def load(builder: tfds.core.DatasetBuilder, split: str) -> PairIndex:
+    """The index of a prepared split, scanned once and kept beside the data, which never changes once written."""
+    cache = Path(builder.data_path) / f"pair_index-{split}.npz"
     if cache.exists():
         with np.load(cache) as kept:
             return PairIndex(tuple(kept["languages"].tolist()), kept["rows"], kept["passages"])
-    index = scan(source)
+    index = scan(schema.scan(builder, split))
     with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".npz", delete=False) as file:
         np.savez(file, languages=np.array(index.languages), rows=index.rows, passages=index.passages)
     os.replace(file.name, cache)

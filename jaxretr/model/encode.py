@@ -243,6 +243,6 @@ def _progress(*, enabled: bool) -> Progress:
         TextColumn("ETA"),
         TimeRemainingColumn(),
         console=console,
-        disable=not enabled,
+        disable=not (enabled and console.is_terminal),
         transient=True,
     )

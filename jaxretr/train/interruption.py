@@ -3,7 +3,7 @@
 import signal
 from contextlib import AbstractContextManager
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 
 class Interruption(AbstractContextManager["Interruption"]):
@@ -13,7 +13,7 @@ class Interruption(AbstractContextManager["Interruption"]):
         self.requested = False
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Interruption":
         self._before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 

@@ -9,9 +9,7 @@ import jax
 import optax
 
 
-def learning_rate_schedule(
-    learning_rate: float, *, steps: int, warmup_steps: int, schedule: str
-) -> optax.Schedule:
+def learning_rate_schedule(learning_rate: float, *, steps: int, warmup_steps: int, schedule: str) -> optax.Schedule:
     """Linear from 0 to `learning_rate` over `warmup_steps` updates, then "constant", or "linear" or "cosine" to 0.
 
     The first update of a warm-up of w is made at 1/w of the peak, not at 0.
@@ -37,9 +35,7 @@ def decays(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(applies, params)
 
 
-def adamw(
-    schedule: optax.Schedule, *, weight_decay: float, max_grad_norm: float
-) -> optax.GradientTransformation:
+def adamw(schedule: optax.Schedule, *, weight_decay: float, max_grad_norm: float) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) after clipping by the global norm."""
     return optax.chain(
         optax.clip_by_global_norm(max_grad_norm),

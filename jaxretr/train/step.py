@@ -49,10 +49,10 @@ def make_step(
 
     def loss_fn(params: PyTree, batch: PairBatch, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         query_key, passage_key = (None, None) if key is None else jax.random.split(key)
-        queries = encoder.encode_ids(params, *batch.queries, query_key)
+        queries = encoder.encode_ids(params, batch.queries.ids, batch.queries.mask, query_key)
         rows, columns, length = batch.passages.ids.shape
-        flat = [leaf.reshape(rows * columns, length) for leaf in batch.passages]
-        passages = encoder.encode_ids(params, *flat, passage_key).reshape(rows, columns, -1)
+        ids, mask = (leaf.reshape(rows * columns, length) for leaf in batch.passages)
+        passages = encoder.encode_ids(params, ids, mask, passage_key).reshape(rows, columns, -1)
         return info_nce(
             queries,
             passages,

@@ -108,7 +108,7 @@ def lareqa(tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source/en.json").write_text(document(["a", "b"], {"x": 0, "y": 1}))
     (tmp_path / "source/de.json").write_text(document(["c"], {"x": 0}))
-    return sources.prepare("lareqa", data_dir=tmp_path / "data", source_dir=tmp_path / "source")
+    return sources.prepare("lareqa", data_dir=tmp_path / "data", source=tmp_path / "source")
 
 
 def test_a_retrieval_collection_keeps_its_judgements(lareqa):

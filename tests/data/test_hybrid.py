@@ -66,7 +66,10 @@ def test_alpha_is_the_share_of_monolingual_batches(index: PairIndex, alpha: floa
 def test_an_epoch_of_a_stream_shows_every_passage_once_and_the_next_its_other_query() -> None:
     rows = np.arange(64, dtype=np.int32)[:, None]
     index = PairIndex(("en",), rows, np.repeat(np.arange(32, dtype=np.int32), 2))
-    seen = [np.concatenate([b.query_rows for b in list(plan(index, alpha=1.0, batch_size=8, steps=8))[e : e + 4]]) for e in (0, 4)]
+    seen = [
+        np.concatenate([b.query_rows for b in list(plan(index, alpha=1.0, batch_size=8, steps=8))[e : e + 4]])
+        for e in (0, 4)
+    ]
     for epoch in seen:
         np.testing.assert_array_equal(np.sort(epoch // 2), np.arange(32))
     np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(64))
@@ -79,7 +82,7 @@ def test_language_draw_by_size() -> None:
     index = PairIndex(LANGUAGES, rows, np.arange(1000, dtype=np.int32))
     for exponent, expected in ((0.0, 1 / 4), (1.0, 5 / 8), (0.5, np.sqrt(5) / (np.sqrt(5) + 3))):
         batches = plan(index, alpha=1.0, language_exponent=exponent, steps=3000)
-        share = np.mean([language(batches[i].query_rows)[0] == 0 for i in range(0, 3000)])
+        share = np.mean([language(batches[i].query_rows)[0] == 0 for i in range(3000)])
         assert share == pytest.approx(expected, abs=0.04)
 
 

@@ -1,13 +1,14 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxretr.data import pair_index
+from jaxretr.data import pair_index, sources
 
 
-def record(query: str, passage: str, language: str) -> dict[str, bytes]:
-    return {"query_id": query.encode(), "passage_id": passage.encode(), "language": language.encode()}
+def record(query: str, passage: str, language: str) -> dict[str, str]:
+    return {"query_id": query, "passage_id": passage, "language": language}
 
 
 RECORDS = [record("q1", "p1", "en"), record("q2", "p1", "en"), record("q2", "p1", "de"), record("q3", "p2", "de")]
@@ -21,12 +22,19 @@ def test_scan_finds_translations_by_query_id_and_queries_of_one_passage() -> Non
     assert index.sizes == {"en": 2, "de": 2}
 
 
-def test_load_reads_the_source_once(tmp_path: Path) -> None:
-    first = pair_index.load(RECORDS, tmp_path / "index.npz")
-    again = pair_index.load([], tmp_path / "index.npz")
-    assert again.languages == first.languages
+def test_load_scans_a_prepared_split_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "train.jsonl"
+    lines = [{"id": "q1", "language": code, "query": "?", "passage": f"in {code}"} for code in ("en", "de")]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    builder = sources.prepare("pairs", data_dir=tmp_path / "data", source=source)
+    first = pair_index.load(builder, "train")
+    monkeypatch.setattr(pair_index, "scan", None)
+    again = pair_index.load(builder, "train")
+    assert again.languages == first.languages and set(first.languages) == {"en", "de"}
     np.testing.assert_array_equal(again.rows, first.rows)
-    assert [path.name for path in tmp_path.iterdir()] == ["index.npz"]
+    np.testing.assert_array_equal(np.sort(first.rows), [[0, 1]])
+    records = builder.as_data_source("train")
+    assert [records[int(row)]["language"].decode() for row in first.rows[0]] == list(first.languages)
 
 
 def test_select_keeps_the_order_asked_for_and_drops_what_is_in_no_language() -> None:

@@ -37,7 +37,7 @@ def test_hidden_states(golden, remat):
     arrays, architecture, params = golden
     encoder = functions(architecture, remat=remat)
     embeds = encoder.embed_tokens(params, jnp.asarray(arrays["ids"]))
-    hidden = encoder.hidden_states(params, embeds, jnp.asarray(arrays["mask"]))
+    hidden = jax.jit(encoder.hidden_states)(params, embeds, jnp.asarray(arrays["mask"]))
     assert not arrays["mask"].all(axis=1)[1:].any()  # padded rows are among them, and one of padding alone
     np.testing.assert_allclose(hidden, arrays["hidden_states"], atol=ATOL, rtol=0)
 
@@ -52,7 +52,7 @@ def test_gradients(golden, remat):
         return jnp.sum(encoder.hidden_states(params, embeds, mask) * arrays["cotangent"] * mask[..., None])
 
     embeds = encoder.embed_tokens(params, jnp.asarray(arrays["ids"]))
-    params_gradient, embeds_gradient = jax.grad(scalar, argnums=(0, 1))(params, embeds)
+    params_gradient, embeds_gradient = jax.jit(jax.grad(scalar, argnums=(0, 1)))(params, embeds)
     hidden = architecture.hidden_size
     value = params_gradient["layers"]["attention"]["qkv"]["kernel"][1, :, 2 * hidden :]
     assert str(arrays["matrix"]) == "encoder.layer.1.attention.self.value.weight"

@@ -42,7 +42,9 @@ def update(data: PairBatch, devices: int, *, dropout: bool = False, symmetric: b
     )
     share = jax.tree.map(lambda x: x.reshape(devices, BATCH // devices, *x.shape[1:]), data)
     after, metrics = run(state, share, jax.random.key(1))
-    return jax.tree.map(np.asarray, jax.tree.map(lambda a, b: b - a, after.params, params)), jax.tree.map(float, metrics)
+    return jax.tree.map(np.asarray, jax.tree.map(lambda a, b: b - a, after.params, params)), jax.tree.map(
+        float, metrics
+    )
 
 
 @pytest.mark.parametrize(("columns", "symmetric"), [(1, False), (1, True), (3, False)])
@@ -98,9 +100,12 @@ def test_decay_spares_biases_and_norms() -> None:
 
 @pytest.mark.parametrize(
     ("schedule", "values"),
-    [("constant", [0.5, 1, 1, 1, 1, 1]), ("linear", [0.5, 1, 1, 0.75, 0.5, 0.25]), ("cosine", [0.5, 1, 1, 0.8536, 0.5, 0.1464])],
+    [
+        ("constant", [0.5, 1, 1, 1, 1, 1]),
+        ("linear", [0.5, 1, 1, 0.75, 0.5, 0.25]),
+        ("cosine", [0.5, 1, 1, 0.8536, 0.5, 0.1464]),
+    ],
 )
 def test_schedules(schedule: str, values: list[float]) -> None:
     rate = learning_rate_schedule(1.0, steps=6, warmup_steps=2, schedule=schedule)
     np.testing.assert_allclose([rate(i) for i in range(6)], values, atol=1e-4)
-

@@ -31,22 +31,31 @@ BUILDERS: dict[str, type[Source]] = {
 }
 
 
-def builder(name: str, *, data_dir: str | Path, **settings: Any) -> Source:
-    """The builder of dataset `name` under `data_dir`; `settings` are the fields of its config class.
+def settings(name: str) -> list[str]:
+    """Names of the settings that dataset `name` has.
+
+    Raises:
+      ValueError: unknown name; lists those there are.
+    """
+    if name not in BUILDERS:
+        raise ValueError(f"Unknown dataset {name!r}; choose from {', '.join(BUILDERS)}.")
+    return list(BUILDERS[name].config_class.settings())
+
+
+def builder(name: str, *, data_dir: str | Path, **values: Any) -> Source:
+    """The builder of dataset `name` under `data_dir`; `values` are those of its `settings`.
 
     Raises:
       ValueError: unknown name or setting; lists those there are.
     """
-    if name not in BUILDERS:
-        raise ValueError(f"Unknown dataset {name!r}; choose from {', '.join(BUILDERS)}.")
-    source = BUILDERS[name]
-    known = source.config_class.settings()
-    if unknown := sorted(set(settings) - set(known)):
+    known = settings(name)
+    if unknown := sorted(set(values) - set(known)):
         raise ValueError(f"Dataset {name!r} has no setting {', '.join(unknown)}; it has {', '.join(known)}.")
-    return source(data_dir=data_dir, config=source.config_class(**settings))
+    source = BUILDERS[name]
+    return source(data_dir=data_dir, config=source.config_class(**values))
 
 
-def prepare(name: str, *, data_dir: str | Path, **settings: Any) -> Source:
+def prepare(name: str, *, data_dir: str | Path, **values: Any) -> Source:
     """`builder(...)` with its data on disk: made where absent, reused where there.
 
     tfds writes into a directory of another name and renames it when complete, so an interrupted preparation leaves
@@ -55,7 +64,7 @@ def prepare(name: str, *, data_dir: str | Path, **settings: Any) -> Source:
     Raises:
       ValueError: two records with the same key and language; and the builders' own errors.
     """
-    made = builder(name, data_dir=data_dir, **settings)
+    made = builder(name, data_dir=data_dir, **values)
     tfds.disable_progress_bar()  # builders show their own, with an ETA
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # tfds announces "Unknown size" in prose

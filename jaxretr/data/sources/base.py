@@ -73,11 +73,12 @@ class Source(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split, made) for split, made in self.records(dl_manager).items()}
 
     def _generate_examples(self, split: str, records: Iterable[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-        count = 0
-        for count, record in enumerate(records, start=1):
+        empty = True
+        for record in records:
+            empty = False
             key = record["query_id"] if "query_id" in record else record["key"]
             yield f"{record['language']}:{key}", record
-        if not count:
+        if empty:
             raise ValueError(f"{self.name}: no record for the split {split!r} with the settings {self.builder_config}.")
 
 

@@ -13,7 +13,7 @@ import dataclasses
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import tensorflow_datasets as tfds
 
@@ -32,9 +32,11 @@ class BeirConfig(base.SourceConfig):
     source: str | Path | None = None
     language: str = "en"
 
+    @override
     def validate(self) -> None:
         self.source = base.existing_path(self.source, "source")
 
+    @override
     def label(self) -> str:
         return f"{Path(self.source or '').stem}-{self.language}"
 
@@ -47,6 +49,7 @@ class Beir(base.Source):
     features = staticmethod(schema.retrieval_features)
     description = "A test collection in BEIR layout."
 
+    @override
     def records(self, downloads: tfds.download.DownloadManager) -> dict[str, Iterable[dict[str, Any]]]:
         language = self.builder_config.language
         corpus, queries, qrels_files = locate(self.builder_config.source)

@@ -1,8 +1,8 @@
 """Debian packages as a source of data: fetched by apt without root and read without installing anything.
 
-In: package names and a folder. Out: one .deb file per package, all of one version, and the files inside them. apt checks
-the packages' signatures with the system's keyrings; its lists live in a temporary directory, so neither root nor a
-fresh `apt-get update` of the system is needed.
+In: package names and a folder. Out: one .deb file per package, all of one version, and the files inside them. apt
+checks the packages' signatures with the system's keyrings; its lists live in a temporary directory, so neither root nor
+a fresh `apt-get update` of the system is needed.
 """
 
 import re
@@ -40,9 +40,9 @@ def find(packages: Sequence[str], folder: Path) -> dict[str, Path]:
             versions[package][rest.rpartition("_")[0]] = path
     missing = [package for package, found in versions.items() if not found]
     if missing:
-        there = sorted({path.name.partition("_")[0] for path in folder.glob("*.deb")})
+        there = ", ".join(sorted({path.name.partition("_")[0] for path in folder.glob("*.deb")})) or "none"
         raise FileNotFoundError(
-            f"{folder} has no .deb file of {', '.join(missing)} (it has: {', '.join(there) or 'none'}). {_by_hand(missing)}"
+            f"{folder} has no .deb file of {', '.join(missing)} (it has: {there}). {_by_hand(missing)}"
         )
     common = set.intersection(*(set(found) for found in versions.values()))
     if len(common) != 1:
@@ -113,5 +113,5 @@ def _apt(root: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[
 def _by_hand(packages: Sequence[str]) -> str:
     return (
         "Get the .deb files on a Debian or Ubuntu machine with a network, by `apt-get download "
-        f"{' '.join(packages)}`, put them into one folder here, and give that folder as deb_dir."
+        f"{' '.join(packages)}`, put them into one folder here, and give that folder as source."
     )

@@ -70,7 +70,7 @@ def json_lines(file: File) -> Iterator[tuple[int, dict[str, Any]]]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{file}, line {number}: not JSON ({error}): {line[:80]!r}") from error
         if not isinstance(value, dict):
-            raise ValueError(f"{file}, line {number}: expected a JSON object, found {line[:80]!r}")  # noqa: TRY004
+            raise ValueError(f"{file}, line {number}: expected a JSON object, found {line[:80]!r}")
         yield number, value
 
 

@@ -1,8 +1,8 @@
 """LibreOffice help pages as blocks of text, and the passages cut from them.
 
-In: the HTML of one page (LibreOffice 6 to 24 layout: the content is inside `#DisplayArea`, headings and paragraphs have
-ids that are the same in every language). Out: `Page`s, and on the English pages `Entry`s: which blocks make up a passage
-and which heading asks for it. An entry names blocks by their ids, so it can be read off the page of any language.
+In: the HTML of one page (as LibreOffice 7.4 writes it: the content is inside `#DisplayArea`, headings and paragraphs
+have ids that are the same in every language). Out: `Page`s, and on the English pages `Entry`s: which blocks make up a
+passage and which heading asks for it. An entry names blocks by their ids, so it can be read off any language's page.
 """
 
 import collections
@@ -34,6 +34,7 @@ class Block:
 
     @property
     def words(self) -> int:
+        """Number of words between white space."""
         return len(self.text.split())
 
 
@@ -62,6 +63,7 @@ class Entry:
 
     @property
     def id(self) -> str:
+        """The `passage_id` of its texts."""
         return f"{self.page}#{self.heading}"
 
 

@@ -13,9 +13,9 @@ Reference: Roy et al., LAReQA, arXiv 2004.05484.
 import collections
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import tensorflow_datasets as tfds
 
@@ -36,27 +36,27 @@ class LareqaConfig(base.SourceConfig):
     """Settings.
 
     Attributes:
-      source_dir: directory of the JSON files; downloaded where None.
+      source: directory of the JSON files; downloaded where None.
       collection: which to download: "xquad-r" or "mlqa-r".
       candidates: "sentence"; "sentence+context", the sentence followed by its paragraph (as XTREME-R does); or
         "paragraph", where every paragraph is one candidate.
     """
 
-    source_dir: str | Path | None = None
+    source: str | Path | None = None
     collection: str = "xquad-r"
     candidates: str = "sentence"
 
+    @override
     def validate(self) -> None:
         if self.candidates not in CANDIDATES:
             raise ValueError(f"candidates={self.candidates!r} must be one of {CANDIDATES}.")
         if self.collection not in LANGUAGES:
             raise ValueError(f"collection={self.collection!r} must be one of {tuple(LANGUAGES)}.")
-        self.source_dir = base.existing_path(self.source_dir, "source_dir") if self.source_dir else None
+        self.source = base.existing_path(self.source, "source") if self.source else None
 
+    @override
     def label(self) -> str:
-        return (
-            f"{Path(self.source_dir).name if self.source_dir else self.collection}-{self.candidates.replace('+', '_')}"
-        )
+        return f"{Path(self.source).name if self.source else self.collection}-{self.candidates.replace('+', '_')}"
 
 
 class Lareqa(base.Source):
@@ -68,9 +68,10 @@ class Lareqa(base.Source):
     description = "XQuAD-R or MLQA-R: questions and the sentences that answer them, in parallel languages."
     homepage = "https://github.com/google-research-datasets/lareqa"
 
+    @override
     def records(self, downloads: tfds.download.DownloadManager) -> dict[str, Iterable[dict[str, Any]]]:
         config = self.builder_config
-        paths = find(config.source_dir) if config.source_dir else _download(config.collection, downloads)
+        paths = find(config.source) if config.source else _download(config.collection, downloads)
         passages: list[dict[str, Any]] = []
         questions: list[tuple[str, str, str]] = []
         relevant: dict[str, dict[str, int]] = collections.defaultdict(dict)
@@ -87,12 +88,12 @@ class Lareqa(base.Source):
         return {schema.CORPUS_SPLIT: passages, "test": queries.values()}
 
 
-def find(source_dir: Path) -> dict[str, Path]:
+def find(source: Path) -> dict[str, Path]:
     """The file of each language. Raises FileNotFoundError where there is none."""
-    paths = {path.stem: path for path in sorted(source_dir.glob("*.json"))}
+    paths = {path.stem: path for path in sorted(source.glob("*.json"))}
     if not paths:
-        found = ", ".join(sorted(path.name for path in source_dir.iterdir())) or "nothing"
-        raise FileNotFoundError(f"source_dir={str(source_dir)!r}: looked for <language>.json files, found {found}.")
+        found = ", ".join(sorted(path.name for path in source.iterdir())) or "nothing"
+        raise FileNotFoundError(f"source={str(source)!r}: looked for <language>.json files, found {found}.")
     return paths
 
 
@@ -129,7 +130,7 @@ def candidates(path: Path, kind: str) -> Iterator[tuple[str, str, dict[str, str]
         ) from error
 
 
-def _span_with(position: int, spans: list[tuple[int, int]]) -> int | None:
+def _span_with(position: int, spans: Sequence[Sequence[int]]) -> int | None:
     return next((place for place, (start, end) in enumerate(spans) if start <= position < end), None)
 
 
@@ -140,5 +141,5 @@ def _download(collection: str, downloads: tfds.download.DownloadManager) -> dict
     except Exception as error:
         raise RuntimeError(
             f"{collection} could not be downloaded ({error}). Get the folder {collection} of "
-            f"{Lareqa.homepage} at commit {COMMIT[:7]} elsewhere and give it as source_dir."
+            f"{Lareqa.homepage} at commit {COMMIT[:7]} elsewhere and give it as source."
         ) from error

@@ -1,7 +1,7 @@
 """`libreoffice_help`: aligned training pairs in up to 17 languages from LibreOffice's help (MPL-2.0).
 
-In: Debian's packages `libreoffice-help-<language>`, fetched with apt or taken from a folder of .deb files. Out: training
-pairs (`jaxretr.data.schema`) in the splits `train`, `validation` and `test`, divided by page.
+In: Debian's packages `libreoffice-help-<language>`, fetched with apt or taken from a folder of .deb files. Out:
+training pairs (`jaxretr.data.schema`) in the splits `train`, `validation` and `test`, divided by page.
 
 Passages are cut once, on the English pages, and read off the other languages' pages by element id, so translations
 consist of the same blocks. A block that equals the English one is not translated and is left out, and a passage belongs
@@ -17,9 +17,9 @@ import collections
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import tensorflow_datasets as tfds
 from rich.progress import track
@@ -48,14 +48,15 @@ class LibreOfficeHelpConfig(base.SourceConfig):
 
     Attributes:
       languages: codes from `PACKAGES`; English is always read, but has records only where it is named.
-      deb_dir: folder with the .deb files; fetched with apt where None.
+      source: folder with the .deb files; fetched with apt where None.
       min_translated: share of a passage's words, from 0 to 1, that must be translated.
     """
 
-    languages: tuple[str, ...] = DEFAULT_LANGUAGES
-    deb_dir: str | Path | None = None
+    languages: Sequence[str] = DEFAULT_LANGUAGES
+    source: str | Path | None = None
     min_translated: float = 0.8
 
+    @override
     def validate(self) -> None:
         unknown = sorted(set(self.languages) - set(PACKAGES))
         if unknown or not self.languages:
@@ -65,8 +66,9 @@ class LibreOfficeHelpConfig(base.SourceConfig):
         if not 0 <= self.min_translated <= 1:
             raise ValueError(f"min_translated={self.min_translated} must be a share from 0 to 1.")
         self.languages = tuple(sorted(set(self.languages)))
-        self.deb_dir = base.existing_path(self.deb_dir, "deb_dir") if self.deb_dir else None
+        self.source = base.existing_path(self.source, "source") if self.source else None
 
+    @override
     def label(self) -> str:
         return "-".join(self.languages)
 
@@ -80,6 +82,7 @@ class LibreOfficeHelp(base.Source):
     description = "Headings and index keywords of LibreOffice's help with the sections they stand for, in parallel."
     homepage = "https://help.libreoffice.org"
 
+    @override
     def records(self, downloads: tfds.download.DownloadManager) -> dict[str, Iterable[dict[str, Any]]]:
         config = self.builder_config
         languages = ["en", *(language for language in config.languages if language != "en")]
@@ -103,7 +106,7 @@ class LibreOfficeHelp(base.Source):
         return {split: found for split, found in made.items() if found or split == "train"}
 
     def _debs(self, packages: list[str], download_dir: Path) -> Mapping[str, Path]:
-        folder = self.builder_config.deb_dir
+        folder = self.builder_config.source
         if folder is None:
             folder = download_dir / self.name
             try:
@@ -124,7 +127,7 @@ def read_pages(deb: Path) -> dict[str, Page]:
     if not found:
         raise RuntimeError(
             f"{deb} holds no help page in the known layout ({PAGE.pattern}, with an element 'DisplayArea'): "
-            "LibreOffice has changed it, or this is another package. Versions 6.0 to 24.8 are known to work."
+            "LibreOffice has changed it, or this is another package. Version 7.4 is known to work."
         )
     return found
 

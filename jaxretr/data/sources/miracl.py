@@ -1,10 +1,14 @@
 """`miracl`: monolingual retrieval in 18 languages, in the published layout.
 
-In: a directory that holds, for each language, the folder `miracl-corpus-v1.0-<language>` with `docs-*.jsonl.gz`
-(`docid`, `title`, `text`) and the folder `miracl-v1.0-<language>` with `topics/topics.miracl-v1.0-<language>-<split>.tsv`
-(question id, text) and `qrels/qrels.miracl-v1.0-<language>-<split>.tsv` (TREC). Out: retrieval records; the query splits
-are those with qrels (`train`, `dev`). The questions of different languages are different ones although their ids may
-coincide, so a question's key is "<language>-<id>". Passages are written as they are read; only judgements are in memory.
+In: a directory that holds, for each language, two folders:
+
+- `miracl-corpus-v1.0-<language>` with `docs-*.jsonl.gz` (`docid`, `title`, `text`),
+- `miracl-v1.0-<language>` with `topics/topics.miracl-v1.0-<language>-<split>.tsv` (question id, text) and
+  `qrels/qrels.miracl-v1.0-<language>-<split>.tsv` (TREC).
+
+Out: retrieval records; the query splits are those with qrels (`train`, `dev`). The questions of different languages are
+different ones although their ids may coincide, so a question's key is "<language>-<id>". Passages are written as they
+are read; only judgements are in memory.
 
 Reference: Zhang et al., MIRACL, TACL 2023, arXiv 2210.09984.
 """
@@ -12,9 +16,9 @@ Reference: Zhang et al., MIRACL, TACL 2023, arXiv 2210.09984.
 import collections
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import tensorflow_datasets as tfds
 
@@ -29,8 +33,9 @@ class MiraclConfig(base.SourceConfig):
     """Settings: `source`, the directory; `languages` by code, all that are there where None."""
 
     source: str | Path | None = None
-    languages: tuple[str, ...] | None = None
+    languages: Sequence[str] | None = None
 
+    @override
     def validate(self) -> None:
         source = self.source = base.existing_path(self.source, "source")
         there = {match[1] for path in source.iterdir() if (match := re.fullmatch(r"miracl-v1\.0-(\w+)", path.name))}
@@ -43,6 +48,7 @@ class MiraclConfig(base.SourceConfig):
             )
         self.languages = tuple(sorted(set(self.languages or there)))
 
+    @override
     def label(self) -> str:
         return "-".join(self.languages or ())
 
@@ -56,6 +62,7 @@ class Miracl(base.Source):
     description = "Wikipedia passages and native speakers' questions in 18 languages."
     homepage = "https://project-miracl.github.io"
 
+    @override
     def records(self, downloads: tfds.download.DownloadManager) -> dict[str, Iterable[dict[str, Any]]]:
         source, languages = self.builder_config.source, self.builder_config.languages
         splits = [split for split in SPLITS if any(_query_files(source, lang, split)[1].exists() for lang in languages)]

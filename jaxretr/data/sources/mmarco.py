@@ -13,9 +13,9 @@ Reference: Bonifacio et al., mMARCO, arXiv 2108.13897.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, override
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -36,9 +36,10 @@ class MmarcoConfig(base.SourceConfig):
     """Settings: `source`, the directory; `languages` by code; `num_negatives`, the hard negatives kept per question."""
 
     source: str | Path | None = None
-    languages: tuple[str, ...] = tuple(LANGUAGES)
+    languages: Sequence[str] = tuple(LANGUAGES)
     num_negatives: int = 1
 
+    @override
     def validate(self) -> None:
         source = self.source = base.existing_path(self.source, "source")
         if unknown := sorted(set(self.languages) - set(LANGUAGES)):
@@ -55,6 +56,7 @@ class MmarcoConfig(base.SourceConfig):
         if self.num_negatives < 0:
             raise ValueError(f"num_negatives={self.num_negatives} must not be negative.")
 
+    @override
     def label(self) -> str:
         return "-".join(self.languages)
 
@@ -68,6 +70,7 @@ class Mmarco(base.Source):
     description = "MS MARCO's training questions and passages in 14 languages."
     homepage = "https://github.com/unicamp-dl/mMARCO"
 
+    @override
     def records(self, downloads: tfds.download.DownloadManager) -> dict[str, Iterable[dict[str, Any]]]:
         return {"train": self._train()}
 

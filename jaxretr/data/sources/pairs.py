@@ -19,7 +19,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import pyarrow.parquet
 import tensorflow_datasets as tfds
@@ -38,9 +38,11 @@ class PairsConfig(base.SourceConfig):
     source: str | Path | None = None
     language: str = "en"
 
+    @override
     def validate(self) -> None:
         self.source = base.existing_path(self.source, "source")
 
+    @override
     def label(self) -> str:
         return f"{Path(self.source or '').name.split('.')[0]}-{self.language}"
 
@@ -53,6 +55,7 @@ class Pairs(base.Source):
     features = staticmethod(schema.pair_features)
     description = "Training pairs from JSON lines or parquet."
 
+    @override
     def records(self, downloads: tfds.download.DownloadManager) -> dict[str, Iterable[dict[str, Any]]]:
         config = self.builder_config
         return {split: _records(found, config.language) for split, found in locate(config.source).items()}

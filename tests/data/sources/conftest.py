@@ -6,7 +6,7 @@ from .miniature import HELP_PAGES, make_deb
 
 
 @pytest.fixture
-def deb_dir(tmp_path: Path) -> Path:
+def source(tmp_path: Path) -> Path:
     """A folder with the packages of `HELP_PAGES`."""
     folder = tmp_path / "debs"
     folder.mkdir()

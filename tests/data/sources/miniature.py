@@ -49,7 +49,7 @@ HELP_PAGES = {
     "de": {
         "text/scalc/one.html": help_page(
             "Sortieren",
-            '<meta itemprop="keywords" content="Zeilen, sortieren"><meta itemprop="keywords" content="Folge, siehe Zeilen">'
+            '<meta itemprop="keywords" content="Zeilen, sortieren"><meta itemprop="keywords" content="Folge, siehe Z.">'
             f'<h1 id="hd_1">Zeilen sortieren</h1><p id="par_1">{words("sortiere", 60)}</p>',
         ),
         "text/scalc/two.html": help_page(

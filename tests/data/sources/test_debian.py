@@ -24,7 +24,7 @@ def test_find_gives_the_file_of_each_package(tmp_path):
 
 def test_a_missing_package_is_named_with_what_is_there_and_how_to_get_it(tmp_path):
     touch(tmp_path, "a_1_all.deb")
-    with pytest.raises(FileNotFoundError, match=r"no \.deb file of b \(it has: a\).*apt-get download b.*deb_dir"):
+    with pytest.raises(FileNotFoundError, match=r"no \.deb file of b \(it has: a\).*apt-get download b.*source"):
         debian.find(["a", "b"], tmp_path)
 
 
@@ -38,7 +38,7 @@ def test_packages_of_different_versions_do_not_go_together(tmp_path):
 
 def test_without_apt_the_error_says_how_to_do_without(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match=r"apt-get was not found.*apt-get download some-package.*deb_dir"):
+    with pytest.raises(RuntimeError, match=r"apt-get was not found.*apt-get download some-package.*source"):
         debian.fetch(["some-package"], tmp_path / "debs")
 
 
@@ -60,7 +60,7 @@ def test_offline_the_error_repeats_what_apt_says(tmp_path, fake_apt):
     fake_apt(
         'case "$*" in *update*) echo "W: cannot resolve mirror" >&2;; *) echo "E: no package" >&2; exit 100;; esac'
     )
-    with pytest.raises(RuntimeError, match=r"(?s)cannot resolve mirror.*E: no package.*deb_dir"):
+    with pytest.raises(RuntimeError, match=r"(?s)cannot resolve mirror.*E: no package.*source"):
         debian.fetch(["p"], tmp_path / "debs")
     assert list((tmp_path / "debs").iterdir()) == []
 

@@ -38,7 +38,7 @@ def source(tmp_path):
 
 
 def prepare(source, **settings):
-    builder = sources.prepare("lareqa", data_dir=source.parent / "data", source_dir=source, **settings)
+    builder = sources.prepare("lareqa", data_dir=source.parent / "data", source=source, **settings)
     return [{(r["language"], r["key"]): r for r in schema.scan(builder, split)} for split in ("corpus", "test")]
 
 
@@ -79,7 +79,7 @@ def test_an_answer_at_a_sentence_end_belongs_to_the_next(tmp_path):
 def test_bad_input_is_described(source):
     with pytest.raises(ValueError, match="candidates='word' must be one of"):
         prepare(source, candidates="word")
-    with pytest.raises(FileNotFoundError, match="looked for <language>.json files, found nothing"):
+    with pytest.raises(FileNotFoundError, match=r"looked for <language>\.json files, found nothing"):
         (source / "empty").mkdir()
         prepare(source / "empty")
     write(source / "en.json", '{"data": [{"paragraphs": [{"context": "x", "qas": []}]}]}')
@@ -97,13 +97,13 @@ def test_without_a_network_the_error_says_what_to_give(tmp_path, monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr("tensorflow_datasets.download.DownloadManager.download", offline)
-    with pytest.raises(RuntimeError, match=r"mlqa-r could not be downloaded \(no route\)\..* give it as source_dir"):
+    with pytest.raises(RuntimeError, match=r"mlqa-r could not be downloaded \(no route\)\..* give it as source"):
         sources.prepare("lareqa", data_dir=tmp_path, collection="mlqa-r")
 
 
 @pytest.mark.skipif(not REAL, reason="JAXRETR_XQUAD_R does not name the folder of XQuAD-R")
 def test_xquad_r_has_the_published_counts(tmp_path):
-    builder = sources.prepare("lareqa", data_dir=tmp_path, source_dir=Path(str(REAL)))
+    builder = sources.prepare("lareqa", data_dir=tmp_path, source=Path(str(REAL)))
     count = collections.Counter(record["language"] for record in schema.scan(builder, "corpus"))
     assert count == {
         "ar": 1222, "de": 1276, "el": 1234, "en": 1180, "es": 1215, "hi": 1244, "ru": 1219, "th": 852, "tr": 1167,

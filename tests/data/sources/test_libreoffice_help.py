@@ -21,9 +21,9 @@ def both_in_train(monkeypatch):
     monkeypatch.setattr(libreoffice_help, "split_of", lambda page: "train")
 
 
-def test_records_are_aligned_and_hold_what_is_translated(deb_dir, tmp_path, both_in_train):
+def test_records_are_aligned_and_hold_what_is_translated(source, tmp_path, both_in_train):
     builder = sources.prepare(
-        "libreoffice_help", data_dir=tmp_path / "data", deb_dir=deb_dir, languages=["en", "de", "vi"]
+        "libreoffice_help", data_dir=tmp_path / "data", source=source, languages=["en", "de", "vi"]
     )
     records = read_all(builder)
     assert {(language, query_id): record["query"] for (language, query_id), record in records.items()} == {
@@ -42,18 +42,18 @@ def test_records_are_aligned_and_hold_what_is_translated(deb_dir, tmp_path, both
     assert english["negatives"] == []
 
 
-def test_min_translated_decides_what_belongs_to_a_language(deb_dir, tmp_path, both_in_train):
+def test_min_translated_decides_what_belongs_to_a_language(source, tmp_path, both_in_train):
     """55 of 65 words of the German second entry are translated: 84.6 %."""
     for share, kept in ((0.84, True), (0.85, False)):
         builder = sources.prepare(
-            "libreoffice_help", data_dir=tmp_path, deb_dir=deb_dir, languages=["de"], min_translated=share
+            "libreoffice_help", data_dir=tmp_path, source=source, languages=["de"], min_translated=share
         )
         assert (("de", f"{TWO}#h") in read_all(builder)) == kept
 
 
-def test_all_passages_of_a_page_are_in_one_split_whatever_the_languages(deb_dir, tmp_path, monkeypatch):
+def test_all_passages_of_a_page_are_in_one_split_whatever_the_languages(source, tmp_path, monkeypatch):
     monkeypatch.setattr(libreoffice_help, "split_of", lambda page: "test" if "two" in page else "train")
-    builder = sources.prepare("libreoffice_help", data_dir=tmp_path, deb_dir=deb_dir, languages=["en", "de"])
+    builder = sources.prepare("libreoffice_help", data_dir=tmp_path, source=source, languages=["en", "de"])
     by_split = {
         split: {record["passage_id"] for record in schema.scan(builder, split)} for split in builder.info.splits
     }
@@ -140,29 +140,29 @@ def test_a_section_that_another_page_includes_is_one_passage():
 def test_unknown_languages_and_shares_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\['hi'\] not available; choose from \['en', 'de', .*'zh'\]"):
         sources.builder("libreoffice_help", data_dir=tmp_path, languages=["de", "hi"])
-    with pytest.raises(ValueError, match=r"min_translated=80 must be a share from 0 to 1"):
-        sources.builder("libreoffice_help", data_dir=tmp_path, min_translated=80)
+    with pytest.raises(ValueError, match=r"min_translated=80\.0 must be a share from 0 to 1"):
+        sources.builder("libreoffice_help", data_dir=tmp_path, min_translated=80.0)
 
 
-def test_a_folder_without_a_language_is_reported(deb_dir, tmp_path):
+def test_a_folder_without_a_language_is_reported(source, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no \.deb file of libreoffice-help-tr .*apt-get download"):
-        sources.prepare("libreoffice_help", data_dir=tmp_path, deb_dir=deb_dir, languages=["de", "tr"])
+        sources.prepare("libreoffice_help", data_dir=tmp_path, source=source, languages=["de", "tr"])
 
 
 def test_a_package_in_another_layout_is_reported(tmp_path):
     make_deb(tmp_path, "libreoffice-help-en-us", "99", {"usr/share/libreoffice/help/en-US/text/a.html": "<p>new</p>"})
     with pytest.raises(RuntimeError, match="holds no help page in the known layout"):
-        sources.prepare("libreoffice_help", data_dir=tmp_path / "data", deb_dir=tmp_path, languages=["en"])
+        sources.prepare("libreoffice_help", data_dir=tmp_path / "data", source=tmp_path, languages=["en"])
 
 
-def test_packages_are_fetched_once_and_kept(deb_dir, tmp_path, monkeypatch, both_in_train):
+def test_packages_are_fetched_once_and_kept(source, tmp_path, monkeypatch, both_in_train):
     fetched = []
 
     def fetch(packages, folder):
         fetched.append(packages)
         folder.mkdir(parents=True)
         for package in packages:
-            for deb in deb_dir.glob(f"{package}_*"):
+            for deb in source.glob(f"{package}_*"):
                 (folder / deb.name).write_bytes(deb.read_bytes())
 
     monkeypatch.setattr(debian, "fetch", fetch)

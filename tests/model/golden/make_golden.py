@@ -39,7 +39,9 @@ def make(name: str, config, model_class, pad_token_id: int) -> None:
     model.embeddings.word_embeddings.register_forward_hook(lambda _, __, output: embeds.append(output))
     hidden = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
     matrix = dict(model.named_parameters())[MATRIX]
-    embeds_gradient, matrix_gradient = torch.autograd.grad((hidden * cotangent * mask[..., None]).sum(), [*embeds, matrix])
+    embeds_gradient, matrix_gradient = torch.autograd.grad(
+        (hidden * cotangent * mask[..., None]).sum(), [*embeds, matrix]
+    )
 
     arrays = {
         "ids": ids,
