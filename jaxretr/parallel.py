@@ -29,7 +29,7 @@ def initialize() -> None:
             num_processes=int(os.environ["JAX_NUM_PROCESSES"]) if "JAX_NUM_PROCESSES" in os.environ else None,
             process_id=int(os.environ["JAX_PROCESS_ID"]) if "JAX_PROCESS_ID" in os.environ else None,
         )
-    if jax.config.jax_compilation_cache_dir is None:
+    if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "jaxretr" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 

@@ -55,12 +55,77 @@ def train(config: Config) -> Path:
     config = config.validated()
     rows = parallel.process_rows(config.train.batch_size)
     output_dir = claim_output_dir(config)
+    before_path, after_path = output_dir / "results_before.json", output_dir / "results.json"
+    model_dir = output_dir / "model"
 
-    # ---- Encoder and data -------------------------------------------------------------------------------------------
-    encoder = load_encoder(config)
-    builder = sources.prepare(config.data.name, data_dir=config.data.data_dir, **_source_settings(config))
-    source = builder.as_data_source("train")
-    index = pair_index.select(pair_index.load(builder, "train"), config.data.languages)
+    if not after_path.exists():  # the last thing a run writes
+        encoder = load_encoder(config)
+        builder = sources.prepare(config.data.name, data_dir=config.data.data_dir, **_source_settings(config))
+        index = pair_index.select(pair_index.load(builder, "train"), config.data.languages)
+        held_out = load_collection(
+            builder,
+            config.evaluation.split,
+            languages=config.data.languages,
+            max_queries=config.evaluation.max_queries or None,
+            seed=config.seed,
+        )
+        architecture = encoder.functions.architecture
+        _say(f"{architecture.model_type} of {_count(encoder.params):,} parameters; {builder.info.full_name}")
+        _say(f"training examples: {' '.join(f'{code} {size:,}' for code, size in index.sizes.items())}")
+
+        if not before_path.exists():
+            _say(f"evaluating before training on {held_out.name}")
+            _evaluate(encoder, held_out).save(before_path)
+
+        encoder.params = _optimise(config, encoder, index, builder.as_data_source("train"), rows, held_out)
+
+        _say(f"evaluating after training on {held_out.name}")
+        after = _evaluate(encoder, held_out)
+        if parallel.is_main_process():
+            table = markdown({"before": Results.load(before_path), "after": after})
+            encoder.save(model_dir, model_card=model_card(config, index, table))
+            after.save(after_path)
+        _say(f"done in {(time.perf_counter() - started) / 60:.1f} min: {model_dir}")
+    if parallel.is_main_process():
+        console.print(rich_table({"before": Results.load(before_path), "after": Results.load(after_path)}))
+    return model_dir
+
+
+def _optimise(
+    config: Config,
+    encoder: Encoder,
+    index: PairIndex,
+    source: Sequence[dict[str, Any]],
+    rows: slice,
+    held_out: RetrievalSet,
+) -> Params:
+    """Trains from the encoder's parameters, whose memory is reused, or from the last checkpoint."""
+    output_dir = Path(config.output_dir)
+    learning_rate = learning_rate_schedule(
+        config.train.learning_rate,
+        steps=config.train.steps,
+        warmup_steps=config.train.warmup_steps,
+        schedule=config.train.schedule,
+    )
+    optimizer = adamw(learning_rate, weight_decay=config.train.weight_decay, max_grad_norm=config.train.max_grad_norm)
+    to_train = functions(
+        encoder.functions.architecture,
+        dtype=config.model.dtype,
+        remat=cast(Remat, config.model.remat),
+        dropout_rate=config.model.dropout,
+    )
+    step = parallel.pmap(
+        make_step(
+            to_train,
+            optimizer,
+            temperature=config.train.temperature,
+            symmetric=config.train.symmetric,
+            dropout=config.model.dropout != 0,
+        ),
+        in_axes=(None, 0, None),
+        out_axes=None,
+        donate_argnums=(0,),
+    )
     plan = HybridPlan(
         index,
         steps=config.train.steps,
@@ -70,96 +135,44 @@ def train(config: Config) -> Path:
         pairs_per=config.data.pairs_per,
         seed=config.seed,
     )
-    held_out = load_collection(
-        builder,
-        config.evaluation.split,
-        languages=config.data.languages,
-        max_queries=config.evaluation.max_queries or None,
-        seed=config.seed,
-    )
-    _say(
-        f"{encoder.functions.architecture.model_type}, {_count(encoder.params):,} parameters; {builder.info.full_name}"
-    )
-    _say(f"examples per language: {' '.join(f'{code} {size:,}' for code, size in index.sizes.items())}")
-
-    # ---- Before -----------------------------------------------------------------------------------------------------
-    before_path, after_path = output_dir / "results_before.json", output_dir / "results.json"
-    if not before_path.exists():
-        _say(f"evaluating before training on {held_out.name}")
-        _evaluate(encoder, encoder.params, held_out).save(before_path)
-
-    # ---- Training ---------------------------------------------------------------------------------------------------
-    learning_rate = learning_rate_schedule(
-        config.train.learning_rate,
-        steps=config.train.steps,
-        warmup_steps=config.train.warmup_steps,
-        schedule=config.train.schedule,
-    )
-    optimizer = adamw(learning_rate, weight_decay=config.train.weight_decay, max_grad_norm=config.train.max_grad_norm)
-    dropout = config.model.dropout != 0
-    step = parallel.pmap(
-        make_step(
-            functions(
-                encoder.functions.architecture,
-                dtype=config.model.dtype,
-                remat=cast(Remat, config.model.remat),
-                dropout_rate=config.model.dropout,
-            ),
-            optimizer,
-            temperature=config.train.temperature,
-            symmetric=config.train.symmetric,
-            dropout=dropout,
-        ),
-        in_axes=(None, 0, None),
-        out_axes=None,
-        donate_argnums=(0,),
-    )
     batches = iterate(plan, _reader(config, encoder, source, rows))
-    checkpoints = Checkpoints(output_dir / "checkpoints", keep=config.keep_checkpoints)
     state = TrainState(
         parallel.replicate(jnp.int32(0)), encoder.params, parallel.replicate(optimizer.init(encoder.params))
     )
-    encoder.params = None  # the step reuses their memory
-    if checkpoints.latest_step:
-        state, position = checkpoints.restore(state)
-        batches.set_state(position)
-        _say(f"resuming after step {checkpoints.latest_step} of {config.train.steps}")
-    with Tracker(
-        output_dir, first_step=int(state.step), wandb_project=config.wandb_project, run_config=config.to_dict()
-    ) as tracker:
-        state = fit(
-            state,
-            step,
-            batches,
-            # "rbg" keys: XLA compiles and draws dropout masks several times faster than with the default threefry.
-            key=parallel.replicate(jax.random.key(config.seed, impl="rbg")),
-            schedule=Schedule(
-                steps=config.train.steps,
-                log=config.log_every_steps,
-                checkpoint=config.checkpoint_every_steps,
-                evaluate=config.evaluation.every_steps,
-                learning_rate=learning_rate,
-            ),
-            checkpoints=checkpoints,
-            tracker=tracker,
-            config=config.to_dict(),
-            evaluate=lambda state: _evaluate(encoder, state.params, held_out).scalars(),
-            best_measure=config.evaluation.best_measure,
-            describe=lambda plan: _describe(plan, source),
-        )
-    checkpoints.close()
 
-    # ---- After ------------------------------------------------------------------------------------------------------
-    _say(f"evaluating after training on {held_out.name}")
-    after = _evaluate(encoder, state.params, held_out)
-    systems = {"before": Results.load(before_path), "after": after}
-    if parallel.is_main_process():
+    def evaluate_state(state: TrainState) -> dict[str, float]:
         encoder.params = state.params
-        encoder.save(output_dir / "model", model_card=model_card(config, index, markdown(systems)))
-        after.save(after_path)
-        console.print(rich_table(systems))
-    _say(f"done in {(time.perf_counter() - started) / 60:.1f} min: {output_dir / 'model'}")
-    return output_dir / "model"
+        return _evaluate(encoder, held_out).scalars()
+
+    with Checkpoints(output_dir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
+        if checkpoints.latest_step:
+            state, position = checkpoints.restore(state)
+            batches.set_state(position)
+            _say(f"resuming after step {checkpoints.latest_step} of {config.train.steps}")
+        with Tracker(
+            output_dir, first_step=int(state.step), config=config.to_dict(), wandb_project=config.wandb_project
+        ) as tracker:
+            state = fit(
+                state,
+                step,
+                batches,
+                # With "rbg" keys XLA compiles and draws dropout masks much faster than with the default threefry.
+                key=parallel.replicate(jax.random.key(config.seed, impl="rbg")),
+                schedule=Schedule(
+                    steps=config.train.steps,
+                    log=config.log_every_steps,
+                    checkpoint=config.checkpoint_every_steps,
+                    evaluate=config.evaluation.every_steps,
+                    learning_rate=learning_rate,
+                ),
+                checkpoints=checkpoints,
+                tracker=tracker,
+                config=config.to_dict(),
+                evaluate=evaluate_state,
+                best_measure=config.evaluation.best_measure,
+                describe=lambda plan: _describe(plan, source),
+            )
+    return state.params
 
 
 def claim_output_dir(config: Config) -> Path:
@@ -236,8 +249,7 @@ def _reader(config: Config, encoder: Encoder, source: Sequence[dict[str, Any]], 
     )
 
 
-def _evaluate(encoder: Encoder, params: Params, held_out: RetrievalSet) -> Results:
-    encoder.params = params
+def _evaluate(encoder: Encoder, held_out: RetrievalSet) -> Results:
     settings = SETTINGS if len(held_out.languages) > 1 else ("mono",)
     return evaluate(held_out, encoder.encode_query, encoder.encode_document, settings=settings)
 

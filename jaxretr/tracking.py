@@ -40,7 +40,7 @@ class Tracker(AbstractContextManager["Tracker"]):
       wandb_project: also log there, if not "" (needs the extra `wandb`).
     """
 
-    def __init__(self, output_dir: Path, *, first_step: int = 0, wandb_project: str = "", run_config: Any = None):
+    def __init__(self, output_dir: Path, *, first_step: int = 0, wandb_project: str = "", config: Any = None):
         self._path = output_dir / "metrics.jsonl"
         self._active = parallel.is_main_process()
         self._wandb = None
@@ -62,7 +62,7 @@ class Tracker(AbstractContextManager["Tracker"]):
             import wandb  # optional: the extra `wandb`
 
             self._wandb = wandb.init(
-                project=wandb_project, dir=str(output_dir), config=run_config, name=output_dir.name, resume="allow"
+                project=wandb_project, dir=str(output_dir), config=config, name=output_dir.name, resume="allow"
             )
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:

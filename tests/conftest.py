@@ -1,10 +1,34 @@
 """Every test runs on a CPU that shows eight devices, without a network and without the user's caches."""
 
 import os
+import tempfile
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+# What one test compiles, the next one finds; the directory goes with the session.
+_cache = tempfile.TemporaryDirectory(prefix="jaxretr-xla-")
+jax.config.update("jax_compilation_cache_dir", _cache.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+from jaxretr.config import Config
+from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny saved model, `model`, and made-up pairs, `pairs`."""
+    root = tmp_path_factory.mktemp("tiny")
+    tiny.shrink(Config(), root)
+    return root
+
+
+@pytest.fixture
+def tiny_config(tiny_root: Path, tmp_path: Path) -> Config:
+    """A run of twelve steps into a directory of its own."""
+    return tiny.run_config(tiny_root, tmp_path / "run")

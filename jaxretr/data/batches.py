@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import grain
 import numpy as np
-from jaxtyping import Int, UInt32
+from jaxtyping import UInt32
 
 from jaxretr.data.hybrid import BatchPlan
 from jaxretr.tokenization import Tokenization, bucket
@@ -107,7 +107,7 @@ class PairReader:
         )
 
 
-def _checksums(texts: Sequence[bytes]) -> Int[np.ndarray, " texts"]:
+def _checksums(texts: Sequence[bytes]) -> UInt32[np.ndarray, " texts"]:
     return np.fromiter((max(zlib.crc32(text), 1) if text else 0 for text in texts), np.uint32, len(texts))
 
 

@@ -48,10 +48,17 @@ def _gelu_jvp(primals, tangents):  # type: ignore[no-untyped-def]
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
-    """Zeroes entries with probability `rate` and scales the others by 1 / (1 - rate); the identity without a key."""
-    if key is None or rate == 0:
+    """Zeroes entries with probability `rate` and scales the others up by as much; the identity without a key.
+
+    One random byte decides an entry, so `rate` is rounded to a 256th: random numbers are the cost of dropout, and
+    bytes take a fifth of the time of `jax.random.bernoulli`'s floats.
+    """
+    dropped = round(256 * rate)
+    if key is None or dropped == 0:
         return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
+    words = jax.random.bits(key, (-(-x.size // 4),), jnp.uint32)
+    bytes_ = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size].reshape(x.shape)
+    return jnp.where(bytes_ >= dropped, x * (256 / (256 - dropped)), 0)
 
 
 def _split(key: Key[Array, ""] | None, count: int) -> Key[Array, " count"] | list[None]:

@@ -5,6 +5,7 @@ In: the training state, the position of the data iterator, the config. Out: Orba
 are kept.
 """
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +24,8 @@ class Restored(NamedTuple):
     data: dict[str, Any]
 
 
-class Checkpoints:
-    """The checkpoints in one directory.
+class Checkpoints(AbstractContextManager["Checkpoints"]):
+    """The checkpoints in one directory; to be used in a `with` statement.
 
     Args:
       directory: made if absent.
@@ -109,8 +110,8 @@ class Checkpoints:
         )
         return Restored(TrainState(**read["state"]), read["data"])
 
-    def close(self) -> None:
-        """Ends the background threads."""
+    def __exit__(self, *_: object) -> None:
+        """Waits for a save under way, also when the run failed, and ends the background threads."""
         self._manager.close()
 
 

@@ -12,7 +12,7 @@ from jaxretr.model.functions import functions, init_params
 from jaxretr.train.optimizer import adamw, decays, learning_rate_schedule
 from jaxretr.train.step import TrainState, make_step
 from jaxretr.types import TokenBatch
-from tests.train.tiny import TINY
+from tests.tiny import TINY
 
 BATCH = 16
 

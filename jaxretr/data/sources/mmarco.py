@@ -3,7 +3,8 @@
 In: a directory with `collections/<language>_collection.tsv` (passage id, text),
 `queries/train/<language>_queries.train.tsv` (question id, text) and either `triples.train.ids.small.tsv` (question,
 positive, negative) or `qrels.train.tsv` (TREC). Languages are spelt out, as in `arabic_collection.tsv`. Out: training
-pairs in the split `train`; ids are MS MARCO's, so translations are aligned. The first positive of a question is its
+pairs in the splits `train` and `validation` (one relevant passage in a thousand, with all its questions); ids are MS
+MARCO's, so translations are aligned. The first positive of a question is its
 passage, its first `num_negatives` negatives are kept.
 
 Memory: 8 bytes per passage of one language at a time (71 MB) and the ids of the judgements (about 100 bytes times
@@ -13,6 +14,7 @@ Reference: Bonifacio et al., mMARCO, arXiv 2108.13897.
 """
 
 import dataclasses
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, override
@@ -72,17 +74,26 @@ class Mmarco(base.Source):
 
     @override
     def records(self, downloads: tfds.download.DownloadManager) -> dict[str, Iterable[dict[str, Any]]]:
-        return {"train": self._train()}
-
-    def _train(self) -> Iterator[dict[str, Any]]:
         config = self.builder_config
         if (config.source / TRIPLES).exists():
             judged = read_triples(config.source / TRIPLES, config.num_negatives)
         else:
             judged = read_qrels(config.source / QRELS)
+        splits: dict[str, dict[int, list[int]]] = {"train": {}, "validation": {}}
+        for question, passages in judged.items():
+            splits[split_of(passages[0])][question] = passages
+        return {split: self._records(part) for split, part in splits.items() if part}
+
+    def _records(self, judged: Mapping[int, list[int]]) -> Iterator[dict[str, Any]]:
+        config = self.builder_config
         for language in config.languages:
             collection, queries = _paths(config.source, language)
             yield from _language(language, collection, queries, judged)
+
+
+def split_of(passage: int) -> str:
+    """The split of all questions that a passage answers: one in a thousand is held out."""
+    return "train" if zlib.crc32(str(passage).encode()) % 1000 else "validation"
 
 
 def read_triples(file: Path, num_negatives: int) -> dict[int, list[int]]:

@@ -1,6 +1,7 @@
 import pytest
 
 from jaxretr.data import schema, sources
+from jaxretr.data.sources import mmarco
 
 from .miniature import write
 
@@ -29,6 +30,17 @@ def test_triples_give_the_first_positive_and_distinct_negatives(source):
     )
     assert found["en", "8"]["negatives"] == ["en passage 2"]
     assert prepare(source, num_negatives=1)["en", "7"]["negatives"] == ["en passage 0"]
+
+
+def test_one_passage_in_a_thousand_is_held_out_with_its_questions(source, monkeypatch):
+    held_out = [passage for passage in range(100_000) if mmarco.split_of(passage) == "validation"]
+    assert len(held_out) == pytest.approx(100, abs=40)
+    monkeypatch.setattr(mmarco, "split_of", lambda passage: "validation" if passage == 5 else "train")
+    builder = sources.prepare(
+        "mmarco", data_dir=source.parent / "data", source=source, languages=["en"], num_negatives=0
+    )
+    questions = {split: [r["query_id"] for r in schema.scan(builder, split)] for split in builder.info.splits}
+    assert questions == {"train": ["8"], "validation": ["7"]}
 
 
 def test_qrels_serve_where_there_are_no_triples(source):

