@@ -2,10 +2,10 @@
 
     python scripts/train.py --config configs/hybrid_labse.py --config.data.source=/data/mmarco
 
-Elmahdy, Lin, Ahmad 2024 (arXiv 2408.10536): hybrid batches with alpha 0.5, AdamW at 3e-5 with weight decay 0.01, batches of
-about 100 pairs. The paper does not state size, pooling, lengths, steps and warm-up; those here are this project's;
-pooling and head are LaBSE's own. mMARCO is
-the part of its training data that is published in translation; the six question-answering sets can be added as `pairs`.
+Elmahdy, Lin, Ahmad 2024 (arXiv 2408.10536): hybrid batches with alpha 0.5, AdamW at 3e-5 with weight decay 0.01,
+batches of about 100 pairs. The paper does not state size, lengths, steps and warm-up; those here are this project's;
+pooling and head are LaBSE's own. mMARCO is the part of its training data that is published in
+translation; the six question-answering sets can be trained on as `pairs`.
 """
 
 from jaxretr.config import Config, DataConfig, EvaluationConfig, ModelConfig, TrainConfig

@@ -33,5 +33,12 @@ def main(_: list[str]) -> None:
         sys.exit(f"error: {error}")
 
 
+def parse_flags(arguments: list[str]) -> list[str]:
+    try:
+        return app.parse_flags_with_usage(arguments)
+    except KeyError as error:  # how config_flags reports a field that does not exist
+        sys.exit(f"error: {error.args[0]}; jaxretr/config.py lists them all")
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -130,6 +131,21 @@ def test_a_crash_goes_on_from_the_last_checkpoint_and_no_step_is_logged_twice(
     assert [[row[name] for name in same] for row in metrics(tiny_config)] == [
         [row[name] for name in same] for row in metrics(finished)
     ]
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(
+    finished: Config, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From step 8 on no file can grow beyond 10 kB, less than a checkpoint needs."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with monkeypatch.context() as patch:
+            at_step(patch, 8, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1])))
+            with pytest.raises(OSError, match="checkpoint 5 is whole .* Free some disk space"):
+                run.train(tiny_config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert_same_model(run.train(tiny_config), Path(finished.output_dir) / "model")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(

@@ -18,7 +18,6 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -96,7 +95,7 @@ class _DataFile:
         if self._take("u1", 4).tobytes() != b"E5S1" or self._one("<u4") != 1:
             raise ValueError(f"the data file has another format than that of {REQUIREMENT}; install that version")
         hidden, layers, heads, ffn, vocab, positions, _ = self._take("<i4", 7).tolist()
-        epsilon = float(str(self._one("<f4")))  # the decimal number that was rounded to float32
+        epsilon = float(str(self._take("<f4", 1)[0]))  # the decimal number that was rounded to float32
         self.architecture = Architecture(
             model_type="xlm-roberta",
             vocab_size=vocab,
@@ -178,11 +177,11 @@ class _DataFile:
 
     def _take(self, dtype: str, count: int) -> np.ndarray:
         start = self._position
-        self._position += np.dtype(dtype).itemsize * int(count)
+        self._position += np.dtype(dtype).itemsize * count
         return self._data[start : self._position].view(dtype)
 
-    def _one(self, dtype: str) -> Any:
-        return self._take(dtype, 1)[0]
+    def _one(self, dtype: str) -> int:
+        return self._take(dtype, 1).item()
 
 
 def _tensor_name(name: str) -> str:

@@ -57,7 +57,8 @@ class SavedSettings:
       pooling: mean where the directory does not say, as sentence-transformers assumes.
       dense: the folder of a tanh layer after pooling (LaBSE), None without one.
       dense_head: its (in, out) widths.
-      max_seq_length: tokens, special tokens included; None where the directory does not say.
+      max_seq_length: tokens, special tokens included, often more than the model has positions; None where the
+        directory does not say.
       query_prefix, passage_prefix: put before every text; "" where the directory has no prompts.
     """
 
@@ -121,12 +122,13 @@ def read_settings(directory: Path) -> SavedSettings:
                 "Pooling, at most one Dense, Normalize"
             )
     bert_config = _read_json(directory / "sentence_bert_config.json") or {}
+    tokenizer_config = _read_json(directory / "tokenizer_config.json") or {}
     prompts = (_read_json(directory / "config_sentence_transformers.json") or {}).get("prompts") or {}
     return SavedSettings(
         pooling=pooling,
         dense=dense,
         dense_head=dense_head,
-        max_seq_length=bert_config.get("max_seq_length"),
+        max_seq_length=bert_config.get("max_seq_length") or tokenizer_config.get("model_max_length"),
         query_prefix=prompts.get("query") or "",
         passage_prefix=prompts.get("document") or prompts.get("passage") or "",
     )

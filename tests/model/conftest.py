@@ -1,13 +1,14 @@
 """A tiny tokenizer in XLM-R's form and a tiny model to go with it."""
 
 import jax
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.encode import Encoder
-from jaxretr.model.functions import functions, init_params
+from jaxretr.model.functions import functions, param_shapes
 
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog.",
@@ -53,7 +54,10 @@ def architecture() -> Architecture:
 @pytest.fixture(scope="session")
 def params(architecture):
     # Ten times the usual scale: embeddings of different texts differ visibly.
-    return jax.tree.map(lambda leaf: leaf * 10, init_params(architecture, jax.random.key(0)))
+    random = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: random.normal(scale=0.2, size=leaf.shape).astype(np.float32), param_shapes(architecture)
+    )
 
 
 @pytest.fixture(scope="session")
