@@ -13,14 +13,14 @@ The way of the data, folder by folder:
     encoder = Encoder.load("runs/hybrid/model")
 """
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
-# Before anything imports transformers, which else announces at every start that it found no PyTorch.
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-
-from jaxretr.eval.evaluate import evaluate
-from jaxretr.model.encode import Encoder
-from jaxretr.types import Passage, Qrel, Query, RetrievalSet, ScoredPassage, TokenBatch
+if TYPE_CHECKING:
+    from jaxretr.eval.evaluate import evaluate
+    from jaxretr.model.encode import Encoder
+    from jaxretr.types import Passage, Qrel, Query, RetrievalSet, ScoredPassage, TokenBatch
 
 __version__ = "0.1.0"
 
@@ -34,3 +34,14 @@ __all__ = [
     "TokenBatch",
     "evaluate",
 ]
+
+# Before anything imports transformers, which else announces at every start that it found no PyTorch.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on first use: a script that only prepares data need not wait for the encoder."""
+    if name not in __all__:
+        raise AttributeError(f"module 'jaxretr' has no attribute {name!r}; it has {', '.join(__all__)}")
+    home = {"Encoder": "jaxretr.model.encode", "evaluate": "jaxretr.eval.evaluate"}.get(name, "jaxretr.types")
+    return getattr(importlib.import_module(home), name)

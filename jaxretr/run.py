@@ -3,7 +3,8 @@
 In: a `Config`. Out, in `output_dir`: `config.json`, `results_before.json` and `results.json` (held-out retrieval),
 `checkpoints/`, `metrics.jsonl`, `tensorboard/`, and `model/`, which transformers and sentence-transformers load too.
 
-Started again, a run goes on where it was: data and weights are prepared once, training resumes from the last checkpoint.
+Started again, a run goes on where it was: data and weights are prepared once, training resumes from the last
+checkpoint.
 """
 
 import dataclasses

@@ -24,9 +24,9 @@ console = Console(highlight=False, soft_wrap=True)
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as JSON; a crash leaves either the old file or the new one."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+        file.write(text)
     os.replace(file.name, path)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 from jaxretr.data.hybrid import BatchPlan
-from jaxretr.tokenization import Tokenization, bucket
+from jaxretr.tokenization import Tokenization
 from jaxretr.types import TokenBatch
 
 
@@ -101,10 +101,7 @@ class PairReader:
 
     def _tokenize(self, tokenization: Tokenization, texts: Sequence[bytes]) -> TokenBatch:
         ids = tokenization([text.decode() for text in texts])
-        longest = max(map(len, ids))
-        return tokenization.pad(
-            ids, tokenization.max_len if self._fixed_length else bucket(longest, tokenization.buckets)
-        )
+        return tokenization.pad(ids, tokenization.max_len if self._fixed_length else None)
 
 
 def _checksums(texts: Sequence[bytes]) -> UInt32[np.ndarray, " texts"]:

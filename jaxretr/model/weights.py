@@ -1,8 +1,8 @@
 """Weights in and out: a Hugging Face checkpoint becomes our tree of parameters and back.
 
 In: a directory (or hub name) with `config.json` and safetensors, single or sharded, of any float type. Out: an
-`Architecture` and float32 parameters. The names in a checkpoint are written down once, in `checkpoint_views`: each is tied to
-a numpy view of our own array in the checkpoint's orientation, which loading fills and saving reads.
+`Architecture` and float32 parameters. The names in a checkpoint are written down once, in `checkpoint_views`: each is
+tied to a numpy view of our own array in the checkpoint's orientation, which loading fills and saving reads.
 """
 
 import json

@@ -3,30 +3,25 @@
 import jax
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.encode import Encoder
 from jaxretr.model.functions import functions, param_shapes
 
-SENTENCES = [
-    "The quick brown fox jumps over the lazy dog.",
-    "Der schnelle braune Fuchs springt über den faulen Hund.",
-    "Быстрая бурая лиса прыгает через ленивую собаку.",
-    "敏捷的棕色狐狸跳过懒狗。",
-    "query: passage: what is where",
-]
+WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "лиса", "狐狸", "敏捷的", "query", "passage")
+CHARACTERS = "▁.:abcdefghijklmnopqrstuvwxyzübpDQTабвгдежзийклмнопрстуфхцчшщыьэюя敏捷的棕色狐狸跳过懒狗。"
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     special = ["<s>", "<pad>", "</s>", "<unk>"]
-    tokenizer = Tokenizer(models.Unigram())
+    scores = dict.fromkeys(special, 0.0) | dict.fromkeys(CHARACTERS, -10.0)
+    scores |= {"▁" + word: -5.0 - rank / 10 for rank, word in enumerate(WORDS)}
+    tokenizer = Tokenizer(models.Unigram(list(scores.items()), special.index("<unk>")))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False)
-    tokenizer.train_from_iterator(SENTENCES * 4, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
@@ -53,10 +48,11 @@ def architecture() -> Architecture:
 
 @pytest.fixture(scope="session")
 def params(architecture):
-    # Ten times the usual scale: embeddings of different texts differ visibly.
+    # Ten times the usual scale, and LayerNorm scales about 1: embeddings of different texts differ visibly.
     random = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: random.normal(scale=0.2, size=leaf.shape).astype(np.float32), param_shapes(architecture)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (random.normal(scale=0.2, size=leaf.shape) + (path[-1].key == "scale")).astype(np.float32),
+        param_shapes(architecture),
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxretr.model.encode import Encoder, plan_batches
-from jaxretr.model.functions import functions
+from jaxretr.model.functions import EncoderFunctions, functions
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog. " * 3,
@@ -18,12 +18,15 @@ TEXTS = [
     "fox \ud800 dog",
 ]
 
+ENCODE = jax.jit(EncoderFunctions.encode_ids, static_argnums=0)
+
 
 def by_hand(encoder: Encoder, text: str) -> np.ndarray:
-    """One text, without buckets, batches or padding."""
+    """One text alone, without buckets and batches, through the tokenizer's own truncation."""
     ids = encoder.tokenizer(text, truncation=True, max_length=encoder.max_length)["input_ids"]
-    encoded = encoder.functions.encode_ids(encoder.params, jnp.asarray([ids]), jnp.ones((1, len(ids)), bool))
-    return np.asarray(encoded[0])
+    padded = np.pad(ids, (0, encoder.max_length - len(ids)), constant_values=1)
+    mask = jnp.arange(encoder.max_length) < len(ids)
+    return np.asarray(ENCODE(encoder.functions, encoder.params, jnp.asarray(padded[None]), mask[None])[0])
 
 
 def test_texts_come_back_in_order_whatever_the_batch(encoder):

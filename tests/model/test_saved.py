@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import os
 
 import pytest
 
@@ -88,9 +87,9 @@ def test_find_model(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert find_model(str(tmp_path)) == tmp_path
     for path in (tmp_path / "absent", "./absent/model", "a/b/c"):
-        with pytest.raises(FileNotFoundError, match="no model directory at .*absent|no model directory at .*a/b/c"):
+        with pytest.raises(FileNotFoundError, match="no model directory at "):
             find_model(path)
-    with pytest.raises(FileNotFoundError, match="neither a directory .* nor to be had from the model hub"):
+    with pytest.raises(FileNotFoundError, match=r"neither a directory .* nor to be had from the model hub"):
         find_model("nobody/has-this-model")
 
 
@@ -106,7 +105,7 @@ def test_replaced_directory_is_all_or_nothing(tmp_path):
     with replaced_directory(path) as new:
         (new / "config.json").write_text("3")
     assert (path / "config.json").read_text() == "3"
-    assert os.listdir(path.parent) == ["model"]
+    assert list(path.parent.iterdir()) == [path]
     assert oct(path.stat().st_mode)[-3:] == oct((path.parent).stat().st_mode)[-3:]
 
 
@@ -124,4 +123,4 @@ def test_of_two_writers_one_wins_whole(tmp_path):
             (new / "config.json").write_text(content)
             (new / "weights").write_text(content)
     assert (path / "config.json").read_text() == (path / "weights").read_text()
-    assert os.listdir(tmp_path) == ["model"]
+    assert list(tmp_path.iterdir()) == [path]
