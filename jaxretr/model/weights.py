@@ -24,6 +24,7 @@ from jaxretr.model.saved import DENSE, INDEX, WEIGHTS, find_model, read_settings
 _FLOAT_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 _EXTRAS = re.compile(r"(pooler|lm_head|cls)\.|embeddings\.(position_ids|token_type_ids)$")
 _BLOCK_BYTES = 1 << 24
+_ALIGNMENT = 64
 _NAMED = 8  # how many names an error lists
 
 
@@ -63,7 +64,7 @@ def load_params(name_or_path: str | Path, architecture: Architecture | None = No
     directory = find_model(name_or_path)
     architecture = architecture or load_architecture(directory)
     settings = read_settings(directory)
-    params: Params = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), param_shapes(architecture))
+    params: Params = jax.tree.map(lambda leaf: _allocate(leaf.shape), param_shapes(architecture))
     _fill(checkpoint_views(architecture, params), _open_checkpoint(directory), directory)
     if architecture.dense_head:
         if settings.dense is None:
@@ -118,6 +119,14 @@ def checkpoint_views(architecture: Architecture, params: Params) -> dict[str, np
             views[f"{prefix}{name}.weight"] = norm["scale"][i]
             views[f"{prefix}{name}.bias"] = norm["bias"][i]
     return views
+
+
+def _allocate(shape: tuple[int, ...]) -> np.ndarray:
+    """An uninitialised float32 array, aligned as XLA wants it: on CPU it becomes a JAX array without being copied."""
+    size = 4 * math.prod(shape)
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(np.float32).reshape(shape)
 
 
 def _dense_views(params: Params) -> dict[str, np.ndarray]:

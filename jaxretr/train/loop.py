@@ -133,11 +133,11 @@ class _Window:
             if not np.isfinite(values.loss) or not np.isfinite(values.grad_norm):
                 raise FloatingPointError(
                     f"The loss of step {plan.step + 1} is {values.loss} (gradient norm {values.grad_norm}), in a "
-                    f"{plan.kind} batch of {describe(plan)}. Nothing after the last checkpoint was saved. Look at these "
-                    "texts, lower train.learning_rate, or raise train.temperature, and run again."
+                    f"{plan.kind} batch of {describe(plan)}. Nothing after the last checkpoint was saved. Look at "
+                    "these texts, lower train.learning_rate, or raise train.temperature, and run again."
                 )
         examples = sum(len(plan.query_rows) for plan in self.plans)
-        figures = {
+        return {
             **{name: float(np.mean([getattr(m, name) for m in metrics])) for name in StepMetrics._fields},
             "examples_per_second": examples / seconds,
             "tokens_per_second": self.tokens * jax.process_count() / seconds,
@@ -145,7 +145,6 @@ class _Window:
             "padding_share": 1 - self.tokens / self.slots,
             "input_wait_share": self.waited / seconds,
         }
-        return figures
 
 
 def _summary(number: int, figures: dict[str, float]) -> str:
