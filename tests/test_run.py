@@ -138,9 +138,16 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
 ) -> None:
     """From step 8 on no file can grow beyond 10 kB, less than a checkpoint needs."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    first = Path(tiny_config.output_dir) / "checkpoints" / "5"
+
+    def fill_disk() -> None:
+        while not first.exists():  # it is written in the background
+            time.sleep(0.05)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+
     try:
         with monkeypatch.context() as patch:
-            at_step(patch, 8, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1])))
+            at_step(patch, 8, fill_disk)
             with pytest.raises(OSError, match="checkpoint 5 is whole .* Free some disk space"):
                 run.train(tiny_config)
     finally:

@@ -88,7 +88,8 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: Exception) -> OSError:
-        whole = sorted(self._manager.all_steps(read=True))
+        self._manager.reload()  # from disk: the failed one was counted when its writing began
+        whole = sorted(self._manager.all_steps())
         kept = f"checkpoint {whole[-1]} is whole and the run resumes from it" if whole else "there is no whole one yet"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return OSError(

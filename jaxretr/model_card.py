@@ -1,0 +1,46 @@
+"""The README.md of a trained model.
+
+In: the config of its run, what it was trained on, a table of results. Out: Markdown with the metadata that model hubs
+read.
+"""
+
+from jaxretr.config import Config
+from jaxretr.data.pair_index import PairIndex
+
+
+def model_card(config: Config, index: PairIndex, results: str) -> str:
+    """The README.md of the trained model: data, languages, recipe, and measures as measured."""
+    recipe = "".join(
+        f"- {name}: {value}\n" for part in ("model", "data", "train") for name, value in config.to_dict()[part].items()
+    )
+    examples = ", ".join(f"{code} {size:,}" for code, size in index.sizes.items())
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+language: [{", ".join(config.data.languages)}]
+tags: [sentence-transformers, feature-extraction, dense-retrieval, cross-lingual, jaxretr]
+---
+
+# A multilingual dense retriever
+
+Trained by jaxretr from `{config.model.model_name_or_path}` on `{config.data.name}` with hybrid batches
+(alpha = {config.data.alpha}). Examples per language: {examples}.
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/directory")
+queries = model.encode(["…"], prompt_name="query")
+passages = model.encode(["…"], prompt_name="document")
+scores = model.similarity(queries, passages)
+```
+
+## Measured
+
+Retrieval on the split `{config.evaluation.split}` of the same data, which was not trained on.
+
+{results}
+## Recipe
+
+{recipe}- seed: {config.seed}
+"""
