@@ -178,7 +178,7 @@ def _optimise(
 
 
 def claim_output_dir(config: Config) -> Path:
-    """Makes `output_dir`, or checks that the run in it is this one.
+    """Makes `output_dir`, or checks that the run in it is this one. A run that has no checkpoint yet gives way.
 
     Raises:
       ValueError: where it holds a run of another config (naming the fields), or any run while `resume` is False.
@@ -186,16 +186,20 @@ def claim_output_dir(config: Config) -> Path:
     if not config.output_dir:
         raise ValueError("output_dir is empty; set it, for example to runs/hybrid.")
     output_dir = Path(config.output_dir).absolute()
-    path, wanted = output_dir / "config.json", config.to_dict()
+    path, before = output_dir / "config.json", output_dir / "results_before.json"
+    wanted = config.to_dict()
     if path.exists():
-        if not config.resume:
+        changed = sorted(_differences(json.loads(path.read_text(encoding="utf-8")), wanted))
+        begun = any((output_dir / "checkpoints").glob("[0-9]*"))
+        if begun and not config.resume:
             raise ValueError(f"{output_dir} holds a run and resume is False; delete it or set another output_dir.")
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if changed := sorted(_differences(found, wanted)):
+        if begun and changed:
             raise ValueError(
                 f"{output_dir} holds a run with other settings ({'; '.join(changed)}); give the settings it was "
                 "started with to go on, or set another output_dir."
             )
+        if changed:
+            before.unlink(missing_ok=True)
     output_dir.mkdir(parents=True, exist_ok=True)
     if parallel.is_main_process():
         write_json(path, wanted)

@@ -190,6 +190,7 @@ def test_a_language_the_data_lacks_is_named(tiny_config: Config) -> None:
     config = dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, languages=("en", "fi")))
     with pytest.raises(ValueError, match="no language fi; it has de, el, en"):
         run.train(config)
+    assert run.claim_output_dir(tiny_config) == Path(tiny_config.output_dir)  # nothing stands in the way of another try
 
 
 def test_the_best_checkpoint_stays(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
