@@ -14,7 +14,7 @@ def get_config() -> Config:
         train=TrainConfig(
             steps=100,
             batch_size=32,
-            learning_rate=2e-5,
+            learning_rate=5e-5,
             warmup_steps=10,
             schedule="linear",
             temperature=0.02,

@@ -62,13 +62,14 @@ def test_the_gradient_is_that_of_the_loss() -> None:
     data = batch(1)
     gradient, _ = update(data, 8)
     encoder, params = functions(TINY), init_params(TINY, jax.random.key(0))
+    on_device = jax.tree.map(jax.numpy.asarray, data)
 
     def loss(shift: float) -> float:
         table = params["embeddings"]["word"]["embedding"]
         moved = jax.tree.map(lambda x: x, params)
         moved["embeddings"]["word"]["embedding"] = table + shift * direction
-        q = encoder.encode_ids(moved, *data.queries)
-        p = encoder.encode_ids(moved, *(leaf[:, 0] for leaf in data.passages))
+        q = encoder.encode_ids(moved, *on_device.queries)
+        p = encoder.encode_ids(moved, *(leaf[:, 0] for leaf in on_device.passages))
         scores = np.asarray(q, np.float64) @ np.asarray(p, np.float64).T / 0.05
         same = data.passage_content == data.passage_content.T
         scores[same & ~np.eye(BATCH, dtype=bool)] = -np.inf
