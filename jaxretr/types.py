@@ -18,8 +18,10 @@ one text. The id of a text is `"{language}:{key}"` wherever texts of several lan
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 from jaxtyping import Bool, Int
 
@@ -75,6 +77,24 @@ class ScoredPassage:
     score: float
 
 
+class PassageStore(Sequence[Passage]):
+    """Passages whose texts are not in memory: a sequence that reads each one when it is asked for."""
+
+    @property
+    @abstractmethod
+    def ids(self) -> Sequence[str]:
+        """The id of every passage, without reading any."""
+
+    @property
+    @abstractmethod
+    def languages(self) -> Sequence[str]:
+        """The language of every passage, without reading any."""
+
+    @abstractmethod
+    def take(self, indices: Iterable[SupportsIndex]) -> list[Passage]:
+        """The passages at `indices`, in that order, read together: faster than one after the other."""
+
+
 @dataclass(frozen=True, slots=True)
 class RetrievalSet:
     """A test collection in one or several languages.
@@ -82,19 +102,37 @@ class RetrievalSet:
     Attributes:
       name: what reports call it.
       queries: every question in every language it is asked in.
-      passages: the pooled corpus of all languages.
+      passages: the pooled corpus of all languages; a tuple, or a `PassageStore` where the texts stay on disk.
       qrels: question key -> passage id (`"{language}:{key}"`) -> relevance.
     """
 
     name: str
     queries: tuple[Query, ...]
-    passages: tuple[Passage, ...]
+    passages: Sequence[Passage]
     qrels: dict[str, dict[str, int]] = field(repr=False)
 
     @property
     def languages(self) -> tuple[str, ...]:
         """The languages that have both queries and passages, sorted."""
-        return tuple(sorted({q.language for q in self.queries} & {p.language for p in self.passages}))
+        return tuple(sorted({q.language for q in self.queries} & set(self.passage_languages)))
+
+    @property
+    def passage_ids(self) -> Sequence[str]:
+        """The id of each of `passages`, in their order; reads no text."""
+        return self.passages.ids if isinstance(self.passages, PassageStore) else [p.id for p in self.passages]
+
+    @property
+    def passage_languages(self) -> Sequence[str]:
+        """The language of each of `passages`, in their order; reads no text."""
+        if isinstance(self.passages, PassageStore):
+            return self.passages.languages
+        return [p.language for p in self.passages]
+
+    def take_passages(self, indices: Iterable[SupportsIndex]) -> list[Passage]:
+        """The passages at `indices`, in that order: how to read a corpus in chunks, wherever its texts are."""
+        if isinstance(self.passages, PassageStore):
+            return self.passages.take(indices)
+        return [self.passages[int(i)] for i in indices]
 
 
 class TokenBatch(NamedTuple):

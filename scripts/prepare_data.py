@@ -8,7 +8,9 @@ prepared before with the same settings is reused.
   mmarco            MS MARCO in 14 languages: --source DIR [--languages en de ...] [--num_negatives 1]
   lareqa            XQuAD-R or MLQA-R: [--source DIR | --collection mlqa-r] [--candidates sentence+context]
   beir              a collection in BEIR layout: --source DIR_OR_ZIP [--language en]
+  parallel_beir     its translations, one BEIR directory or zip for each language: --source DIR [--languages en de ...]
   miracl            MIRACL: --source DIR [--languages ar bn ...]
+  mrtydi            Mr. TyDi: --source DIR [--languages ar bn ...]
 """
 
 import argparse

@@ -1,14 +1,17 @@
-"""Prepared data as a test collection in memory.
+"""Prepared data as a test collection.
 
-In: a prepared builder (`jaxretr.data.sources`) of either kind of records, and a split. Out: a `RetrievalSet`.
+In: a prepared builder (`jaxretr.data.sources`) of either kind of records, and a split. Out: a `RetrievalSet`. Queries
+and judgements are in memory; so are the passages of training pairs, while those of a corpus stay on disk.
 """
 
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import tensorflow_datasets as tfds
 
-from jaxretr.data import schema
+from jaxretr.data import schema, stored_passages
+from jaxretr.data.sources import files
+from jaxretr.data.stored_passages import StoredPassages
 from jaxretr.types import Passage, Query, RetrievalSet
 
 
@@ -21,11 +24,13 @@ def load_collection(
     parallel_only: bool = False,
     seed: int = 0,
 ) -> RetrievalSet:
-    """Reads the queries of `split`, all passages they are searched in, and the judgements.
+    """Reads the queries of `split` and their judgements, and finds all passages they are searched in.
 
     Of training pairs, the passages are those of the split itself, once per language, and a query's answer is its
     passage in every language that has it. Queries that have no relevant passage in the chosen languages are left out.
-    Passages without text stay where a published collection has them; its measures count them.
+
+    Passages without title and text stay: published collections have them, and their measures count them (Cranfield has
+    two, one of them relevant). A line on stderr says how many. A question that nothing else answers is an error.
 
     Args:
       languages: those of queries and passages; all where None.
@@ -33,23 +38,27 @@ def load_collection(
       parallel_only: keep only the questions that are asked in every one of `languages`.
 
     Raises:
-      ValueError: a split or language that the data lacks, an empty query, judgements that name unknown passages, or one
-        id for two texts.
+      ValueError: a split or language that the data lacks, an empty query, a question that only passages without text
+        answer, judgements that name unknown passages, or one id for two texts.
     """
-    read = _read_pairs if "passage" in builder.info.features else _read_collection
-    queries, passages, qrels = read(builder, split)
+    splits = [name for name in builder.info.splits if name != schema.CORPUS_SPLIT]
+    if split not in splits:
+        raise ValueError(f"{builder.name} has no split {split!r}; it has {', '.join(splits) or 'none'}.")
+    if max_queries is not None and max_queries < 1:
+        raise ValueError(f"max_queries={max_queries} must be positive, or None for all.")
+    whole = _read_pairs(builder, split) if "passage" in builder.info.features else _read_corpus(builder, split)
 
-    present = sorted({query.language for query in queries} & {passage.language for passage in passages})
+    present = whole.languages
     languages = list(languages or present)
     if missing := sorted(set(languages) - set(present)):
-        raise ValueError(f"{builder.name}/{split} has no language {', '.join(missing)}; it has {', '.join(present)}.")
-    queries = [query for query in queries if query.language in languages]
-    passages = [passage for passage in passages if passage.language in languages]
+        raise ValueError(f"{whole.name} has no language {', '.join(missing)}; it has {', '.join(present)}.")
+    queries = [query for query in whole.queries if query.language in languages]
+    passages = _select(whole.passages, languages)
     qrels = {
         key: {passage: grade for passage, grade in grades.items() if passage.partition(":")[0] in languages}
-        for key, grades in qrels.items()
+        for key, grades in whole.qrels.items()
     }
-    _check(queries, passages, qrels)
+    _check(RetrievalSet(whole.name, tuple(queries), passages, qrels))
 
     keys = {query.key for query in queries if any(grade > 0 for grade in qrels[query.key].values())}
     if parallel_only:
@@ -58,17 +67,14 @@ def load_collection(
     if max_queries is not None:
         keys = set(random.Random(seed).sample(sorted(keys), min(max_queries, len(keys))))
     return RetrievalSet(
-        name=f"{builder.name}/{split}",
+        name=whole.name,
         queries=tuple(query for query in queries if query.key in keys),
-        passages=tuple(passages),
+        passages=passages,
         qrels={key: qrels[key] for key in sorted(keys)},
     )
 
 
-_Parts = tuple[list[Query], list[Passage], dict[str, dict[str, int]]]
-
-
-def _read_pairs(builder: tfds.core.DatasetBuilder, split: str) -> _Parts:
+def _read_pairs(builder: tfds.core.DatasetBuilder, split: str) -> RetrievalSet:
     queries: list[Query] = []
     passages: dict[tuple[str, str], Passage] = {}
     answers: dict[str, str] = {}
@@ -87,30 +93,57 @@ def _read_pairs(builder: tfds.core.DatasetBuilder, split: str) -> _Parts:
         key: {passages[answer, language].id: 1 for language in sorted(languages) if (answer, language) in passages}
         for key, answer in answers.items()
     }
-    return queries, list(passages.values()), qrels
+    return RetrievalSet(f"{builder.name}/{split}", tuple(queries), tuple(passages.values()), qrels)
 
 
-def _read_collection(builder: tfds.core.DatasetBuilder, split: str) -> _Parts:
+def _read_corpus(builder: tfds.core.DatasetBuilder, split: str) -> RetrievalSet:
     queries: list[Query] = []
     qrels: dict[str, dict[str, int]] = {}
     for record in schema.scan(builder, split):
         queries.append(Query(record["key"], record["language"], record["text"]))
         judged = zip(record["relevant_ids"], record["relevances"], strict=True)
         qrels.setdefault(record["key"], {}).update(judged)
-    passages = [
-        Passage(record["key"], record["language"], record["text"], record["title"])
-        for record in schema.scan(builder, schema.CORPUS_SPLIT)
-    ]
-    return queries, passages, qrels
+    return RetrievalSet(f"{builder.name}/{split}", tuple(queries), stored_passages.load(builder), qrels)
 
 
-def _check(queries: Iterable[Query], passages: Iterable[Passage], qrels: dict[str, dict[str, int]]) -> None:
-    if empty := [query.id for query in queries if not query.text.strip()]:
+def _select(passages: Sequence[Passage], languages: Collection[str]) -> Sequence[Passage]:
+    if isinstance(passages, StoredPassages):
+        return passages.select(languages)
+    return tuple(passage for passage in passages if passage.language in languages)
+
+
+def _check(collection: RetrievalSet) -> None:
+    if empty := [query.id for query in collection.queries if not query.text.strip()]:
         raise ValueError(f"Queries without text: {_some(empty)}.")
-    known = {passage.id for passage in passages}
-    unknown = {passage for grades in qrels.values() for passage in grades} - known
-    if unknown:
+    judged = {passage for grades in collection.qrels.values() for passage in grades}
+    if unknown := judged.difference(collection.passage_ids):
         raise ValueError(f"The judgements name passages that the corpus lacks: {_some(unknown)}.")
+    _check_blank(collection)
+
+
+def _check_blank(collection: RetrievalSet) -> None:
+    passages = collection.passages
+    if isinstance(passages, StoredPassages):
+        blank = set(passages.blank)
+    else:
+        blank = {passage.id for passage in passages if not passage.full_text.strip()}
+    if not blank:
+        return
+    relevant = {
+        key: {passage for passage, grade in grades.items() if grade > 0} for key, grades in collection.qrels.items()
+    }
+    if lost := [key for key, answers in relevant.items() if answers and answers <= blank]:
+        raise ValueError(
+            f"{collection.name}: only passages without text answer the questions {_some(lost)}. "
+            "Give the passages their texts, or take the questions out of the judgements."
+        )
+    judged = len(blank & set().union(*relevant.values()))
+    files.CONSOLE.print(
+        f"{collection.name}: {len(blank):,} of {len(passages):,} passages have no text ({judged:,} of them judged "
+        "relevant); they are searched too, as in published measures.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _some(ids: Collection[str]) -> str:

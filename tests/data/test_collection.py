@@ -3,9 +3,11 @@ import json
 
 import pytest
 
-from jaxretr.data import sources
+from jaxretr.data import sources, stored_passages
 from jaxretr.data.collection import load_collection
 from jaxretr.types import Passage, Query
+
+from .sources.miniature import write, write_json_lines
 
 
 @pytest.fixture
@@ -125,9 +127,44 @@ def test_questions_without_an_answer_in_the_chosen_languages_are_left_out(lareqa
 
 
 def test_judgements_that_name_unknown_passages_are_an_error(lareqa, monkeypatch):
-    from jaxretr.data import schema
-
-    scan = schema.scan
-    monkeypatch.setattr(schema, "scan", lambda b, split: (r for r in scan(b, split) if r["key"] != "0.0.1"))
+    some = tuple(passage for passage in stored_passages.load(lareqa) if passage.key != "0.0.1")
+    monkeypatch.setattr(stored_passages, "load", lambda _: some)
     with pytest.raises(ValueError, match=r"judgements name passages that the corpus lacks: en:0\.0\.1 \(1\)"):
         load_collection(lareqa, "test")
+
+
+def test_the_corpus_is_no_split(lareqa):
+    with pytest.raises(ValueError, match="lareqa has no split 'corpus'; it has test"):
+        load_collection(lareqa, "corpus")
+
+
+@pytest.fixture
+def beir(tmp_path):
+    """Prepares passages (id -> text) and graded judgements ((query, passage) -> grade) as a BEIR collection."""
+
+    def prepare(texts, grades):
+        folder = tmp_path / "source"
+        write_json_lines(folder / "corpus.jsonl", [{"_id": id, "text": text} for id, text in texts.items()])
+        write_json_lines(folder / "queries.jsonl", [{"_id": id, "text": f"{id}?"} for id in {q for q, _ in grades}])
+        rows = "".join(f"{query}\t{passage}\t{grade}\n" for (query, passage), grade in grades.items())
+        write(folder / "qrels/test.tsv", "query-id\tcorpus-id\tscore\n" + rows)
+        return sources.prepare("beir", data_dir=tmp_path / "data", source=folder)
+
+    return prepare
+
+
+def test_passages_without_text_are_kept_and_counted(beir, capfd):
+    grades = {("q", "full"): 2, ("q", "judged"): 1, ("q", "irrelevant"): 0}
+    texts = {"full": "text", "judged": "", "irrelevant": " ", "unjudged": "\n"}
+    found = load_collection(beir(texts, grades), "test")
+    assert len(found.passages) == 4 and found.qrels == {"q": {"en:full": 2, "en:judged": 1, "en:irrelevant": 0}}
+    assert "beir/test: 3 of 4 passages have no text (1 of them judged relevant)" in capfd.readouterr().err
+    load_collection(beir({"full": "text"}, {("q", "full"): 1}), "test")
+    assert capfd.readouterr().err == ""
+
+
+def test_questions_that_only_passages_without_text_answer_are_an_error(beir):
+    texts = {"full": "text", "blank": ""}
+    grades = {("good", "full"): 1, ("lost", "blank"): 1, ("lost", "full"): 0, ("none", "blank"): 0}
+    with pytest.raises(ValueError, match=r"only passages without text answer the questions lost \(1\)"):
+        load_collection(beir(texts, grades), "test")

@@ -23,3 +23,11 @@ def test_records_have_the_fields_of_their_features():
 def test_judgements_are_split_into_ids_and_grades():
     record = schema.retrieval_record("k", "en", "text", relevant={"en:a": 2, "de:b": 0})
     assert (record["relevant_ids"], record["relevances"]) == (["en:a", "de:b"], [2, 0])
+
+
+def test_what_utf8_cannot_hold_is_replaced_as_the_tokenizer_would():
+    """JSON's \\ud83d without its second half, as texts cut at a number of characters have it."""
+    record = schema.retrieval_record("k", "en", "cut \ud83d", title="\ude00 whole \U0001f600")
+    assert (record["title"], record["text"]) == ("\ufffd whole \U0001f600", "cut \ufffd")
+    pair = schema.pair_record("q", "p", "en", "a\ud83d", "b\ud83d", ["c\ud83d", "d"])
+    assert [pair["query"], pair["passage"], *pair["negatives"]] == ["a\ufffd", "b\ufffd", "c\ufffd", "d"]

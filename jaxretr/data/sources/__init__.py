@@ -19,7 +19,9 @@ from jaxretr.data.sources.lareqa import Lareqa
 from jaxretr.data.sources.libreoffice_help import LibreOfficeHelp
 from jaxretr.data.sources.miracl import Miracl
 from jaxretr.data.sources.mmarco import Mmarco
+from jaxretr.data.sources.mrtydi import MrTydi
 from jaxretr.data.sources.pairs import Pairs
+from jaxretr.data.sources.parallel_beir import ParallelBeir
 
 BUILDERS: dict[str, type[Source]] = {
     "libreoffice_help": LibreOfficeHelp,
@@ -27,7 +29,9 @@ BUILDERS: dict[str, type[Source]] = {
     "mmarco": Mmarco,
     "lareqa": Lareqa,
     "beir": Beir,
+    "parallel_beir": ParallelBeir,
     "miracl": Miracl,
+    "mrtydi": MrTydi,
 }
 
 

@@ -9,12 +9,15 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
+
+LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # a tag such as de, zh-CN or sr-Latn
 
 # Every config here is a "custom data configuration" to tfds, which would warn each time one is built.
 logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith("Using custom data configuration"))
@@ -24,8 +27,8 @@ logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswit
 class SourceConfig(tfds.core.BuilderConfig):
     """Base of the builders' settings; subclasses add fields, check them in `validate` and give a readable `label`.
 
-    The config's name is the label and a digest of all added fields. A field that holds a `Path` counts by the last
-    part of the path and by `fingerprint` of what lies there.
+    The config's name is the label and a digest of all added fields. A field that holds a `Path` counts by the path and
+    by `fingerprint` of what lies there: other files, or the same ones changed, are prepared anew.
     """
 
     name: str = ""
@@ -89,16 +92,28 @@ def existing_path(value: str | Path | None, setting: str) -> Path:
     return Path(value).expanduser().absolute()
 
 
+def listing(folder: Path) -> str:
+    """The names in a directory for an error to quote: the first ten."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return ", ".join(names[:10] + ["..."] * (len(names) > 10)) or "nothing"
+
+
 def fingerprint(path: Path) -> list[tuple[str, int, int]]:
     """Name, size in bytes and modification time in ns of a file, or of all visible files below a directory."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    named = [(str(file.relative_to(path)), file.stat()) for file in files]
-    return [
-        (name, stat.st_size, stat.st_mtime_ns)
-        for name, stat in named
-        if name == "." or not any(part.startswith(".") for part in Path(name).parts)
-    ]
+    if path.is_file():
+        return [_stamp(path, ".")]
+    found = []
+    for folder, below, names in os.walk(path, followlinks=True):  # collections are often put together from links
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        visible = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        found += [_stamp(file, str(file.relative_to(path))) for file in visible if file.is_file()]
+    return found
+
+
+def _stamp(file: Path, name: str) -> tuple[str, int, int]:
+    stat = file.stat()
+    return name, stat.st_size, stat.st_mtime_ns
 
 
 def _identity(value: Any) -> Any:
-    return [value.name, fingerprint(value)] if isinstance(value, Path) else value
+    return [str(value), fingerprint(value)] if isinstance(value, Path) else value

@@ -8,17 +8,16 @@ is nothing else: passages without a text stay, because the published measures co
 Reference: Thakur et al., BEIR, arXiv 2104.08663.
 """
 
-import collections
 import dataclasses
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, override
 
 import tensorflow_datasets as tfds
 
 from jaxretr.data import schema
-from jaxretr.data.sources import base, files
+from jaxretr.data.sources import base, files, judged
 from jaxretr.data.sources.files import File
 
 LAYOUT = "corpus.jsonl, queries.jsonl (or .jsonl.gz) and qrels/<split>.tsv"
@@ -51,14 +50,14 @@ class Beir(base.Source):
 
     @override
     def records(self, downloads: tfds.download.DownloadManager) -> dict[str, Iterable[dict[str, Any]]]:
-        language = self.builder_config.language
-        corpus, queries, qrels_files = locate(self.builder_config.source)
-        qrels = {Path(file.name).stem: read_qrels(file) for file in qrels_files}
-        judged = {passage for judgements in qrels.values() for grades in judgements.values() for passage in grades}
-        return {
-            schema.CORPUS_SPLIT: _passages(corpus, judged, language),
-            **{split: _queries(queries, judgements, language) for split, judgements in qrels.items()},
-        }
+        return judged.records({self.builder_config.language: part(self.builder_config.source)})
+
+
+def part(source: Path) -> judged.Part:
+    """The collection in a directory or zip. Raises ValueError where it is in another layout."""
+    corpus, queries, tables = locate(source)
+    asked = {Path(table.name).stem: judged.Asked(queries, _query_texts(queries), read_qrels(table)) for table in tables}
+    return judged.Part(corpus, _passage_texts(corpus), asked)
 
 
 def locate(source: Path) -> tuple[File, File, list[File]]:
@@ -88,7 +87,7 @@ def locate(source: Path) -> tuple[File, File, list[File]]:
     return corpus, queries, judgements
 
 
-def read_qrels(file: File) -> dict[str, dict[str, int]]:
+def read_qrels(file: File) -> judged.Qrels:
     """Judgements by query id and passage id.
 
     Raises:
@@ -98,39 +97,18 @@ def read_qrels(file: File) -> dict[str, dict[str, int]]:
     _, header = next(rows, (1, []))
     if header != QRELS_HEADER:
         raise ValueError(f"{file}, line 1: expected the header {' '.join(QRELS_HEADER)!r}, found {' '.join(header)!r}.")
-    qrels: dict[str, dict[str, int]] = collections.defaultdict(dict)
+    qrels: judged.Qrels = {}
     for number, (query, passage, score) in rows:
-        grade = files.integer(score, file, number)
-        if qrels[query].setdefault(passage, grade) != grade:
-            raise ValueError(
-                f"{file}, line {number}: query {query!r} and passage {passage!r} were judged differently before."
-            )
-    return dict(qrels)
+        judged.add_judgement(qrels, query, passage, score, file, number)
+    return qrels
 
 
-def _passages(file: File, judged: Collection[str], language: str) -> Iterator[dict[str, Any]]:
-    unseen = set(judged)
+def _passage_texts(file: File) -> Iterator[tuple[str, str, str]]:
     for number, record in files.json_lines(file):
-        key = files.field(record, "_id", file, number)
-        unseen.discard(key)
-        yield schema.retrieval_record(key, language, record.get("text") or "", title=record.get("title") or "")
-    _check_all_seen(unseen, "passages", file)
+        title = files.text(record, "title", file, number) if "title" in record else ""
+        yield files.field(record, "_id", file, number), title, files.text(record, "text", file, number)
 
 
-def _queries(file: File, qrels: Mapping[str, Mapping[str, int]], language: str) -> Iterator[dict[str, Any]]:
-    unseen = set(qrels)
+def _query_texts(file: File) -> Iterator[tuple[int, str, str]]:
     for number, record in files.json_lines(file):
-        key = files.field(record, "_id", file, number)
-        if key in qrels:
-            unseen.discard(key)
-            relevant = {f"{language}:{passage}": grade for passage, grade in qrels[key].items()}
-            yield schema.retrieval_record(key, language, files.field(record, "text", file, number), relevant=relevant)
-    _check_all_seen(unseen, "queries", file)
-
-
-def _check_all_seen(unseen: Collection[str], what: str, file: File) -> None:
-    if unseen:
-        some = ", ".join(sorted(unseen)[:5])
-        raise ValueError(
-            f"{len(unseen)} {what} in qrels are not in {file}, such as {some}: do the files belong together?"
-        )
+        yield number, files.field(record, "_id", file, number), files.text(record, "text", file, number)

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -24,7 +25,7 @@ def lines(file: File) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 file that are not blank, without their ends, numbered from 1; `.gz` is unpacked.
 
     Raises:
-      ValueError: a line is not UTF-8, or the gzip is broken or cut off.
+      ValueError: a line is not UTF-8, or the archive is broken or cut off.
     """
     number = 0
     try:
@@ -34,8 +35,8 @@ def lines(file: File) -> Iterator[tuple[int, str]]:
                 yield number, text
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}, line {number}: not UTF-8 ({error.reason}); convert the file.") from error
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{file}: broken gzip after line {number} ({error}); fetch the file again.") from error
+    except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{file}: broken archive after line {number} ({error}); fetch the file again.") from error
 
 
 def _bytes(file: File) -> Iterator[bytes]:
@@ -96,6 +97,18 @@ def field(record: dict[str, Any], name: str, file: File, number: int) -> str:
             f"(the record has {', '.join(record)})."
         )
     return str(value)
+
+
+def text(record: dict[str, Any], name: str, file: File, number: int) -> str:
+    """A string of a JSON record, empty where it is null. Raises ValueError, naming file and line, where missing."""
+    value = record.get(name, 0)
+    if value is not None and not isinstance(value, str):
+        found = repr(value)[:80] if name in record else "none"
+        raise ValueError(
+            f"{file}, line {number}: field {name!r} must be a string, found {found} (the record has "
+            f"{', '.join(record)})."
+        )
+    return value or ""
 
 
 def integer(text: str, file: File, number: int) -> int:

@@ -89,11 +89,17 @@ class Lareqa(base.Source):
 
 
 def find(source: Path) -> dict[str, Path]:
-    """The file of each language. Raises FileNotFoundError where there is none."""
+    """The file of each language.
+
+    Raises:
+      FileNotFoundError: no `<language>.json`, or a JSON file whose name is no language's.
+    """
     paths = {path.stem: path for path in sorted(source.glob("*.json"))}
-    if not paths:
-        found = ", ".join(sorted(path.name for path in source.iterdir())) or "nothing"
-        raise FileNotFoundError(f"source={str(source)!r}: looked for <language>.json files, found {found}.")
+    if not paths or not all(base.LANGUAGE.fullmatch(language) for language in paths):
+        raise FileNotFoundError(
+            f"source={str(source)!r}: looked for a directory of JSON files named <language>.json, such as de.json; "
+            f"found {base.listing(source)}."
+        )
     return paths
 
 

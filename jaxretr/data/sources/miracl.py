@@ -13,7 +13,6 @@ are read; only judgements are in memory.
 Reference: Zhang et al., MIRACL, TACL 2023, arXiv 2210.09984.
 """
 
-import collections
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from typing import Any, override
 import tensorflow_datasets as tfds
 
 from jaxretr.data import schema
-from jaxretr.data.sources import base, files
+from jaxretr.data.sources import base, files, judged
 
 SPLITS = ("train", "dev")
 
@@ -38,13 +37,13 @@ class MiraclConfig(base.SourceConfig):
     @override
     def validate(self) -> None:
         source = self.source = base.existing_path(self.source, "source")
-        there = {match[1] for path in source.iterdir() if (match := re.fullmatch(r"miracl-v1\.0-(\w+)", path.name))}
+        there = {match[1] for path in source.glob("*") if (match := re.fullmatch(r"miracl-v1\.0-(\w+)", path.name))}
         there = {language for language in there if any(_corpus(source, language))}
         if not there or set(self.languages or ()) - there:
             raise FileNotFoundError(
                 f"source={str(source)!r}: looked for the folders miracl-v1.0-<language> and "
                 f"miracl-corpus-v1.0-<language>/docs-*.jsonl.gz of {', '.join(self.languages or ('any language',))}; "
-                f"both are there for {', '.join(sorted(there)) or 'no language'}."
+                f"both are there for {', '.join(sorted(there)) or 'no language'}. Found {base.listing(source)}."
             )
         self.languages = tuple(sorted(set(self.languages or there)))
 
@@ -64,41 +63,37 @@ class Miracl(base.Source):
 
     @override
     def records(self, downloads: tfds.download.DownloadManager) -> dict[str, Iterable[dict[str, Any]]]:
-        source, languages = self.builder_config.source, self.builder_config.languages
-        splits = [split for split in SPLITS if any(_query_files(source, lang, split)[1].exists() for lang in languages)]
-        if not splits:
-            raise FileNotFoundError(
-                f"source={str(source)!r} has no {_query_files(source, languages[0], 'dev')[1].name}."
-            )
-        return {
-            schema.CORPUS_SPLIT: _passages(source, languages),
-            **{split: _queries(source, languages, split) for split in splits},
-        }
+        source = self.builder_config.source
+        parts = {language: _part(source, language) for language in self.builder_config.languages}
+        if not any(part.asked for part in parts.values()):
+            looked_for = " or ".join(_query_files(source, "<language>", split)[1].name for split in SPLITS)
+            raise FileNotFoundError(f"source={str(source)!r} has no judgements: looked for qrels/{looked_for}.")
+        return judged.records(parts)
 
 
-def _passages(source: Path, languages: Iterable[str]) -> Iterator[dict[str, Any]]:
-    for language in languages:
-        for file in _corpus(source, language):
-            for number, record in files.json_lines(file):
-                key = files.field(record, "docid", file, number)
-                yield schema.retrieval_record(key, language, record.get("text") or "", title=record.get("title") or "")
+def _part(source: Path, language: str) -> judged.Part:
+    pairs = {split: _query_files(source, language, split) for split in SPLITS}
+    asked = {
+        split: judged.asked_in_trec_files(language, topics, qrels)
+        for split, (topics, qrels) in pairs.items()
+        if qrels.exists()
+    }
+    return judged.Part(_corpus_folder(source, language), _passage_texts(source, language), asked)
 
 
-def _queries(source: Path, languages: Iterable[str], split: str) -> Iterator[dict[str, Any]]:
-    for language in languages:
-        topics, judgements = _query_files(source, language, split)
-        if not judgements.exists():
-            continue
-        qrels: dict[str, dict[str, int]] = collections.defaultdict(dict)
-        for number, (query, _, passage, grade) in files.table(judgements, columns=4, separator=None):
-            qrels[query][f"{language}:{passage}"] = files.integer(grade, judgements, number)
-        for _, (query, text) in files.table(topics, columns=2):
-            if query in qrels:
-                yield schema.retrieval_record(f"{language}-{query}", language, text, relevant=qrels[query])
+def _passage_texts(source: Path, language: str) -> Iterator[tuple[str, str, str]]:
+    for file in _corpus(source, language):
+        for number, record in files.json_lines(file):
+            title, text = (files.text(record, name, file, number) for name in ("title", "text"))
+            yield files.field(record, "docid", file, number), title, text
 
 
 def _corpus(source: Path, language: str) -> list[Path]:
-    return sorted((source / f"miracl-corpus-v1.0-{language}").glob("docs-*.jsonl.gz"))
+    return sorted(_corpus_folder(source, language).glob("docs-*.jsonl.gz"))
+
+
+def _corpus_folder(source: Path, language: str) -> Path:
+    return source / f"miracl-corpus-v1.0-{language}"
 
 
 def _query_files(source: Path, language: str, split: str) -> tuple[Path, Path]:

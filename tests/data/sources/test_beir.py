@@ -70,14 +70,29 @@ def test_a_zip_with_one_folder_holds_the_same(source, tmp_path):
         (
             "corpus.jsonl",
             '{"_id": "d1", "text": "x"}\n',
-            r"2 passages in qrels are not in .*corpus\.jsonl, such as d2, d3",
+            r"2 passages in the judgements are not in .*corpus\.jsonl, such as d2, d3",
         ),
         (
             "queries.jsonl",
             '{"_id": "q1", "text": "x"}\n',
-            r"1 queries in qrels are not in .*queries\.jsonl, such as q2",
+            r"1 queries in the judgements are not in .*queries\.jsonl, such as q2",
         ),
-        ("queries.jsonl", '{"_id": "q2", "text": ""}\n', r"queries\.jsonl, line 1: field 'text' must be a string"),
+        ("queries.jsonl", '{"_id": "q2", "text": ""}\n', r"queries\.jsonl, line 1: the judged query 'q2' has no text"),
+        (
+            "queries.jsonl",
+            '{"_id": "q2"}\n',
+            r"queries\.jsonl, line 1: field 'text' must be .* found none \(the record has _id\)",
+        ),
+        (
+            "corpus.jsonl",
+            '{"_id": "d1", "contents": "x"}\n',
+            r"corpus\.jsonl, line 1: field 'text' must be a string, found none",
+        ),
+        (
+            "corpus.jsonl",
+            '{"_id": "d1", "text": ["x"]}\n',
+            r"corpus\.jsonl, line 1: field 'text' must be a string, found \['x'\]",
+        ),
         (
             "qrels/test.tsv",
             "q1\td1\t1\n",
@@ -94,9 +109,26 @@ def test_broken_files_are_named(source, file, content, message):
         prepare(source)
 
 
-def test_a_passage_id_that_is_there_twice(source):
-    write_json_lines(source / "corpus.jsonl", [*CORPUS, CORPUS[0]])
-    with pytest.raises(ValueError, match="beir: two records have the key 'd1' in language 'en'"):
+@pytest.mark.parametrize(("file", "records", "key"), [("corpus", CORPUS, "d1"), ("queries", QUERIES, "q1")])
+def test_an_id_that_is_there_twice(source, file, records, key):
+    write_json_lines(source / f"{file}.jsonl", [*records, records[0]])
+    with pytest.raises(ValueError, match=f"beir: two records have the key '{key}' in language 'en'"):
+        prepare(source)
+
+
+def test_unjudged_queries_may_be_empty(source):
+    write_json_lines(source / "queries.jsonl", [*QUERIES, {"_id": "q4", "text": ""}])
+    assert set(scan(prepare(source), "test")) == {"q1", "q2"}
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "corpus.jsonl.gz"])
+def test_a_corpus_that_is_cut_off(source, name):
+    path = write_json_lines(source / name, [{"_id": f"d{i}", "text": f"text {i}"} for i in range(1, 2000)])
+    if name.endswith(".gz"):
+        (source / "corpus.jsonl").unlink()
+    path.write_bytes(path.read_bytes()[:-12])
+    found = r"corpus\.jsonl, line 1999: not JSON" if name == "corpus.jsonl" else r"broken archive after line 1\d\d\d"
+    with pytest.raises(ValueError, match=found):
         prepare(source)
 
 

@@ -25,8 +25,20 @@ def test_broken_files_are_named_with_the_line(tmp_path):
         list(files.lines(tmp_path / "latin"))
     whole = write(tmp_path / "whole.gz", "".join(f"{i}\n" for i in range(10_000))).read_bytes()
     (tmp_path / "cut.gz").write_bytes(whole[:-20])
-    with pytest.raises(ValueError, match=r"cut\.gz: broken gzip after line \d+ .*fetch the file again"):
+    with pytest.raises(ValueError, match=r"cut\.gz: broken archive after line \d+ .*fetch the file again"):
         list(files.lines(tmp_path / "cut.gz"))
+    (tmp_path / "flipped.gz").write_bytes(whole[:5000] + bytes(255 - byte for byte in whole[5000:5100]) + whole[5100:])
+    with pytest.raises(ValueError, match=r"flipped\.gz: broken archive after line \d+ "):
+        list(files.lines(tmp_path / "flipped.gz"))
+
+
+def test_a_zip_with_a_broken_member_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.txt", "one\ntwo\n")
+    content = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(content.replace(b"two", b"owt"))
+    with pytest.raises(ValueError, match=r"a\.txt: broken archive after line \d \(Bad CRC-32"):
+        list(files.lines(zipfile.Path(tmp_path / "a.zip", "a.txt")))
 
 
 def test_json_lines_report_what_is_no_object(tmp_path):
@@ -52,5 +64,10 @@ def test_fields_and_integers_are_checked(tmp_path):
     assert files.field({"_id": 3}, "_id", tmp_path, 1) == "3"
     with pytest.raises(ValueError, match=r"line 7: field '_id' must be a string .* found None \(the record has id\)"):
         files.field({"id": "x"}, "_id", tmp_path, 7)
+    assert files.text({"a": "", "b": None}, "a", tmp_path, 1) == files.text({"b": None}, "b", tmp_path, 1) == ""
+    with pytest.raises(ValueError, match=r"line 7: field 'c' must be a string, found none \(the record has a, b\)"):
+        files.text({"a": "", "b": None}, "c", tmp_path, 7)
+    with pytest.raises(ValueError, match=r"line 7: field 'a' must be a string, found 3 "):
+        files.text({"a": 3}, "a", tmp_path, 7)
     with pytest.raises(ValueError, match=r"line 7: expected an integer, found '1\.5'"):
         files.integer("1.5", tmp_path, 7)

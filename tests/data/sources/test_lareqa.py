@@ -79,9 +79,14 @@ def test_an_answer_at_a_sentence_end_belongs_to_the_next(tmp_path):
 def test_bad_input_is_described(source):
     with pytest.raises(ValueError, match="candidates='word' must be one of"):
         prepare(source, candidates="word")
-    with pytest.raises(FileNotFoundError, match=r"looked for <language>\.json files, found nothing"):
-        (source / "empty").mkdir()
+    (source / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"files named <language>\.json, such as de\.json; found nothing"):
         prepare(source / "empty")
+    write(source / "empty/xquad.de.json", "{}")
+    with pytest.raises(FileNotFoundError, match=r"such as de\.json; found xquad\.de\.json"):
+        prepare(source / "empty")
+    with pytest.raises(FileNotFoundError, match="looked for a directory of JSON files"):
+        prepare(source / "en.json")
     write(source / "en.json", '{"data": [{"paragraphs": [{"context": "x", "qas": []}]}]}')
     with pytest.raises(ValueError, match=r"en\.json is not in LAReQA's layout .*sentence_breaks"):
         prepare(source)

@@ -49,5 +49,21 @@ def test_languages_can_be_chosen_and_missing_ones_are_named(source):
     with pytest.raises(FileNotFoundError, match=r"miracl-corpus-v1\.0-<language>.* of fi; both are there for ar, sw"):
         prepare(source, languages=["fi"])
     (source / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="of any language; both are there for no language"):
+    with pytest.raises(FileNotFoundError, match="of any language; both are there for no language. Found nothing"):
         prepare(source / "empty")
+
+
+def test_judgements_that_name_what_is_not_there(source):
+    qrels = source / "miracl-v1.0-sw/qrels/qrels.miracl-v1.0-sw-dev.tsv"
+    write(qrels, "3\tQ0\t1#0\t1\n3\tQ0\t8#8\t0\n")
+    with pytest.raises(
+        ValueError, match=r"1 passages in the judgements are not in .*miracl-corpus-v1\.0-sw, such as 8#8"
+    ):
+        prepare(source)
+    write(qrels, "3\tQ0\t1#0\t1\n9\tQ0\t1#0\t1\n")
+    with pytest.raises(ValueError, match=r"1 queries in the judgements are not in .*sw-dev\.tsv, such as sw-9"):
+        prepare(source)
+    for file in source.rglob("qrels.*"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no judgements: looked for .*qrels\.miracl-v1\.0-<language>-dev\.tsv"):
+        prepare(source)

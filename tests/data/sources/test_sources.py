@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,15 @@ def test_changed_content_is_prepared_anew(source, tmp_path):
     after = sources.prepare("pairs", data_dir=tmp_path / "data", source=source)
     assert passages(after) == ["changed"]
     assert passages(before) == ["answer 0", "answer 1", "answer 2"]
+
+
+def test_the_same_files_elsewhere_are_another_preparation(source, tmp_path):
+    shutil.copytree(source.parent, tmp_path / "copy/source")  # names, sizes and times are the same
+    first, copy = (
+        sources.builder("pairs", data_dir=tmp_path / "data", source=folder)
+        for folder in (source.parent, tmp_path / "copy/source")
+    )
+    assert first.data_path != copy.data_path
 
 
 def test_other_settings_are_another_preparation(source, tmp_path):

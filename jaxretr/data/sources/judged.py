@@ -1,0 +1,120 @@
+"""What the builders of test collections share: texts and judgements of each language in, retrieval records out.
+
+In: a `Part` for each language. Out: the records of every split (`jaxretr.data.schema`), made while they are written, so
+that no corpus is in memory. Every id that the judgements name must have a text, or writing ends with an error.
+"""
+
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from jaxretr.data import schema
+from jaxretr.data.sources import files
+from jaxretr.data.sources.files import File
+
+Qrels = dict[str, dict[str, int]]
+"""Query key -> passage key -> grade."""
+
+
+class Asked(NamedTuple):
+    """The queries of one language and split.
+
+    Attributes:
+      file: what errors name.
+      texts: line number, key and text of each query, judged or not.
+      qrels: the judgements, about this language's passages.
+    """
+
+    file: File
+    texts: Iterable[tuple[int, str, str]]
+    qrels: Qrels
+
+
+class Part(NamedTuple):
+    """One language of a test collection.
+
+    Attributes:
+      corpus: file or folder of the passages, which errors name.
+      texts: key, title and text of each passage.
+      asked: the queries of each split.
+    """
+
+    corpus: File
+    texts: Iterable[tuple[str, str, str]]
+    asked: Mapping[str, Asked]
+
+
+def records(parts: Mapping[str, Part]) -> dict[str, Iterable[dict[str, Any]]]:
+    """The records of a collection, given by language, for each split.
+
+    Queries of several languages with the same key are translations of one question; its judgements are those of all
+    languages together. Queries that no language judges are left out.
+
+    Raises:
+      ValueError: while the records are made, where a judged passage or query is not there or a judged query is empty.
+    """
+    made: dict[str, Iterable[dict[str, Any]]] = {
+        schema.CORPUS_SPLIT: itertools.chain(*(_passages(*part) for part in parts.items()))
+    }
+    for split in sorted({split for part in parts.values() for split in part.asked}):
+        asked = {language: part.asked[split] for language, part in parts.items() if split in part.asked}
+        relevant: Qrels = {}
+        for language, (_, _, qrels) in asked.items():
+            for query, grades in qrels.items():
+                named = {f"{language}:{passage}": grade for passage, grade in grades.items()}
+                relevant.setdefault(query, {}).update(named)
+        made[split] = itertools.chain(*(_queries(*item, relevant) for item in asked.items()))
+    return made
+
+
+def _passages(language: str, part: Part) -> Iterator[dict[str, Any]]:
+    judged = (grades for asked in part.asked.values() for grades in asked.qrels.values())
+    unseen = {passage for grades in judged for passage in grades}
+    for key, title, text in part.texts:
+        unseen.discard(key)
+        yield schema.retrieval_record(key, language, text, title=title)
+    _check_all_seen(unseen, "passages", part.corpus)
+
+
+def _queries(language: str, asked: Asked, relevant: Qrels) -> Iterator[dict[str, Any]]:
+    unseen = set(asked.qrels)
+    for number, key, text in asked.texts:
+        if key in relevant:
+            unseen.discard(key)
+            if not text.strip():
+                raise ValueError(f"{asked.file}, line {number}: the judged query {key!r} has no text.")
+            yield schema.retrieval_record(key, language, text, relevant=relevant[key])
+    _check_all_seen(unseen, "queries", asked.file)
+
+
+def _check_all_seen(unseen: Collection[str], what: str, file: File) -> None:
+    if unseen:
+        some = ", ".join(sorted(unseen)[:5])
+        raise ValueError(
+            f"{len(unseen)} {what} in the judgements are not in {file}, such as {some}: do the files belong together? "
+            "Add the missing texts, or take the judgements out."
+        )
+
+
+def asked_in_trec_files(language: str, topics: File, judgements: File) -> Asked:
+    """Queries of a collection whose languages ask different questions under the same ids: a key is "<language>-<id>".
+
+    Args:
+      language: of the queries.
+      topics: question id and text, separated by a tab.
+      judgements: TREC qrels: question id, anything, passage id, grade.
+    """
+    qrels: Qrels = {}
+    for number, (query, _, passage, grade) in files.table(judgements, columns=4, separator=None):
+        add_judgement(qrels, f"{language}-{query}", passage, grade, judgements, number)
+    texts = ((number, f"{language}-{query}", text) for number, (query, text) in files.table(topics, columns=2))
+    return Asked(topics, texts, qrels)
+
+
+def add_judgement(qrels: Qrels, query: str, passage: str, grade: str, file: File, number: int) -> None:
+    """Adds a judgement. Raises ValueError, naming file and line, for a grade that is no integer or not the first."""
+    value = files.integer(grade, file, number)
+    if qrels.setdefault(query, {}).setdefault(passage, value) != value:
+        raise ValueError(
+            f"{file}, line {number}: query {query!r} and passage {passage!r} were judged differently before."
+        )

@@ -1,0 +1,81 @@
+"""`parallel_beir`: translations of one test collection, a BEIR directory or zip for each language.
+
+In: a directory with one entry per language, named by its tag: `en/`, `de.zip`, ... each in BEIR layout (`beir`). Query
+ids are shared: equal ids are translations. Passage ids may be shared or not; what is relevant is what any language's
+qrels say about its own corpus, so `q1` is answered by `en:p7` and `de:p9` where en's qrels say p7 and de's say p9.
+Out: retrieval records; the query splits are the qrels files of all languages together.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, override
+
+import tensorflow_datasets as tfds
+
+from jaxretr.data import schema
+from jaxretr.data.sources import base, beir, judged
+
+
+@dataclasses.dataclass(kw_only=True)
+class ParallelBeirConfig(base.SourceConfig):
+    """Settings: `source`, the directory; `languages` by tag, all that are there where None."""
+
+    source: str | Path | None = None
+    languages: Sequence[str] | None = None
+
+    @override
+    def validate(self) -> None:
+        source = self.source = base.existing_path(self.source, "source")
+        there = find(source)
+        if missing := sorted(set(self.languages or ()) - set(there)):
+            raise FileNotFoundError(
+                f"source={str(source)!r} has no language {', '.join(missing)}; it has {', '.join(there)}."
+            )
+        self.languages = tuple(sorted(set(self.languages or there)))
+
+    @override
+    def label(self) -> str:
+        return f"{Path(self.source or '').name}-{'-'.join(self.languages or ())}"
+
+
+class ParallelBeir(base.Source):
+    """See the module's docstring."""
+
+    name = "parallel_beir"
+    config_class = ParallelBeirConfig
+    features = staticmethod(schema.retrieval_features)
+    description = "A test collection in several languages, each in BEIR layout."
+
+    @override
+    def records(self, downloads: tfds.download.DownloadManager) -> dict[str, Iterable[dict[str, Any]]]:
+        places = find(self.builder_config.source)
+        return judged.records({language: beir.part(places[language]) for language in self.builder_config.languages})
+
+
+def find(source: Path) -> dict[str, Path]:
+    """The directory or zip of each language, by tag.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: a directory or zip that is named by no language, or two of one language.
+    """
+    entries = sorted(source.iterdir()) if source.is_dir() else []
+    places = [entry for entry in entries if entry.name[0] != "." and (entry.is_dir() or entry.suffix == ".zip")]
+    if not places:
+        raise FileNotFoundError(
+            f"source={str(source)!r}: looked for a directory or zip for each language, such as en/ or de.zip; "
+            f"found {base.listing(source)}."
+        )
+    languages: dict[str, Path] = {}
+    for place in places:
+        language = place.name.removesuffix(".zip")
+        if not base.LANGUAGE.fullmatch(language):
+            raise ValueError(
+                f"{place}: expected the tag of a language as its name, such as de or zh-CN. For a collection in one "
+                "language use the dataset beir."
+            )
+        if language in languages:
+            raise ValueError(f"{place} and {languages[language].name} are both named {language!r}; remove one of them.")
+        languages[language] = place
+    return languages
