@@ -1,0 +1,297 @@
+"""Which of several evaluated systems is better, beyond chance: `Results` by name come in, a `Comparison` goes out.
+
+A system is one evaluation, or one recipe's evaluations over several training seeds. Families of Holm's correction: for
+a macro average all pairs of systems; for a system against the baseline all tasks (languages, or pairs of languages).
+Measures are not corrected for: name the one that decides beforehand.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from jaxtyping import Float64
+from rich.progress import track
+
+from jaxretr.eval.bias import BETTER, RANK_DISTANCE, Better
+from jaxretr.eval.results import Results, replaced_file
+from jaxretr.eval.settings import Setting
+from jaxretr.eval.significance import ALPHA, Outcome, contributions, holm, paired_test
+
+SCHEMA = 1
+_SIGN = {"higher": 1, "lower": -1, "neither": 0}
+_DEFAULT = ("AP", RANK_DISTANCE)
+_LETTERS = "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"
+_NOTES = """\
+Superscripts name the systems that a system beats, p < 0.05 after Holm's correction over all pairs of systems; † differs
+from the baseline, p < 0.05 after Holm's correction over languages or pairs of languages. p is of the paired
+randomisation test over questions, translations kept together; with several seeds, of a mixed model in which questions
+are crossed with seeds. Intervals are not corrected. Cohen's d: the difference in standard deviations over questions.
+"""
+
+Task = tuple[str, str | None]
+"""Query language and corpus language; None is the pool of all languages."""
+
+
+@dataclass(frozen=True)
+class SystemValue:
+    """A system's macro average with its interval, averaged over seeds; that of each seed; the mean of each task."""
+
+    system: str
+    value: float
+    low: float
+    high: float
+    by_seed: tuple[float, ...]
+    by_task: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Difference(Outcome):
+    """`system` minus `other`, in one task or, if that is None, on the macro average; `p_holm` is corrected."""
+
+    system: str
+    other: str
+    task: Task | None
+    p_holm: float
+
+    @property
+    def significant(self) -> bool:
+        return self.p_holm < ALPHA
+
+
+@dataclass(frozen=True)
+class MeasureComparison:
+    """All systems by one measure.
+
+    Attributes:
+      name: "setting/measure".
+      better: which way the measure points.
+      tasks: those in which the measure has a value.
+      questions: questions with a value, counted once whatever the number of languages.
+      left_out: queries, counted once per task, that have a value under some systems only and so count for none.
+      systems: the baseline first.
+      pairs: every two systems; the baseline is always `other`.
+      by_task: every system against the baseline, task by task.
+    """
+
+    name: str
+    better: Better
+    tasks: tuple[Task, ...]
+    questions: int
+    left_out: int
+    systems: tuple[SystemValue, ...]
+    pairs: tuple[Difference, ...]
+    by_task: tuple[Difference, ...]
+
+    @property
+    def is_cross(self) -> bool:
+        """Whether the tasks are pairs of languages."""
+        return self.name.startswith("cross/")
+
+    def beaten_by(self, system: str) -> list[str]:
+        """The systems that `system` is significantly better than; none if the measure does not say what is better."""
+        gains = [(d.other, d.difference) for d in self.pairs if d.significant and d.system == system]
+        gains += [(d.system, -d.difference) for d in self.pairs if d.significant and d.other == system]
+        return [other for other, gain in gains if gain * _SIGN[self.better] > 0]
+
+    def rows(self) -> list[list[str]]:
+        """The heading and the rows of a table with a column per system, formatted."""
+        labels = [self.name, "macro average", "95 % interval", "sd over seeds", "minus baseline", "95 % interval"]
+        labels += ["p after Holm", "Cohen's d", "better, worse, undecided", "higher, lower, undecided"]
+        labels += [] if self.is_cross else [language for language, _ in self.tasks]
+        lines = zip(labels, *map(self._column, self.systems), strict=True)
+        return [list(line) for line in lines if any(line[1:])]
+
+    def _column(self, of: SystemValue) -> list[str]:
+        decimals = 4 if all(abs(s.value) <= 1 for s in self.systems) else 1
+
+        def number(value: float, sign: str = "", decimals: int = decimals) -> str:
+            return f"{value:{sign}.{decimals}f}".replace("-", "−") if math.isfinite(value) else "–"
+
+        beaten = self.beaten_by(of.system)
+        letters = {s.system: letter for s, letter in zip(self.systems, _LETTERS, strict=False)}
+        column = [
+            f"{letters[of.system]} {of.system}",
+            number(of.value) + "".join(letter for name, letter in letters.items() if name in beaten),
+            f"[{number(of.low)}, {number(of.high)}]",
+            number(float(np.std(of.by_seed, ddof=1))) if len(of.by_seed) > 1 else "",
+        ]
+        values = [] if self.is_cross else [number(value) for value in of.by_task]
+        if of is self.systems[0]:
+            return [*column, *[""] * 6, *values]
+        average = next(d for d in self.pairs if d.system == of.system and d.other == self.systems[0].system)
+        by_task = [d for d in self.by_task if d.system == of.system]
+        gains = [d.difference * (_SIGN[self.better] or 1) for d in by_task if d.significant]
+        more = sum(gain > 0 for gain in gains)
+        tally = f"{more}, {len(gains) - more}, {len(by_task) - len(gains)}"
+        marked = [f"{number(d.difference, '+')}{'†' if d.significant else ''}" for d in by_task]
+        return [
+            *column,
+            number(average.difference, "+"),
+            f"[{number(average.low)}, {number(average.high)}]",
+            "<0.001" if average.p_holm < 0.001 else number(average.p_holm, decimals=3),
+            number(average.effect_size, "+", 2),
+            *((tally, "") if _SIGN[self.better] else ("", tally)),
+            *(f"{value} ({difference})" for value, difference in zip(values, marked, strict=False)),
+        ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Systems on one collection, the baseline first."""
+
+    collection: str
+    systems: tuple[str, ...]
+    measures: tuple[MeasureComparison, ...]
+
+    def markdown(self) -> str:
+        """A table per measure, and how to read them."""
+        parts = [f"# {self.collection}: {', '.join(self.systems)}\n", _NOTES]
+        for measure in self.measures:
+            heading, *body = measure.rows()
+            lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *body]
+            better = "" if measure.better == "neither" else f"{measure.better} is better, "
+            tasks = f"{len(measure.tasks)} {'pairs of languages' if measure.is_cross else 'languages'}"
+            left_out = f", {measure.left_out:,} queries left out: no value under some" if measure.left_out else ""
+            parts.append(f"## {measure.name}\n\n{better}{tasks}, {measure.questions:,} questions{left_out}\n")
+            parts.append("".join(f"| {' | '.join(cell.replace('|', r'\|') for cell in line)} |\n" for line in lines))
+        return "\n".join(parts)
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes `comparison.json`, which holds every figure, and `comparison.md`, each whole or not at all."""
+        # JSON has null for what is not finite.
+        content = json.loads(json.dumps({"schema": SCHEMA, **asdict(self)}), parse_constant=lambda _: None)
+        with replaced_file(Path(directory, "comparison.json")) as partial:
+            partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        with replaced_file(Path(directory, "comparison.md")) as partial:
+            partial.write_text(self.markdown(), "utf-8")
+
+
+def compare(
+    systems: Mapping[str, Sequence[Results]],
+    *,
+    measures: Sequence[str] = (),
+    baseline: str | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Tests every difference between `systems`.
+
+    Args:
+      systems: name -> its evaluations with values per query, one for each training seed.
+      measures: "setting/measure" each, such as "multi/AP"; if none, AP in every setting, and the rank distance.
+      baseline: the system that all others are held against; if None, the first.
+      resamples: draws of the randomisation test and of the bootstrap; more are made for a family of tests so large
+        that no p-value would else survive Holm's correction.
+      seed: of the draws.
+
+    Raises:
+      ValueError: fewer than two systems; systems on different collections, tasks, corpora or queries; a measure that
+        one lacks; no values per query.
+    """
+    if not 2 <= len(systems) <= len(_LETTERS):
+        raise ValueError(f"a comparison is of 2 to {len(_LETTERS)} systems, got {len(systems)}; give more, or fewer")
+    baseline = next(iter(systems)) if baseline is None else baseline
+    if baseline not in systems:
+        raise ValueError(f"the baseline {baseline!r} is none of the systems {', '.join(systems)}; name one of them")
+    names = [baseline, *(name for name in systems if name != baseline)]
+    runs = [(name, run) for name in names for run in systems[name]]
+    collections = sorted({run.collection for _, run in runs})
+    if len(collections) > 1:
+        raise ValueError(f"systems compare on one collection, got {collections}; make a comparison for each")
+    had = [{f"{s}/{m}" for s, setting in run.settings.items() for m in setting.measures} for _, run in runs]
+    shared = sorted(set.intersection(*had))
+    chosen = list(dict.fromkeys(measures or [m for m in shared if m.partition("/")[2] in _DEFAULT]))
+    if not chosen or not set(chosen) <= set(shared):
+        wanted = ", ".join(m for m in chosen if m not in shared) or " or ".join(_DEFAULT)
+        raise ValueError(f"not all systems have {wanted}; choose of what all have: {', '.join(shared) or 'nothing'}")
+    found = []
+    for measure in track(chosen, "comparing", transient=True):
+        tasks, values, left_out = _values(runs, measure)
+        of_system = {name: values[[owner == name for owner, _ in runs]] for name in names}
+        found.append(_compare(measure, tasks, of_system, left_out, resamples, seed))
+    return Comparison(collections[0], tuple(names), tuple(found))
+
+
+def _compare(
+    measure: str,
+    tasks: tuple[Task, ...],
+    values: Mapping[str, Float64[np.ndarray, "_ tasks keys"]],
+    left_out: int,
+    resamples: int,
+    seed: int,
+) -> MeasureComparison:
+    baseline, *others = values
+    families: list[list[tuple[str, str, int | None]]] = [[(b, a, None) for a, b in combinations(values, 2)]]
+    families += [[(name, baseline, i) for i in range(len(tasks))] for name in others]
+    # A system's own interval is that of its difference from one that gets 0 everywhere.
+    pairs = [(of_system, np.where(np.isnan(of_system[:1]), np.nan, 0.0)) for of_system in values.values()]
+    for one, other, i in (names for family in families for names in family):
+        part = slice(None) if i is None else slice(i, i + 1)
+        pairs.append((values[one][:, part], values[other][:, part]))
+    # The smallest p-value drawn is 1 / (resamples + 1), which Holm multiplies by the size of the family.
+    enough = max(resamples, 100 * max(map(len, families)))
+    outcomes = iter(paired_test(pairs, resamples=enough, seed=seed))
+    own = []
+    for name, of_system in values.items():
+        o, by_seed, by_task = next(outcomes), contributions(of_system).mean(-1), np.nanmean(of_system, -1).mean(0)
+        own.append(SystemValue(name, o.difference, o.low, o.high, tuple(by_seed.tolist()), tuple(by_task.tolist())))
+    differences: list[Difference] = []
+    for family in families:
+        of_family = [next(outcomes) for _ in family]
+        adjusted = holm(np.array([outcome.p for outcome in of_family])).tolist()
+        for outcome, (one, other, i), p_holm in zip(of_family, family, adjusted, strict=True):
+            task = None if i is None else tasks[i]
+            differences.append(Difference(**vars(outcome), system=one, other=other, task=task, p_holm=p_holm))
+    return MeasureComparison(
+        name=measure,
+        better=BETTER.get(measure.partition("/")[2], "higher"),
+        tasks=tasks,
+        questions=int((~np.isnan(values[baseline])).any((0, 1)).sum()),
+        left_out=left_out,
+        systems=tuple(own),
+        pairs=tuple(d for d in differences if d.task is None),
+        by_task=tuple(d for d in differences if d.task is not None),
+    )
+
+
+def _values(
+    runs: Sequence[tuple[str, Results]], measure: str
+) -> tuple[tuple[Task, ...], Float64[np.ndarray, "runs tasks keys"], int]:
+    """Tasks, the values of all runs aligned by task and question (NaN: undefined), and how many had to be left out."""
+    setting, _, name = measure.partition("/")
+    of_runs = [run.settings[cast(Setting, setting)].tasks for _, run in runs]
+    asked = [{(t.query_language, t.corpus_language, id) for t in of_run for id in t.query_ids} for of_run in of_runs]
+    everything, lacking = set().union(*asked), []
+    for (system, run), tasks, queries in zip(runs, of_runs, asked, strict=True):
+        if any(name not in task.per_query for task in tasks):
+            raise ValueError(f"{system} has no values of {measure} per query; evaluate it again, which stores them")
+        if absent := sorted(everything - queries, key=str):
+            where = system if run.system in ("", system) else f"{system} ({run.system})"
+            in_tasks = len({task[:2] for task in absent})
+            lacking.append(f"{where} lacks {len(absent):,} that others have (tasks: {in_tasks}, first: {absent[0][2]})")
+    if lacking:
+        raise ValueError(f"{measure}: {'; '.join(lacking)}; evaluate all systems on the same queries")
+    if len({frozenset((t.query_language, t.corpus_language, t.passages) for t in of_run) for of_run in of_runs}) > 1:
+        raise ValueError(f"{measure}: corpora of different sizes; evaluate all systems on the same passages")
+
+    index = {(t.query_language, t.corpus_language): i for i, t in enumerate(of_runs[0])}
+    keys = dict.fromkeys(id.partition(":")[2] for t in of_runs[0] for id in t.query_ids)
+    column = {key: i for i, key in enumerate(keys)}
+    values = np.full((len(runs), len(index), len(column)), np.nan)
+    for r, of_run in enumerate(of_runs):
+        for task in of_run:
+            columns = [column[id.partition(":")[2]] for id in task.query_ids]
+            values[r, index[task.query_language, task.corpus_language], columns] = task.per_query[name]
+    defined = ~np.isnan(values)
+    left_out = defined.any(0) & ~defined.all(0)
+    values[:, left_out] = np.nan
+    kept = defined.all(0).any(1)
+    if not kept.any():
+        raise ValueError(f"no query has a value of {measure} under all systems; compare by other measures")
+    return tuple(task for task, i in index.items() if kept[i]), values[:, kept], int(left_out.sum())
