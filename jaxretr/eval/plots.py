@@ -1,0 +1,198 @@
+"""Pictures of an evaluation: measures by language come in, matplotlib figures go out, and from these PNG and SVG.
+
+No picture tells by hue alone: values are printed, and the query's own language differs in lightness too. In SVG the
+colours of `PALETTE` become the custom properties `--ink`, `--muted`, ... of the page around it, so that one picture
+serves light and dark pages.
+"""
+
+import html
+import io
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float64
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+
+PALETTE = {
+    "ink": "#1d232b",
+    "muted": "#5f6874",
+    "rule": "#d8dde3",
+    "accent": "#1f5c99",
+    "on-accent": "#fefefe",
+    "bar": "#8cb0d6",
+    "band-a": "#d9dfe6",
+    "band-b": "#e8ecf1",
+    "paper": "#fdfdfd",
+}
+"""The colours of light pages and of PNG; no two are alike, since SVG recognises each by its value."""
+
+_HEAT = LinearSegmentedColormap.from_list("heat", ["#f1f5fa", "#b5cce4", "#6397c8", "#20609f", "#0c2e56"])
+_ROW = 0.27  # inches of height for the bar of one language
+_CHARACTER = 0.078  # inches of width that a character takes
+_STYLE: Any = {
+    "figure.facecolor": PALETTE["paper"],
+    "axes.facecolor": "none",
+    "font.size": 9,
+    "axes.labelcolor": PALETTE["muted"],
+    "axes.titlecolor": PALETTE["muted"],
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "jaxretr",  # the same picture has the same bytes
+    "text.color": PALETTE["ink"],
+    "xtick.color": PALETTE["muted"],
+    "ytick.labelcolor": PALETTE["ink"],
+}
+
+
+def heat_map(
+    values: Float64[np.ndarray, "query_languages passage_languages"],
+    query_languages: Sequence[str],
+    passage_languages: Sequence[str],
+) -> Figure:
+    """A measure for each pair of languages, printed in its cell; bold where query and passages share the language.
+
+    Args:
+      values: NaN where there is none. The shades span the tenths that enclose the others.
+      query_languages: tags of the rows.
+      passage_languages: tags of the columns.
+    """
+    shade = Normalize(math.floor(np.nanmin(values) * 10) / 10, math.ceil(np.nanmax(values) * 10) / 10)
+    width = max(0.46, _CHARACTER * max(map(len, passage_languages)) + 0.1)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(width * len(passage_languages) + 0.9, 0.32 * len(query_languages) + 0.6)
+        axes.pcolormesh(np.ma.masked_invalid(values), cmap=_HEAT, norm=shade, edgecolors=PALETTE["paper"], linewidth=1)
+        for (row, column), value in np.ndenumerate(values):
+            colour = PALETTE["muted"] if math.isnan(value) else "#ffffff" if shade(value) > 0.632 else "#000000"
+            weight = "bold" if query_languages[row] == passage_languages[column] else "normal"
+            _inside(axes, column + 0.5, row + 0.5, _number(value, 2).removeprefix("0"), color=colour, weight=weight)
+        _languages(axes, query_languages, first=0.5)
+        axes.set_xticks(np.arange(len(passage_languages)) + 0.5, passage_languages, color=PALETTE["ink"])
+        axes.tick_params(top=False, bottom=False, labeltop=True, labelbottom=False)
+        axes.set_xlabel("passages in", labelpad=8)
+        axes.xaxis.set_label_position("top")
+    return figure
+
+
+def bars(
+    values: Float64[np.ndarray, " query_languages"],
+    query_languages: Sequence[str],
+    title: str,
+    decimals: int,
+    expected: float | None = None,
+) -> Figure:
+    """A bar for each language, its value beside it.
+
+    Args:
+      values: not negative; NaN where there is none.
+      query_languages: tags of the bars.
+      title: what the values are.
+      decimals: with how many to print the values.
+      expected: where to draw a line across all bars, if anywhere.
+    """
+    at = np.arange(len(query_languages))
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(3.5, _ROW * len(query_languages) + 0.4)
+        drawn = axes.barh(at, np.nan_to_num(values), height=0.62, color=PALETTE["bar"])
+        axes.bar_label(drawn, [_number(value, decimals) for value in values], padding=4)
+        axes.set_xlim(0, float(np.nanmax([1e-9, expected or 0, *values])) * 1.16)
+        axes.set_xticks([])
+        _languages(axes, query_languages)
+        axes.set_title(title)
+        if expected is not None:
+            axes.axvline(expected, color=PALETTE["ink"], linewidth=1, linestyle=(0, (4, 2)))
+    return figure
+
+
+def language_mix(
+    shares: Float64[np.ndarray, "query_languages passage_languages"],
+    query_languages: Sequence[str],
+    passage_languages: Sequence[str],
+) -> Figure:
+    """One bar for each query language, divided by the languages of the top passages; the query's own stands out.
+
+    Args:
+      shares: each row sums to 1.
+      query_languages: tags of the bars.
+      passage_languages: tags of the parts, in order from the left; written into those that are wide enough.
+    """
+    inches = 6.6
+    starts = np.cumsum(shares, axis=1) - shares
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(inches + 0.6, _ROW * len(query_languages) + 0.5)
+        for row, own in enumerate(query_languages):
+            bands = [PALETTE["band-b" if column % 2 else "band-a"] for column in range(len(passage_languages))]
+            fills = [
+                PALETTE["accent"] if name == own else band for name, band in zip(passage_languages, bands, strict=True)
+            ]
+            spans = [*zip(starts[row].tolist(), shares[row].tolist(), strict=True)]
+            axes.broken_barh(spans, (row - 0.4, 0.8), facecolors=fills, edgecolor=PALETTE["paper"], linewidth=0.8)
+            for name, (start, share) in zip(passage_languages, spans, strict=True):
+                if share * inches > _CHARACTER * len(name) + 0.06:
+                    colour = PALETTE["on-accent" if name == own else "ink"]
+                    _inside(axes, start + share / 2, float(row), name, color=colour, size=8)
+        _languages(axes, query_languages)
+        axes.set_xlim(0, 1)
+        axes.set_xticks(np.linspace(0, 1, 5), ["0", "25 %", "50 %", "75 %", "100 %"])
+        axes.tick_params(axis="x", length=3)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The picture on light paper, 200 dots per inch."""
+    return _saved(figure, format="png", dpi=200)
+
+
+def svg(figure: Figure, name: str, alternative: str) -> str:
+    """The picture as an element to put into HTML: transparent, in the colours of the page.
+
+    Args:
+      figure: made by a function of this module.
+      name: what its ids begin with, so that several pictures fit into one page.
+      alternative: what screen readers say in its place.
+    """
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    text = _saved(figure, format="svg", transparent=True, metadata=metadata).decode()
+    text = f'<svg role="img" aria-label="{html.escape(alternative)}"' + text.partition("<svg")[2]
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", text)
+    for colour, value in PALETTE.items():
+        text = text.replace(value, f"var(--{colour})")
+    return text
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """Of a size in inches, but high enough for the label of the rows."""
+    figure = Figure(figsize=(width, max(height, 1.2)), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return figure, axes
+
+
+def _languages(axes: Axes, languages: Sequence[str], first: float = 0) -> None:
+    """Tags from the top down, the middle of the first at `first`; no margins above and below."""
+    axes.set_yticks(first + np.arange(len(languages)), languages)
+    axes.set_ylim(first + len(languages) - 0.5, first - 0.5)
+    axes.set_ylabel("queries in", labelpad=8)
+
+
+def _inside(axes: Axes, x: float, y: float, text: str, **font: Any) -> None:
+    """Text in the middle of a cell; the layout need not make room for it."""
+    axes.text(x, y, text, ha="center", va="center_baseline", **font).set_in_layout(False)
+
+
+def _number(value: float, decimals: int) -> str:
+    return "–" if math.isnan(value) else f"{value:,.{decimals}f}"
+
+
+def _saved(figure: Figure, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, **options)
+    return buffer.getvalue()
