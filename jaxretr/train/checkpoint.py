@@ -1,10 +1,11 @@
 """Checkpoints of a run: everything a killed run needs to go on as if nothing had happened.
 
-In: the training state, the position of the data iterator, the config. Out: Orbax checkpoints in
-`<output_dir>/checkpoints/<step>`, written in the background and renamed when whole, of which the last few and the best
-are kept.
+In: the training state, the position of the data iterator, the config, the held-out values so far. Out: Orbax
+checkpoints in `<output_dir>/checkpoints/<step>`, written in the background and renamed when whole, of which the last
+few and the best are kept.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +15,16 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from jaxretr import parallel
+from jaxretr.train.early_stopping import EarlyStopping
 from jaxretr.train.step import TrainState
 
 
 class Restored(NamedTuple):
-    """A checkpoint as read: the state on the devices, and the data iterator's `get_state()`."""
+    """A checkpoint as read: the state on the devices, `get_state()` of the data iterator, `EarlyStopping.values`."""
 
     state: TrainState
     data: dict[str, Any]
+    values: dict[int, float]
 
 
 class Checkpoints(AbstractContextManager["Checkpoints"]):
@@ -29,20 +32,20 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
 
     Args:
       directory: made if absent.
-      keep: how many of the latest stay; the one with the best measure stays as well.
+      keep: how many of the latest stay; the best stays as well.
     """
 
     def __init__(self, directory: Path, *, keep: int):
         latest = checkpoint_managers.LatestN(n=keep)
-        best = checkpoint_managers.BestN(get_metric_fn=_measure, n=1, keep_checkpoints_without_metrics=False)
+        self._best = _Best()
         self._directory = directory
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, self._best]),
                 cleanup_tmp_directories=True,
             ),
-            item_names=("state", "data", "config"),
+            item_names=("state", "data", "config", "evaluations"),
         )
 
     @property
@@ -50,11 +53,10 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         """Number of updates made in the newest whole checkpoint, 0 without one."""
         return self._manager.latest_step() or 0
 
-    def save(self, state: TrainState, data: dict[str, Any], config: dict[str, Any], *, measure: float | None) -> None:
+    def save(self, state: TrainState, data: dict[str, Any], config: dict[str, Any], evaluations: EarlyStopping) -> None:
         """Starts writing; returns as soon as the state may be changed again. Waits for a save still under way.
 
-        Args:
-          measure: of this state on held-out data, higher is better; None if it was not evaluated.
+        The checkpoint of `evaluations.best_step` stays, and the values go into this one.
 
         Raises:
           OSError: where this or the previous checkpoint cannot be written, such as on a full disk.
@@ -64,14 +66,15 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             return
         try:
             self._manager.wait_until_finished()
+            self._best.step = evaluations.best_step
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state._asdict()),
                     data=ocp.args.JsonSave(data),
                     config=ocp.args.JsonSave(config),
+                    evaluations=ocp.args.JsonSave({str(step): value for step, value in evaluations.values.items()}),
                 ),
-                metrics=None if measure is None else {"measure": measure},
             )
         except Exception as error:
             raise self._unwritable(error) from error
@@ -97,24 +100,36 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             "Free some disk space, or set output_dir to a larger disk, then run the same command again."
         )
 
-    def restore(self, like: TrainState) -> Restored:
-        """The newest checkpoint, its arrays replicated over all devices.
+    def restore(self, like: TrainState, step: int | None = None) -> Restored:
+        """The checkpoint after update number `step`, the newest if None, its arrays replicated over all devices.
 
         Args:
-          like: a state of the same structure, shapes and dtypes (its values are not read).
+          like: a state of the same structure, shapes and dtypes; is donated (its values are not read).
         """
         sharding = parallel.replicated_sharding()
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like._asdict())
+        for leaf in jax.tree.leaves(like):  # two states need not fit onto a device
+            leaf.delete()
         read = self._manager.restore(
-            self._manager.latest_step(),
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
+            self._manager.latest_step() if step is None else step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract),
+                data=ocp.args.JsonRestore(),
+                evaluations=ocp.args.JsonRestore(),
+            ),
         )
-        return Restored(TrainState(**read["state"]), read["data"])
+        values = {int(number): value for number, value in read["evaluations"].items()}
+        return Restored(TrainState(**read["state"]), read["data"], values)
 
     def __exit__(self, *_: object) -> None:
         """Waits for a save under way, also when the run failed, and ends the background threads."""
         self._manager.close()
 
 
-def _measure(metrics: dict[str, float]) -> float:
-    return metrics["measure"]
+class _Best(checkpoint_managers.PreservationPolicy):
+    """Keeps the checkpoint of one step. Orbax's own policy for the best would need its value when it is written."""
+
+    step = 0
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        return [checkpoint.step == self.step for checkpoint in checkpoints]

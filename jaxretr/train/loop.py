@@ -1,7 +1,7 @@
 """The training loop.
 
-In: a state, a step over all devices, and an iterator of batches. Out: the state after the last step, with metrics and
-checkpoints written on the way.
+In: a state, a step over all devices, and an iterator of batches. Out: the state after the last step, with metrics,
+held-out measures and checkpoints written on the way.
 """
 
 import time
@@ -17,8 +17,9 @@ import optax
 from jaxretr import parallel
 from jaxretr.data.batches import PairBatch, Step
 from jaxretr.data.hybrid import BatchPlan
-from jaxretr.tracking import StepProgress, Tracker
+from jaxretr.tracking import StepProgress, Tracker, say
 from jaxretr.train.checkpoint import Checkpoints
+from jaxretr.train.early_stopping import EarlyStopping
 from jaxretr.train.interruption import Interruption
 from jaxretr.train.step import StepMetrics, TrainState
 
@@ -27,13 +28,17 @@ StepFunction = Callable[[TrainState, PairBatch, jax.Array], tuple[TrainState, St
 
 @dataclass(frozen=True)
 class Schedule:
-    """When things happen, in updates, and how many there are; `evaluate` 0 means never."""
+    """When things happen, in updates, and how many there are at most; `evaluate` 0 means never."""
 
     steps: int
     log: int
     checkpoint: int
     evaluate: int
     learning_rate: optax.Schedule
+
+    def evaluates_after(self, number: int) -> bool:
+        """Whether the state after update `number` is evaluated; with evaluations at all, the last one is."""
+        return self.evaluate > 0 < number and (number % self.evaluate == 0 or number == self.steps)
 
 
 def fit(
@@ -47,10 +52,10 @@ def fit(
     tracker: Tracker,
     config: dict[str, Any],
     evaluate: Callable[[TrainState], dict[str, float]],
-    best_measure: str,
+    stopping: EarlyStopping,
     describe: Callable[[BatchPlan], str],
 ) -> TrainState:
-    """Updates `state` until `schedule.steps` are made.
+    """Updates `state` until `schedule.steps` are made or `stopping` has enough.
 
     The host runs ahead of the devices and waits for them only where figures are logged, a checkpoint is written or an
     evaluation is due. A batch's arrays go to the devices while the previous step is still running.
@@ -61,7 +66,8 @@ def fit(
       batches: this process's rows of the batches from number `state.step` on.
       key: the run's dropout key.
       config: saved with each checkpoint.
-      evaluate: measures of a state on held-out data, by name; `best_measure` is one of them.
+      evaluate: measures of a state on held-out data, by name.
+      stopping: is told what `evaluate` finds; holds what was found before `state.step`.
       describe: names the examples of a batch, for error messages.
 
     Raises:
@@ -70,13 +76,21 @@ def fit(
       OSError: when a checkpoint cannot be written.
     """
     first = int(state.step)
-    window = _Window()
     shapes: set[tuple[int, ...]] = set()  # XLA compiles the step once for each
-    with (
-        Interruption() as interruption,
-        StepProgress("training", total=schedule.steps, completed=first) as progress,
-    ):
+
+    def evaluate_now(number: int) -> None:
+        measures = evaluate(state)
+        tracker.log(number, measures, group="evaluation")
+        stopping.values[number] = measures[stopping.measure]
+        say(stopping.describe())
+
+    with Interruption() as interruption, StepProgress("training", total=schedule.steps, completed=first) as progress:
+        if schedule.evaluates_after(first):  # a checkpoint is written before its state is evaluated
+            evaluate_now(first)
+        window = _Window()
         for number in range(first + 1, schedule.steps + 1):
+            if stopping.exhausted:
+                break
             waiting = time.perf_counter()
             item = next(batches)
             window.waited += time.perf_counter() - waiting
@@ -85,21 +99,22 @@ def fit(
             shapes.add(item.batch.queries.ids.shape + item.batch.passages.ids.shape)
             progress.advance()
 
-            last = number == schedule.steps or interruption.requested
-            evaluating = schedule.evaluate > 0 and number % schedule.evaluate == 0 and not interruption.requested
-            saving = last or evaluating or number % schedule.checkpoint == 0
+            evaluating, last = schedule.evaluates_after(number), number == schedule.steps
+            interrupted = interruption.requested and not last
+            saving = evaluating or last or interrupted or number % schedule.checkpoint == 0
             if saving or number % schedule.log == 0:
                 figures = window.close(describe)
                 figures |= {"learning_rate": float(schedule.learning_rate(number - 1)), "compilations": len(shapes)}
-                measures = evaluate(state) if evaluating else {}
-                tracker.log(number, figures | measures)
+                tracker.log(number, figures, group="train")
                 progress.show(_summary(number, figures))
                 if saving:
-                    checkpoints.save(state, batches.get_state(), config, measure=measures.get(best_measure))
+                    checkpoints.save(state, batches.get_state(), config, stopping)
+                if interrupted:
+                    checkpoints.wait()
+                    raise KeyboardInterrupt(f"stopped after step {number}; the same command goes on from there")
+                if evaluating:
+                    evaluate_now(number)
                 window = _Window()
-            if interruption.requested and number < schedule.steps:
-                checkpoints.wait()
-                raise KeyboardInterrupt(f"stopped after step {number}; the same command goes on from there")
     checkpoints.wait()
     return state
 
@@ -136,10 +151,9 @@ class _Window:
                     f"{plan.kind} batch of {describe(plan)}. Nothing after the last checkpoint was saved. Look at "
                     "these texts, lower train.learning_rate, or raise train.temperature, and run again."
                 )
-        examples = sum(len(plan.query_rows) for plan in self.plans)
         return {
             **{name: float(np.mean([getattr(m, name) for m in metrics])) for name in StepMetrics._fields},
-            "examples_per_second": examples / seconds,
+            "examples_per_second": sum(len(plan.query_rows) for plan in self.plans) / seconds,
             "tokens_per_second": self.tokens * jax.process_count() / seconds,
             "seconds_per_step": seconds / len(metrics),
             "padding_share": 1 - self.tokens / self.slots,
