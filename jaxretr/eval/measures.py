@@ -27,6 +27,9 @@ _AT_ONCE = 1000  # rankings per call, which bounds the memory that trec_eval tak
 def parse(names: Iterable[str]) -> tuple[Measure, ...]:
     """Measures by the names that ir_measures gives them: `AP`, `nDCG@10`, `R@1`, `RR@10`, `P(rel=2)@5`, ...
 
+    `AP@20` is trec_eval's map_cut_20: its sum over the first 20 ranks is divided by the number of relevant passages.
+    XTREME-R's mAP@20 (arXiv:2104.07412) divides by at most 20, which is the same for queries that have no more.
+
     Raises:
       ValueError: a name that ir_measures does not know, cannot parse, or cannot compute on this machine.
     """

@@ -1,18 +1,26 @@
-"""What an evaluation found: macro averages, values per task and per query in memory, and `results.json` on disk."""
+"""What an evaluation found: macro averages, values per task and per query in memory, `results.json` and
+`per_query.parquet` on disk.
+"""
 
+import contextlib
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Float64
 
 from jaxretr.eval.settings import Setting
 
-SCHEMA = 1
+SCHEMA = 2
+RESULTS_FILE = "results.json"
+PER_QUERY_FILE = "per_query.parquet"
 
 
 @dataclass(frozen=True)
@@ -26,8 +34,9 @@ class TaskResult:
       dropped: number of queries left out because nothing in the corpus is relevant to them.
       passages: size of the corpus.
       measures: mean over the queries of each measure; NaN where no query has a value.
-      query_ids: the queries measured, in the order of `per_query`; not stored on disk.
-      per_query: value of each measure for each query; NaN where it is undefined; not stored on disk.
+      query_ids: the queries measured, in the order of `per_query`.
+      per_query: value of each measure for each query; NaN where it is undefined.
+      language_mix: in the pool, the share of each passage language in the top 10, a mean over the queries.
     """
 
     query_language: str
@@ -38,6 +47,7 @@ class TaskResult:
     measures: dict[str, float]
     query_ids: tuple[str, ...] = field(default=(), repr=False, compare=False)
     per_query: dict[str, Float64[np.ndarray, " queries"]] = field(default_factory=dict, repr=False, compare=False)
+    language_mix: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,10 +73,19 @@ class SettingResult:
 
 @dataclass(frozen=True)
 class Results:
-    """An evaluation of one system on one collection, by setting. `multi` carries the measures of language bias too."""
+    """An evaluation of one system on one collection.
+
+    Attributes:
+      collection: name of the test collection.
+      settings: what was found in each setting; `multi` carries the measures of language bias too.
+      system: what tables call the model.
+      evaluation: how it was evaluated, as plain values: model, candidates, lengths, ...
+    """
 
     collection: str
     settings: dict[Setting, SettingResult]
+    system: str = ""
+    evaluation: dict[str, Any] = field(default_factory=dict)
 
     def scalars(self) -> dict[str, float]:
         """Macro averages by "setting/measure", such as "multi/AP"; those without a value are left out."""
@@ -74,46 +93,71 @@ class Results:
         return {name: value for name, value in values.items() if not math.isnan(value)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes `results.json` at `path`, whole or not at all."""
+        """Writes the results, whole or not at all.
+
+        Args:
+          path: a directory, which gets `results.json` and the values per query as `per_query.parquet`; or a name that
+            ends in .json, for that file alone.
+        """
+        path = Path(path)
         content = {
             "schema": SCHEMA,
+            "system": self.system,
             "collection": self.collection,
+            "evaluation": self.evaluation,
             "settings": {name: _setting_to_json(setting) for name, setting in self.settings.items()},
         }
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        if path.suffix != ".json":
+            path = path / RESULTS_FILE
+            if any(task.query_ids for setting in self.settings.values() for task in setting.tasks):
+                content["per_query"] = PER_QUERY_FILE
+                with replaced_file(path.parent / PER_QUERY_FILE) as partial:
+                    pq.write_table(_per_query_table(self.settings), partial)
+        with replaced_file(path) as partial:
             partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Results":
-        """Reads what `save` wrote. Values per query are not among it.
+        """Reads what `save` wrote: a directory or a JSON file, and the values per query where they were saved with it.
 
         Raises:
-          ValueError: the file is of another schema, or no results at all.
+          FileNotFoundError: there are no results.
+          ValueError: the file is of another schema, or no results at all; or the values per query are of another
+            evaluation.
         """
+        path = Path(path)
+        path = path / RESULTS_FILE if path.is_dir() else path
         try:
-            content = json.loads(Path(path).read_text("utf-8"))
+            content = json.loads(path.read_text("utf-8"))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{os.fspath(path)} is not JSON ({error}); evaluate again to replace it") from error
+            raise ValueError(f"{path} is not JSON ({error}); evaluate again to replace it") from error
         schema = content.get("schema") if isinstance(content, dict) else None
-        if schema != SCHEMA:
-            raise ValueError(
-                f"{os.fspath(path)} has schema {schema!r}, expected {SCHEMA}; evaluate again to replace it"
-            )
+        if schema not in (1, SCHEMA):  # the first schema only lacked what defaults to nothing
+            raise ValueError(f"{path} has schema {schema!r}, expected 1 or {SCHEMA}; evaluate again to replace it")
         settings = {name: _setting_from_json(setting) for name, setting in content["settings"].items()}
-        return cls(content["collection"], settings)
+        per_query = path.parent / content["per_query"] if "per_query" in content else None
+        if per_query and per_query.exists():
+            settings = _with_per_query(settings, per_query)
+        return cls(content["collection"], settings, content.get("system", ""), content.get("evaluation", {}))
 
 
-def mean(values: list[float] | Float64[np.ndarray, " n"]) -> float:
+def mean(values: Sequence[float] | Float64[np.ndarray, " n"]) -> float:
     """The mean of the values that are not NaN; NaN if there are none."""
     defined = np.asarray(values, np.float64)
     defined = defined[~np.isnan(defined)]
     return float(defined.mean()) if len(defined) else math.nan
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A name to write to, in the directory of `path`, which it makes; it becomes `path` if nothing is raised."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _setting_to_json(setting: SettingResult) -> dict[str, Any]:
@@ -129,6 +173,7 @@ def _setting_to_json(setting: SettingResult) -> dict[str, Any]:
                 "dropped": task.dropped,
                 "passages": task.passages,
                 "measures": _nan_to_null(task.measures),
+                "language_mix": task.language_mix,
             }
             for task in setting.tasks
         ],
@@ -147,3 +192,44 @@ def _nan_to_null(measures: dict[str, float]) -> dict[str, float | None]:
 
 def _null_to_nan(measures: dict[str, float | None]) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in measures.items()}
+
+
+def _per_query_table(settings: dict[Setting, SettingResult]) -> pa.Table:
+    """One row per task and query: setting, query_language, corpus_language (null: the pool), query_id, measures."""
+    tasks = [(name, task) for name, setting in settings.items() for task in setting.tasks]
+    columns = {
+        "setting": _repeated((name, task) for name, task in tasks),
+        "query_language": _repeated((task.query_language, task) for _, task in tasks),
+        "corpus_language": _repeated((task.corpus_language, task) for _, task in tasks),
+        "query_id": pa.array([id for _, task in tasks for id in task.query_ids], pa.string()),
+    }
+    for measure in dict.fromkeys(measure for _, task in tasks for measure in task.per_query):
+        values = [task.per_query.get(measure, np.full(len(task.query_ids), np.nan)) for _, task in tasks]
+        columns[measure] = pa.array(np.concatenate(values), from_pandas=True)  # NaN becomes null
+    return pa.table(columns)
+
+
+def _repeated(labels: Iterable[tuple[str | None, TaskResult]]) -> pa.Array:
+    return pa.array([label for label, task in labels for _ in task.query_ids], pa.string())
+
+
+def _with_per_query(settings: dict[Setting, SettingResult], path: Path) -> dict[Setting, SettingResult]:
+    table = pq.read_table(path)
+    rows: dict[tuple[str, str, str | None], list[int]] = {}
+    labels = (table[name].to_pylist() for name in ("setting", "query_language", "corpus_language"))
+    for row, label in enumerate(zip(*labels, strict=True)):
+        rows.setdefault(label, []).append(row)
+    ids = table["query_id"].to_pylist()
+    values = {name: table[name].to_numpy() for name in table.column_names[4:]}
+
+    def filled(setting: Setting, task: TaskResult) -> TaskResult:
+        of_task = rows.get((setting, task.query_language, task.corpus_language), [])
+        per_query = {name: values[name][of_task] for name in task.measures if name in values}
+        same = len(of_task) == task.queries and per_query.keys() == task.measures.keys()
+        if not (same and all(np.isclose(mean(per_query[m]), v, equal_nan=True) for m, v in task.measures.items())):
+            raise ValueError(f"{path} is not of the evaluation in the {RESULTS_FILE} next to it; evaluate again")
+        return replace(task, query_ids=tuple(ids[row] for row in of_task), per_query=per_query)
+
+    return {
+        name: SettingResult(tuple(filled(name, task) for task in setting.tasks)) for name, setting in settings.items()
+    }

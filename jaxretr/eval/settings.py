@@ -10,8 +10,10 @@ A setting's figure is the mean over its tasks, so that every language counts ali
 arXiv:2408.10536; LAReQA, arXiv:2004.05484).
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
@@ -24,6 +26,55 @@ SETTINGS: tuple[Setting, ...] = get_args(Setting)
 
 
 @dataclass(frozen=True, slots=True)
+class Pool:
+    """The passages of all languages by descending id, of which every task's corpus is a slice.
+
+    A search that leaves equal scores in this order ranks as trec_eval does: by score, then by document id, both
+    descending. As an id is "{language}:{key}", the passages of a language follow each other.
+
+    Attributes:
+      order: the passages' positions in the collection.
+      languages: the languages of the passages, in the order of their slices.
+      slices: the passages of each language.
+    """
+
+    order: Int[np.ndarray, " passages"]
+    languages: tuple[str, ...]
+    slices: Mapping[str, slice]
+
+    @classmethod
+    def of(cls, collection: RetrievalSet) -> "Pool":
+        """Puts the passages of `collection` in order.
+
+        Raises:
+          ValueError: an id that occurs twice, or a language tag with a colon, where the key would begin.
+        """
+        ids = collection.passage_ids
+        order = sorted(range(len(ids)), key=ids.__getitem__, reverse=True)
+        for one, next_one in pairwise(order):
+            if ids[one] == ids[next_one]:
+                raise ValueError(_twice(collection, "passage", ids[one]))
+        sizes = Counter(collection.passage_languages)
+        if broken := [language for language in sizes if ":" in language]:
+            raise ValueError(
+                f"{collection.name}: the language {broken[0]!r} has a colon, which ends the language in a passage id; "
+                "use a tag such as pt-BR"
+            )
+        languages = tuple(sorted(sizes, key="{}:".format, reverse=True))
+        ends = np.cumsum([sizes[language] for language in languages]).tolist()
+        slices = {language: slice(end - sizes[language], end) for language, end in zip(languages, ends, strict=True)}
+        return cls(np.array(order, np.int64), languages, slices)
+
+    def slice_of(self, language: str | None) -> slice:
+        """The passages of `language`, or of all languages where it is None."""
+        return slice(0, len(self.order)) if language is None else self.slices[language]
+
+    def language_numbers(self) -> Int[np.ndarray, " passages"]:
+        """For each passage of the pool, the place of its language in `languages`."""
+        return np.repeat(np.arange(len(self.languages)), [s.stop - s.start for s in self.slices.values()])
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """Queries of one language to be answered from one corpus, with what is known to be relevant there.
 
@@ -32,10 +83,9 @@ class Task:
       query_language: language of every query.
       corpus_language: language of every passage; None stands for the pool of all languages.
       queries: positions in the collection's queries; each has a relevant passage in this corpus.
-      passages: positions in the collection's passages, by descending passage id: a search that leaves equal scores in
-        the order of the passages then ranks as trec_eval does (score descending, then document id descending).
+      passages: the corpus, as a slice of the pool.
       judged_query: for each judgement, its query's position in `queries`.
-      judged_passage: for each judgement, its passage's position in `passages`.
+      judged_passage: for each judgement, its passage's position in `passages`, from the start of the slice.
       grade: for each judgement, the relevance; 0 is judged and irrelevant.
       dropped: queries of this language left out because nothing in this corpus is relevant to them.
     """
@@ -44,38 +94,67 @@ class Task:
     query_language: str
     corpus_language: str | None
     queries: Int[np.ndarray, " queries"]
-    passages: Int[np.ndarray, " passages"]
+    passages: slice
     judged_query: Int[np.ndarray, " judged"]
     judged_passage: Int[np.ndarray, " judged"]
     grade: Int[np.ndarray, " judged"]
     dropped: int
 
+    @property
+    def num_passages(self) -> int:
+        """Size of the corpus."""
+        return self.passages.stop - self.passages.start
 
-def make_tasks(collection: RetrievalSet, settings: Sequence[Setting] = SETTINGS) -> list[Task]:
+
+def make_tasks(collection: RetrievalSet, pool: Pool, settings: Sequence[Setting] = SETTINGS) -> list[Task]:
     """All tasks of `settings` over `collection`, in the order of the settings, then of the languages' tags.
 
     A pair of languages none of whose queries can be answered makes no task.
 
+    Args:
+      collection: queries, passages and judgements.
+      pool: its passages in order.
+      settings: which of `mono`, `cross` and `multi`.
+
     Raises:
-      ValueError: an unknown setting; a setting that the collection's languages do not allow; an id that occurs twice;
+      ValueError: an unknown setting; a setting that the collection's languages do not allow; two queries with one id;
         a judgement about a passage that the collection lacks; no question that can be answered.
     """
-    _check(collection, settings)
+    _check(collection, pool, settings)
     by_language: dict[str, list[int]] = {}
     for i, query in enumerate(collection.queries):
         by_language.setdefault(query.language, []).append(i)
-    corpora: dict[str | None, _Corpus] = {}
-    for corpus_language in {None, *(p.language for p in collection.passages)}:
-        corpora[corpus_language] = _Corpus(collection, corpus_language)
+    position = _positions(collection, pool)
+    corpora = {
+        language: _judgements(collection, position, pool.slice_of(language)) for language in (None, *pool.slices)
+    }
 
     tasks: list[Task] = []
     for setting in dict.fromkeys(settings):
         before = len(tasks)
-        for query_language, corpus_language in _pairs(setting, collection):
-            candidates, corpus = by_language[query_language], corpora[corpus_language]
-            task = _make_task(collection, setting, query_language, candidates, corpus)
-            if len(task.queries):
-                tasks.append(task)
+        for query_language, corpus_language in _pairs(setting, by_language, pool):
+            candidates, known = by_language[query_language], corpora[corpus_language]
+            queries = [i for i in candidates if collection.queries[i].key in known]
+            judged = [
+                (at, passage, grade)
+                for at, i in enumerate(queries)
+                for passage, grade in known[collection.queries[i].key]
+            ]
+            judged_query, judged_passage, grade = np.array(judged, np.int64).reshape(-1, 3).T
+            if queries:
+                tasks.append(
+                    Task(
+                        setting=setting,
+                        query_language=query_language,
+                        corpus_language=corpus_language,
+                        queries=np.array(queries, np.int64),
+                        passages=pool.slice_of(corpus_language),
+                        judged_query=judged_query,
+                        judged_passage=judged_passage,
+                        grade=grade,
+                        dropped=len(candidates) - len(queries),
+                    )
+                )
         if len(tasks) == before:
             raise ValueError(
                 f"{collection.name}: no question has a relevant passage in the setting {setting!r}; "
@@ -84,85 +163,64 @@ def make_tasks(collection: RetrievalSet, settings: Sequence[Setting] = SETTINGS)
     return tasks
 
 
-class _Corpus:
-    """The passages of one language, or of all, in trec_eval's order, and their judgements by question."""
+def _positions(collection: RetrievalSet, pool: Pool) -> dict[str, int]:
+    """Where each judged passage stands in the pool."""
+    judged = {id for grades in collection.qrels.values() for id in grades}
+    ids = collection.passage_ids
+    position = {ids[i]: at for at, i in enumerate(pool.order.tolist()) if ids[i] in judged}
+    for key, grades in collection.qrels.items():
+        for id in grades:
+            if id not in position:
+                raise ValueError(
+                    f"{collection.name}: a judgement of question {key!r} names the passage {id!r}, which the "
+                    "collection lacks; add the passage or drop the judgement"
+                )
+    return position
 
-    def __init__(self, collection: RetrievalSet, language: str | None):
-        self.language = language
-        members = [i for i, p in enumerate(collection.passages) if language in (None, p.language)]
-        members.sort(key=lambda i: collection.passages[i].id, reverse=True)
-        self.passages = np.array(members, np.int64)
-        position = {collection.passages[i].id: at for at, i in enumerate(members)}
-        self.judgements = {
-            key: [(position[id], grade) for id, grade in judged.items() if id in position]
-            for key, judged in collection.qrels.items()
-        }
 
-
-def _make_task(
-    collection: RetrievalSet, setting: Setting, query_language: str, candidates: Sequence[int], corpus: _Corpus
-) -> Task:
-    queries: list[int] = []
-    judged: list[tuple[int, int, int]] = []
-    for i in candidates:
-        known = corpus.judgements.get(collection.queries[i].key, [])
+def _judgements(
+    collection: RetrievalSet, position: Mapping[str, int], corpus: slice
+) -> dict[str, list[tuple[int, int]]]:
+    """Positions in the corpus and grades of the judged passages there, of each question that it answers."""
+    found = {}
+    for key, grades in collection.qrels.items():
+        known = [
+            (position[id] - corpus.start, grade)
+            for id, grade in grades.items()
+            if corpus.start <= position[id] < corpus.stop
+        ]
         if any(grade > 0 for _, grade in known):
-            judged.extend((len(queries), position, grade) for position, grade in known)
-            queries.append(i)
-    judged_query, judged_passage, grade = np.array(judged, np.int64).reshape(-1, 3).T
-    return Task(
-        setting=setting,
-        query_language=query_language,
-        corpus_language=corpus.language,
-        queries=np.array(queries, np.int64),
-        passages=corpus.passages,
-        judged_query=judged_query,
-        judged_passage=judged_passage,
-        grade=grade,
-        dropped=len(candidates) - len(queries),
-    )
+            found[key] = known
+    return found
 
 
-def _pairs(setting: Setting, collection: RetrievalSet) -> list[tuple[str, str | None]]:
+def _pairs(setting: Setting, query_languages: Iterable[str], pool: Pool) -> list[tuple[str, str | None]]:
     """Query language and corpus language of each task of a setting."""
-    query_languages = sorted({q.language for q in collection.queries})
-    corpus_languages = sorted({p.language for p in collection.passages})
+    asked, answered = sorted(query_languages), sorted(pool.languages)
     pairs: dict[Setting, list[tuple[str, str | None]]] = {
-        "mono": [(language, language) for language in collection.languages],
-        "cross": [(a, b) for a in query_languages for b in corpus_languages if a != b],
-        "multi": [(language, None) for language in query_languages] if len(corpus_languages) > 1 else [],
+        "mono": [(language, language) for language in asked if language in pool.slices],
+        "cross": [(a, b) for a in asked for b in answered if a != b],
+        "multi": [(language, None) for language in asked] if len(answered) > 1 else [],
     }
     return pairs[setting]
 
 
-def _check(collection: RetrievalSet, settings: Sequence[Setting]) -> None:
-    name = collection.name
+def _check(collection: RetrievalSet, pool: Pool, settings: Sequence[Setting]) -> None:
+    asked = {query.language for query in collection.queries}
     if not settings:
         raise ValueError(f"no settings given; choose from {', '.join(SETTINGS)}")
     for setting in settings:
         if setting not in SETTINGS:
             raise ValueError(f"unknown setting {setting!r}; the settings are {', '.join(SETTINGS)}")
-        if not _pairs(setting, collection):
-            languages = sorted({q.language for q in collection.queries} | {p.language for p in collection.passages})
+        if not _pairs(setting, asked, pool):
+            languages = ", ".join(sorted(asked | set(pool.languages))) or "no texts"
             raise ValueError(
-                f"{name} has no languages for the setting {setting!r}, only {', '.join(languages) or 'no texts'}; "
+                f"{collection.name} has no languages for the setting {setting!r}, only {languages}; "
                 "leave this setting out, or add the missing languages"
             )
-    passage_ids = _unique(name, "passage", (p.id for p in collection.passages))
-    _unique(name, "query", (q.id for q in collection.queries))
-    for key, judged in collection.qrels.items():
-        for id in judged:
-            if id not in passage_ids:
-                raise ValueError(
-                    f"{name}: a judgement of question {key!r} names the passage {id!r}, which the collection lacks; "
-                    "add the passage or drop the judgement"
-                )
+    if twice := [id for id, count in Counter(query.id for query in collection.queries).items() if count > 1]:
+        raise ValueError(_twice(collection, "query", twice[0]))
 
 
-def _unique(name: str, kind: str, ids: Iterable[str]) -> set[str]:
-    seen: set[str] = set()
-    for id in ids:
-        if id in seen:
-            raise ValueError(f"{name}: two {kind} texts have the id {id!r}; give each its own key")
-        seen.add(id)
-    return seen
+def _twice(collection: RetrievalSet, kind: str, id: str) -> str:
+    return f"{collection.name}: two {kind} texts have the id {id!r}; give each its own key"

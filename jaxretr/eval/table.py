@@ -1,32 +1,42 @@
-"""Results of several systems side by side: named `Results` come in, a rich or a Markdown table goes out."""
+"""Results as tables: named `Results` come in, rich tables for a terminal or Markdown go out."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from rich.console import Group
 from rich.table import Table
 
-from jaxretr.eval.bias import OWN_LANGUAGE_SHARE, RANK_DISTANCE
-from jaxretr.eval.results import Results
-from jaxretr.eval.settings import Setting
+from jaxretr.eval import bias
+from jaxretr.eval.evaluate import MEASURES
+from jaxretr.eval.results import Results, SettingResult
+from jaxretr.eval.settings import SETTINGS, Setting
 
-# Heading, setting, measure, decimals. Shares and effectiveness lie in [0, 1], distances are in ranks.
-_COLUMNS: tuple[tuple[str, Setting, str, int], ...] = (
-    ("mono mAP", "mono", "AP", 4),
-    ("mono R@1", "mono", "R@1", 4),
-    ("mono nDCG@10", "mono", "nDCG@10", 4),
-    ("cross mAP", "cross", "AP", 4),
-    ("cross R@1", "cross", "R@1", 4),
-    ("cross nDCG@10", "cross", "nDCG@10", 4),
-    ("multi mAP", "multi", "AP", 4),
-    ("multi R@10", "multi", "R@10", 4),
-    ("multi nDCG@10", "multi", "nDCG@10", 4),
-    ("rank distance ↓", "multi", RANK_DISTANCE, 1),
-    ("own language @10", "multi", OWN_LANGUAGE_SHARE, 3),
-)
+# Of the usual measures, those that say most in each setting. Any other measures are shown in every setting.
+_SHOWN: dict[Setting, tuple[str, ...]] = {
+    "mono": ("AP", "R@1", "nDCG@10"),
+    "cross": ("AP", "R@1", "nDCG@10"),
+    "multi": ("AP", "R@10", "nDCG@10"),
+}
+
+# Measure of language bias -> heading and decimals. Shares and probabilities lie in [0, 1], the others are in ranks.
+_BIAS = {
+    bias.RANK_DISTANCE: ("rank distance ↓", 1),
+    bias.MAX_RANK: ("Max@R ↓", 1),
+    bias.OWN_LANGUAGE_SHARE: ("own language @10", 3),
+    bias.PEER: ("PEER", 3),
+}
+_BIAS_BY_LANGUAGE = (bias.RANK_DISTANCE, bias.OWN_LANGUAGE_SHARE, bias.PEER)  # what fits into 80 characters
+
+_CAPTION = "means over languages or pairs of languages; ↓ lower is better"
+
+Rows = list[list[str]]
+"""The heading, then the lines of a table, formatted."""
+
+_Values = Mapping[Setting, Mapping[str, float]]
 
 
-def rows(systems: Mapping[str, Results]) -> list[list[str]]:
-    """The heading and one row per system, formatted. Columns that no system has a value for are left out.
+def rows(systems: Mapping[str, Results]) -> Rows:
+    """The macro averages, one line per system. Columns that no system has a value for are left out.
 
     Raises:
       ValueError: no systems, or systems evaluated on different collections, whose figures do not compare.
@@ -34,33 +44,121 @@ def rows(systems: Mapping[str, Results]) -> list[list[str]]:
     collections = sorted({results.collection for results in systems.values()})
     if len(collections) != 1:
         raise ValueError(f"a table compares systems on one collection, got {collections}; make a table for each")
-    values = {name: [_value(results, *column[1:3]) for column in _COLUMNS] for name, results in systems.items()}
-    shown = [i for i in range(len(_COLUMNS)) if any(not math.isnan(row[i]) for row in values.values())]
-    heading = [collections[0], *(_COLUMNS[i][0] for i in shown)]
-    return [heading, *([name, *(_format(row[i], _COLUMNS[i][3]) for i in shown)] for name, row in values.items())]
+    measures = {name: None for results in systems.values() for name in _effectiveness(results)}
+    shown = _SHOWN if measures.keys() == set(MEASURES) else dict.fromkeys(SETTINGS, tuple(measures))
+    lines = {
+        name: {setting: found.measures for setting, found in results.settings.items()}
+        for name, results in systems.items()
+    }
+    return _rows(collections[0], shown, [*_BIAS], lines)
+
+
+def language_rows(results: Results) -> Rows:
+    """One line per query language: the first measure in each setting, a mean over the corpora, and language bias."""
+    first = next(iter(_effectiveness(results)), "")
+    languages = sorted({task.query_language for found in results.settings.values() for task in found.tasks})
+    lines: dict[str, dict[Setting, dict[str, float]]] = {language: {} for language in languages}
+    for setting, found in results.settings.items():
+        for language in {task.query_language for task in found.tasks}:
+            own = SettingResult(tuple(task for task in found.tasks if task.query_language == language))
+            lines[language][setting] = own.measures
+    return _rows("query", dict.fromkeys(SETTINGS, (first,)), _BIAS_BY_LANGUAGE, lines)
+
+
+def mix_rows(results: Results) -> Rows:
+    """One line per query language: the share of each passage language in the top 10 of the pool; empty without one."""
+    tasks = [task for found in results.settings.values() for task in found.tasks if task.language_mix]
+    languages = sorted({language for task in tasks for language in task.language_mix})
+    lines = [
+        [task.query_language, *(f"{task.language_mix.get(language, 0):.3f}" for language in languages)]
+        for task in tasks
+    ]
+    return [["query", *languages], *lines] if lines else []
+
+
+def left_out(results: Results) -> str:
+    """A sentence on the queries that were not asked of a corpus; "" where all were."""
+    counts = [
+        f"{found.dropped:,} of {found.queries + found.dropped:,} in {setting}"
+        for setting, found in results.settings.items()
+        if found.dropped
+    ]
+    return f"Left out, with no relevant passage in the corpus: {', '.join(counts)}." if counts else ""
 
 
 def rich_table(systems: Mapping[str, Results]) -> Table:
     """A table for the terminal: a column per system, since a row per system does not fit into 80 characters."""
-    heading, *body = zip(*rows(systems), strict=True)
-    table = Table(caption="means over languages or pairs of languages; ↓ lower is better")
+    return _rich([list(line) for line in zip(*rows(systems), strict=True)], _CAPTION)
+
+
+def summary(results: Results) -> Group:
+    """What a terminal shows of one evaluation: macro averages, each query language, queries left out."""
+    tables = rich_table({results.system: results}), _rich(language_rows(results), "means over the corpora")
+    return Group(*tables, *filter(None, [left_out(results)]))
+
+
+def markdown(systems: Mapping[str, Results]) -> str:
+    """The macro averages in Markdown, a row per system, for a model card or a README."""
+    return _markdown(rows(systems))
+
+
+def page(results: Results) -> str:
+    """All tables of one evaluation as a page of Markdown, and how it was made."""
+    parts = [
+        f"# {results.system} on {results.collection}",
+        markdown({results.system: results}),
+        f"({_CAPTION})",
+        left_out(results),
+        "## By query language",
+        _markdown(language_rows(results)),
+    ]
+    if mix := mix_rows(results):
+        parts += ["## Languages of the top 10 passages in the pool", _markdown(mix)]
+    if results.evaluation:
+        lines = "\n".join(f"- {name}: {value}" for name, value in results.evaluation.items())
+        parts += ["## Evaluation", lines]
+    return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
+
+
+def _effectiveness(results: Results) -> list[str]:
+    """The measures of an evaluation without those of bias, which are of `multi` alone."""
+    names = (name for found in results.settings.values() for name in found.measures)
+    return [name for name in dict.fromkeys(names) if name not in (*_BIAS, bias.MAX_RANK_NORM)]
+
+
+def _rows(
+    corner: str, shown: Mapping[Setting, Iterable[str]], biases: Iterable[str], lines: Mapping[str, _Values]
+) -> Rows:
+    columns: list[tuple[str, Setting, str, int]] = [
+        (f"{setting} {'mAP' if name == 'AP' else name}", setting, name, 4)
+        for setting in SETTINGS
+        for name in shown[setting]
+    ]
+    columns += [(_BIAS[name][0], "multi", name, _BIAS[name][1]) for name in biases]
+
+    def value(line: _Values, setting: Setting, name: str) -> float:
+        return line.get(setting, {}).get(name, math.nan)
+
+    columns = [c for c in columns if not all(math.isnan(value(line, *c[1:3])) for line in lines.values())]
+    body = [[name, *(_format(value(line, s, m), d) for _, s, m, d in columns)] for name, line in lines.items()]
+    return [[corner, *(heading for heading, *_ in columns)], *body]
+
+
+def _rich(rows: Rows, caption: str) -> Table:
+    heading, *body = rows
+    table = Table(caption=caption)
     table.add_column(heading[0], no_wrap=True)
-    for system in heading[1:]:
-        table.add_column(system, justify="right")
+    for cell in heading[1:]:
+        table.add_column(cell, justify="right")
     for line in body:
         table.add_row(*line)
     return table
 
 
-def markdown(systems: Mapping[str, Results]) -> str:
-    """The same figures in Markdown, a row per system, for a model card or a README."""
-    heading, *body = rows(systems)
+def _markdown(rows: Rows) -> str:
+    heading, *body = rows
     lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *body]
     return "".join(f"| {' | '.join(cell.replace('|', r'\|') for cell in line)} |\n" for line in lines)
-
-
-def _value(results: Results, setting: Setting, measure: str) -> float:
-    return results.settings[setting].measures.get(measure, math.nan) if setting in results.settings else math.nan
 
 
 def _format(value: float, decimals: int) -> str:

@@ -32,6 +32,11 @@ def test_hand_computed_values() -> None:
     assert values == pytest.approx(expected)
 
 
+def test_a_cutoff_does_not_change_what_average_precision_is_divided_by() -> None:
+    # Four relevant, two of them in the first two ranks: divided by 4, not by min(4, 2).
+    assert one_query(["AP@2"], {1: 1, 2: 1, 5: 1, 6: 1}, 10) == pytest.approx({"AP@2": 2 / 4})
+
+
 def test_measures_look_at_the_first_thousand_ranks() -> None:
     values = one_query(["AP", "R@1000", "R@2000", "NumRet"], {500: 1, 1000: 1, 1001: 1, 1500: 1}, 1600)
     assert values == pytest.approx({"AP": (1 / 500 + 2 / 1000) / 4, "R@1000": 0.5, "R@2000": 0.5, "NumRet": 1000})

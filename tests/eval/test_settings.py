@@ -1,8 +1,10 @@
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 
-from jaxretr.eval.settings import Task, make_tasks
+from jaxretr.eval.settings import Pool, Setting, Task
+from jaxretr.eval.settings import make_tasks as tasks_of
 from jaxretr.types import Passage, Query, RetrievalSet
 
 
@@ -10,10 +12,19 @@ def name(task: Task) -> str:
     return f"{task.query_language}-{task.corpus_language or 'all'}"
 
 
+def make_tasks(collection: RetrievalSet, settings: Sequence[Setting] = ("mono", "cross", "multi")) -> list[Task]:
+    return tasks_of(collection, Pool.of(collection), settings)
+
+
+def corpus_ids(collection: RetrievalSet, task: Task) -> list[str]:
+    """The corpus of a task, in its order."""
+    return [collection.passages[i].id for i in Pool.of(collection).order[task.passages]]
+
+
 def spelled_out(collection: RetrievalSet, task: Task) -> set[tuple[str, str, int]]:
     """The judgements of a task by ids."""
     queries = [collection.queries[i].id for i in task.queries]
-    passages = [collection.passages[i].id for i in task.passages]
+    passages = corpus_ids(collection, task)
     return {
         (queries[q], passages[p], int(grade))
         for q, p, grade in zip(task.judged_query, task.judged_passage, task.grade, strict=True)
@@ -46,7 +57,28 @@ def test_queries_without_an_answer_in_the_corpus_are_dropped_and_counted(tiny: R
 
 def test_passages_come_by_descending_id(tiny: RetrievalSet) -> None:
     task = make_tasks(tiny, ["multi"])[0]
-    assert [tiny.passages[i].id for i in task.passages] == ["fr:p1", "en:p2", "en:p1", "de:p3", "de:p1"]
+    assert corpus_ids(tiny, task) == ["fr:p1", "en:p2", "en:p1", "de:p3", "de:p1"]
+    assert task.num_passages == 5
+
+
+def test_the_corpus_of_a_language_is_a_slice_whatever_its_tag() -> None:
+    """Tags that begin alike, characters below the colon, scripts beyond the BMP: the order is that of UTF-8 bytes."""
+    tags = ["zh-Hant", "pt", "zh", "z", "pt-BR", "zh2", "x-𐍈"]
+    keys = ["", "9", "a", "é", "中", "😀", ":", "~", "-Hant:9"]
+    passages = tuple(Passage(key, tag, "text") for key in keys for tag in tags)
+    queries = tuple(Query("q", tag, "?") for tag in tags)
+    collection = RetrievalSet("tags", queries, passages, {"q": {f"{tag}:9": 1 for tag in tags}})
+    tasks = make_tasks(collection)
+    everything = next(task for task in tasks if task.setting == "multi")
+    ids = corpus_ids(collection, everything)
+    assert ids == sorted((p.id for p in passages), key=str.encode, reverse=True)
+    for task in tasks:
+        if task.corpus_language is not None:
+            own = [id for id in ids if id.partition(":")[0] == task.corpus_language]
+            assert corpus_ids(collection, task) == own and len(own) == len(keys)
+        assert all(id.endswith(":9") for _, id, _ in spelled_out(collection, task))
+    pool = Pool.of(collection)
+    assert [pool.languages[n] for n in pool.language_numbers()] == [id.partition(":")[0] for id in ids]
 
 
 def test_a_pair_that_answers_nothing_makes_no_task(tiny: RetrievalSet) -> None:
@@ -79,6 +111,8 @@ def test_bad_collections_are_refused(tiny: RetrievalSet) -> None:
         make_tasks(dataclasses.replace(tiny, qrels={"q1": {"en:p9": 1}}))
     with pytest.raises(ValueError, match="two passage texts have the id 'de:p1'"):
         make_tasks(dataclasses.replace(tiny, passages=(*tiny.passages, Passage("p1", "de", "again"))))
+    with pytest.raises(ValueError, match="the language 'de:AT' has a colon"):
+        make_tasks(dataclasses.replace(tiny, passages=(*tiny.passages, Passage("p1", "de:AT", "again"))))
     with pytest.raises(ValueError, match="two query texts have the id 'en:q1'"):
         make_tasks(dataclasses.replace(tiny, queries=(*tiny.queries, Query("q1", "en", "again"))))
     with pytest.raises(ValueError, match="no question has a relevant passage in the setting 'mono'"):

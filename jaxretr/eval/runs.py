@@ -1,0 +1,205 @@
+"""An evaluation on disk: a test collection and two encoding functions come in, a directory goes out that others read.
+
+| file | holds |
+|---|---|
+| `results.json`, `per_query.parquet` | `Results`, see `jaxretr.eval.results` |
+| `results.md`, `report.html`, `plots/` | their tables and pictures |
+| `runs/{setting}.{query language}.trec` | `qid Q0 docno rank score tag`, TREC's format of a run |
+| `qrels/{setting}.{query language}.qrels` | `qid 0 docno relevance`, what that run is judged by |
+| `runs/cross.{query language}.{corpus language}.trec` and its qrels | in `cross`, a pair for each pair of languages |
+| `embeddings/` | the passages' embeddings |
+| `evaluation.json` | what was evaluated and how; another evaluation is refused |
+
+trec_eval makes of a run and its qrels the values per query in `per_query.parquet`: ids are the collection's own, scores
+have the nine digits that tell any two float32 apart (trec_eval compares in float32), and equal ones stay equal.
+"""
+
+import contextlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from jaxretr.eval.evaluate import MEASURES, Ranking, evaluate
+from jaxretr.eval.held_out import allowed_settings
+from jaxretr.eval.measures import DEPTH
+from jaxretr.eval.report import write_report
+from jaxretr.eval.results import RESULTS_FILE, Results, replaced_file
+from jaxretr.eval.settings import SETTINGS, Setting
+from jaxretr.eval.table import page
+from jaxretr.retrieval.embeddings import Encode
+from jaxretr.types import RetrievalSet, ScoredPassage
+
+EVALUATION_FILE = "evaluation.json"
+EMBEDDINGS = "embeddings"
+
+RUNS: tuple[Setting, ...] = ("mono", "multi")
+"""Settings whose runs are written unless others are asked for. Those of `cross` have a line for every query, language
+and passage: 131 million for XQuAD-R, 8 GB."""
+
+_REPORTED = 10  # passages per query in the report
+
+
+def evaluate_into(
+    output_dir: Path,
+    collection: RetrievalSet,
+    encode_query: Encode,
+    encode_document: Encode,
+    *,
+    system: str,
+    evaluation: Mapping[str, Any],
+    fingerprint: str,
+    settings: Sequence[Setting] = (),
+    measures: Sequence[str] = MEASURES,
+    runs: Sequence[Setting] = RUNS,
+    run_depth: int = DEPTH,
+) -> Results:
+    """Evaluates and writes everything into `output_dir`; interrupted, the same call goes on with the embeddings made.
+
+    Args:
+      output_dir: made where absent. An evaluation that is there is replaced if it is the same one (`evaluation` and
+        `fingerprint` are equal) and refused otherwise; settings, measures and runs may change.
+      collection, encode_query, encode_document, measures: see `jaxretr.eval.evaluate.evaluate`.
+      system: what tables call the model.
+      evaluation: what determines the figures, as plain values: model, candidates, lengths, ...
+      fingerprint: names the model, see `jaxretr.retrieval.embeddings.embed`.
+      settings: which of `mono`, `cross` and `multi`; all that the collection allows unless given.
+      runs: settings whose rankings are written as TREC runs.
+      run_depth: passages per query in a run; measures see the first 1000 as trec_eval would in a run of that length.
+
+    Raises:
+      ValueError: `output_dir` holds something else; an id that a run cannot hold; see also `evaluate`.
+    """
+    if unknown := sorted(set(runs) - set(SETTINGS)):
+        raise ValueError(f"cannot write runs of {unknown[0]!r}; the settings are {', '.join(SETTINGS)}")
+    if run_depth < 0:
+        raise ValueError(f"run_depth is {run_depth}, expected the number of passages per query, or 0 for no runs")
+    writer = RunWriter(output_dir, collection, tag=system, depth=run_depth) if runs and run_depth else None
+    asked = {"collection": collection.name, **evaluation, "fingerprint": fingerprint}
+    _claim(output_dir, asked)
+    settings = settings or allowed_settings(collection)
+    reported: Setting | None = next((setting for setting in ("multi", "mono") if setting in settings), None)
+    depths: dict[Setting, int] = dict.fromkeys(runs if run_depth else (), run_depth)
+    if reported:
+        depths[reported] = max(_REPORTED, depths.get(reported, 0))
+    ids = collection.passage_ids
+    top: dict[str, list[ScoredPassage]] = {}
+
+    def keep(ranking: Ranking) -> None:
+        if writer and ranking.task.setting in runs:
+            writer.write(ranking)
+        if ranking.task.setting == reported:
+            top.update(_top(collection, ids, ranking))
+
+    results = evaluate(
+        collection,
+        encode_query,
+        encode_document,
+        settings=settings,
+        measures=measures,
+        embeddings_dir=output_dir / EMBEDDINGS,
+        fingerprint=fingerprint,
+        on_ranking=keep,
+        depths=depths,
+    )
+    results = replace(results, system=system, evaluation=asked)
+    results.save(output_dir)
+    with replaced_file(output_dir / "results.md") as partial:
+        partial.write_text(page(results), "utf-8")
+    write_report(output_dir, results, collection, top)
+    return results
+
+
+class RunWriter:
+    """Writes rankings as TREC runs, with the qrels that belong to each.
+
+    Args:
+      output_dir: gets `runs/` and `qrels/`.
+      collection: what the rankings are of.
+      tag: name of the system in the last column; blanks become underscores.
+      depth: passages per query.
+
+    Raises:
+      ValueError: an id with white space, which would break the lines.
+    """
+
+    def __init__(self, output_dir: Path, collection: RetrievalSet, *, tag: str, depth: int = DEPTH):
+        self._output_dir = output_dir
+        self._depth = depth
+        self._collection = collection
+        self._passage_ids = collection.passage_ids
+        self._tag = "_".join(tag.split()) or "run"
+        for id in itertools.chain(self._passage_ids, (query.id for query in collection.queries)):
+            if len(id.split()) != 1:
+                raise ValueError(
+                    f"{collection.name}: the id {id!r} has white space, which TREC's format of runs cannot hold; "
+                    "rename it in the data, or write no runs (depth 0)"
+                )
+
+    def write(self, ranking: Ranking) -> None:
+        """Writes the run of one task and its qrels, each whole or not at all."""
+        task = ranking.task
+        name = f"{task.setting}.{task.query_language}"
+        if task.setting == "cross":
+            name += f".{task.corpus_language}"
+        queries = [self._collection.queries[i] for i in task.queries]
+
+        scores, passages = ranking.scores[:, : self._depth], ranking.passages[:, : self._depth]
+        depth = scores.shape[1]
+        # One template for all lines of a query: formatting them one by one takes twice as long.
+        tag = self._tag.replace("%", "%%")
+        lines = "".join(f"%s Q0 %s {rank} %.9g {tag}\n" for rank in range(1, depth + 1))
+        with self._replaced("runs", f"{name}.trec") as file:
+            for query, row, found in zip(queries, scores, passages, strict=True):
+                columns = [query.id] * depth, [self._passage_ids[i] for i in found.tolist()], row.tolist()
+                file.write(lines % tuple(itertools.chain.from_iterable(zip(*columns, strict=True))))
+
+        corpus = f"{task.corpus_language}:" if task.corpus_language else ""
+        with self._replaced("qrels", f"{name}.qrels") as file:
+            for query in queries:
+                for id, grade in self._collection.qrels[query.key].items():
+                    if id.startswith(corpus):
+                        file.write(f"{query.id} 0 {id} {grade}\n")
+
+    @contextlib.contextmanager
+    def _replaced(self, directory: str, name: str) -> Iterator[TextIO]:
+        with (
+            replaced_file(self._output_dir / directory / name) as partial,
+            partial.open("w", encoding="utf-8", newline="\n") as file,
+        ):
+            yield file
+
+
+def _top(collection: RetrievalSet, ids: Sequence[str], ranking: Ranking) -> dict[str, list[ScoredPassage]]:
+    """The first passages of each query, as the report shows them."""
+    rows = zip(ranking.task.queries, ranking.passages[:, :_REPORTED], ranking.scores[:, :_REPORTED], strict=True)
+    return {
+        collection.queries[query].id: [
+            ScoredPassage(ids[i], score) for i, score in zip(passages.tolist(), scores.tolist(), strict=True)
+        ]
+        for query, passages, scores in rows
+    }
+
+
+def _claim(output_dir: Path, evaluation: Mapping[str, Any]) -> None:
+    """Makes `output_dir` that of one evaluation, or checks that it is. One that left nothing yet gives way."""
+    path = output_dir / EVALUATION_FILE
+    wanted = json.loads(json.dumps(evaluation))
+    has_results = (output_dir / RESULTS_FILE).exists()
+    if has_results and not path.exists():
+        raise ValueError(
+            f"{output_dir} holds results that were not written here, such as those of a training run; "
+            "give another output directory"
+        )
+    if has_results or (output_dir / EMBEDDINGS).exists():
+        found = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        changed = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+        if changed:
+            differences = "; ".join(f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}" for name in changed)
+            raise ValueError(
+                f"{output_dir} holds another evaluation ({differences}); give another output directory, or delete it"
+            )
+    with replaced_file(path) as partial:
+        partial.write_text(json.dumps(wanted, indent=2, ensure_ascii=False) + "\n", "utf-8")
