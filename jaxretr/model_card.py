@@ -1,6 +1,6 @@
 """The README.md of a trained model.
 
-In: the config of its run, what it was trained on, a table of results. Out: Markdown with the metadata that model hubs
+In: the config of its run, what it was trained on, a table of results and the collection they are of. Out: Markdown with the metadata that model hubs
 read.
 """
 
@@ -8,7 +8,7 @@ from jaxretr.config import Config
 from jaxretr.data.pair_index import PairIndex
 
 
-def model_card(config: Config, index: PairIndex, results: str) -> str:
+def model_card(config: Config, index: PairIndex, results: str, collection: str) -> str:
     """The README.md of the trained model: data, languages, recipe, and measures as measured."""
     recipe = "".join(
         f"- {name}: {value}\n" for part in ("model", "data", "train") for name, value in config.to_dict()[part].items()
@@ -37,7 +37,7 @@ scores = model.similarity(queries, passages)
 
 ## Measured
 
-Retrieval on the split `{config.evaluation.split}` of the same data, which was not trained on.
+Retrieval on {collection}, which was not trained on.
 
 {results}
 ## Recipe

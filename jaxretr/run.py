@@ -84,7 +84,7 @@ def train(config: Config) -> Path:
         after = _evaluate(encoder, held_out)
         if parallel.is_main_process():
             table = markdown({"before": before, "after": after})
-            encoder.save(model_dir, model_card=model_card(config, index, table))
+            encoder.save(model_dir, model_card=model_card(config, index, table, after.collection))
             after.save(after_path)
         say(f"done in {(time.perf_counter() - started) / 60:.1f} min: {model_dir}")
     if parallel.is_main_process():
