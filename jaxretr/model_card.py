@@ -1,7 +1,7 @@
 """The README.md of a trained model.
 
-In: the config of its run, what it was trained on, a table of results and the collection they are of. Out: Markdown with the metadata that model hubs
-read.
+In: the config of its run, what it was trained on, a table of results and the collection they are of. Out: Markdown
+with the metadata that model hubs read.
 """
 
 from jaxretr.config import Config

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from tensorboardX import SummaryWriter
 
 from jaxretr import parallel
@@ -102,22 +110,28 @@ class Tracker(AbstractContextManager["Tracker"]):
                 self._wandb.finish()
 
 
+def progress_bar(*columns: ProgressColumn, enabled: bool = True, transient: bool = True) -> Progress:
+    """A live line: bar, count, elapsed time, ETA, further columns. Silent in all but the main process's terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        *columns,
+        console=console,
+        disable=not (enabled and parallel.is_main_process() and console.is_terminal),
+        refresh_per_second=2,
+        transient=transient,
+    )
+
+
 class StepProgress(AbstractContextManager["StepProgress"]):
     """A live line: bar, step of steps, elapsed time, ETA, and the newest figures."""
 
     def __init__(self, description: str, *, total: int, completed: int = 0):
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=console,
-            disable=not (parallel.is_main_process() and console.is_terminal),
-            refresh_per_second=2,
-        )
+        self._progress = progress_bar(TextColumn("{task.fields[figures]}"), transient=False)
         self._task = self._progress.add_task(description, total=total, completed=completed, figures="")
 
     def __enter__(self) -> "StepProgress":

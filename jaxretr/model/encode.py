@@ -5,6 +5,8 @@ order of the texts. And the way back to a directory that transformers and senten
 """
 
 import copy
+import hashlib
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -15,7 +17,6 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float32, Int
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerFast
 
 from jaxretr import parallel
@@ -24,7 +25,7 @@ from jaxretr.model.saved import find_model, read_settings, replaced_directory, w
 from jaxretr.model.tokenizer import check_tokenizer, load_tokenizer, save_tokenizer
 from jaxretr.model.weights import load_params, save_params
 from jaxretr.tokenization import Tokenization, bucket
-from jaxretr.tracking import console
+from jaxretr.tracking import progress_bar
 
 _TOKENS_PER_TEXT = 128  # what `batch_size` counts in
 _WINDOW = 16_384  # texts tokenised and sorted by length together
@@ -123,6 +124,27 @@ class Encoder:
         """Width of an embedding."""
         return self.functions.architecture.dim
 
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all that embeddings depend on: tells this encoder's from those of another, or of it retrained.
+
+        Computed at every call, since any part may have been replaced: about a second for a hundred million parameters.
+        """
+        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        settings = {
+            "architecture": repr(self.functions.architecture),
+            "dtype": self.functions.dtype,
+            "max_length": self.max_length,
+            "prefixes": [self.query_prefix, self.passage_prefix],
+            # A tokenizer carries the truncation and padding of its last use along.
+            "tokenizer": {part: value for part, value in tokenizer.items() if part not in ("truncation", "padding")},
+        }
+        digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
+        for path, parameter in jax.tree_util.tree_leaves_with_path(self.params):
+            digest.update(f"{jax.tree_util.keystr(path)} {parameter.dtype} {parameter.shape}".encode())
+            digest.update(np.ascontiguousarray(parameter))
+        return digest.hexdigest()
+
     def encode_query(
         self, texts: Iterable[str], *, batch_size: int = 32, progress: bool = True
     ) -> Float32[np.ndarray, "queries dim"]:
@@ -188,7 +210,7 @@ class Encoder:
             embeddings[rows] = parallel.merge(result)[: len(rows)]
             return len(rows)
 
-        with _progress(enabled=progress and len(texts) > batch_size) as bar:
+        with progress_bar(enabled=progress and len(texts) > batch_size) as bar:
             task = bar.add_task("encode", total=len(texts))
             for start in range(0, len(texts), _WINDOW):
                 ids = tokenize(texts[start : start + _WINDOW])
@@ -232,17 +254,3 @@ def plan_batches(lengths: Sequence[int], buckets: Sequence[int], batch_size: int
 @lru_cache(maxsize=8)
 def _on_all_devices(encoder: EncoderFunctions) -> Any:
     return parallel.pmap(encoder.encode_ids, in_axes=(None, 0, 0))
-
-
-def _progress(*, enabled: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not (enabled and console.is_terminal),
-        transient=True,
-    )

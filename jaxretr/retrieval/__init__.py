@@ -1,5 +1,6 @@
-"""From embeddings to rankings: exact search over a corpus."""
+"""From texts to rankings: embeddings on disk, and exact search over a corpus."""
 
+from jaxretr.retrieval.embeddings import Embeddings, Encode, Rows, embed
 from jaxretr.retrieval.exact import ranks, search
 
-__all__ = ["ranks", "search"]
+__all__ = ["Embeddings", "Encode", "Rows", "embed", "ranks", "search"]

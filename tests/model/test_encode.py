@@ -1,7 +1,12 @@
+import copy
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from jaxretr.model.encode import Encoder, plan_batches
 from jaxretr.model.functions import EncoderFunctions, functions
@@ -108,3 +113,39 @@ def test_plan_of_one_text_is_small():
     assert (batch.rows.tolist(), batch.size, batch.length) == ([0], jax.local_device_count(), 16)
     (batch,) = plan_batches([5] * (jax.local_device_count() * 5), (16, 32), batch_size=32)
     assert batch.size == jax.local_device_count() * 8
+
+
+def test_a_fingerprint_stays_with_what_embeds_alike(encoder, tmp_path):
+    fingerprint = encoder.fingerprint
+    assert len(bytes.fromhex(fingerprint)) == 8
+    encoder.save(tmp_path / "model")
+    assert Encoder.load(tmp_path / "model").fingerprint == fingerprint
+    encoder.tokenizer(["fox", "dog dog"], padding=True, truncation=True, max_length=5)  # leaves its settings behind
+    encoder.encode_query(["fox"])
+    assert encoder.fingerprint == fingerprint
+
+
+def test_a_fingerprint_changes_with_all_that_embeddings_depend_on(encoder, params, tokenizer, architecture):
+    def changed(params=params, tokenizer=tokenizer, dtype="float32", **settings):
+        settings = {"query_prefix": "query: ", "passage_prefix": "passage: ", "max_length": 64} | settings
+        return Encoder(functions(architecture, dtype=dtype), params, tokenizer, **settings)
+
+    word_piece = tokenizer.backend_tokenizer.to_str().replace("狐狸", "狸狐")
+    others = [
+        changed(),
+        changed(dtype="bfloat16"),
+        changed(max_length=63),
+        changed(query_prefix="passage: "),
+        changed(passage_prefix=""),
+        changed(query_prefix="passage: ", passage_prefix="query: "),
+        changed(tokenizer=PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(word_piece), pad_token="<pad>")),
+    ]
+    pooled = copy.copy(encoder)
+    pooled.functions = functions(dataclasses.replace(architecture, pooling="cls"))
+    trained = copy.copy(encoder)
+    assert trained.fingerprint == encoder.fingerprint == others[0].fingerprint
+    trained.params = jax.tree.map(jnp.copy, encoder.params)
+    assert trained.fingerprint == encoder.fingerprint
+    bias = encoder.params["embeddings"]["norm"]["bias"]
+    trained.params["embeddings"]["norm"]["bias"] = bias.at[3].set(jnp.nextafter(bias[3], jnp.inf))
+    assert len({one.fingerprint for one in (*others, pooled, trained)}) == 9

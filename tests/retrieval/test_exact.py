@@ -1,10 +1,11 @@
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from jaxretr.retrieval import exact
+from jaxretr.retrieval.embeddings import Subset
 from jaxretr.retrieval.exact import ranks, search
 
 
@@ -18,18 +19,22 @@ def normal(shape: tuple[int, int], seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-# Small integers make exact products and many ties, negative zeros among them; few sizes make few compilations.
-integers = st.tuples(st.sampled_from([1, 5]), st.sampled_from([1, 9, 40])).flatmap(
-    lambda sizes: st.tuples(
-        hnp.arrays(np.float32, (sizes[0], 2), elements=st.sampled_from([-1.0, -0.0, 0.0, 1.0])),
-        hnp.arrays(np.float32, (sizes[1], 2), elements=st.sampled_from([-1.0, -0.0, 0.0, 1.0, 2.0])),
-    )
-)
+def integers(seed: int, passages: int) -> tuple[np.ndarray, np.ndarray]:
+    """Small integers make exact products and many ties, negative zeros among them."""
+    random = np.random.default_rng(seed)
+    queries = random.choice(np.float32([-1, -0.0, 0, 1]), (5, 2))
+    return queries, random.choice(np.float32([-1, -0.0, 0, 1, 2])[: random.integers(2, 6)], (passages, 2))
 
 
-@pytest.mark.parametrize(("passage_block", "query_block"), [(65_536, 256), (100, 256), (64, 3), (7, 1)])
+@pytest.fixture
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks visit the same device, one after the other."""
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+
+
+@pytest.mark.parametrize(("passage_block", "query_block"), [(16_384, 256), (256, 256), (100, 3)])
 def test_search_finds_the_top_k_of_numpy(passage_block: int, query_block: int) -> None:
-    queries, passages = normal((10, 16), 0), normal((300, 16), 1)
+    queries, passages = normal((40, 16), 0), normal((700, 16), 1)
     scores, positions = search(queries, passages, 12, passage_block=passage_block, query_block=query_block)
     expected = reference_order(queries, passages)[:, :12]
     assert scores.dtype == np.float32 and positions.dtype == np.int32
@@ -37,22 +42,37 @@ def test_search_finds_the_top_k_of_numpy(passage_block: int, query_block: int) -
     np.testing.assert_allclose(scores, np.take_along_axis(queries @ passages.T, expected, 1), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize("order", ["random", "best first", "best last", "equal"])
+def test_search_is_exact_however_many_passages_of_a_block_enter_the_lists(order: str) -> None:
+    """Blocks of more groups than the longest short list: with the best last every passage enters, then none does."""
+    queries, passages = np.abs(normal((3, 4), 2)), normal((9_000, 4), 3)
+    if order != "random":
+        passages = np.abs(passages[:1]) * np.linspace(1, 2, len(passages), dtype=np.float32)[:, None]
+    if order == "best first":
+        passages = passages[::-1].copy()
+    if order == "equal":
+        passages[:] = passages[0]
+    _, positions = search(queries, passages, 20, passage_block=2048)
+    scores = queries @ passages.T
+    np.testing.assert_array_equal(positions, np.argsort(-scores, axis=1, kind="stable")[:, :20])
+
+
 @settings(deadline=None, max_examples=40)
-@given(integers, st.sampled_from([1, 7, 40]), st.sampled_from([4, 64]))
-def test_equal_scores_keep_the_order_of_the_passages(pair: tuple[np.ndarray, np.ndarray], k: int, block: int) -> None:
-    queries, passages = pair
-    k = min(k, len(passages))
-    _, positions = search(queries, passages, k, passage_block=block, query_block=8)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([7, 600]))
+def test_equal_scores_keep_the_order_of_the_passages(seed: int, k: int) -> None:
+    queries, passages = integers(seed, 600)
+    _, positions = search(queries, passages, k, passage_block=256)
     np.testing.assert_array_equal(positions, reference_order(queries, passages)[:, :k])
 
 
 @settings(deadline=None, max_examples=40)
-@given(integers)
-def test_ranks_are_the_inverse_of_the_full_ranking(pair: tuple[np.ndarray, np.ndarray]) -> None:
-    queries, passages = pair
+@given(st.integers(0, 2**32 - 1))
+def test_ranks_are_the_inverse_of_the_full_ranking(seed: int) -> None:
+    queries, passages = integers(seed, 300)
     order = reference_order(queries, passages)
     query, rank = (grid.ravel() for grid in np.indices(order.shape))
-    found = ranks(queries, passages, query, order[query, rank])
+    found = ranks(queries, passages, query, order[query, rank], passage_block=256)
     np.testing.assert_array_equal(found, rank + 1)
 
 
@@ -74,19 +94,42 @@ def test_ranks_of_unevenly_many_passages_per_query_come_in_the_order_asked() -> 
     np.testing.assert_array_equal(ranks(queries, passages, query, passage), place[query, passage] + 1)
 
 
-def test_ranks_do_not_depend_on_how_many_scores_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    queries, passages = normal((9, 8), 5), normal((300, 8), 6)
-    query, passage = np.arange(9), np.arange(9) * 30
+def test_ranks_do_not_depend_on_the_blocks() -> None:
+    queries, passages = normal((70, 8), 5), np.tile(normal((250, 8), 6), (3, 1))
+    query, passage = np.arange(70).repeat(3), np.random.default_rng(7).integers(0, 750, 210)
     expected = ranks(queries, passages, query, passage)
-    monkeypatch.setattr(exact, "_SCORES_AT_ONCE", 1)
-    np.testing.assert_array_equal(ranks(queries, passages, query, passage), expected)
+    np.testing.assert_array_equal(ranks(queries, passages, query, passage, query_block=32, passage_block=256), expected)
 
 
+@pytest.mark.usefixtures("one_device")
 def test_all_blocks_share_one_compilation() -> None:
-    queries, passages = normal((11, 5), 7), normal((103, 5), 8)
+    queries, passages = normal((65, 5), 7), normal((1030, 5), 8)
     before = exact._merge._cache_size()
-    search(queries, passages, 4, passage_block=10, query_block=4)
+    search(queries, passages, 4, passage_block=256, query_block=40)
     assert exact._merge._cache_size() - before == 1
+
+
+@pytest.mark.usefixtures("one_device")
+def test_only_blocks_of_the_corpus_are_read() -> None:
+    class Recorded:
+        shape = (2000, 4)
+        read: list[slice] = []  # noqa: RUF012
+
+        def __len__(self) -> int:
+            return 2000
+
+        def __getitem__(self, rows: slice, /) -> np.ndarray:
+            self.read.append(rows)
+            return passages[rows]
+
+    queries, passages = normal((3, 4), 9), normal((2000, 4), 10)
+    found = search(queries, Recorded(), 5, passage_block=512)[1]  # no array, so nothing but its slices can be read
+    np.testing.assert_array_equal(found, reference_order(queries, passages)[:, :5])
+    assert [rows.start for rows in Recorded.read] == [0, 512, 1024, 1536]
+    Recorded.read.clear()
+    rank = ranks(queries, Recorded(), np.repeat(np.arange(3), 5), found.ravel(), passage_block=512)
+    np.testing.assert_array_equal(rank, np.tile(np.arange(1, 6), 3))
+    assert [rows.start for rows in Recorded.read[-4:]] == [0, 512, 1024, 1536]
 
 
 def test_a_memory_mapped_corpus_is_searched(tmp_path) -> None:
@@ -94,6 +137,16 @@ def test_a_memory_mapped_corpus_is_searched(tmp_path) -> None:
     np.save(tmp_path / "passages.npy", passages)
     mapped = np.load(tmp_path / "passages.npy", mmap_mode="r")
     np.testing.assert_array_equal(search(queries, mapped, 5)[1], reference_order(queries, passages)[:, :5])
+
+
+def test_a_subset_is_searched_like_its_rows() -> None:
+    queries, passages = normal((4, 6), 16), normal((40_000, 6), 17)
+    positions = np.random.default_rng(18).permutation(40_000)[:300]
+    subset = Subset(passages, positions)
+    assert subset.shape == (300, 6) and len(subset) == 300
+    np.testing.assert_array_equal(subset[10:200], passages[positions[10:200]])
+    np.testing.assert_array_equal(subset[300:], passages[:0])
+    np.testing.assert_array_equal(search(queries, subset, 7)[1], reference_order(queries, passages[positions])[:, :7])
 
 
 def test_no_queries_give_empty_lists() -> None:

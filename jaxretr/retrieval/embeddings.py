@@ -1,0 +1,249 @@
+"""Embeddings of a corpus on disk: texts and an encoding function come in, `Embeddings` go out, shard by shard.
+
+A directory holds shards, `00000-<digest>.npy` and so on, and `embeddings.json`, which says what they are and is written
+last. The digest is that of the shard's texts and of the fingerprint, so a run that was killed goes on with the shards
+that are missing, and what was there before stays whole until all of the new is.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Float32, Int
+
+from jaxretr import parallel
+from jaxretr.tracking import progress_bar, say, write_json
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+"""Texts -> embeddings, float32 of shape [texts, dim]; L2-normalised where the score is to be the cosine."""
+
+_METADATA = "embeddings.json"
+_DIGEST_SIZE = 16  # bytes
+_READ_AT_ONCE = 16_384  # rows that `Subset` looks for its own among
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Embeddings that are read a slice at a time: an array, a memory map or `Embeddings`; float32 [n, dim]."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+
+class Embeddings:
+    """The shards of a directory that `embed` has finished, seen as one read-only float32 array [n, dim].
+
+    A shard is mapped into memory when it is read and let go with the last view of it, so memory holds no more of the
+    corpus than its user does.
+
+    Raises:
+      FileNotFoundError: when no finished embeddings are there.
+      ValueError: when a shard is damaged, or the shards do not fit together.
+    """
+
+    def __init__(self, directory: str | Path):
+        directory = Path(directory)
+        metadata = _read_metadata(directory)
+        if metadata is None:
+            raise FileNotFoundError(
+                f"{directory} holds no finished embeddings (it has no {_METADATA}); run the embedding to its end"
+            )
+        self.shape: tuple[int, int] = (metadata["texts"], metadata["dim"])
+        self._shard_size: int = metadata["shard_size"]
+        self._shards = [directory / name for name in metadata["shards"]]
+        for start, shard in zip(range(0, len(self), self._shard_size), self._shards, strict=True):
+            expected = (min(self._shard_size, len(self) - start), self.shape[1])
+            found = _shape(shard)
+            if found != expected:
+                raise ValueError(
+                    f"{shard} {f'has shape {found}' if found else 'is missing or damaged'}, expected {expected}; "
+                    "embed the texts again, which redoes what is broken"
+                )
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice, /) -> Float32[np.ndarray, "rows dim"]:
+        """Consecutive rows; a view of the memory map where they lie in one shard."""
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise ValueError(f"rows are read in steps of 1, got a slice with step {step}")
+        parts = []
+        while start < stop:
+            shard, first = divmod(start, self._shard_size)
+            parts.append(np.load(self._shards[shard], mmap_mode="r")[first : first + stop - start])
+            start += len(parts[-1])
+        if not parts:
+            return np.empty((0, self.shape[1]), np.float32)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+class Subset:
+    """Some rows of others, in any order, read when they are asked for: `Rows` like those they come from.
+
+    Args:
+      rows: embeddings.
+      positions: the place in `rows` of each row of the subset.
+    """
+
+    def __init__(self, rows: Rows, positions: Int[np.ndarray, " n"]):
+        self._rows, self._positions = rows, positions
+        self.shape: tuple[int, int] = (len(positions), rows.shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice, /) -> Float32[np.ndarray, "rows dim"]:
+        """A copy of the rows."""
+        wanted = self._positions[rows]
+        found = np.empty((len(wanted), self.shape[1]), np.float32)
+        order = np.argsort(wanted, kind="stable")
+        for places in np.split(order, np.flatnonzero(np.diff(wanted[order] // _READ_AT_ONCE)) + 1):
+            if len(places):
+                first, last = wanted[places[0]], wanted[places[-1]]
+                found[places] = self._rows[first : last + 1][wanted[places] - first]
+        return found
+
+
+def embed(
+    texts: Sequence[str], encode: Encode, directory: str | Path, *, fingerprint: str, shard_size: int = 16_384
+) -> Embeddings:
+    """Embeds texts into a directory; what a former run has finished with the same texts and fingerprint is kept.
+
+    Where several processes call this, each embeds its share of the shards into the directory, which they must share;
+    `encode` then must not wait for the other processes. All return when all are done.
+
+    Args:
+      texts: at least one; read one shard at a time, so they need not be in memory.
+      encode: called with the texts of one shard.
+      directory: made where it is absent.
+      fingerprint: names what `encode` computes; another one makes the embeddings of a former run stale.
+      shard_size: texts of a shard.
+
+    Raises:
+      ValueError: when there are no texts, when `encode` returns the wrong shape or values that are not finite, or
+        embeddings of another dimension than those that are there under the same fingerprint.
+    """
+    directory = Path(directory)
+    if not len(texts) or shard_size < 1:
+        raise ValueError(f"{len(texts)} texts in shards of {shard_size} to embed into {directory}; expected at least 1")
+    directory.mkdir(parents=True, exist_ok=True)
+    before = _read_metadata(directory)
+    stale = before is not None and before["fingerprint"] != fingerprint
+    if before and stale:
+        say(f"{directory} holds embeddings by another encoder ({before['fingerprint']}); embedding anew: {fingerprint}")
+    dim: int | None = before["dim"] if before and not stale else None
+
+    starts = range(0, len(texts), shard_size)
+    mine = range(jax.process_index(), len(starts), jax.process_count())
+    digests = np.zeros((len(starts), _DIGEST_SIZE), np.uint8)
+    with progress_bar() as bar:
+        task = bar.add_task("embed", total=sum(min(shard_size, len(texts) - starts[number]) for number in mine))
+        for number in mine:
+            of_shard = list(texts[starts[number] : starts[number] + shard_size])
+            digests[number] = _digest(of_shard, fingerprint)
+            dim = _complete(directory / _name(number, digests[number]), of_shard, encode, dim)
+            bar.advance(task, len(of_shard))
+
+    if jax.process_count() > 1:  # waits for all of them
+        digests = np.asarray(multihost_utils.process_allgather(digests)).max(0)
+    if parallel.is_main_process():
+        names = [_name(number, digest) for number, digest in enumerate(digests)]
+        value = {"fingerprint": fingerprint, "dim": dim, "texts": len(texts), "shard_size": shard_size, "shards": names}
+        write_json(directory / _METADATA, value)
+        for path in directory.glob("[0-9]*-*.npy*"):  # stale shards, and what a killed run was writing
+            if path.name not in names:
+                path.unlink()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("embedded")
+    return Embeddings(directory)
+
+
+def check_embeddings(embeddings: np.ndarray, texts: Sequence[str], name: str) -> Float32[np.ndarray, "texts dim"]:
+    """What an encoding function returned, as float32, if it is sound.
+
+    Args:
+      embeddings: what it returned.
+      texts: what it was given.
+      name: of the function, for the message.
+
+    Raises:
+      ValueError: for another shape than [texts, dim], or values that are not finite.
+    """
+    embeddings = np.asarray(embeddings, np.float32)
+    if embeddings.ndim != 2 or len(embeddings) != len(texts):
+        raise ValueError(
+            f"{name} returned shape {embeddings.shape}; expected [{len(texts)}, dim], a row for each text "
+            f"(the first is {next(iter(texts), '')[:80]!r})"
+        )
+    broken = np.flatnonzero(~np.isfinite(embeddings).all(1))
+    if len(broken):
+        raise ValueError(
+            f"{name} returned values that are not finite for {len(broken)} texts, the first {texts[broken[0]][:80]!r}; "
+            "check the model's weights and its compute dtype"
+        )
+    return embeddings
+
+
+def _complete(path: Path, texts: Sequence[str], encode: Encode, dim: int | None) -> int:
+    """Embeds a shard unless it is there; returns its dimension, which must be `dim` where that is known."""
+    found, new = _shape(path), None
+    if found is None or found[0] != len(texts):
+        new = check_embeddings(encode(texts), texts, "encode")
+        found = new.shape
+    if dim not in (None, found[1]):
+        raise ValueError(
+            f"embeddings from {path if new is None else 'encode'} have {found[1]} dimensions, those before them in "
+            f"{path.parent} have {dim} and the same fingerprint; give each encoder its own, or delete the directory"
+        )
+    if new is not None:
+        _write(path, new)
+    return found[1]
+
+
+def _digest(texts: Sequence[str], fingerprint: str) -> np.ndarray:
+    digest = hashlib.blake2b(digest_size=_DIGEST_SIZE)
+    for text in (fingerprint, *texts):
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return np.frombuffer(digest.digest(), np.uint8)
+
+
+def _name(number: int, digest: np.ndarray) -> str:
+    return f"{number:05}-{digest.tobytes().hex()}.npy"
+
+
+def _shape(path: Path) -> tuple[int, int] | None:
+    """The shape of a whole shard; None where it is absent, cut off or something else."""
+    try:
+        shard = np.load(path, mmap_mode="r")
+    except (FileNotFoundError, EOFError, ValueError):
+        return None
+    return shard.shape if shard.ndim == 2 and shard.dtype == np.float32 else None
+
+
+def _write(path: Path, embeddings: Float32[np.ndarray, "texts dim"]) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, embeddings)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_metadata(directory: Path) -> dict[str, Any] | None:
+    path = directory / _METADATA
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
