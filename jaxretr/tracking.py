@@ -5,8 +5,6 @@ line with an ETA. Only the main process writes.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -25,6 +23,7 @@ from rich.progress import (
 from tensorboardX import SummaryWriter
 
 from jaxretr import parallel
+from jaxretr.files import replaced_file
 
 console = Console(highlight=False, soft_wrap=True)
 """Where the package prints."""
@@ -34,14 +33,6 @@ def say(text: str) -> None:
     """Prints a line that stays, above a live progress line, on the main process alone."""
     if parallel.is_main_process():
         console.print(text)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as JSON; a crash leaves either the old file or the new one."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8") as file:
-        file.write(text)
-    os.replace(file.name, path)
 
 
 class Tracker(AbstractContextManager["Tracker"]):
@@ -67,9 +58,8 @@ class Tracker(AbstractContextManager["Tracker"]):
                     kept += [line] if 0 < first_step >= json.loads(line)["step"] else []
                 except json.JSONDecodeError:  # the line that was being written when the run was killed
                     break
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, self._path)
+        with replaced_file(self._path) as partial:
+            partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._recorded = set(kept)
         self._file = self._path.open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "jaxretr"
 LAYERS = [
-    {"types", "config", "parallel", "tokenization", "tracking"},
+    {"types", "config", "files", "parallel", "tokenization", "tracking"},
     {"data", "model"},
     {"train", "retrieval"},
     {"eval"},

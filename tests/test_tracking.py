@@ -3,10 +3,9 @@ import time
 from pathlib import Path
 
 import grain
-import pytest
 from tensorboardX.proto import event_pb2
 
-from jaxretr.tracking import Tracker, write_json
+from jaxretr.tracking import Tracker
 
 
 def curves(directory: Path) -> dict[str, list[tuple[int, float]]]:
@@ -83,12 +82,3 @@ def test_a_killed_run_has_shown_what_it_logged(tmp_path: Path) -> None:
         while "train/loss" not in curves(tmp_path) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert curves(tmp_path) == {"train/loss": [(1, 0.5)]}
-
-
-def test_write_json_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    write_json(path, {"a": "Ελληνικά"})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"a": "Ελληνικά"}
-    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]

@@ -4,8 +4,6 @@ In: training pairs (`jaxretr.data.schema`). Out: a `PairIndex` of integer arrays
 memory when the texts are not (4 bytes an example and language), from which hybrid batches are planned.
 """
 
-import os
-import tempfile
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int
 
 from jaxretr.data import schema
+from jaxretr.files import replaced_file
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,8 @@ def load(builder: tfds.core.DatasetBuilder, split: str) -> PairIndex:
         with np.load(cache) as kept:
             return PairIndex(tuple(kept["languages"].tolist()), kept["rows"], kept["passages"])
     index = scan(schema.scan(builder, split))
-    with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".npz", delete=False) as file:
-        np.savez(file, languages=np.array(index.languages), rows=index.rows, passages=index.passages)
-    os.replace(file.name, cache)
+    with replaced_file(cache) as partial:
+        np.savez(partial, languages=np.array(index.languages), rows=index.rows, passages=index.passages)
     return index
 
 

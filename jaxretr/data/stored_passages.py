@@ -4,9 +4,7 @@ In: a prepared builder of retrieval records (`jaxretr.data.schema`). Out: `Store
 languages (about 80 bytes a passage) and read its texts when they are asked for.
 """
 
-import os
 import sys
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex, overload, override
@@ -20,6 +18,7 @@ from rich.progress import track
 
 from jaxretr.data import schema
 from jaxretr.data.sources import files
+from jaxretr.files import replaced_file
 from jaxretr.types import Passage, PassageStore
 
 _CHUNK = 1024  # passages read at once
@@ -99,9 +98,8 @@ def load(builder: tfds.core.DatasetBuilder) -> StoredPassages:
     cache = Path(builder.data_path) / "passages.parquet"
     if not cache.exists():
         index = _index(records)
-        with tempfile.NamedTemporaryFile(dir=cache.parent, prefix=cache.name, delete=False) as file:
-            pyarrow.parquet.write_table(index, file)
-        os.replace(file.name, cache)
+        with replaced_file(cache) as partial:
+            pyarrow.parquet.write_table(index, partial)
     index = pyarrow.parquet.read_table(cache)
     # One string for all passages of a language, not one for each.
     languages = [sys.intern(language) for language in index["language"].to_pylist()]

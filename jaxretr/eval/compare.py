@@ -19,9 +19,10 @@ from jaxtyping import Float64
 from rich.progress import track
 
 from jaxretr.eval.bias import BETTER, RANK_DISTANCE, Better
-from jaxretr.eval.results import Results, replaced_file
+from jaxretr.eval.results import Results
 from jaxretr.eval.settings import Setting
 from jaxretr.eval.significance import ALPHA, Outcome, contributions, holm, paired_test
+from jaxretr.files import replaced_file, write_json
 
 SCHEMA = 1
 _SIGN = {"higher": 1, "lower": -1, "neither": 0}
@@ -166,8 +167,7 @@ class Comparison:
         """Writes `comparison.json`, which holds every figure, and `comparison.md`, each whole or not at all."""
         # JSON has null for what is not finite.
         content = json.loads(json.dumps({"schema": SCHEMA, **asdict(self)}), parse_constant=lambda _: None)
-        with replaced_file(Path(directory, "comparison.json")) as partial:
-            partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_json(Path(directory, "comparison.json"), content)
         with replaced_file(Path(directory, "comparison.md")) as partial:
             partial.write_text(self.markdown(), "utf-8")
 

@@ -20,9 +20,10 @@ from jaxretr.eval import plots
 from jaxretr.eval.bias import OWN_LANGUAGE_SHARE, RANK_DISTANCE
 from jaxretr.eval.hardest import HardQuery, Hit, hardest
 from jaxretr.eval.measures import DEPTH
-from jaxretr.eval.results import Results, TaskResult, replaced_file
+from jaxretr.eval.results import Results, TaskResult
 from jaxretr.eval.settings import Setting
 from jaxretr.eval.table import language_rows, rows
+from jaxretr.files import replaced_file
 from jaxretr.types import RetrievalSet, ScoredPassage
 
 Top = Mapping[str, Sequence[ScoredPassage]]

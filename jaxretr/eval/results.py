@@ -2,11 +2,10 @@
 `per_query.parquet` on disk.
 """
 
-import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float64
 
 from jaxretr.eval.settings import Setting
+from jaxretr.files import replaced_file, write_json
 
 SCHEMA = 2
 RESULTS_FILE = "results.json"
@@ -113,8 +113,7 @@ class Results:
                 content["per_query"] = PER_QUERY_FILE
                 with replaced_file(path.parent / PER_QUERY_FILE) as partial:
                     pq.write_table(_per_query_table(self.settings), partial)
-        with replaced_file(path) as partial:
-            partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+        write_json(path, content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Results":
@@ -146,18 +145,6 @@ def mean(values: Sequence[float] | Float64[np.ndarray, " n"]) -> float:
     defined = np.asarray(values, np.float64)
     defined = defined[~np.isnan(defined)]
     return float(defined.mean()) if len(defined) else math.nan
-
-
-@contextlib.contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
-    """A name to write to, in the directory of `path`, which it makes; it becomes `path` if nothing is raised."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _setting_to_json(setting: SettingResult) -> dict[str, Any]:

@@ -26,9 +26,10 @@ from jaxretr.eval.evaluate import MEASURES, Ranking, evaluate
 from jaxretr.eval.held_out import allowed_settings
 from jaxretr.eval.measures import DEPTH
 from jaxretr.eval.report import write_report
-from jaxretr.eval.results import RESULTS_FILE, Results, replaced_file
+from jaxretr.eval.results import RESULTS_FILE, Results
 from jaxretr.eval.settings import SETTINGS, Setting
 from jaxretr.eval.table import page
+from jaxretr.files import replaced_file, write_json
 from jaxretr.retrieval.embeddings import Encode
 from jaxretr.types import RetrievalSet, ScoredPassage
 
@@ -201,5 +202,4 @@ def _claim(output_dir: Path, evaluation: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{output_dir} holds another evaluation ({differences}); give another output directory, or delete it"
             )
-    with replaced_file(path) as partial:
-        partial.write_text(json.dumps(wanted, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    write_json(path, wanted)

@@ -15,6 +15,7 @@ from typing import Any
 
 import huggingface_hub
 
+from jaxretr.files import write_json
 from jaxretr.model.architecture import Architecture, Pooling
 
 WEIGHTS = "model.safetensors"
@@ -149,9 +150,9 @@ def write_settings(
         path = f"{index}_{step}" if index else ""
         modules.append({"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{step}"})
         (directory / path).mkdir(exist_ok=True)
-    _write_json(directory / "modules.json", modules)
-    _write_json(directory / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False})
-    _write_json(
+    write_json(directory / "modules.json", modules)
+    write_json(directory / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False})
+    write_json(
         directory / "1_Pooling" / "config.json",
         {
             "word_embedding_dimension": architecture.hidden_size,
@@ -163,11 +164,11 @@ def write_settings(
     if architecture.dense_head:
         width_in, width_out = architecture.dense_head
         activation = "torch.nn.modules.activation.Tanh"
-        _write_json(
+        write_json(
             directory / DENSE / "config.json",
             {"in_features": width_in, "out_features": width_out, "bias": True, "activation_function": activation},
         )
-    _write_json(
+    write_json(
         directory / "config_sentence_transformers.json",
         {
             "__version__": {"sentence_transformers": "3.0.0", "transformers": "4.41.0", "pytorch": "2.3.0"},
@@ -234,7 +235,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -7,7 +7,6 @@ tied to a numpy view of our own array in the checkpoint's orientation, which loa
 
 import json
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import transformers
 
+from jaxretr.files import replaced_file, write_json
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.functions import Params, param_shapes
 from jaxretr.model.saved import DENSE, INDEX, WEIGHTS, find_model, read_settings
@@ -84,9 +84,7 @@ def save_params(directory: str | Path, architecture: Architecture, params: Param
     if architecture.dense_head:
         (directory / DENSE).mkdir(exist_ok=True)
         _save_tensors(directory / DENSE / WEIGHTS, _dense_views(params))
-    temporary = directory / "config.json.tmp"
-    temporary.write_text(json.dumps(architecture.to_hf_config(), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, directory / "config.json")
+    write_json(directory / "config.json", architecture.to_hf_config())
 
 
 def checkpoint_views(architecture: Architecture, params: Params) -> dict[str, np.ndarray]:
@@ -232,9 +230,7 @@ def _save_tensors(path: Path, views: dict[str, np.ndarray]) -> None:
         offset += 4 * view.size
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)  # the format wants the data aligned
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with replaced_file(path) as partial, partial.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for view in views.values():
             file.write(np.ascontiguousarray(view, np.float32).data)
-    os.replace(temporary, path)

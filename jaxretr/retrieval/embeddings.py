@@ -7,7 +7,6 @@ that are missing, and what was there before stays whole until all of the new is.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,7 +17,8 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float32, Int
 
 from jaxretr import parallel
-from jaxretr.tracking import progress_bar, say, write_json
+from jaxretr.files import replaced_file, write_json
+from jaxretr.tracking import progress_bar, say
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """Texts -> embeddings, float32 of shape [texts, dim]; L2-normalised where the score is to be the cosine."""
@@ -161,7 +161,7 @@ def embed(
         names = [_name(number, digest) for number, digest in enumerate(digests)]
         value = {"fingerprint": fingerprint, "dim": dim, "texts": len(texts), "shard_size": shard_size, "shards": names}
         write_json(directory / _METADATA, value)
-        for path in directory.glob("[0-9]*-*.npy*"):  # stale shards, and what a killed run was writing
+        for path in directory.glob("*.npy"):  # stale shards, and what a killed run was writing
             if path.name not in names:
                 path.unlink()
     if jax.process_count() > 1:
@@ -207,7 +207,8 @@ def _complete(path: Path, texts: Sequence[str], encode: Encode, dim: int | None)
             f"{path.parent} have {dim} and the same fingerprint; give each encoder its own, or delete the directory"
         )
     if new is not None:
-        _write(path, new)
+        with replaced_file(path) as partial:
+            np.save(partial, new)
     return found[1]
 
 
@@ -230,18 +231,6 @@ def _shape(path: Path) -> tuple[int, int] | None:
     except (FileNotFoundError, EOFError, ValueError):
         return None
     return shard.shape if shard.ndim == 2 and shard.dtype == np.float32 else None
-
-
-def _write(path: Path, embeddings: Float32[np.ndarray, "texts dim"]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, embeddings)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_metadata(directory: Path) -> dict[str, Any] | None:
