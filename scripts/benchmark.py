@@ -20,8 +20,7 @@ import numpy as np
 
 
 def set_up(side: str, directory: Path, k: int) -> None:
-    """In a worker: makes `run`, one search, and does all that comes before it, compilation too."""
-    global run
+    global run  # one search; all that comes before it is done here, compilation too
     queries, passages = (np.load(directory / f"{kind}.npy", mmap_mode="r") for kind in ("queries", "passages"))
     if side == "ours":
         from jaxretr.retrieval import search
@@ -37,11 +36,11 @@ def set_up(side: str, directory: Path, k: int) -> None:
 
 
 def timed_run() -> tuple[tuple[float, float], int, np.ndarray, np.ndarray]:
-    """Seconds and CPU seconds, peak bytes so far, scores, positions."""
+    """Seconds and CPU seconds, peak GiB so far, scores, positions."""
     started, cpu_started = time.perf_counter(), time.process_time()
     scores, positions = run()
     seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, scores, positions
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, scores, positions
 
 
 def benchmark_search(directory: Path, passages: int, dim: int, queries: int, k: int, repeats: int) -> None:
@@ -50,12 +49,12 @@ def benchmark_search(directory: Path, passages: int, dim: int, queries: int, k: 
         for number, block in enumerate(np.array_split(array, -(-rows // 65_536))):
             block[:] = np.random.default_rng([rows, number]).standard_normal(block.shape, np.float32)
             block /= np.linalg.norm(block, axis=1, keepdims=True)
-    sides = ("ours", "FAISS")
-    workers = [ProcessPoolExecutor(1, get_context("spawn"), set_up, (side, directory, k)) for side in sides]
+    sides, own = ("ours", "FAISS"), get_context("spawn")
+    workers = [ProcessPoolExecutor(1, own, set_up, (side, directory, k)) for side in sides]
     runs = [[worker.submit(timed_run).result() for worker in workers] for _ in range(repeats)]
     median = np.median([[run[0] for run in both] for both in runs], axis=0)
     for side, (seconds, cpu_seconds), last in zip(sides, median, runs[-1], strict=True):
-        print(f"{side:6} {seconds:7.2f} s  {cpu_seconds:7.2f} CPU s  peak {last[1] / 2**30:.2f} GiB")
+        print(f"{side:6} {seconds:7.2f} s  {cpu_seconds:7.2f} CPU s  peak {last[1]:.2f} GiB")
     print("ratio to FAISS IndexFlatIP: {:.2f} (CPU time {:.2f})".format(*median[0] / median[1]))
     (_, _, ours, found), (_, _, theirs, expected) = runs[-1]
     same = np.mean([np.isin(*rows).mean() for rows in zip(found, expected, strict=True)])
@@ -71,9 +70,7 @@ def main() -> None:
         search.add_argument(f"--{name}", type=int, default=size, help="default: %(default)s")
     flags = vars(parser.parse_args())
     if importlib.util.find_spec(needed := flags.pop("needs")) is None:
-        raise SystemExit(
-            f"error: {needed} is not installed; run this as `uv run --group benchmark scripts/benchmark.py ...`"
-        )
+        raise SystemExit(f"error: {needed} is missing; run this with `uv run --group benchmark`")
     with tempfile.TemporaryDirectory() as directory:
         flags.pop("benchmark")(Path(directory), **flags)
 

@@ -161,7 +161,8 @@ def embed(
         names = [_name(number, digest) for number, digest in enumerate(digests)]
         value = {"fingerprint": fingerprint, "dim": dim, "texts": len(texts), "shard_size": shard_size, "shards": names}
         write_json(directory / _METADATA, value)
-        for path in directory.glob("*.npy"):  # stale shards, and what a killed run was writing
+        # Stale shards, and what a killed run was writing; other people's files are left alone.
+        for path in directory.glob(f"*-{'[0-9a-f]' * 2 * _DIGEST_SIZE}.npy"):
             if path.name not in names:
                 path.unlink()
     if jax.process_count() > 1:

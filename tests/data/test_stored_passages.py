@@ -93,7 +93,7 @@ def test_an_interrupted_scan_leaves_no_index(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(stored_passages.os, "replace", interrupted)
+        patched.setattr("os.replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             stored_passages.load(builder)
     assert not kept.exists()

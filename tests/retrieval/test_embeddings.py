@@ -98,7 +98,7 @@ def test_a_killed_process_leaves_whole_shards(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, capture_output=True, text=True)
     assert killed.returncode == -9, killed.stderr
-    assert len(list(tmp_path.glob("*.npy"))) == 2 and len(list(tmp_path.glob("*.tmp"))) == 1
+    assert len(list(tmp_path.glob("0*.npy"))) == 2 and len(list(tmp_path.glob(".*.npy"))) == 1
     counted = Counted()
     np.testing.assert_array_equal(embed(TEXTS, counted, tmp_path, fingerprint="a", shard_size=5)[:], encode(TEXTS))
     assert counted.calls == [TEXTS[10:15], TEXTS[15:20], TEXTS[20:]]
@@ -147,6 +147,16 @@ def test_another_fingerprint_embeds_anew_and_until_then_leaves_the_old(tmp_path:
         "shard_size": 5,
         "shards": sorted(path.name for path in tmp_path.glob("*.npy")),
     }
+
+
+def test_other_files_of_the_directory_are_left_alone(tmp_path: Path) -> None:
+    for name in ("queries.npy", "2024-01.npy"):
+        np.save(tmp_path / name, encode(TEXTS))
+    embed(TEXTS, encode, tmp_path, fingerprint="old", shard_size=5)
+    embed(TEXTS, encode, tmp_path, fingerprint="new", shard_size=23)
+    assert len(list(tmp_path.iterdir())) == 2 + 1 + 1
+    for name in ("queries.npy", "2024-01.npy"):
+        np.testing.assert_array_equal(np.load(tmp_path / name), encode(TEXTS))
 
 
 def test_another_dimension_under_the_same_fingerprint_is_refused(tmp_path: Path) -> None:
