@@ -1,7 +1,8 @@
 """Auto-PGD: projected gradient ascent with momentum and a step size that finds itself.
 
-In and out: as in `jaxretr.attack.gradient`. Facts from Croce and Hein (2020), arXiv 2003.01690, algorithm 1, without
-the box that images live in.
+In and out: as in `jaxretr.attack.gradient`. After Croce and Hein (2020), arXiv 2003.01690, without the box that images
+live in. The authors' program rounds the periods between checkpoints, and treats the first checkpoint, in another way;
+that the two are equally strong has not been checked.
 """
 
 from functools import partial
