@@ -175,13 +175,22 @@ class Transformer(nnx.Module):
         """The word embeddings alone: no position, no token type, no LayerNorm."""
         return self.embeddings.word(ids)
 
-    def hidden_states(
+    def normalize_embeds(
         self,
         embeds: Float[Array, "batch length hidden"],
         mask: Bool[Array, "batch length"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length hidden"]:
-        """The last layer's token vectors; those of padding are finite and mean nothing."""
+        """What the first layer reads: position and token type added to the word embeddings, then LayerNorm."""
+        return self.embeddings(embeds, mask, key)
+
+    def transform(
+        self,
+        x: Float[Array, "batch length hidden"],
+        mask: Bool[Array, "batch length"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "batch length hidden"]:
+        """The last layer's token vectors from what the first layer reads; those of padding mean nothing."""
         graph, parameters = nnx.split(self.layers)
 
         def step(x, layer):  # type: ignore[no-untyped-def]
@@ -191,10 +200,18 @@ class Transformer(nnx.Module):
         if self.remat != "none":
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
             step = jax.checkpoint(step, policy=policy)
-        embeddings_key, layers_key = _split(key, 2)
-        keys = None if layers_key is None else jax.random.split(layers_key, self.architecture.num_hidden_layers)
-        x = self.embeddings(embeds, mask, embeddings_key)
+        keys = None if key is None else jax.random.split(key, self.architecture.num_hidden_layers)
         return jax.lax.scan(step, x, (parameters, keys))[0]
+
+    def hidden_states(
+        self,
+        embeds: Float[Array, "batch length hidden"],
+        mask: Bool[Array, "batch length"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "batch length hidden"]:
+        """The last layer's token vectors; those of padding are finite and mean nothing."""
+        embeddings_key, layers_key = _split(key, 2)
+        return self.transform(self.normalize_embeds(embeds, mask, embeddings_key), mask, layers_key)
 
     def pool(
         self, hidden: Float[Array, "batch length hidden"], mask: Bool[Array, "batch length"]
@@ -213,6 +230,11 @@ class Transformer(nnx.Module):
             pooled = jnp.tanh(self.dense_head(pooled))
         return jnp.where(mask.any(axis=1, keepdims=True), pooled, 0)
 
+    def normalize_pooled(self, pooled: Float32[Array, "batch dim"]) -> Float32[Array, "batch dim"]:
+        """Vectors of unit length; zero stays zero."""
+        squared_norm = jnp.sum(pooled * pooled, axis=1, keepdims=True)
+        return pooled * jax.lax.rsqrt(jnp.maximum(squared_norm, _SMALLEST_NORM**2))
+
     def encode(
         self,
         embeds: Float[Array, "batch length hidden"],
@@ -220,9 +242,7 @@ class Transformer(nnx.Module):
         key: Key[Array, ""] | None = None,
     ) -> Float32[Array, "batch dim"]:
         """Sentence embeddings of unit length; zero for rows without any real token."""
-        pooled = self.pool(self.hidden_states(embeds, mask, key), mask)
-        squared_norm = jnp.sum(pooled * pooled, axis=1, keepdims=True)
-        return pooled * jax.lax.rsqrt(jnp.maximum(squared_norm, _SMALLEST_NORM**2))
+        return self.normalize_pooled(self.pool(self.hidden_states(embeds, mask, key), mask))
 
 
 def _layer_norm(architecture: Architecture, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:

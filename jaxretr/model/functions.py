@@ -77,6 +77,19 @@ class EncoderFunctions:
         """Unit sentence embeddings from token ids: `encode` of `embed_tokens`."""
         return self.encode(params, self.embed_tokens(params, ids), mask, key)
 
+    def normalize_embeds(
+        self, params: Params, embeds: Float[Array, "batch length hidden"], mask: Bool[Array, "batch length"]
+    ) -> Float[Array, "batch length hidden"]:
+        """What the first layer reads, in the compute dtype: position and token type added, then LayerNorm."""
+        return self._module(params).normalize_embeds(embeds, mask)
+
+    def encode_normalized(
+        self, params: Params, normalized: Float[Array, "batch length hidden"], mask: Bool[Array, "batch length"]
+    ) -> Float32[Array, "batch dim"]:
+        """Unit sentence embeddings from what `normalize_embeds` gives: `encode` without its first step."""
+        module = self._module(params)
+        return module.normalize_pooled(module.pool(module.transform(normalized, mask), mask))
+
     def hidden_states(
         self,
         params: Params,

@@ -1,0 +1,157 @@
+"""What every attack starts from and what every attack on queries returns.
+
+In: an encoder, a test collection and a setting. Out: a `Victim`, which holds the clean embeddings of all texts and the
+tasks of the setting, and for a task the passages that decide whether a query is lost (`Candidates`). An attack on the
+queries of a task returns `Attacked`, whatever it changes: `jaxretr.attack.robustness` measures it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+
+from jaxretr.eval.settings import Pool, Setting, Task, make_tasks
+from jaxretr.model.encode import Encoder
+from jaxretr.retrieval.embeddings import check_embeddings
+from jaxretr.retrieval.exact import search
+from jaxretr.types import Query, RetrievalSet
+
+HARD_NEGATIVES = 64
+"""Irrelevant passages of each query that an attack sees, those with the highest clean scores in the whole corpus."""
+
+
+class Candidates(NamedTuple):
+    """The passages of each query that an attack looks at: all relevant ones and the hardest of the others.
+
+    Attributes:
+      passages: positions in the task's corpus; rows are filled with passages that are neither of the following.
+      relevant, irrelevant: which of them count as what.
+    """
+
+    passages: Int[np.ndarray, "queries candidates"]
+    relevant: Bool[np.ndarray, "queries candidates"]
+    irrelevant: Bool[np.ndarray, "queries candidates"]
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """The queries of one task after one attack with one budget.
+
+    Attributes:
+      task: whose queries were attacked; row i of everything below belongs to `task.queries[i]`.
+      embeddings: of the attacked queries, unit length.
+      texts: what is asked instead; () for an attack on embeddings, which has no text.
+      changed: False where the attack has nothing to offer (an edit that the script does not have, or one that the
+        tokenizer's normaliser undoes): such a query has no value under this attack.
+      forward_passes: what the attack cost, in encodings of one text; a gradient counts as three.
+      notes: counts worth reporting, such as edits undone by the normaliser, summed over the queries.
+    """
+
+    task: Task
+    embeddings: Float32[np.ndarray, "queries dim"] = field(repr=False)
+    texts: tuple[str, ...] = field(default=(), repr=False)
+    changed: Bool[np.ndarray, " queries"] = field(kw_only=True, repr=False)
+    forward_passes: Float[np.ndarray, " queries"] = field(kw_only=True, repr=False)
+    notes: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A model and a collection in one setting, encoded.
+
+    Attributes:
+      encoder: computes in float32.
+      collection: queries, passages, judgements.
+      pool: the passages in order.
+      tasks: those of the attacked setting.
+      queries: clean embeddings in the order of `collection.queries`.
+      passages: clean embeddings in the order of `pool`.
+    """
+
+    encoder: Encoder
+    collection: RetrievalSet
+    pool: Pool
+    tasks: tuple[Task, ...]
+    queries: Float32[np.ndarray, "queries dim"] = field(repr=False)
+    passages: Float32[np.ndarray, "passages dim"] = field(repr=False)
+
+    @classmethod
+    def of(cls, encoder: Encoder, collection: RetrievalSet, setting: Setting) -> "Victim":
+        """Encodes every text once.
+
+        Raises:
+          ValueError: the collection does not allow the setting, or the encoder does not compute in float32.
+        """
+        if encoder.functions.dtype != "float32":
+            raise ValueError(
+                f"the encoder computes in {encoder.functions.dtype}; attacks need float32, in which gradients do not "
+                "round to zero: load it with dtype='float32'"
+            )
+        pool = Pool.of(collection)
+        tasks = tuple(make_tasks(collection, pool, [setting]))
+        asked = [query.text for query in collection.queries]
+        read = [passage.full_text for passage in collection.take_passages(pool.order.tolist())]
+        queries = check_embeddings(encoder.encode_query(asked), asked, "encode_query")
+        passages = check_embeddings(encoder.encode_document(read), read, "encode_document")
+        return cls(encoder, collection, pool, tasks, queries, passages)
+
+    def asked(self, task: Task) -> list[Query]:
+        """The queries of a task."""
+        return [self.collection.queries[i] for i in task.queries]
+
+    def corpus(self, task: Task) -> Float32[np.ndarray, "passages dim"]:
+        """The clean embeddings of a task's passages."""
+        return self.passages[task.passages]
+
+    def candidates(self, task: Task, hard_negatives: int = HARD_NEGATIVES) -> Candidates:
+        """All relevant passages of each query of a task, and the `hard_negatives` best of the others."""
+        relevant = relevant_passages(task)
+        width = max(map(len, relevant))
+        k = min(task.num_passages, hard_negatives + width)
+        _, ranked = search(self.queries[task.queries], self.corpus(task), k)
+        passages = np.zeros((len(relevant), width + hard_negatives), np.int64)
+        is_relevant, is_irrelevant = np.zeros((2, *passages.shape), bool)
+        for row, (answers, found) in enumerate(zip(relevant, ranked, strict=True)):
+            others = found[~np.isin(found, answers)][:hard_negatives]
+            if not len(others):
+                raise ValueError(
+                    f"every passage of the corpus answers {self.asked(task)[row].id}, so no attack can fail it; "
+                    "attack a larger corpus"
+                )
+            passages[row, : len(answers)] = answers
+            passages[row, width : width + len(others)] = others
+            is_relevant[row, : len(answers)] = is_irrelevant[row, width : width + len(others)] = True
+        return Candidates(passages, is_relevant, is_irrelevant)
+
+    def margins(
+        self, task: Task, candidates: Candidates, rows: Int[np.ndarray, " texts"], texts: Sequence[str], k: int = 1
+    ) -> Float32[np.ndarray, " texts"]:
+        """What a black-box attacker gains by asking `texts[i]` instead of query `rows[i]` of the task.
+
+        The k-th best irrelevant candidate's score minus the best relevant one's: positive where no relevant passage is
+        left in the top k. All texts are encoded together; each is one forward pass.
+        """
+        embeddings = self.encoder.encode_query(texts, progress=False)
+        return margin(embeddings, self.corpus(task), Candidates(*(part[rows] for part in candidates)), k)
+
+
+def relevant_passages(task: Task) -> list[Int[np.ndarray, " relevant"]]:
+    """The relevant passages of each query of a task, as positions in its corpus; never empty."""
+    good = task.grade > 0
+    passages, query = task.judged_passage[good], task.judged_query[good]
+    order = np.argsort(query, kind="stable")
+    return np.split(passages[order], np.searchsorted(query[order], np.arange(1, len(task.queries))))
+
+
+def margin(
+    queries: Float32[np.ndarray, "queries dim"],
+    corpus: Float32[np.ndarray, "passages dim"],
+    candidates: Candidates,
+    k: int,
+) -> Float32[np.ndarray, " queries"]:
+    """The k-th best irrelevant candidate's score minus the best relevant one's, of each query."""
+    scores = np.einsum("qd,qcd->qc", queries, corpus[candidates.passages], optimize=True)
+    others = np.sort(np.where(candidates.irrelevant, scores, -np.inf), axis=1)[:, -k]
+    return others - np.max(scores, axis=1, where=candidates.relevant, initial=-np.inf)

@@ -1,0 +1,107 @@
+"""Accents and case: texts that a careless writer makes of the same letters.
+
+In: a text and its language. Out: texts. Chinese has neither.
+"""
+
+import functools
+import unicodedata
+from itertools import product
+
+import regex
+
+from jaxretr.perturb.text.graphemes import split, words
+
+_STROKES = {"đ": "d", "Đ": "D", "ı": "i"}
+"""Letters whose base Unicode does not give."""
+_THAI_TONES = "่้๊๋"
+_ACCENT_CLASSES = frozenset({7, *range(27, 36), 107, 202, 216, 220, 230})
+"""Combining classes of marks that writers leave out: nukta, Arabic vowel signs, Thai tones, and the Latin, Greek and
+Cyrillic accents. Hindi and Thai vowel signs are of other classes: without them the word is another."""
+
+_VIETNAMESE = "".join(
+    unicodedata.normalize("NFC", base + tone)
+    for base, tone in product("aăâeêioôơuưy", ("", "\u0300", "\u0301", "\u0303", "\u0309", "\u0323"))
+)
+_ACCENTED = {
+    "en": "áàâäãåéèêëíìîïóòôöõúùûüçñ",
+    "de": "äöü",
+    "el": "άέήίϊΐόύϋΰώ",
+    "es": "áéíóúüñ",
+    "ru": "ёй",
+    "tr": "âçğıîöşûü",
+    "vi": _VIETNAMESE + "đ",
+    "ar": "أإآئؤ",
+    "hi": "".join(letter + "\u093c" for letter in "कखगजडढफ"),
+    "th": "",
+    "zh": "",
+}
+"""Language -> letters with diacritics that a writer of it can type; in English those of Latin-1."""
+
+
+def without_diacritics(text: str, language: str) -> list[str]:
+    """`text` with every diacritic left out: accents, Vietnamese tones, Arabic vowel signs and hamza, Hindi nukta, Thai
+    tones. Vowel signs of Hindi and Thai stay. Empty if there is none."""
+    bare = _bare(text)
+    return [bare] if bare != unicodedata.normalize("NFC", text) else []
+
+
+def wrong_diacritics(text: str, language: str) -> list[str]:
+    """One letter with a diacritic too many, one missing, or another: "ä" to "a", "o" to "ö", "ế" to "ề"."""
+    if language not in _ACCENTED:
+        raise ValueError(f"No letters with diacritics for language {language!r}, only {', '.join(_ACCENTED)}.")
+    found: dict[str | None, None] = {}
+    for word in words(unicodedata.normalize("NFC", text)):
+        for i, grapheme in enumerate(word.graphemes):
+            for other in _thai_tones(grapheme) if language == "th" else _same_base(grapheme, language):
+                if other != grapheme:
+                    found[word.replaced([*word.graphemes[:i], other, *word.graphemes[i + 1 :]])] = None
+    return [candidate for candidate in found if candidate is not None]
+
+
+def cases(text: str, language: str) -> list[str]:
+    """`text` in small letters, in capitals, with capital initials, and with the case of every letter swapped."""
+    small, capitals = _small(text, language), _capitals(text, language)
+    titled = regex.sub(r"(?<![\p{L}\p{M}])\p{L}", lambda initial: _capitals(initial[0], language), text)
+    swapped = "".join(_small(c, language) if c.isupper() else _capitals(c, language) for c in text)
+    return [candidate for candidate in dict.fromkeys([small, capitals, titled, swapped]) if candidate != text]
+
+
+def _bare(text: str) -> str:
+    decomposed = unicodedata.normalize("NFD", text)
+    kept = (_STROKES.get(c, c) for c in decomposed if unicodedata.combining(c) not in _ACCENT_CLASSES)
+    return unicodedata.normalize("NFC", "".join(kept))
+
+
+@functools.cache
+def _families(language: str) -> dict[str, list[str]]:
+    """Base letter -> itself and what diacritics make of it."""
+    families: dict[str, list[str]] = {}
+    for letter in dict.fromkeys(split(_ACCENTED[language])):
+        families.setdefault(_bare(letter), [_bare(letter)]).append(letter)
+    return families
+
+
+def _same_base(grapheme: str, language: str) -> list[str]:
+    """Letters that differ from this one by diacritics, in its case; any vowel sign stays."""
+    bare = _bare(grapheme)
+    base, signs = bare[:1], bare[1:]
+    others = _families(language).get(base.lower(), [])
+    return [unicodedata.normalize("NFC", (o.upper() if base.isupper() else o) + signs) for o in others]
+
+
+def _thai_tones(grapheme: str) -> list[str]:
+    """The same syllable part with another tone mark or without; vowels beside a letter and short or silent letters
+    take none."""
+    if not "ก" <= grapheme[0] <= "ฮ" or "็" in grapheme or "์" in grapheme:
+        return []
+    bare = "".join(c for c in grapheme if c not in _THAI_TONES)
+    body, tail = (bare[:-1], "ำ") if bare.endswith("ำ") else (bare, "")
+    return [bare, *(body + tone + tail for tone in _THAI_TONES)]
+
+
+def _small(text: str, language: str) -> str:
+    return (text.replace("İ", "i").replace("I", "ı") if language == "tr" else text).lower()
+
+
+def _capitals(text: str, language: str) -> str:
+    return (text.replace("i", "İ") if language == "tr" else text).upper()
