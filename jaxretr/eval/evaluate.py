@@ -101,8 +101,8 @@ def evaluate(
                 on_ranking(Ranking(task, scores[:, :depth], pool.order[task.passages][top[:, :depth]]))
 
     results: dict[Setting, list[TaskResult]] = {setting: [] for setting in settings}
-    for number, (task, rank, of_task) in enumerate(zip(tasks, found, _measure(parsed, tasks, found), strict=True)):
-        biased, mix = _bias(pool, task, rank, tops[number]) if task.setting == "multi" else ({}, {})
+    for number, (task, rank, of_task) in enumerate(zip(tasks, found, measure_tasks(parsed, tasks, found), strict=True)):
+        biased, mix = measure_bias(pool, task, rank, tops[number]) if task.setting == "multi" else ({}, {})
         of_task |= biased
         results[task.setting].append(
             TaskResult(
@@ -120,10 +120,13 @@ def evaluate(
     return Results(collection.name, {setting: SettingResult(tuple(done)) for setting, done in results.items()})
 
 
-def _measure(
+def measure_tasks(
     measures: Sequence[Measure], tasks: Sequence[Task], ranks: Sequence[Int[np.ndarray, " _"]]
 ) -> list[dict[str, np.ndarray]]:
-    """Each task's values per query. All tasks in one call: rankings that look alike in several are measured once."""
+    """Each task's values per query, from the ranks of its judged passages.
+
+    All tasks in one call: rankings that look alike in several are measured once.
+    """
     sizes = np.array([len(task.queries) for task in tasks])
     starts = np.cumsum(sizes) - sizes
     values = per_query(
@@ -137,7 +140,7 @@ def _measure(
     return [{name: parts[i] for name, parts in split.items()} for i in range(len(tasks))]
 
 
-def _bias(
+def measure_bias(
     pool: Pool, task: Task, rank: Int[np.ndarray, " judged"], top: Int[np.ndarray, "queries k"]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """The measures of language bias per query, and the mean share of each language in the top."""

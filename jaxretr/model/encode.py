@@ -49,6 +49,9 @@ class Encoder:
       max_length: tokens of a text, special tokens included; None for as many as the model has positions.
       query_prefix, passage_prefix: put before every text.
 
+    Attributes:
+      query_tokenization, passage_tokenization: from texts to the token ids that the two methods encode.
+
     Raises:
       ValueError: when the tokenizer or `max_length` does not fit the architecture.
     """
@@ -78,11 +81,11 @@ class Encoder:
         self.max_length = max_length
         self.query_prefix = query_prefix
         self.passage_prefix = passage_prefix
-        self._tokenize_queries = Tokenization(
+        self.query_tokenization = Tokenization(
             tokenizer.backend_tokenizer, prefix=query_prefix, max_len=max_length, pad_id=tokenizer.pad_token_id
         )
-        self._tokenize_passages = copy.copy(self._tokenize_queries)  # shares the vocabulary
-        self._tokenize_passages.prefix = passage_prefix
+        self.passage_tokenization = copy.copy(self.query_tokenization)  # shares the vocabulary
+        self.passage_tokenization.prefix = passage_prefix
 
     @classmethod
     def load(
@@ -156,13 +159,13 @@ class Encoder:
             ones in smaller, so memory stays the same.
           progress: show a bar where there is more than one batch.
         """
-        return self._encode(texts, self._tokenize_queries, batch_size, progress)
+        return self._encode(texts, self.query_tokenization, batch_size, progress)
 
     def encode_document(
         self, texts: Iterable[str], *, batch_size: int = 32, progress: bool = True
     ) -> Float32[np.ndarray, "passages dim"]:
         """Embeds passages, `passage_prefix` before each; otherwise as `encode_query`."""
-        return self._encode(texts, self._tokenize_passages, batch_size, progress)
+        return self._encode(texts, self.passage_tokenization, batch_size, progress)
 
     def similarity(
         self, queries: Float32[np.ndarray, "queries dim"], passages: Float32[np.ndarray, "passages dim"]
