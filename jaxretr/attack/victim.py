@@ -43,6 +43,7 @@ class Attacked:
       task: whose queries were attacked; row i of everything below belongs to `task.queries[i]`.
       embeddings: of the attacked queries, unit length.
       texts: what is asked instead; () for an attack on embeddings, which has no text.
+      deltas: the perturbation of each query's tokens, float32 [tokens, hidden]; () for an attack on texts.
       changed: False where the attack has nothing to offer (an edit that the script does not have, or one that the
         tokenizer's normaliser undoes): such a query has no value under this attack.
       forward_passes: what the attack cost, in encodings of one text; a gradient counts as three.
@@ -52,6 +53,7 @@ class Attacked:
     task: Task
     embeddings: Float32[np.ndarray, "queries dim"] = field(repr=False)
     texts: tuple[str, ...] = field(default=(), repr=False)
+    deltas: tuple[np.ndarray, ...] = field(default=(), repr=False)
     changed: Bool[np.ndarray, " queries"] = field(kw_only=True, repr=False)
     forward_passes: Float[np.ndarray, " queries"] = field(kw_only=True, repr=False)
     notes: dict[str, float] = field(default_factory=dict)

@@ -45,13 +45,19 @@ class InfoNCE:
 
 @dataclass(frozen=True)
 class Margin:
-    """The best irrelevant passage's score minus the best relevant one's: positive where the first rank is lost.
+    """The k-th best irrelevant passage's score minus the best relevant one's: positive where the top k are lost.
 
     It never saturates, whatever the temperature a model was trained with.
+
+    Attributes:
+      k: ranks that a relevant passage must be driven out of.
     """
 
+    k: int = 1
+
     def __call__(self, scores: Scores, relevant: Marks, irrelevant: Marks) -> Float32[Array, " queries"]:
-        return _best(scores, irrelevant) - _best(scores, relevant)
+        kth = jax.lax.top_k(jnp.where(irrelevant, scores, -jnp.inf), self.k)[0][:, -1]
+        return kth - _best(scores, relevant)
 
 
 @dataclass(frozen=True)
