@@ -1,0 +1,214 @@
+"""Which rows of the word-embedding table a trigger may use.
+
+In: an encoder, and scripts, a language or texts. Out: a mask over the rows of its table. Never in it are special
+tokens, rows that the tokenizer lacks, and pieces that do not come back from text as themselves: an adversarial passage
+is a string, and the victim's tokenizer reads it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import regex
+from jaxtyping import Bool, Int64
+from transformers import PreTrainedTokenizerFast
+
+from jaxretr.model.encode import Encoder
+
+SCRIPTS = (
+    "Arabic",
+    "Armenian",
+    "Bengali",
+    "Cyrillic",
+    "Devanagari",
+    "Ethiopic",
+    "Georgian",
+    "Greek",
+    "Gujarati",
+    "Gurmukhi",
+    "Han",
+    "Hangul",
+    "Hebrew",
+    "Hiragana",
+    "Kannada",
+    "Katakana",
+    "Khmer",
+    "Lao",
+    "Latin",
+    "Malayalam",
+    "Mongolian",
+    "Myanmar",
+    "Oriya",
+    "Sinhala",
+    "Tamil",
+    "Telugu",
+    "Thai",
+    "Tibetan",
+)
+"""The scripts of the languages that XLM-R was trained on, by their Unicode names."""
+
+_LANGUAGES = {
+    "Arabic": "ar fa ku-Arab ps sd ug ur",
+    "Armenian": "hy",
+    "Bengali": "as bn",
+    "Cyrillic": "be bg kk ky mk mn ru sr tg uk",
+    "Devanagari": "hi mr ne sa",
+    "Ethiopic": "am ti",
+    "Georgian": "ka",
+    "Greek": "el",
+    "Gujarati": "gu",
+    "Gurmukhi": "pa",
+    "Han": "zh ja",
+    "Hangul": "ko",
+    "Hebrew": "he yi",
+    "Hiragana": "ja",
+    "Kannada": "kn",
+    "Katakana": "ja",
+    "Khmer": "km",
+    "Lao": "lo",
+    "Latin": "af az br bs ca cs cy da de en eo es et eu fi fil fr fy ga gd gl ha hr hu id is it jv ku la lt lv mg ms "
+    "mt nb nl nn no pl pt ro sk sl so sq su sv sw tl tr uz vi xh yo zu",
+    "Malayalam": "ml",
+    "Myanmar": "my",
+    "Oriya": "or",
+    "Sinhala": "si",
+    "Tamil": "ta",
+    "Telugu": "te",
+    "Thai": "th",
+}
+_ELSEWHERE = 1 << len(SCRIPTS)  # the bit of all other scripts
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The pieces of a tokenizer, by script.
+
+    Attributes:
+      word_initial: pieces that come back from their text as themselves: they begin a word, and a sequence of them is
+        their words with blanks between.
+      word_internal: pieces that do so inside a word, where their neighbours do not make another reading likelier.
+      scripts: bit i is set where the piece has a character of `SCRIPTS[i]`; characters that all scripts share, such as
+        digits, set none.
+    """
+
+    word_initial: Bool[np.ndarray, " vocab"] = field(repr=False)
+    word_internal: Bool[np.ndarray, " vocab"] = field(repr=False)
+    scripts: Int64[np.ndarray, " vocab"] = field(repr=False)
+    tokenizer: PreTrainedTokenizerFast = field(repr=False)
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> "Vocabulary":
+        """The vocabulary of `encoder`; a few seconds for 250,000 pieces, kept for the next call."""
+        return _vocabulary(encoder.tokenizer, encoder.functions.architecture.vocab_size)
+
+    def admissible(self, *, word_initial: bool = True) -> Bool[np.ndarray, " vocab"]:
+        """Every piece that a trigger may use.
+
+        Args:
+          word_initial: only those that begin a word. Almost all sequences of them come back from text as they are; but
+        scripts without blanks between words (Han, Hiragana, Thai, Khmer, Lao, Myanmar) have few of them.
+        """
+        return self.word_initial if word_initial else self.word_initial | self.word_internal
+
+    def in_scripts(self, *scripts: str, word_initial: bool = True) -> Bool[np.ndarray, " vocab"]:
+        """Pieces that have a character of `scripts`, and none of another script.
+
+        Args:
+          scripts: names such as "Greek", see `SCRIPTS`.
+          word_initial: as in `admissible`.
+
+        Raises:
+          ValueError: for a script of which no piece is admissible.
+        """
+        admissible = self.admissible(word_initial=word_initial)
+        there = {script: 1 << i for i, script in enumerate(SCRIPTS) if np.any(admissible & (self.scripts == 1 << i))}
+        chosen = 0
+        for script in scripts:
+            if script not in there:
+                raise ValueError(
+                    f"the tokenizer has no piece of the script {script!r} that a trigger may use; "
+                    f"choose from {', '.join(there) or 'nothing: it has none of any script'}"
+                )
+            chosen |= there[script]
+        return admissible & (self.scripts & chosen != 0) & (self.scripts & ~chosen == 0)
+
+    def in_language(self, language: str, *, word_initial: bool = True) -> Bool[np.ndarray, " vocab"]:
+        """Pieces in the script of a language: for a narrower mask, intersect with `in_texts`.
+
+        Args:
+          language: a tag such as "el" or "zh-Hant"; only its first part counts.
+          word_initial: as in `admissible`.
+
+        Raises:
+          ValueError: for a language whose script is not known here, or of which no piece is admissible.
+        """
+        scripts = scripts_of(language)
+        return self.in_scripts(*scripts, word_initial=word_initial)
+
+    def in_texts(self, texts: Sequence[str], *, word_initial: bool = True) -> Bool[np.ndarray, " vocab"]:
+        """Pieces that occur in `texts`: what a language uses, as far as they show it.
+
+        Raises:
+          ValueError: where there is no admissible one.
+        """
+        encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        occurs = np.zeros(len(self.scripts), bool)
+        for encoding in encodings:
+            occurs[encoding.ids] = True
+        found = occurs & self.admissible(word_initial=word_initial)
+        if not found.any():
+            raise ValueError(f"no piece of the {len(encodings)} texts is one that a trigger may use; give more text")
+        return found
+
+
+def scripts_of(language: str) -> tuple[str, ...]:
+    """The scripts that a language is written in.
+
+    Raises:
+      ValueError: for a language not known here.
+    """
+    primary = language.split("-")[0]
+    if scripts := tuple(script for script, languages in _LANGUAGES.items() if primary in languages.split()):
+        return scripts
+    raise ValueError(f"no script is known for the language {language!r}; name the script itself, such as 'Latin'")
+
+
+@lru_cache(maxsize=4)
+def _vocabulary(tokenizer: PreTrainedTokenizerFast, size: int) -> Vocabulary:
+    """Arrays over the rows of a table of `size`; the tokenizer counts as the object it is, not by its content."""
+    backend = tokenizer.backend_tokenizer
+    pieces = {id: piece for piece, id in backend.get_vocab(with_added_tokens=True).items() if id < size}
+    added = set(backend.get_added_tokens_decoder()) | set(tokenizer.all_special_ids)
+    ids = [id for id in sorted(pieces) if id not in added]
+    texts = backend.decode_batch([[id] for id in ids])
+    again = backend.encode_batch_fast(texts, add_special_tokens=False)
+    word_initial, word_internal = np.zeros((2, size), bool)
+    scripts = np.zeros(size, np.int64)
+    bits = _script_bits(texts)
+    for id, text, encoding in zip(ids, texts, again, strict=True):
+        word_initial[id] = encoding.ids == [id]
+        word_internal[id] = not word_initial[id] and _stays_inside_a_word(backend, pieces[id], text, id)
+        for character in text:
+            scripts[id] |= bits[character]
+    return Vocabulary(word_initial, word_internal, scripts, tokenizer)
+
+
+def _stays_inside_a_word(backend: object, piece: str, text: str, id: int) -> bool:
+    """Whether normaliser and model, which see a piece inside a word without any mark of a beginning, leave it alone."""
+    if piece != text:
+        return False
+    normalizer, model = backend.normalizer, backend.model  # type: ignore[attr-defined]
+    return (normalizer is None or normalizer.normalize_str(piece) == piece) and [
+        token.id for token in model.tokenize(piece)
+    ] == [id]
+
+
+def _script_bits(texts: Iterable[str]) -> dict[str, int]:
+    """For every character, the bit of its script: 0 for one that all scripts share."""
+    characters = "".join(sorted(set().union(*texts)))
+    bits = dict.fromkeys(characters, _ELSEWHERE)
+    bits.update(dict.fromkeys(regex.findall(r"[\p{Script=Common}\p{Script=Inherited}]", characters), 0))
+    for i, script in enumerate(SCRIPTS):
+        bits.update(dict.fromkeys(regex.findall(rf"\p{{Script={script}}}", characters), 1 << i))
+    return bits
