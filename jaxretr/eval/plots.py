@@ -33,9 +33,11 @@ PALETTE = {
 """The colours of light pages and of PNG; no two are alike, since SVG recognises each by its value."""
 
 _HEAT = LinearSegmentedColormap.from_list("heat", ["#f1f5fa", "#b5cce4", "#6397c8", "#20609f", "#0c2e56"])
-_ROW = 0.27  # inches of height for the bar of one language
-_CHARACTER = 0.078  # inches of width that a character takes
-_STYLE: Any = {
+ROW = 0.27
+"""Inches of height for the bar of one language."""
+CHARACTER = 0.078
+"""Inches of width that a character takes."""
+STYLE: Any = {
     "figure.facecolor": PALETTE["paper"],
     "axes.facecolor": "none",
     "font.size": 9,
@@ -47,14 +49,19 @@ _STYLE: Any = {
     "svg.hashsalt": "jaxretr",  # the same picture has the same bytes
     "text.color": PALETTE["ink"],
     "xtick.color": PALETTE["muted"],
+    "text.parse_math": False,  # a dollar sign is one
     "ytick.labelcolor": PALETTE["ink"],
 }
+"""Settings of matplotlib for every picture."""
 
 
 def heat_map(
     values: Float64[np.ndarray, "query_languages passage_languages"],
     query_languages: Sequence[str],
     passage_languages: Sequence[str],
+    *,
+    row_title: str = "queries in",
+    column_title: str = "passages in",
 ) -> Figure:
     """A measure for each pair of languages, printed in its cell; bold where query and passages share the language.
 
@@ -62,20 +69,22 @@ def heat_map(
       values: NaN where there is none. The shades span the tenths that enclose the others.
       query_languages: tags of the rows.
       passage_languages: tags of the columns.
+      row_title: what the rows are languages of.
+      column_title: what the columns are languages of.
     """
     shade = Normalize(math.floor(np.nanmin(values) * 10) / 10, math.ceil(np.nanmax(values) * 10) / 10)
-    width = max(0.46, _CHARACTER * max(map(len, passage_languages)) + 0.1)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(width * len(passage_languages) + 0.9, 0.32 * len(query_languages) + 0.6)
+    width = max(0.46, CHARACTER * max(map(len, passage_languages)) + 0.1)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(width * len(passage_languages) + 0.9, 0.32 * len(query_languages) + 0.6)
         axes.pcolormesh(np.ma.masked_invalid(values), cmap=_HEAT, norm=shade, edgecolors=PALETTE["paper"], linewidth=1)
         for (row, column), value in np.ndenumerate(values):
             colour = PALETTE["muted"] if math.isnan(value) else "#ffffff" if shade(value) > 0.632 else "#000000"
             weight = "bold" if query_languages[row] == passage_languages[column] else "normal"
-            _inside(axes, column + 0.5, row + 0.5, _number(value, 2).removeprefix("0"), color=colour, weight=weight)
-        _languages(axes, query_languages, first=0.5)
+            write_inside(axes, column + 0.5, row + 0.5, number(value, 2).removeprefix("0"), color=colour, weight=weight)
+        label_rows(axes, query_languages, first=0.5, title=row_title)
         axes.set_xticks(np.arange(len(passage_languages)) + 0.5, passage_languages, color=PALETTE["ink"])
         axes.tick_params(top=False, bottom=False, labeltop=True, labelbottom=False)
-        axes.set_xlabel("passages in", labelpad=8)
+        axes.set_xlabel(column_title, labelpad=8)
         axes.xaxis.set_label_position("top")
     return figure
 
@@ -97,13 +106,13 @@ def bars(
       expected: where to draw a line across all bars, if anywhere.
     """
     at = np.arange(len(query_languages))
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(3.5, _ROW * len(query_languages) + 0.4)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(3.5, ROW * len(query_languages) + 0.4)
         drawn = axes.barh(at, np.nan_to_num(values), height=0.62, color=PALETTE["bar"])
-        axes.bar_label(drawn, [_number(value, decimals) for value in values], padding=4)
+        axes.bar_label(drawn, [number(value, decimals) for value in values], padding=4)
         axes.set_xlim(0, float(np.nanmax([1e-9, expected or 0, *values])) * 1.16)
         axes.set_xticks([])
-        _languages(axes, query_languages)
+        label_rows(axes, query_languages)
         axes.set_title(title)
         if expected is not None:
             axes.axvline(expected, color=PALETTE["ink"], linewidth=1, linestyle=(0, (4, 2)))
@@ -124,8 +133,8 @@ def language_mix(
     """
     inches = 6.6
     starts = np.cumsum(shares, axis=1) - shares
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(inches + 0.6, _ROW * len(query_languages) + 0.5)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(inches + 0.6, ROW * len(query_languages) + 0.5)
         for row, own in enumerate(query_languages):
             bands = [PALETTE["band-b" if column % 2 else "band-a"] for column in range(len(passage_languages))]
             fills = [
@@ -134,10 +143,10 @@ def language_mix(
             spans = [*zip(starts[row].tolist(), shares[row].tolist(), strict=True)]
             axes.broken_barh(spans, (row - 0.4, 0.8), facecolors=fills, edgecolor=PALETTE["paper"], linewidth=0.8)
             for name, (start, share) in zip(passage_languages, spans, strict=True):
-                if share * inches > _CHARACTER * len(name) + 0.06:
+                if share * inches > CHARACTER * len(name) + 0.06:
                     colour = PALETTE["on-accent" if name == own else "ink"]
-                    _inside(axes, start + share / 2, float(row), name, color=colour, size=8)
-        _languages(axes, query_languages)
+                    write_inside(axes, start + share / 2, float(row), name, color=colour, size=8)
+        label_rows(axes, query_languages)
         axes.set_xlim(0, 1)
         axes.set_xticks(np.linspace(0, 1, 5), ["0", "25 %", "50 %", "75 %", "100 %"])
         axes.tick_params(axis="x", length=3)
@@ -166,7 +175,7 @@ def svg(figure: Figure, name: str, alternative: str) -> str:
     return text
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     """Of a size in inches, but high enough for the label of the rows."""
     figure = Figure(figsize=(width, max(height, 1.2)), layout="constrained")
     axes = figure.subplots()
@@ -175,24 +184,25 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _languages(axes: Axes, languages: Sequence[str], first: float = 0) -> None:
+def label_rows(axes: Axes, languages: Sequence[str], first: float = 0, title: str = "queries in") -> None:
     """Tags from the top down, the middle of the first at `first`; no margins above and below."""
     axes.set_yticks(first + np.arange(len(languages)), languages)
     axes.set_ylim(first + len(languages) - 0.5, first - 0.5)
-    axes.set_ylabel("queries in", labelpad=8)
+    axes.set_ylabel(title, labelpad=8)
 
 
-def _inside(axes: Axes, x: float, y: float, text: str, **font: Any) -> None:
+def write_inside(axes: Axes, x: float, y: float, text: str, **font: Any) -> None:
     """Text in the middle of a cell; the layout need not make room for it."""
     axes.text(x, y, text, ha="center", va="center_baseline", **font).set_in_layout(False)
 
 
-def _number(value: float, decimals: int) -> str:
+def number(value: float, decimals: int) -> str:
+    """A value as pictures print it; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:,.{decimals}f}"
 
 
 def _saved(figure: Figure, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, **options)
     return buffer.getvalue()

@@ -6,24 +6,20 @@ without data is left out.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
-from importlib import resources
 from itertools import chain
 from pathlib import Path
-from string import Template
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from jaxretr.eval import plots
 from jaxretr.eval.bias import OWN_LANGUAGE_SHARE, RANK_DISTANCE
 from jaxretr.eval.hardest import HardQuery, Hit, hardest
 from jaxretr.eval.measures import DEPTH
+from jaxretr.eval.page import Picture, section, table, write_page
 from jaxretr.eval.results import Results, TaskResult
 from jaxretr.eval.settings import Setting
 from jaxretr.eval.table import language_rows, rows
-from jaxretr.files import replaced_file
 from jaxretr.types import RetrievalSet, ScoredPassage
 
 Top = Mapping[str, Sequence[ScoredPassage]]
@@ -36,20 +32,6 @@ _SETTINGS: dict[Setting, tuple[str, str]] = {
     "cross": ("cross-lingual", "passages in one other language"),
     "multi": ("multilingual", "passages of all languages in one pool"),
 }
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """A figure and its words; `name` is that of its file."""
-
-    name: str
-    figure: Figure
-    alternative: str
-    caption: str
-
-    def html(self) -> str:
-        svg = plots.svg(self.figure, self.name, self.alternative)
-        return f"<figure>{_scroll(svg)}<figcaption>{self.caption}</figcaption></figure>"
 
 
 def write_report(directory: Path, results: Results, collection: RetrievalSet, top: Top) -> Path:
@@ -72,25 +54,19 @@ def write_report(directory: Path, results: Results, collection: RetrievalSet, to
     pictures = _pictures(results, len(read))
     sections = [
         _summary(results),
-        *(_section(heading, "".join(picture.html() for picture in some)) for heading, some in pictures.items()),
+        *(section(heading, "".join(picture.html() for picture in some)) for heading, some in pictures.items()),
         _by_language(results),
         hardest_queries,
         _method(results),
     ]
-    page = Template(resources.files("jaxretr.eval").joinpath("report.html").read_text("utf-8")).substitute(
-        title=escape(f"{results.system} on {results.collection}" if results.system else results.collection),
+    return write_page(
+        directory,
+        title=f"{results.system} on {results.collection}" if results.system else results.collection,
         subtitle=f"{len(collection.queries):,} queries in {_languages(asked)}, "
         f"{len(collection.passages):,} passages in {_languages(read)}",
-        palette=" ".join(f"--{name}: {value};" for name, value in plots.PALETTE.items()),
-        sections="\n".join(filter(None, sections)),
+        sections=sections,
+        pictures=chain.from_iterable(pictures.values()),
     )
-    for picture in chain.from_iterable(pictures.values()):
-        with replaced_file(directory / "plots" / f"{picture.name}.png") as partial:
-            partial.write_bytes(plots.png(picture.figure))
-    path = directory / "report.html"
-    with replaced_file(path) as partial:
-        partial.write_text(page, "utf-8")
-    return path
 
 
 def _summary(results: Results) -> str:
@@ -106,14 +82,14 @@ def _summary(results: Results) -> str:
             bias.append([name, value])
     measures = [*dict.fromkeys(measure for row in by_setting.values() for measure in row)]
     body = [[_SETTINGS[s][0], *(row.get(m, "–") for m in measures)] for s, row in by_setting.items()]
-    tables = _table(["effectiveness", *measures], body, "headline")
+    tables = table(["effectiveness", *measures], body, "headline")
     if bias:
-        tables += _table(["language bias", "mean"], bias, "headline")
+        tables += table(["language bias", "mean"], bias, "headline")
     note = "Means over languages, or over pairs of languages, each of which counts alike."
-    return _section("Summary", f'<div class="side">{tables}</div><p class="meta">{note}</p>')
+    return section("Summary", f'<div class="side">{tables}</div><p class="meta">{note}</p>')
 
 
-def _pictures(results: Results, languages: int) -> dict[str, list[_Picture]]:
+def _pictures(results: Results, languages: int) -> dict[str, list[Picture]]:
     """Headings and what stands below them; `languages` is how many the passages have."""
     pictures = {}
     if "cross" in results.settings:
@@ -127,13 +103,13 @@ def _pictures(results: Results, languages: int) -> dict[str, list[_Picture]]:
     return pictures
 
 
-def _heat_map(results: Results) -> _Picture:
+def _heat_map(results: Results) -> Picture:
     tasks = [task for name in ("cross", "mono") if name in results.settings for task in results.settings[name].tasks]
     measure = next(name for name in ("nDCG@10", "AP", *tasks[0].measures) if name in tasks[0].measures)
     values = {(task.query_language, str(task.corpus_language)): task.measures[measure] for task in tasks}
     asked, read = (sorted({pair[side] for pair in values}) for side in (0, 1))
     low, high = min(values, key=lambda pair: values[pair]), max(values, key=lambda pair: values[pair])
-    return _Picture(
+    return Picture(
         "pairs",
         plots.heat_map(np.array([[values.get((q, p), math.nan) for p in read] for q in asked]), asked, read),
         f"{measure} by language of the queries and of the passages: lowest, {values[low]:.2f}, for queries in {low[0]} "
@@ -143,7 +119,7 @@ def _heat_map(results: Results) -> _Picture:
     )
 
 
-def _bias(tasks: Sequence[TaskResult], languages: int) -> list[_Picture]:
+def _bias(tasks: Sequence[TaskResult], languages: int) -> list[Picture]:
     asked = [task.query_language for task in tasks]
     distance, share = (
         np.array([task.measures.get(measure, math.nan) for task in tasks])
@@ -157,7 +133,7 @@ def _bias(tasks: Sequence[TaskResult], languages: int) -> list[_Picture]:
             "of all languages. Small where translations rank next to each other."
         )
         figure = plots.bars(distance, asked, "rank distance", 0)
-        pictures.append(_Picture("rank_distance", figure, alternative, caption))
+        pictures.append(Picture("rank_distance", figure, alternative, caption))
     if not np.isnan(share).all():
         alternative = "Share of the query's own language in the top 10; the figures are in the table by language."
         caption = (
@@ -166,13 +142,13 @@ def _bias(tasks: Sequence[TaskResult], languages: int) -> list[_Picture]:
         )
         title = f"own-language share; {1 / languages:.2f} without bias"
         figure = plots.bars(share, asked, title, 2, expected=1 / languages)
-        pictures.append(_Picture("own_language", figure, alternative, caption))
+        pictures.append(Picture("own_language", figure, alternative, caption))
     return pictures
 
 
-def _mix(tasks: Sequence[TaskResult]) -> _Picture:
+def _mix(tasks: Sequence[TaskResult]) -> Picture:
     languages = sorted({language for task in tasks for language in task.language_mix})
-    return _Picture(
+    return Picture(
         "languages",
         plots.language_mix(
             np.array([[task.language_mix.get(language, 0.0) for language in languages] for task in tasks]),
@@ -187,7 +163,7 @@ def _mix(tasks: Sequence[TaskResult]) -> _Picture:
 def _by_language(results: Results) -> str:
     heading, *body = language_rows(results)
     note = '<p class="meta">Means over the corpora.</p>'
-    return _section("By language of the query", _table(heading, body) + note) if len(body) > 1 else ""
+    return section("By language of the query", table(heading, body) + note) if len(body) > 1 else ""
 
 
 def _hardest_queries(results: Results, collection: RetrievalSet, top: Top) -> str:
@@ -199,7 +175,7 @@ def _hardest_queries(results: Results, collection: RetrievalSet, top: Top) -> st
         f"The lowest average precision (AP) in the {_SETTINGS[setting][0]} setting, from each language in turn; a "
         f"question comes once. Passages are cut after {_CHARACTERS} characters."
     )
-    return _section(
+    return section(
         "Hardest queries", f"<p>{note}</p>" + "".join(_hard(query, query is queries[0]) for query in queries)
     )
 
@@ -248,37 +224,19 @@ def _method(results: Results) -> str:
             "Max@R is the rank of the last relevant passage in the pool. PEER is the p-value of the hypothesis that "
             "relevant passages of all languages have the same expected rank; higher is fairer."
         )
-    content = _table(["setting", "tasks", "queries", "dropped", "passages per task"], settings)
+    content = table(["setting", "tasks", "queries", "dropped", "passages per task"], settings)
     content += "".join(f"<p>{note}</p>" for note in notes)
     if results.evaluation:
-        content += _table(
+        content += table(
             ["option", "value"], [[name, str(value)] for name, value in results.evaluation.items()], "words"
         )
-    return _section("How it was evaluated", content)
+    return section("How it was evaluated", content)
 
 
 def _text(text: str, language: str, css: str = "") -> str:
     """A text in its own language and direction, cut to a bearable length."""
     short = text if len(text) <= _CHARACTERS else text[:_CHARACTERS].rstrip() + "…"
     return f'<p class="{css}" lang="{escape(language)}" dir="auto">{escape(short)}</p>'
-
-
-def _section(heading: str, content: str) -> str:
-    return f"<section><h2>{heading}</h2>{content}</section>"
-
-
-def _table(heading: Sequence[str], body: Sequence[Sequence[str]], css: str = "") -> str:
-    columns = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in heading)
-    lines = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
-        for first, *rest in body
-    )
-    return _scroll(f'<table class="{css}"><thead><tr>{columns}</tr></thead><tbody>{lines}</tbody></table>')
-
-
-def _scroll(content: str) -> str:
-    """What may be wider than the page scrolls by itself, with the keyboard too."""
-    return f'<div class="scroll" tabindex="0">{content}</div>'
 
 
 def _languages(languages: Collection[str]) -> str:
