@@ -159,6 +159,35 @@ class TrainConfig:
 
 
 @dataclass
+class HardeningConfig:
+    """How training is hardened against adversaries (see `jaxretr.train.hardening`); docs/hardening.md compares them.
+
+    Attributes:
+      method: "" (off), or "fgm", "pgd", "freelb" or "vat" in the space of word embeddings.
+      rho: radius of the ball each text's word embeddings may move in, as a share of their mean row norm.
+      norm: what the radius bounds: "token_l2" (each token's move), "linf" (each entry) or "frobenius" (all tokens' moves
+        as one vector).
+      steps: gradient steps of pgd and freelb, power iterations of vat.
+      weight: of the adversarial or regularising term; freelb has no other term.
+    """
+
+    method: str = ""
+    rho: float = 0.1
+    norm: str = "token_l2"
+    steps: int = 3
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        methods = ("", "fgm", "pgd", "freelb", "vat")
+        _check(self.method in methods, "hardening.method", self.method, f"{', '.join(methods[1:])}, or '' (off)")
+        _check(0 < self.rho < math.inf, "hardening.rho", self.rho, "a positive number")
+        norms = ("token_l2", "linf", "frobenius")
+        _check(self.norm in norms, "hardening.norm", self.norm, "token_l2, linf or frobenius")
+        _check(self.steps >= 1, "hardening.steps", self.steps, "at least 1")
+        _check(0 < self.weight < math.inf, "hardening.weight", self.weight, "a positive number")
+
+
+@dataclass
 class EvaluationConfig:
     """Retrieval on held-out data, before and after training and every so often.
 
@@ -222,6 +251,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    hardening: HardeningConfig = field(default_factory=HardeningConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     output_dir: str = ""
     seed: int = 0
@@ -247,6 +277,7 @@ class Config:
             model=dataclasses.replace(self.model),
             data=dataclasses.replace(self.data),
             train=dataclasses.replace(self.train),
+            hardening=dataclasses.replace(self.hardening),
             evaluation=dataclasses.replace(self.evaluation),
         )
 

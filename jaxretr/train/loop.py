@@ -21,9 +21,9 @@ from jaxretr.tracking import StepProgress, Tracker, say
 from jaxretr.train.checkpoint import Checkpoints
 from jaxretr.train.early_stopping import EarlyStopping
 from jaxretr.train.interruption import Interruption
-from jaxretr.train.step import StepMetrics, TrainState
+from jaxretr.train.step import HardenedMetrics, StepMetrics, TrainState
 
-StepFunction = Callable[[TrainState, PairBatch, jax.Array], tuple[TrainState, StepMetrics]]
+StepFunction = Callable[[TrainState, PairBatch, jax.Array], tuple[TrainState, StepMetrics | HardenedMetrics]]
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,14 @@ def fit(
 class _Window:
     """The steps since figures were last logged. Their metrics stay on the devices until `close`."""
 
-    metrics: list[StepMetrics] = field(default_factory=list)
+    metrics: list[StepMetrics | HardenedMetrics] = field(default_factory=list)
     plans: list[BatchPlan] = field(default_factory=list)
     tokens: int = 0
     slots: int = 0
     waited: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
-    def add(self, item: Step, metrics: StepMetrics) -> None:
+    def add(self, item: Step, metrics: StepMetrics | HardenedMetrics) -> None:
         self.metrics.append(metrics)
         self.plans.append(item.plan)
         self.tokens += item.tokens
@@ -152,7 +152,7 @@ class _Window:
                     "these texts, lower train.learning_rate, or raise train.temperature, and run again."
                 )
         return {
-            **{name: float(np.mean([getattr(m, name) for m in metrics])) for name in StepMetrics._fields},
+            **{name: float(np.mean([getattr(m, name) for m in metrics])) for name in metrics[0]._fields},
             "examples_per_second": sum(len(plan.query_rows) for plan in self.plans) / seconds,
             "tokens_per_second": self.tokens * jax.process_count() / seconds,
             "seconds_per_step": seconds / len(metrics),

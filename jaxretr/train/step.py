@@ -1,7 +1,7 @@
-"""One update, as one device of many makes it.
+"""One optimiser update, as one device makes it.
 
-In: the training state and this device's share of a batch. Out: the next state, and scalars about the update, the same
-on every device. Pure: nothing here knows of the loop, the host or the config.
+In: the training state, this device's rows of a batch, the run's key. Out: the state after the update, and metrics, the
+same on every device. Pure: nothing here knows of the loop, the host or the config.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,11 @@ from jaxtyping import Array, Float, Int32, PyTree
 from jaxretr import parallel
 from jaxretr.data.batches import PairBatch
 from jaxretr.model.functions import EncoderFunctions
-from jaxretr.train.loss import info_nce
+from jaxretr.train.hardening import Hardening
+from jaxretr.train.objective import Objective
+
+_DRAWS = 2**32 - 1
+"""What the key of an update's draws is made from; the keys of dropout are made from the numbers of the devices."""
 
 
 class TrainState(NamedTuple):
@@ -34,6 +38,16 @@ class StepMetrics(NamedTuple):
     grad_norm: Float[Array, ""]
 
 
+class HardenedMetrics(NamedTuple):
+    """The same of a hardened update; `loss` is what is minimised, the others are explained in `Hardened`."""
+
+    loss: Float[Array, ""]
+    accuracy: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+    clean_loss: Float[Array, ""]
+    adversarial_loss: Float[Array, ""]
+
+
 def make_step(
     encoder: EncoderFunctions,
     optimizer: optax.GradientTransformation,
@@ -41,38 +55,29 @@ def make_step(
     temperature: float,
     symmetric: bool,
     dropout: bool,
-) -> Callable[[TrainState, PairBatch, jax.Array], tuple[TrainState, StepMetrics]]:
+    hardening: Hardening | None = None,
+) -> Callable[[TrainState, PairBatch, jax.Array], tuple[TrainState, StepMetrics | HardenedMetrics]]:
     """The per-device update `(state, batch, key) -> (state, metrics)`, to be run under `parallel.pmap`.
 
     `key` is the run's own and never changes: the dropout of an update follows from it, the step and the device.
     """
+    objective = Objective(encoder, temperature, symmetric)
 
-    def loss_fn(params: PyTree, batch: PairBatch, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        query_key, passage_key = (None, None) if key is None else jax.random.split(key)
-        queries = encoder.encode_ids(params, batch.queries.ids, batch.queries.mask, query_key)
-        rows, columns, length = batch.passages.ids.shape
-        ids, mask = (leaf.reshape(rows * columns, length) for leaf in batch.passages)
-        passages = encoder.encode_ids(params, ids, mask, passage_key).reshape(rows, columns, -1)
-        return info_nce(
-            queries,
-            passages,
-            batch.query_content,
-            batch.passage_content,
-            temperature=temperature,
-            symmetric=symmetric,
-        )
-
-    def step(state: TrainState, batch: PairBatch, key: jax.Array) -> tuple[TrainState, StepMetrics]:
-        update_key = None
-        if dropout:
-            update_key = jax.random.fold_in(jax.random.fold_in(key, state.step), parallel.device_index())
-        (loss, accuracy), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, update_key)
+    def step(state: TrainState, batch: PairBatch, key: jax.Array) -> tuple[TrainState, StepMetrics | HardenedMetrics]:
+        update_key = jax.random.fold_in(key, state.step)
+        dropout_key = jax.random.fold_in(update_key, parallel.device_index()) if dropout else None
         # Each device differentiated the sum of all devices' losses with respect to its own use of the parameters
         # (the transpose of `gather` adds up), so the mean over devices is the gradient of the mean loss.
-        loss, accuracy, grads = parallel.mean((loss, accuracy, grads))
+        if hardening is None:
+            values, grads = jax.value_and_grad(objective, has_aux=True)(state.params, batch, dropout_key)
+            (loss, accuracy), grads = parallel.mean((values, grads))
+            metrics: StepMetrics | HardenedMetrics = StepMetrics(loss, accuracy, optax.tree.norm(grads))
+        else:
+            draws = jax.random.fold_in(update_key, _DRAWS)
+            hardened, grads = parallel.mean(hardening(objective, state.params, batch, dropout_key, draws))
+            metrics = HardenedMetrics(*hardened[:2], optax.tree.norm(grads), *hardened[2:])
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = StepMetrics(loss, accuracy, optax.tree.norm(grads))
         return TrainState(state.step + jnp.int32(1), params, opt_state), metrics
 
     return step
