@@ -81,7 +81,9 @@ def test_a_random_edit_is_the_first_draw_whether_it_pays_or_not(edits):
     first = worst_of_k(deletions, ASKED, Score(*ASKED), token_ids=TOKENS, k=1, edits=edits, seed=1)
     assert [found.text for found in drawn] == [found.text for found in first]
     assert all(found.forward_passes == 1 for found in drawn)
-    milder = random_edits(deletions, ASKED, lambda rows, texts: -np.ones(len(texts)), token_ids=TOKENS, edits=edits, seed=1)
+    milder = random_edits(
+        deletions, ASKED, lambda rows, texts: -np.ones(len(texts)), token_ids=TOKENS, edits=edits, seed=1
+    )
     assert [found.text for found in milder] == [found.text for found in drawn]
 
 
