@@ -11,7 +11,7 @@ tests (`scripts/compare.py`) need nothing new:
 | `pgd robust_success@10_area` | area under that curve over the logarithm of the budget, from 0 to 1 |
 | `pgd smallest_budget` | the smallest budget of the ladder that loses the top 10; the largest where none does |
 | `promote@0.1 promoted@10` | 1 where the promoted passage reaches the top 10 |
-| `worst AP` | the smallest value of any trial that counts as reference, the clean one included |
+| `worst AP` | the worst value of any trial that counts as reference, the clean one included |
 | `pooled_radius@10` | how far the clean query vector is from losing the top 10, in closed form |
 
 A perturbation within a small budget is one within a large budget too, so along a ladder of budgets a query once lost
@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float64, Int
 from jaxretr.attack.embedding.oracle import pooled_radii
 from jaxretr.attack.embedding.passages import AttackedPassages
 from jaxretr.attack.victim import Attacked, Victim, relevant_passages
+from jaxretr.eval.bias import better
 from jaxretr.eval.evaluate import measure_bias, measure_tasks
 from jaxretr.eval.measures import parse
 from jaxretr.eval.results import Results, SettingResult, TaskResult, mean
@@ -173,14 +174,11 @@ def _summarise(values: dict[str, np.ndarray], trials: Sequence[Trial]) -> None:
     if len(counted) > 1:
         for measure in [name for name in values if " " not in name and not name.startswith(RADIUS)]:
             of_trials = [values[f"{t.label} {measure}"] for t in counted if f"{t.label} {measure}" in values]
-            if measure in _LARGER_IS_WORSE:
+            if better(measure) != "higher":
                 values[f"{WORST} {measure}"] = np.fmax.reduce([values[measure], *of_trials])
             else:
                 values[f"{WORST} {measure}"] = np.fmin.reduce([values[measure], *of_trials])
         values[f"{WORST} {SUCCESS}"] = np.where(had, values[f"{WORST} {name}"], np.nan)
-
-
-_LARGER_IS_WORSE = frozenset({"rank_distance", "Max@R", f"own_language_share@{TOP}"})
 
 
 def _ranked(victim: Victim, task: Task, queries: np.ndarray) -> Outcome:

@@ -34,6 +34,14 @@ BETTER: dict[str, Better] = {
 }
 """Which values of these measures are good. Of all other measures, higher is better."""
 
+_ATTACKERS_SUCCESS = ("poisoned@", "promoted@")
+
+
+def better(measure: str) -> Better:
+    """Which values of a measure are good, whatever attack stands before its name: "pgd@0.1 rank_distance"."""
+    name = measure.rpartition(" ")[2]
+    return "lower" if name.startswith(_ATTACKERS_SUCCESS) else BETTER.get(name, "higher")
+
 
 def rank_distance(
     query: Int[np.ndarray, " judged"],

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float64
 from rich.progress import track
 
-from jaxretr.eval.bias import BETTER, RANK_DISTANCE, Better
+from jaxretr.eval.bias import RANK_DISTANCE, Better, better
 from jaxretr.eval.results import Results
 from jaxretr.eval.settings import Setting
 from jaxretr.eval.significance import ALPHA, Outcome, contributions, holm, paired_test
@@ -250,7 +250,7 @@ def _compare(
             differences.append(Difference(**vars(outcome), system=one, other=other, task=task, p_holm=p_holm))
     return MeasureComparison(
         name=measure,
-        better=BETTER.get(measure.partition("/")[2], "higher"),
+        better=better(measure.partition("/")[2]),
         tasks=tasks,
         questions=int((~np.isnan(values[baseline])).any((0, 1)).sum()),
         left_out=left_out,

@@ -79,7 +79,8 @@ def evaluate_into(
         raise ValueError(f"run_depth is {run_depth}, expected the number of passages per query, or 0 for no runs")
     writer = RunWriter(output_dir, collection, tag=system, depth=run_depth) if runs and run_depth else None
     asked = {"collection": collection.name, **evaluation, "fingerprint": fingerprint}
-    _claim(output_dir, asked)
+    begun = (output_dir / RESULTS_FILE).exists() or (output_dir / EMBEDDINGS).exists()
+    claim(output_dir / EVALUATION_FILE, asked, begun=begun)
     settings = settings or allowed_settings(collection)
     reported: Setting | None = next((setting for setting in ("multi", "mono") if setting in settings), None)
     depths: dict[Setting, int] = dict.fromkeys(runs if run_depth else (), run_depth)
@@ -184,22 +185,29 @@ def _top(collection: RetrievalSet, ids: Sequence[str], ranking: Ranking) -> dict
     }
 
 
-def _claim(output_dir: Path, evaluation: Mapping[str, Any]) -> None:
-    """Makes `output_dir` that of one evaluation, or checks that it is. One that left nothing yet gives way."""
-    path = output_dir / EVALUATION_FILE
-    wanted = json.loads(json.dumps(evaluation))
-    has_results = (output_dir / RESULTS_FILE).exists()
-    if has_results and not path.exists():
+def claim(path: Path, asked: Mapping[str, Any], *, begun: bool) -> None:
+    """Makes a directory that of one run, or checks that it is. A run that left nothing yet gives way.
+
+    Args:
+      path: the file in it that says what runs.
+      asked: what determines the figures, as plain values.
+      begun: whether the directory holds something of a run.
+
+    Raises:
+      ValueError: it holds another run, naming what differs, or results without `path`.
+    """
+    wanted = json.loads(json.dumps(asked))
+    if begun and not path.exists():
         raise ValueError(
-            f"{output_dir} holds results that were not written here, such as those of a training run; "
+            f"{path.parent} holds results that were not written here, such as those of a training run; "
             "give another output directory"
         )
-    if has_results or (output_dir / EMBEDDINGS).exists():
-        found = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if begun:
+        found = json.loads(path.read_text("utf-8"))
         changed = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
         if changed:
             differences = "; ".join(f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}" for name in changed)
             raise ValueError(
-                f"{output_dir} holds another evaluation ({differences}); give another output directory, or delete it"
+                f"{path.parent} holds another evaluation ({differences}); give another output directory, or delete it"
             )
     write_json(path, wanted)

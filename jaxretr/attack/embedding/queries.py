@@ -14,7 +14,7 @@ from jaxretr.attack.embedding.objective import (
     QueryObjective,
     Target,
 )
-from jaxretr.attack.victim import Attacked, Victim
+from jaxretr.attack.victim import Attacked, Victim, margin
 from jaxretr.eval.settings import Task
 
 _LANGUAGE_CANDIDATES = 256
@@ -22,7 +22,16 @@ _LANGUAGE_CANDIDATES = 256
 
 
 def attack_queries(
-    victim: Victim, task: Task, attack: EmbeddingAttack, *, rho: float, scale: Scale, loss: Loss, seed: int
+    victim: Victim,
+    task: Task,
+    attack: EmbeddingAttack,
+    *,
+    rho: float,
+    scale: Scale,
+    loss: Loss,
+    seed: int,
+    smaller: Attacked | None = None,
+    lost_at: int = 10,
 ) -> Attacked:
     """Perturbs queries so that their relevant passages fall.
 
@@ -34,11 +43,22 @@ def attack_queries(
       scale: of the checkpoint, see `measure_scale`.
       loss: what to maximise over relevant passages and hard negatives of the whole corpus.
       seed: of random starts.
+      smaller: what this attack left within a smaller radius. A query that it drove out of the top `lost_at` keeps that
+        perturbation, which this radius allows too, and costs nothing more.
+      lost_at: see there.
     """
     candidates = victim.candidates(task)
-    fixed = (victim.corpus(task)[candidates.passages], candidates.relevant, candidates.irrelevant)
+    fixed: tuple[np.ndarray, ...] = (
+        victim.corpus(task)[candidates.passages],
+        candidates.relevant,
+        candidates.irrelevant,
+    )
     objective = QueryObjective(AttackedEncoder(victim.encoder.functions, attack.layer), loss)
-    return _attacked(victim, task, attack, objective, _target, fixed, rho, scale, seed)
+    if smaller is None:
+        return _attacked(victim, task, attack, objective, _target, fixed, rho, scale, seed)
+    standing = np.flatnonzero(margin(smaller.embeddings, victim.corpus(task), candidates, lost_at) <= 0)
+    fixed = tuple(part[standing] for part in fixed)
+    return _attacked(victim, task, attack, objective, _target, fixed, rho, scale, seed, standing, smaller)
 
 
 def attack_language_bias(
@@ -69,8 +89,12 @@ def attack_language_bias(
     return _attacked(victim, task, attack, objective, _language_target, fixed, rho, scale, seed)
 
 
-def _attacked(victim, task, attack, objective, context, fixed, rho, scale, seed) -> Attacked:  # type: ignore[no-untyped-def]
+def _attacked(  # type: ignore[no-untyped-def]
+    victim, task, attack, objective, context, fixed, rho, scale, seed, rows=None, others: Attacked | None = None
+) -> Attacked:
+    """Attacks the queries at `rows` of the task, all where None; the rest stay as `others` has them."""
     asked = victim.asked(task)
+    rows = np.arange(len(asked)) if rows is None else rows
     tokenization = victim.encoder.query_tokenization
     found = perturb(
         victim.encoder,
@@ -78,19 +102,26 @@ def _attacked(victim, task, attack, objective, context, fixed, rho, scale, seed)
         attack,
         objective,
         context,
-        tokenization([query.text for query in asked]),
+        tokenization([asked[row].text for row in rows]),
         fixed,
         rho * scale.row_norm,
-        names=[query.id for query in asked],
+        names=[asked[row].id for row in rows],
         seed=seed,
-        description=f"{attack.method} {task.query_language}",
+        description=f"{attack.method}@{rho:g} {task.query_language}",
     )
+    embeddings = np.zeros_like(victim.queries[task.queries]) if others is None else others.embeddings.copy()
+    deltas = [np.zeros((0, 0), np.float32)] * len(asked) if others is None else list(others.deltas)
+    embeddings[rows] = found.embeddings
+    for row, delta in zip(rows, found.deltas, strict=True):
+        deltas[row] = delta
+    forward_passes = np.zeros(len(asked))
+    forward_passes[rows] = attack.forward_passes
     return Attacked(
         task,
-        found.embeddings,
-        deltas=found.deltas,
+        embeddings,
+        deltas=tuple(deltas),
         changed=np.ones(len(asked), bool),
-        forward_passes=np.full(len(asked), float(attack.forward_passes)),
+        forward_passes=forward_passes,
         notes={"zero_gradients": float(found.zero_gradients.sum())} if attack.gradients else {},
     )
 

@@ -1,0 +1,160 @@
+"""Whether gradient attacks are as strong as they look: a victim comes in, sanity checks with their figures go out.
+
+A model that hides its gradient looks robust and is not. The signs are known (Athalye et al. 2018, arXiv 1802.00420;
+Carlini et al. 2019, arXiv 1902.06705): random points beat the gradient, one step beats many, a large budget does not
+reach every query, more steps go on finding more, gradients vanish. Every check is a comparison on the same queries.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxretr.attack.embedding.method import EmbeddingAttack, Scale
+from jaxretr.attack.embedding.queries import attack_queries
+from jaxretr.attack.options import LADDER, AttackOptions
+from jaxretr.attack.record import Check
+from jaxretr.attack.robustness import TOP
+from jaxretr.attack.victim import Attacked, Victim, margin
+from jaxretr.eval.settings import Task
+
+UNBOUNDED = 3.0
+"""The budget within which every query must fall."""
+CONVERGED = 0.01
+"""How much more success twice the effort may find: a hundredth of the queries, or one query of fewer than a hundred."""
+_BUDGETS = (*(rho for rho in LADDER if rho <= 0.3), UNBOUNDED)
+_DRAWN = 2  # queries that meet `DRAWS` random points, which are as many forward passes each
+DRAWS = 10_000
+
+
+class _Tried(NamedTuple):
+    """Margins [budgets, queries] after an attack, and how many of its gradients were exactly zero."""
+
+    margins: np.ndarray
+    zero_gradients: float
+
+    def lost(self, had: np.ndarray) -> np.ndarray:
+        """The share of the queries with a clean success that are lost at each budget."""
+        return np.mean(self.margins[:, had] > 0, axis=1)
+
+
+def strength_checks(victim: Victim, options: AttackOptions, scale: Scale, queries: int) -> Iterator[Check]:
+    """Every check, on the first `queries` of the first task.
+
+    Args:
+      victim: model and collection.
+      options: norm, layer, steps and seed are those of the run; the loss is the margin at rank 10.
+      scale: of the checkpoint over queries.
+      queries: how many; two of them meet 10,000 random points.
+
+    Raises:
+      ValueError: none of these queries has a relevant passage in the top 10 to lose.
+    """
+    task = first_queries(victim.tasks[0], queries)
+    few = first_queries(task, _DRAWN)
+    candidates = victim.candidates(task)
+    had = margin(victim.queries[task.queries], victim.corpus(task), candidates, TOP) <= 0
+    if not had.any():
+        raise ValueError(
+            f"none of the first {queries} queries in {task.query_language} has a relevant passage in its top {TOP}, so "
+            "there is nothing to lose; check with more queries"
+        )
+
+    def tried(attack: EmbeddingAttack, some: Task = task) -> _Tried:
+        found = [_attacked(victim, some, attack, rho, options, scale) for rho in _BUDGETS]
+        looked_at = victim.candidates(some)
+        margins = [margin(one.embeddings, victim.corpus(some), looked_at, TOP) for one in found]
+        return _Tried(np.array(margins), sum(one.notes.get("zero_gradients", 0.0) for one in found))
+
+    method = options.method("pgd")
+    fgm, pgd = tried(options.method("fgm")), tried(method)
+    apgd = tried(dataclasses.replace(method, method="apgd", steps=_equal_steps(method.steps)))
+    more_steps = tried(dataclasses.replace(method, steps=2 * method.steps))
+    more_restarts = tried(dataclasses.replace(method, restarts=method.restarts + 1))
+    random = tried(dataclasses.replace(method, method="random", steps=DRAWS, restarts=1), few)
+    drawn_pgd = tried(method, few)
+    curves = {
+        name: (_BUDGETS, tuple(one.lost(had).tolist())) for name, one in (("FGM", fgm), ("PGD", pgd), ("APGD", apgd))
+    }
+    slack = max(CONVERGED, 1 / had.sum())
+
+    def more(stronger: _Tried, weaker: _Tried, name: str) -> Check:
+        gained = stronger.lost(had) - weaker.lost(had)
+        return Check(
+            name,
+            bool(np.all(gained >= -slack)),
+            f"lost at rho {_rhos()}: {_shares(stronger.lost(had))} against {_shares(weaker.lost(had))}",
+        )
+
+    def converged(larger: _Tried, name: str) -> Check:
+        gained = larger.lost(had) - pgd.lost(had)
+        return Check(name, bool(np.all(gained <= slack)), f"lost beyond PGD's at rho {_rhos()}: {_shares(gained)}")
+
+    yield dataclasses.replace(more(pgd, fgm, "PGD finds what FGM finds"), curves=curves)
+    yield more(apgd, pgd, "APGD finds what PGD finds at equal forward passes")
+    ahead = np.mean(drawn_pgd.margins - random.margins, axis=1)
+    yield Check(
+        f"gradients beat {DRAWS:,} random points",
+        bool(np.all(ahead >= 0)),
+        f"margin of PGD minus that of the best random point, {len(few.queries)} queries, at rho {_rhos()}: "
+        + ", ".join(f"{value:.3f}" for value in ahead),
+    )
+    steps_up = np.diff(pgd.margins.mean(axis=1))
+    yield Check(
+        "a larger budget finds more",
+        bool(np.all(steps_up >= 0)),
+        f"mean margin after PGD at rho {_rhos()}: " + ", ".join(f"{v:.3f}" for v in pgd.margins.mean(axis=1)),
+    )
+    yield Check(
+        f"every query falls at rho = {UNBOUNDED:g}",
+        bool(pgd.lost(had)[-1] >= 1 - CONVERGED),
+        f"PGD drives {pgd.lost(had)[-1]:.1%} of {had.sum()} queries out of the top {TOP}",
+    )
+    yield converged(more_steps, f"{2 * options.steps} steps find no more than {options.steps}")
+    yield converged(more_restarts, f"{options.restarts + 1} restarts find no more than {options.restarts}")
+    gradients = method.gradients * len(task.queries) * len(_BUDGETS)
+    yield Check(
+        "gradients do not vanish",
+        pgd.zero_gradients <= CONVERGED * gradients,
+        f"{pgd.zero_gradients:.0f} of PGD's {gradients:,} gradients are exactly zero",
+    )
+
+
+def first_queries(task: Task, count: int) -> Task:
+    """A task of the first `count` queries."""
+    kept = task.judged_query < count
+    return dataclasses.replace(
+        task,
+        queries=task.queries[:count],
+        judged_query=task.judged_query[kept],
+        judged_passage=task.judged_passage[kept],
+        grade=task.grade[kept],
+    )
+
+
+def _attacked(
+    victim: Victim, task: Task, attack: EmbeddingAttack, rho: float, options: AttackOptions, scale: Scale
+) -> Attacked:
+    return attack_queries(
+        victim,
+        task,
+        attack,
+        rho=rho,
+        scale=scale,
+        loss=dataclasses.replace(options, loss="margin").query_loss,
+        seed=options.seed,
+    )
+
+
+def _equal_steps(steps: int) -> int:
+    """Steps of APGD that cost no more than `steps` of PGD: 3 (n + 1) + 1 <= 3 steps + 2."""
+    return max(1, steps - 1)
+
+
+def _rhos() -> str:
+    return ", ".join(f"{rho:g}" for rho in _BUDGETS)
+
+
+def _shares(values: np.ndarray) -> str:
+    return ", ".join(f"{value:.1%}" for value in values)

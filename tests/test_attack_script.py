@@ -1,0 +1,123 @@
+"""scripts/attack.py as a user calls it."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxretr.attack.options import AttackOptions
+from jaxretr.attack.record import Record
+from jaxretr.eval.results import Results
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "attack.py"
+
+
+@pytest.fixture
+def call(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Calls the script on made-up pairs and a tiny model; further flags replace these."""
+
+    def called(**flags: str | Path) -> Results:
+        flags = {
+            "model": tiny_root / "model",
+            "dataset": "pairs",
+            "data_dir": tiny_root / "pairs",
+            "cache_dir": tiny_root / "data",
+            "output_dir": tmp_path / "out",
+            "max_queries": "6",
+            "steps": "3",
+        } | flags
+        arguments = [f"--{name}={value}" for name, value in flags.items()]
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+        return Results.load(flags["output_dir"])
+
+    return called
+
+
+def test_it_prints_clean_and_attacked_measures_and_leaves_everything(
+    call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = call(attack="pgd,fgm", rho="0.1,3").settings["multi"]
+    assert found.measures["pgd@3 AP"] < found.measures["AP"]
+    printed = capsys.readouterr().out
+    for figure in (found.measures["AP"], found.measures["pgd@3 AP"]):
+        assert f"{figure:.3f}" in printed
+    assert "pgd@0.1" in printed and "report.html" in printed
+    assert {path.name for path in (tmp_path / "out" / "trials").iterdir()} == {
+        "fgm@0.1.npz",
+        "fgm@3.npz",
+        "pgd@0.1.npz",
+        "pgd@3.npz",
+    }
+    with np.load(tmp_path / "out" / "trials" / "pgd@3.npz") as arrays:
+        longest = max(np.linalg.norm(arrays[f"{task}/deltas"], axis=1).max() for task in range(3))
+    record = Record.load(tmp_path / "out")
+    trial = next(trial for trial in record.trials if trial.label == "pgd@3")
+    assert record.row_norm is not None
+    assert longest == pytest.approx(3 * record.row_norm, rel=1e-5)
+    assert trial.facts["epsilon"] == pytest.approx(3 * record.row_norm)
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+
+
+def test_the_suite_with_text_language_and_poison(call, tmp_path: Path) -> None:
+    found = call(attack="suite", rho="0.1,1", languages="en,de", texts="3", poison_passes="400", slots="4")
+    measures = found.settings["multi"].measures
+    for name in (
+        "pgd robust_success@10_area",
+        "typos@1 AP",
+        "language_switch AP",
+        "hotflip:en poisoned@10",
+        "worst AP",
+    ):
+        assert name in measures, name
+    assert measures["worst AP"] <= min(measures["AP"], measures["pgd@0.1 AP"], measures["language_switch AP"])
+    lines = (tmp_path / "out" / "adversarial.jsonl").read_text("utf-8").splitlines()
+    assert {json.loads(line)["label"] for line in lines} >= {"typos@1", "language_switch"}
+    record = Record.load(tmp_path / "out")
+    assert record.transfer is not None and np.array(record.transfer.success).shape == (2, 2)
+    assert {one.filter for one in record.detections} >= {"norm", "hubness@10", "nearest clean text"}
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_trial(call, tmp_path: Path) -> None:
+    whole = call(attack="fgm,pgd", rho="0.5")
+    (tmp_path / "out" / "trials" / "pgd@0.5.npz").unlink()
+    kept = (tmp_path / "out" / "trials" / "fgm@0.5.npz").stat().st_mtime_ns
+    again = call(attack="fgm,pgd", rho="0.5")
+    assert (tmp_path / "out" / "trials" / "fgm@0.5.npz").stat().st_mtime_ns == kept
+    assert again.scalars() == whole.scalars()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"attack": "pgdd"}, "unknown attack 'pgdd': did you mean pgd"),
+        ({"norm": "l7"}, "unknown norm 'l7'; expected one of token_l2, linf, frobenius"),
+        ({"layer": "last"}, "unknown layer 'last'"),
+        ({"rho": "-0.1"}, "rho = -0.1 is no budget; expected 0 or more"),
+        ({"target": "world"}, "unknown target 'world'"),
+        ({"attack": "typos", "target": "demote"}, "is one of gradient attacks"),
+        ({"languages": "en,fr"}, "fr"),
+        ({"attack": "hotflip", "optimise": "1"}, "unrecognized"),
+        ({"steps": "0"}, "steps = 0 must be at least 1"),
+    ],
+)
+def test_bad_input_is_an_error_that_says_what_to_do(call, flags: dict[str, str], message: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call(**flags)
+    assert message in f"{stop.value.code} {capsys.readouterr().err}"
+
+
+def test_another_attack_into_the_same_directory_is_refused(call) -> None:
+    call(attack="fgm")
+    with pytest.raises(SystemExit, match="seed was 0, is 1"):
+        call(attack="fgm", seed="1")
+
+
+def test_options_that_contradict_each_other() -> None:
+    with pytest.raises(ValueError, match="optimise = 1"):
+        AttackOptions(optimise=1.0)
+    with pytest.raises(ValueError, match="names a budget twice"):
+        AttackOptions(rho=(0.1, 0.1))
