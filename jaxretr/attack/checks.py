@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxretr.attack.embedding.method import EmbeddingAttack, Scale
+from jaxretr.attack.embedding.method import EmbeddingAttack, Scale, measure_scale
 from jaxretr.attack.embedding.queries import attack_queries
-from jaxretr.attack.options import LADDER, AttackOptions
+from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.record import Check
 from jaxretr.attack.robustness import TOP
 from jaxretr.attack.victim import Attacked, Victim, margin
@@ -23,7 +23,7 @@ UNBOUNDED = 3.0
 """The budget within which every query must fall."""
 CONVERGED = 0.01
 """How much more success twice the effort may find: a hundredth of the queries, or one query of fewer than a hundred."""
-_BUDGETS = (*(rho for rho in LADDER if rho <= 0.3), UNBOUNDED)
+_BUDGETS = (0.03, 0.1, 0.3, UNBOUNDED)
 _DRAWN = 2  # queries that meet `DRAWS` random points, which are as many forward passes each
 DRAWS = 10_000
 
@@ -35,22 +35,26 @@ class _Tried(NamedTuple):
     zero_gradients: float
 
     def lost(self, had: np.ndarray) -> np.ndarray:
-        """The share of the queries with a clean success that are lost at each budget."""
-        return np.mean(self.margins[:, had] > 0, axis=1)
+        """How many of the queries with a clean success are lost at each budget."""
+        return np.sum(self.margins[:, had] > 0, axis=1)
 
 
-def strength_checks(victim: Victim, options: AttackOptions, scale: Scale, queries: int) -> Iterator[Check]:
+def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Iterator[Check]:
     """Every check, on the first `queries` of the first task.
 
     Args:
       victim: model and collection.
       options: norm, layer, steps and seed are those of the run; the loss is the margin at rank 10.
-      scale: of the checkpoint over queries.
       queries: how many; two of them meet 10,000 random points.
 
     Raises:
       ValueError: none of these queries has a relevant passage in the top 10 to lose.
     """
+    scale = measure_scale(
+        victim.encoder,
+        victim.encoder.query_tokenization([query.text for query in victim.collection.queries]),
+        options.layer,
+    )
     task = first_queries(victim.tasks[0], queries)
     few = first_queries(task, _DRAWN)
     candidates = victim.candidates(task)
@@ -61,8 +65,8 @@ def strength_checks(victim: Victim, options: AttackOptions, scale: Scale, querie
             "there is nothing to lose; check with more queries"
         )
 
-    def tried(attack: EmbeddingAttack, some: Task = task) -> _Tried:
-        found = [_attacked(victim, some, attack, rho, options, scale) for rho in _BUDGETS]
+    def tried(attack: EmbeddingAttack, some: Task = task, budgets: tuple[float, ...] = _BUDGETS) -> _Tried:
+        found = [_attacked(victim, some, attack, rho, options, scale) for rho in budgets]
         looked_at = victim.candidates(some)
         margins = [margin(one.embeddings, victim.corpus(some), looked_at, TOP) for one in found]
         return _Tried(np.array(margins), sum(one.notes.get("zero_gradients", 0.0) for one in found))
@@ -72,33 +76,37 @@ def strength_checks(victim: Victim, options: AttackOptions, scale: Scale, querie
     apgd = tried(dataclasses.replace(method, method="apgd", steps=_equal_steps(method.steps)))
     more_steps = tried(dataclasses.replace(method, steps=2 * method.steps))
     more_restarts = tried(dataclasses.replace(method, restarts=method.restarts + 1))
-    random = tried(dataclasses.replace(method, method="random", steps=DRAWS, restarts=1), few)
-    drawn_pgd = tried(method, few)
+    one = (options.reference_rho,)  # a random point costs a forward pass
+    random = tried(dataclasses.replace(method, method="random", steps=DRAWS, restarts=1), few, one)
+    drawn_pgd = tried(method, few, one)
     curves = {
-        name: (_BUDGETS, tuple(one.lost(had).tolist())) for name, one in (("FGM", fgm), ("PGD", pgd), ("APGD", apgd))
+        name: (_BUDGETS, tuple((tried_one.lost(had) / had.sum()).tolist()))
+        for name, tried_one in (("FGM", fgm), ("PGD", pgd), ("APGD", apgd))
     }
-    slack = max(CONVERGED, 1 / had.sum())
+    slack = max(CONVERGED * had.sum(), 1)
 
     def more(stronger: _Tried, weaker: _Tried, name: str) -> Check:
         gained = stronger.lost(had) - weaker.lost(had)
         return Check(
             name,
             bool(np.all(gained >= -slack)),
-            f"lost at rho {_rhos()}: {_shares(stronger.lost(had))} against {_shares(weaker.lost(had))}",
+            f"of {had.sum()} queries, lost at rho {_rhos()}: {_counts(stronger.lost(had))} against "
+            + _counts(weaker.lost(had)),
         )
 
     def converged(larger: _Tried, name: str) -> Check:
         gained = larger.lost(had) - pgd.lost(had)
-        return Check(name, bool(np.all(gained <= slack)), f"lost beyond PGD's at rho {_rhos()}: {_shares(gained)}")
+        says = f"of {had.sum()} queries, lost beyond PGD's at rho {_rhos()}: {_counts(gained)}"
+        return Check(name, bool(np.all(gained <= slack)), says)
 
     yield dataclasses.replace(more(pgd, fgm, "PGD finds what FGM finds"), curves=curves)
     yield more(apgd, pgd, "APGD finds what PGD finds at equal forward passes")
-    ahead = np.mean(drawn_pgd.margins - random.margins, axis=1)
+    ahead = (drawn_pgd.margins - random.margins)[0]
     yield Check(
         f"gradients beat {DRAWS:,} random points",
         bool(np.all(ahead >= 0)),
-        f"margin of PGD minus that of the best random point, {len(few.queries)} queries, at rho {_rhos()}: "
-        + ", ".join(f"{value:.3f}" for value in ahead),
+        f"margin of PGD minus that of the best random point, at rho {options.reference_rho:g}, for each of "
+        f"{len(few.queries)} queries: " + ", ".join(f"{value:.3f}" for value in ahead),
     )
     steps_up = np.diff(pgd.margins.mean(axis=1))
     yield Check(
@@ -108,8 +116,8 @@ def strength_checks(victim: Victim, options: AttackOptions, scale: Scale, querie
     )
     yield Check(
         f"every query falls at rho = {UNBOUNDED:g}",
-        bool(pgd.lost(had)[-1] >= 1 - CONVERGED),
-        f"PGD drives {pgd.lost(had)[-1]:.1%} of {had.sum()} queries out of the top {TOP}",
+        bool(pgd.lost(had)[-1] >= (1 - CONVERGED) * had.sum()),
+        f"PGD drives {pgd.lost(had)[-1]} of {had.sum()} queries out of the top {TOP}",
     )
     yield converged(more_steps, f"{2 * options.steps} steps find no more than {options.steps}")
     yield converged(more_restarts, f"{options.restarts + 1} restarts find no more than {options.restarts}")
@@ -156,5 +164,5 @@ def _rhos() -> str:
     return ", ".join(f"{rho:g}" for rho in _BUDGETS)
 
 
-def _shares(values: np.ndarray) -> str:
-    return ", ".join(f"{value:.1%}" for value in values)
+def _counts(values: np.ndarray) -> str:
+    return ", ".join(map(str, values.tolist()))

@@ -104,7 +104,7 @@ def attack_into(
         trials=tuple(records),
         transfer=poison[0].record if poison else None,
         detections=tuple(detections(victim, trials, poison)),
-        checks=tuple(strength_checks(victim, options, scale, checks)) if scale and checks else (),
+        checks=tuple(strength_checks(victim, options, checks)) if checks else (),
     )
     record.save(output_dir)
     texts = list(_texts(victim, trials))

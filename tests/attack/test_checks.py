@@ -1,0 +1,53 @@
+"""The checks pass for an honest model and find one out that hides its gradient."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from jaxretr.attack.checks import strength_checks
+from jaxretr.attack.options import AttackOptions
+from jaxretr.attack.record import Check
+from jaxretr.attack.victim import Victim
+from jaxretr.model.encode import Encoder
+from jaxretr.model.functions import EncoderFunctions
+from tests.attack.parallel_questions import encoder, victim
+
+OPTIONS = AttackOptions(steps=10)
+
+
+@dataclasses.dataclass(frozen=True)
+class TurnedRound(EncoderFunctions):
+    """The same embeddings, the opposite gradient."""
+
+    def encode(self, params, embeds, mask, key=None):
+        encoded = super().encode(params, embeds, mask, key)
+        return 2 * jax.lax.stop_gradient(encoded) - encoded
+
+
+def checked(subject: Victim) -> dict[str, Check]:
+    return {check.name: check for check in strength_checks(subject, OPTIONS, 6)}
+
+
+def test_an_honest_model_passes_every_check() -> None:
+    found = checked(victim("mono"))
+    assert len(found) == 8
+    assert not [(check.name, check.says) for check in found.values() if not check.passed]
+    budgets, lost = found["PGD finds what FGM finds"].curves["PGD"]
+    assert budgets[-1] == 3 and lost[-1] == 1
+
+
+def test_a_model_that_turns_its_gradient_round_is_found_out() -> None:
+    made = encoder().functions
+    turned = TurnedRound(made.architecture, made.dtype, made.remat, made.dropout_rate)
+    masked = Encoder(turned, encoder().params, encoder().tokenizer, query_prefix="query: ", passage_prefix="passage: ")
+    found = checked(dataclasses.replace(victim("mono"), encoder=masked))
+    assert not found["gradients beat 10,000 random points"].passed
+    assert not found["every query falls at rho = 3"].passed
+
+
+def test_nothing_to_lose_is_an_error() -> None:
+    subject = victim("multi")
+    lost = dataclasses.replace(subject, queries=-subject.queries)
+    with pytest.raises(ValueError, match="none of the first 6 queries .* check with more queries"):
+        checked(lost)
