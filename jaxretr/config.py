@@ -160,15 +160,18 @@ class TrainConfig:
 
 @dataclass
 class HardeningConfig:
-    """How training is hardened against adversaries (see `jaxretr.train.hardening`); docs/hardening.md compares them.
+    """How training is hardened against adversaries (see docs/hardening.md and `jaxretr.train.hardening`).
 
     Attributes:
-      method: "" (off), or "fgm", "pgd", "freelb" or "vat" in the space of word embeddings.
-      rho: radius of the ball each text's word embeddings may move in, as a share of their mean row norm.
-      norm: what the radius bounds: "token_l2" (each token's move), "linf" (each entry) or "frobenius" (all tokens' moves
-        as one vector).
+      method: "" (off); "fgm", "pgd", "freelb" or "vat", on word embeddings; "typos" in the queries; or "translations",
+        the worst languages of each pair.
+      rho: on word embeddings, the radius of each text's ball as a share of the mean length of a word embedding.
+      norm: what the radius bounds: "token_l2" (each token's move), "linf" (each entry of it) or "frobenius" (the moves
+        of all tokens as one vector).
       steps: gradient steps of pgd and freelb, power iterations of vat.
-      weight: of the adversarial or regularising term; freelb has no other term.
+      weight: of the adversarial term (fgm, pgd) or the regularising one (vat, typos).
+      edits: typos a query.
+      translations: how many other translations of each pair are on offer.
     """
 
     method: str = ""
@@ -176,15 +179,18 @@ class HardeningConfig:
     norm: str = "token_l2"
     steps: int = 3
     weight: float = 1.0
+    edits: int = 1
+    translations: int = 2
 
     def __post_init__(self) -> None:
-        methods = ("", "fgm", "pgd", "freelb", "vat")
-        _check(self.method in methods, "hardening.method", self.method, f"{', '.join(methods[1:])}, or '' (off)")
+        methods = ("fgm", "pgd", "freelb", "vat", "typos", "translations")
+        _check(self.method in ("", *methods), "hardening.method", self.method, f"{', '.join(methods)} or '' (off)")
         _check(0 < self.rho < math.inf, "hardening.rho", self.rho, "a positive number")
         norms = ("token_l2", "linf", "frobenius")
         _check(self.norm in norms, "hardening.norm", self.norm, "token_l2, linf or frobenius")
-        _check(self.steps >= 1, "hardening.steps", self.steps, "at least 1")
         _check(0 < self.weight < math.inf, "hardening.weight", self.weight, "a positive number")
+        for name in ("steps", "edits", "translations"):
+            _check(getattr(self, name) >= 1, f"hardening.{name}", getattr(self, name), "at least 1")
 
 
 @dataclass
@@ -265,6 +271,13 @@ class Config:
         _check(0 <= self.seed < 2**32, "seed", self.seed, "0 <= seed < 2**32")
         for name in ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        others = len(self.data.languages) - 1
+        _check(
+            self.hardening.method != "translations" or self.hardening.translations <= others,
+            "hardening.translations",
+            self.hardening.translations,
+            f"at most {others}, the other languages of data.languages",
+        )
 
     def validated(self) -> "Config":
         """A checked copy; call after overriding fields.

@@ -9,9 +9,8 @@ checkpoint.
 """
 
 import dataclasses
-import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -28,10 +27,10 @@ from jaxretr.data.collection import load_collection
 from jaxretr.data.hybrid import BatchPlan, HybridPlan
 from jaxretr.data.pair_index import PairIndex
 from jaxretr.data.test_collections import load_test_collection
+from jaxretr.data.typos import Typos, check_languages
 from jaxretr.eval.held_out import Criterion, HeldOut
 from jaxretr.eval.results import Results
 from jaxretr.eval.table import markdown, rich_table
-from jaxretr.files import write_json
 from jaxretr.model.architecture import Pooling
 from jaxretr.model.encode import Encoder
 from jaxretr.model.encoder import Remat
@@ -43,14 +42,12 @@ from jaxretr.tokenization import Tokenization
 from jaxretr.tracking import Tracker, console, say
 from jaxretr.train.checkpoint import Checkpoints
 from jaxretr.train.early_stopping import EarlyStopping
-from jaxretr.train.hardening import Budget, Hardening, fgm
+from jaxretr.train.hardening import Budget, Hardening, fgm, freelb, pgd, self_teaching, vat, worst_translations
 from jaxretr.train.loop import Schedule, fit
 from jaxretr.train.optimizer import adamw, learning_rate_schedule
+from jaxretr.train.output_dir import claim_output_dir
 from jaxretr.train.step import TrainState, make_step
 from jaxretr.types import RetrievalSet
-
-MAY_CHANGE = {"resume", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "wandb_project"}
-"""Fields of a config that a resumed run may change."""
 
 
 def train(config: Config) -> Path:
@@ -62,6 +59,8 @@ def train(config: Config) -> Path:
     """
     started = time.perf_counter()
     config = config.validated()
+    if config.hardening.method == "typos":
+        check_languages(config.data.languages)
     rows = parallel.process_rows(config.train.batch_size)
     criterion = Criterion.parse(config.evaluation.best_measure) if config.evaluation.every_steps else None
     output_dir = claim_output_dir(config)
@@ -143,6 +142,7 @@ def _optimise(
         alpha=config.data.alpha,
         language_exponent=parse_language_draw(config.data.language_draw),
         pairs_per=config.data.pairs_per,
+        translations=config.hardening.translations if config.hardening.method == "translations" else 0,
         seed=config.seed,
     )
     batches = iterate(plan, _reader(config, encoder, source, rows))
@@ -196,55 +196,6 @@ def _optimise(
     return state.params
 
 
-def claim_output_dir(config: Config) -> Path:
-    """Makes `output_dir`, or checks that the run in it is this one. A run that has no checkpoint yet gives way.
-
-    A setting that the run's config does not know yet had no effect then, which is what its default means.
-
-    Raises:
-      ValueError: where it holds a run of another config (naming the fields), or any run while `resume` is False.
-    """
-    if not config.output_dir:
-        raise ValueError("output_dir is empty; set it, for example to runs/hybrid.")
-    output_dir = Path(config.output_dir).absolute()
-    path, before = output_dir / "config.json", output_dir / "results_before.json"
-    wanted = config.to_dict()
-    if path.exists():
-        found = _completed(json.loads(path.read_text(encoding="utf-8")), Config().to_dict())
-        changed = sorted(_differences(found, wanted))
-        begun = any((output_dir / "checkpoints").glob("[0-9]*"))
-        if begun and not config.resume:
-            raise ValueError(f"{output_dir} holds a run and resume is False; delete it or set another output_dir.")
-        if begun and changed:
-            raise ValueError(
-                f"{output_dir} holds a run with other settings ({'; '.join(changed)}); give the settings it was "
-                "started with to go on, or set another output_dir."
-            )
-        if changed:
-            before.unlink(missing_ok=True)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    if parallel.is_main_process():
-        write_json(path, wanted)
-    return output_dir
-
-
-def _completed(found: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """`found` with the defaults of what it lacks."""
-    inner = {
-        name: _completed(found[name], value) for name, value in defaults.items() if isinstance(found.get(name), dict)
-    }
-    return defaults | found | inner
-
-
-def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for name in sorted({*found, *wanted} - MAY_CHANGE):
-        old, new = found.get(name), wanted.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{prefix}{name}.")
-        elif old != new:
-            yield f"{prefix}{name} was {old!r}, is {new!r}"
-
-
 def load_encoder(config: Config) -> Encoder:
     """The encoder to train from; the mini encoder is imported below `data_dir` on first use."""
     name: str | Path = config.model.model_name_or_path
@@ -265,11 +216,18 @@ def load_encoder(config: Config) -> Encoder:
 
 def _hardening(config: Config, encoder: Encoder) -> Hardening | None:
     chosen = config.hardening
-    if not chosen.method:
-        return None
     special_ids = tuple(sorted(encoder.tokenizer.all_special_ids))
     budget = Budget(chosen.rho, cast(Norm, chosen.norm), special_ids)
-    return partial(fgm, budget=budget, weight=chosen.weight)
+    methods: dict[str, Hardening | None] = {
+        "": None,
+        "fgm": partial(fgm, budget=budget, weight=chosen.weight),
+        "pgd": partial(pgd, budget=budget, steps=chosen.steps, weight=chosen.weight),
+        "freelb": partial(freelb, budget=budget, steps=chosen.steps),
+        "vat": partial(vat, budget=budget, steps=chosen.steps, weight=chosen.weight),
+        "typos": partial(self_teaching, weight=chosen.weight),
+        "translations": worst_translations,
+    }
+    return methods[chosen.method]
 
 
 def _source_settings(config: Config) -> dict[str, Any]:
@@ -291,6 +249,7 @@ def _reader(config: Config, encoder: Encoder, source: Sequence[dict[str, Any]], 
         rows=rows,
         num_hard_negatives=config.data.num_hard_negatives,
         fixed_length=jax.process_count() > 1,
+        typos=Typos(config.hardening.edits, config.seed) if config.hardening.method == "typos" else None,
     )
 
 

@@ -10,11 +10,26 @@ from typing import Any, NamedTuple
 
 import grain
 import numpy as np
-from jaxtyping import UInt32
+from jaxtyping import Int, UInt32
 
 from jaxretr.data.hybrid import BatchPlan
+from jaxretr.data.typos import Typos
 from jaxretr.tokenization import Tokenization
 from jaxretr.types import TokenBatch
+
+
+class Translations(NamedTuple):
+    """Other translations of each pair of a batch, as `BatchPlan` offers them; no hard negatives.
+
+    Attributes:
+      queries, passages: [batch others length], padded as the batch's.
+      query_content, passage_content: [batch others], checksums as the batch's.
+    """
+
+    queries: TokenBatch
+    passages: TokenBatch
+    query_content: UInt32[Any, "batch others"]
+    passage_content: UInt32[Any, "batch others"]
 
 
 class PairBatch(NamedTuple):
@@ -27,12 +42,16 @@ class PairBatch(NamedTuple):
       passages: [batch columns length], columns = 1 + hard negatives: the relevant passage, then the hard negatives.
       query_content, passage_content: 32-bit checksums of the texts, [batch] and [batch columns]; equal texts are
         not negatives of each other. 0 marks a hard negative that the example lacks.
+      typo_queries: the queries with typos, [batch length]; None unless asked for.
+      translations: None unless the plan offers them.
     """
 
     queries: TokenBatch
     passages: TokenBatch
     query_content: UInt32[Any, "batch"]
     passage_content: UInt32[Any, "batch columns"]
+    typo_queries: TokenBatch | None = None
+    translations: Translations | None = None
 
 
 class Step(NamedTuple):
@@ -60,6 +79,7 @@ class PairReader:
       num_hard_negatives: taken from the front of each example's list.
       fixed_length: pad to the full length instead of a bucket. Needed on several processes: they must agree on the
         shape, and each sees only its own rows.
+      typos: what the queries with typos are made by; None for none.
     """
 
     def __init__(
@@ -71,6 +91,7 @@ class PairReader:
         rows: slice,
         num_hard_negatives: int = 0,
         fixed_length: bool = False,
+        typos: Typos | None = None,
     ):
         self._source = source
         self._query_tokenization = query_tokenization
@@ -78,30 +99,62 @@ class PairReader:
         self._rows = rows
         self._negatives = num_hard_negatives
         self._fixed_length = fixed_length
+        self._typos = typos
 
     def __call__(self, plan: BatchPlan) -> Step:
-        """The texts of a plan as token batches."""
-        queries = [self._source[int(row)]["query"] for row in plan.query_rows[self._rows]]
+        """The texts of a plan as token batches. All queries of a step have one length, and all passages."""
+        asked = [self._source[int(row)] for row in plan.query_rows[self._rows]]
+        queries = [record["query"] for record in asked]
         columns = 1 + self._negatives
         passages: list[bytes] = []
         for row in plan.passage_rows[self._rows]:
             record = self._source[int(row)]
             texts = [record["passage"], *record["negatives"][: self._negatives]]
             passages += texts + [b""] * (columns - len(texts))
-        query_batch = self._tokenize(self._query_tokenization, queries)
-        passage_batch = self._tokenize(self._passage_tokenization, passages)
+        typos = self._typos.of(asked, plan.step, self._rows.start) if self._typos else []
+        other_queries = self._texts("query", plan.query_translations)
+        other_passages = self._texts("passage", plan.passage_translations)
+
+        query_tokens, typo_tokens, other_query_tokens = self._tokenize(
+            self._query_tokenization, queries, typos, other_queries
+        )
+        passage_tokens, other_passage_tokens = self._tokenize(self._passage_tokenization, passages, other_passages)
         batch = PairBatch(
-            query_batch,
-            TokenBatch(*(leaf.reshape(len(queries), columns, -1) for leaf in passage_batch)),
+            query_tokens,
+            _rows_of(passage_tokens, len(queries)),
             _checksums(queries),
             _checksums(passages).reshape(-1, columns),
+            typo_queries=typo_tokens if typos else None,
         )
-        tokens = sum(int(side.mask.sum()) for side in (query_batch, passage_batch))
-        return Step(batch, plan, tokens, query_batch.ids.size + passage_batch.ids.size)
+        if other_queries:
+            batch = batch._replace(
+                translations=Translations(
+                    _rows_of(other_query_tokens, len(queries)),
+                    _rows_of(other_passage_tokens, len(queries)),
+                    _checksums(other_queries).reshape(len(queries), -1),
+                    _checksums(other_passages).reshape(len(queries), -1),
+                )
+            )
+        masks = [
+            side.mask for side in (query_tokens, typo_tokens, other_query_tokens, passage_tokens, other_passage_tokens)
+        ]
+        return Step(batch, plan, sum(int(mask.sum()) for mask in masks), sum(mask.size for mask in masks))
 
-    def _tokenize(self, tokenization: Tokenization, texts: Sequence[bytes]) -> TokenBatch:
-        ids = tokenization([text.decode() for text in texts])
-        return tokenization.pad(ids, tokenization.max_len if self._fixed_length else None)
+    def _texts(self, side: str, rows: Int[np.ndarray, "batch others"] | None) -> list[bytes]:
+        """One side of this process's translations, row after row."""
+        return [] if rows is None else [self._source[int(row)][side] for row in rows[self._rows].ravel()]
+
+    def _tokenize(self, tokenization: Tokenization, *groups: Sequence[bytes]) -> list[TokenBatch]:
+        """Token batches of several groups of texts, all of one length."""
+        ids = tokenization([text.decode() for group in groups for text in group])
+        tokens = tokenization.pad(ids, tokenization.max_len if self._fixed_length else None)
+        ends = np.cumsum([len(group) for group in groups])[:-1]
+        return [TokenBatch(*parts) for parts in zip(*(np.split(leaf, ends) for leaf in tokens), strict=True)]
+
+
+def _rows_of(tokens: TokenBatch, rows: int) -> TokenBatch:
+    """[rows * n, length] -> [rows, n, length]."""
+    return TokenBatch(*(leaf.reshape(rows, -1, leaf.shape[-1]) for leaf in tokens))
 
 
 def _checksums(texts: Sequence[bytes]) -> UInt32[np.ndarray, " texts"]:

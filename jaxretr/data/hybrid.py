@@ -5,6 +5,8 @@ In: a `PairIndex`. Out: for every step a `BatchPlan` of record numbers. A batch 
 - *monolingual*: one language, queries and passages alike;
 - *cross-lingual*: every query in another language than its passage.
 
+On request, a plan also offers other translations of each pair, both sides again in one language, or in two.
+
 The kind, the languages and the examples are a pure function of (seed, step): every process plans the same global
 batch and reads its own rows of it, and a resumed run needs to know no more than the number of its next step.
 
@@ -16,7 +18,7 @@ Method: Elmahdy, Lin, Ahmad 2024, arXiv 2408.10536.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -30,12 +32,18 @@ CROSS_LINGUAL = "cross_lingual"
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Record numbers of one global batch: row i asks `query_rows[i]`, which `passage_rows[i]` answers."""
+    """Record numbers of one global batch: row i asks `query_rows[i]`, which `passage_rows[i]` answers.
+
+    So does `passage_translations[i, k]` answer `query_translations[i, k]`: the same example in other languages, or in
+    the planned ones where there are no others. Both are None in a plan without translations.
+    """
 
     step: int
     kind: str
     query_rows: Int[np.ndarray, "batch"]
     passage_rows: Int[np.ndarray, "batch"]
+    query_translations: Int[np.ndarray, "batch others"] | None = None
+    passage_translations: Int[np.ndarray, "batch others"] | None = None
 
 
 class HybridPlan(Sequence[BatchPlan]):
@@ -48,6 +56,7 @@ class HybridPlan(Sequence[BatchPlan]):
       alpha: probability of a monolingual batch.
       language_exponent: p(language) ~ size^exponent; 0 is uniform, 1 proportional.
       pairs_per: "example" draws the two languages of a cross-lingual pair for each example, "batch" for the batch.
+      translations: how many other translations of each pair a plan offers, drawn uniformly.
       seed: everything random follows from it and the step.
 
     Raises:
@@ -63,9 +72,11 @@ class HybridPlan(Sequence[BatchPlan]):
         alpha: float,
         language_exponent: float = 0.0,
         pairs_per: str = "example",
+        translations: int = 0,
         seed: int = 0,
     ):
         self._index = index
+        self._translations = translations
         self._batch_size = batch_size
         self._seed = seed
         languages = range(len(index.languages))
@@ -111,7 +122,12 @@ class HybridPlan(Sequence[BatchPlan]):
         else:
             asked, answered = np.full((2, len(rows)), np.array(stream.languages)[:, None])
         each = np.arange(len(rows))
-        return BatchPlan(step, stream.kind, rows[each, asked], rows[each, answered])
+        plan = BatchPlan(step, stream.kind, rows[each, asked], rows[each, answered])
+        if not self._translations:
+            return plan
+        others = self._draw_translations(rows >= 0, asked, answered, stream.kind, self._rng(3, step))
+        query_rows, passage_rows = (np.take_along_axis(rows, languages, axis=1) for languages in others)
+        return replace(plan, query_translations=query_rows, passage_translations=passage_rows)
 
     def _rng(self, *path: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, *path])))
@@ -127,6 +143,21 @@ class HybridPlan(Sequence[BatchPlan]):
         others = available.copy()
         others[each, asked] = False
         return asked, _pick(self._weights * others, uniform[1])
+
+    def _draw_translations(
+        self, available: np.ndarray, asked: np.ndarray, answered: np.ndarray, kind: str, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Other pairs of languages for each example, of the same kind; the planned pair where there are too few."""
+        languages = np.arange(available.shape[1])
+        first, second = (grid.ravel() for grid in np.meshgrid(languages, languages, indexing="ij"))
+        of_kind = (first == second) == (kind == MONOLINGUAL)
+        first, second = first[of_kind], second[of_kind]
+        planned = (first == asked[:, None]) & (second == answered[:, None])
+        there = available[:, first] & available[:, second] & ~planned
+        order = np.where(there, rng.random(there.shape), np.inf)
+        drawn = np.argsort(order, axis=1)[:, : self._translations]
+        real = np.take_along_axis(there, drawn, axis=1)
+        return np.where(real, first[drawn], asked[:, None]), np.where(real, second[drawn], answered[:, None])
 
 
 class _Stream:

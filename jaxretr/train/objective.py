@@ -12,7 +12,7 @@ from jaxtyping import Array, Float32, Key
 
 from jaxretr.data.batches import PairBatch
 from jaxretr.model.functions import EncoderFunctions, Params
-from jaxretr.train.loss import Contrast, info_nce
+from jaxretr.train.loss import Contrast, Scores, Sentences, in_batch_scores, info_nce
 from jaxretr.types import TokenBatch
 
 
@@ -24,13 +24,6 @@ class Words(NamedTuple):
 
     queries: Float32[Array, "queries query_length hidden"]
     passages: Float32[Array, "passages passage_length hidden"]
-
-
-class Sentences(NamedTuple):
-    """Sentence embeddings of both sides of a batch, unit length."""
-
-    queries: Float32[Array, "batch dim"]
-    passages: Float32[Array, "batch columns dim"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +53,17 @@ class Objective:
         return info_nce(
             sentences.queries,
             sentences.passages,
+            batch.query_content,
+            batch.passage_content,
+            temperature=self.temperature,
+            symmetric=self.symmetric,
+        )
+
+    def scores(self, anchors: Sentences, pool: Sentences, batch: PairBatch) -> tuple[Scores, ...]:
+        """What `contrast` compares, with other anchors than what is ranked for them (see `in_batch_scores`)."""
+        return in_batch_scores(
+            anchors,
+            pool,
             batch.query_content,
             batch.passage_content,
             temperature=self.temperature,

@@ -75,7 +75,7 @@ def make_step(
         else:
             draws = jax.random.fold_in(update_key, _DRAWS)
             hardened, grads = parallel.mean(hardening(objective, state.params, batch, dropout_key, draws))
-            metrics = HardenedMetrics(*hardened[:2], optax.tree.norm(grads), *hardened[2:])
+            metrics = HardenedMetrics(**hardened._asdict(), grad_norm=optax.tree.norm(grads))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + jnp.int32(1), params, opt_state), metrics

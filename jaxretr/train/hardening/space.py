@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32
+from jaxtyping import Array, Bool, Float32, Key
 
 from jaxretr import parallel
 from jaxretr.data.batches import PairBatch
@@ -50,26 +50,71 @@ class Space(NamedTuple):
     @classmethod
     def of(cls, words: Words, batch: PairBatch, budget: Budget) -> "Space":
         """Measures the clean word embeddings of all devices; no gradient flows into the radii."""
-        sides = (batch.queries, passage_texts(batch))
-        attackable = tuple(balls.attackable(side.ids, side.mask, budget.special_ids) for side in sides)
-        epsilon = tuple(
-            jnp.full(len(free), budget.rho) * _mean_row_norm(jax.lax.stop_gradient(clean), free)
-            for clean, free in zip(words, attackable, strict=True)
-        )
-        return cls(attackable, epsilon, budget.norm)
+
+        def side(tokens: TokenBatch, clean: Array) -> tuple[Array, Array]:
+            free = balls.attackable(tokens.ids, tokens.mask, budget.special_ids)
+            return free, jnp.full(len(free), budget.rho) * _mean_row_norm(jax.lax.stop_gradient(clean), free)
+
+        queries, query_epsilon = side(batch.queries, words.queries)
+        passages, passage_epsilon = side(passage_texts(batch), words.passages)
+        return cls((queries, passages), (query_epsilon, passage_epsilon), budget.norm)
 
     def clean(self, words: Words) -> Words:
         """No perturbation."""
         return jax.tree.map(jnp.zeros_like, words)
 
+    def draw(self, words: Words, key: Key[Array, ""]) -> Words:
+        """A point drawn uniformly from each text's ball."""
+
+        def side(clean: Array, free: Array, epsilon: Array, keys: Array) -> Array:
+            return balls.random_start(keys, free, clean.shape[2], epsilon, self.norm)
+
+        return Words(*map(side, words, self.attackable, self.epsilon, self.keys(key)))
+
+    def draw_entries(self, words: Words, key: Key[Array, ""]) -> Words:
+        """FreeLB's start: every entry uniform within radius / sqrt(n), n entries being what the norm takes together.
+
+        It is in the ball, and for long texts deep inside: Zhu et al. (2020), arXiv 1909.11764, algorithm 1, there in
+        the norm `frobenius`, whose n is the number of attackable tokens times the width of a word embedding.
+        """
+
+        def side(clean: Array, free: Array, epsilon: Array, keys: Array) -> Array:
+            shape = clean.shape[1:]
+            uniform = jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-1, maxval=1))(keys)
+            tokens = jnp.maximum(free.sum(axis=1), 1) if self.norm == "frobenius" else 1
+            entries = jnp.float32(1 if self.norm == "linf" else shape[1]) * tokens
+            return jnp.where(free[:, :, None], uniform * (epsilon / jnp.sqrt(entries))[:, None, None], 0)
+
+        return Words(*map(side, words, self.attackable, self.epsilon, self.keys(key)))
+
+    def keys(self, key: Key[Array, ""]) -> tuple[Key[Array, " queries"], Key[Array, " passages"]]:
+        """One key for each text, by its place in the global batch."""
+        # vmap draws from the first key alone where keys are "rbg", those of a run; threefry's are all used.
+        base = jax.random.wrap_key_data(jax.random.key_data(key)[:2], impl="threefry2x32")
+        queries, passages = (
+            jax.vmap(jax.random.fold_in, (None, 0))(
+                jax.random.fold_in(base, side), parallel.device_index() * len(free) + jnp.arange(len(free))
+            )
+            for side, free in enumerate(self.attackable)
+        )
+        return queries, passages
+
+    def steepest(self, gradient: Words) -> Words:
+        """The direction, of length 1 in the norm, along which the gradient rises most; zero where nothing moves."""
+        return Words(
+            *(
+                balls.steepest(jnp.where(free[:, :, None], side, 0), self.norm)
+                for side, free in zip(gradient, self.attackable, strict=True)
+            )
+        )
+
     def ascend(self, delta: Words, gradient: Words, size: float) -> Words:
         """One step along the steepest direction, `size` radii long, and back into the ball."""
 
-        def side(delta: Array, gradient: Array, free: Array, epsilon: Array) -> Array:
-            direction = balls.steepest(jnp.where(free[:, :, None], gradient, 0), self.norm)
+        def side(delta: Array, direction: Array, epsilon: Array) -> Array:
             return balls.project(delta + size * epsilon[:, None, None] * direction, epsilon, self.norm)
 
-        return Words(*map(side, delta, gradient, self.attackable, self.epsilon))
+        return Words(*map(side, delta, self.steepest(gradient), self.epsilon))
 
 
 def moved(words: Words, delta: Words) -> Words:

@@ -1,0 +1,65 @@
+"""The directory of a run, and whether the run in it is the one that is wanted.
+
+In: a config. Out: its `output_dir`, with the config in `config.json`.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxretr import parallel
+from jaxretr.config import Config
+from jaxretr.files import write_json
+
+MAY_CHANGE = {"resume", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "wandb_project"}
+"""Fields of a config that a resumed run may change."""
+
+
+def claim_output_dir(config: Config) -> Path:
+    """Makes `output_dir`, or checks that the run in it is this one. A run that has no checkpoint yet gives way.
+
+    A setting that the run's config does not know yet had no effect then, which is what its default means.
+
+    Raises:
+      ValueError: where it holds a run of another config (naming the fields), or any run while `resume` is False.
+    """
+    if not config.output_dir:
+        raise ValueError("output_dir is empty; set it, for example to runs/hybrid.")
+    output_dir = Path(config.output_dir).absolute()
+    path, before = output_dir / "config.json", output_dir / "results_before.json"
+    wanted = config.to_dict()
+    if path.exists():
+        found = _completed(json.loads(path.read_text(encoding="utf-8")), Config().to_dict())
+        changed = sorted(_differences(found, wanted))
+        begun = any((output_dir / "checkpoints").glob("[0-9]*"))
+        if begun and not config.resume:
+            raise ValueError(f"{output_dir} holds a run and resume is False; delete it or set another output_dir.")
+        if begun and changed:
+            raise ValueError(
+                f"{output_dir} holds a run with other settings ({'; '.join(changed)}); give the settings it was "
+                "started with to go on, or set another output_dir."
+            )
+        if changed:
+            before.unlink(missing_ok=True)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if parallel.is_main_process():
+        write_json(path, wanted)
+    return output_dir
+
+
+def _completed(found: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`found` with the defaults of what it lacks."""
+    inner = {
+        name: _completed(found[name], value) for name, value in defaults.items() if isinstance(found.get(name), dict)
+    }
+    return defaults | found | inner
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name in sorted({*found, *wanted} - MAY_CHANGE):
+        old, new = found.get(name), wanted.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            yield f"{prefix}{name} was {old!r}, is {new!r}"
