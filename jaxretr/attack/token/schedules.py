@@ -183,7 +183,8 @@ def _best_of_each(
     def at(position: tuple[Array, Array]) -> tuple[Array, Array]:
         gradient, bound = position
         estimates = jnp.einsum("ah,h->a", table, gradient)
-        return best(jnp.where(estimates < bound, estimates, -jnp.inf), k)
+        estimates, tokens = best(jnp.where(estimates < bound, estimates, -jnp.inf), k)
+        return estimates, tokens
 
     bounds = jnp.full(len(gradient), jnp.inf) if below is None else below
     return jax.lax.map(at, (gradient, bounds))

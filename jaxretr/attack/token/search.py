@@ -82,7 +82,7 @@ def search(
             f"a budget of {forward_passes} forward passes does not pay for one iteration of {engine.schedule}; "
             f"with {texts} texts a trigger, {texts * (1 + cost)} is the least"
         )
-    table = jax.jit(engine.encoder.embed_tokens)(encoder.params, allowed)
+    table = jax.jit(engine.encoder.embed_tokens)(encoder.params, allowed[None])[0]
     shared = Shared(encoder.params, parallel.replicate(allowed), parallel.replicate(table))
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), np.arange(triggers))
     problems = _over_devices(Problem(template, context, keys))

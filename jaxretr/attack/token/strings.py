@@ -76,7 +76,7 @@ def best_strings(
         jax.vmap(objective)(jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], context), jnp.asarray(embeddings))
     )
     read = tokenization(encoder, role)(flat)
-    meant = [text for row, trigger in zip(rows, ids, strict=True) for text in _meant(template, row, trigger)]
+    meant = [text for row, trigger in zip(rows.tolist(), ids, strict=True) for text in _meant(template, row, trigger)]
     survives = np.array([a == b for a, b in zip(read, meant, strict=True)]).reshape(len(texts), -1).all(axis=1)
     best = [max(np.flatnonzero(rows == trigger), key=values.__getitem__) for trigger in range(len(frames))]
     return Triggers(
@@ -92,14 +92,14 @@ def best_strings(
     )
 
 
-def _last_states(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
+def _last_states(trace: Trace) -> tuple[Int32[np.ndarray, " states"], Int32[np.ndarray, "states slots"]]:
     """Of each trigger the last `KEPT` different states, which are its best: the trigger's number, and its ids."""
     rows, kept = [], []
     for trigger in range(trace.ids.shape[1]):
         different = dict.fromkeys(map(tuple, trace.ids[::-1, trigger].tolist()))
         kept += list(different)[:KEPT]
         rows += [trigger] * min(KEPT, len(different))
-    return np.array(rows), np.array(kept, np.int32)
+    return np.array(rows, np.int32), np.array(kept, np.int32)
 
 
 def _meant(template: Template, row: int, trigger: np.ndarray) -> list[list[int]]:

@@ -1,11 +1,12 @@
 """Cross-lingual transfer of corpus poisoning: passages optimised on queries in one language, tested in every language.
 
-In: a victim in the setting `multi`, and queries divided by meaning. Out: for every pair of languages, which held-out
-queries have an adversarial passage among their first k in the pool of all languages.
+In: a victim in the setting `multi` or `mono`, and queries divided by meaning. Out: for every pair of languages, which
+held-out queries have an adversarial passage among their first k, in the pool of all languages or in their own corpus.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -55,11 +56,12 @@ def transfer_matrix(
     schedule: Schedule = HOTFLIP,
     forward_passes: int,
     seed: int,
+    resume: Path | None = None,
 ) -> Transfer:
     """Poisons the corpus once for each language, and tests each time in all of them.
 
     Args:
-      victim: in the setting `multi`.
+      victim: in the setting `multi` or `mono`.
       split: which queries to optimise on and which to test on, see `disjoint_split`.
       masks: language -> rows of the embedding table that its passages may use; equal masks compare languages of
         queries, masks by script compare languages of passages too.
@@ -67,13 +69,14 @@ def transfer_matrix(
       clusters: adversarial passages of each language.
       k: of ASR@k.
       slots, schedule, forward_passes, seed: see `poison`.
+      resume: a directory that holds the searches so far, a file for each language.
 
     Raises:
-      ValueError: the victim is in another setting, the two sides of the split share a question, a language has no
+      ValueError: the victim is in the setting `cross`, the two sides of the split share a question, a language has no
         query on one side, or a mask is missing.
     """
-    if any(task.setting != "multi" for task in victim.tasks):
-        raise ValueError(f"the victim is in the setting {victim.tasks[0].setting!r}; transfer is measured in 'multi'")
+    if any(task.setting == "cross" for task in victim.tasks):
+        raise ValueError("in the setting 'cross' a query has several corpora; measure transfer in 'multi' or 'mono'")
     asked = victim.collection.queries
     check_disjoint((asked[i] for i in split.optimise), (asked[i] for i in split.test))
     tasks = {task.query_language: task for task in victim.tasks}
@@ -86,12 +89,19 @@ def transfer_matrix(
         optimise[language], test[language] = (np.intersect1d(tasks[language].queries, side) for side in split)
         if not len(optimise[language]) or not len(test[language]):
             raise ValueError(f"one side of the split has no query in {language!r}; divide the questions another way")
-    limits = {y: thresholds(victim.queries[test[y]], victim.passages, k) for y in languages}
+    limits = {y: thresholds(victim.queries[test[y]], victim.corpus(tasks[y]), k) for y in languages}
     passages, hits = {}, {}
     for x in languages:
         targets = cluster_means(victim.queries[optimise[x]], clusters, seed)
         passages[x] = poison(
-            victim.encoder, targets, masks[x], slots=slots, schedule=schedule, forward_passes=forward_passes, seed=seed
+            victim.encoder,
+            targets,
+            masks[x],
+            slots=slots,
+            schedule=schedule,
+            forward_passes=forward_passes,
+            seed=seed,
+            resume=resume / f"{x}.npz" if resume else None,
         )
         for y in languages:
             hits[x, y] = reaches_top(victim.queries[test[y]], passages[x].embeddings[:, 0], limits[y])
