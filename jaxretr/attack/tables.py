@@ -1,39 +1,63 @@
 """Clean and attacked measures as tables for a terminal: `Results` of a run of attacks come in."""
 
 import math
+from collections.abc import Mapping
 
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 
-from jaxretr.attack.robustness import AREA, PROMOTED, SMALLEST, SUCCESS, WORST
+from jaxretr.attack.robustness import AREA, PROMOTED, SMALLEST, SUCCESS, TOP, WORST
 from jaxretr.attack.transfer import POISONED
 from jaxretr.eval.results import Results, SettingResult
 
-_SHOWN = ("AP", "nDCG@10", SUCCESS, PROMOTED, POISONED, "own_language_share@10", "rank_distance", AREA, SMALLEST)
+# Measure -> heading: those of rankings have a line for each attack and budget, those of attacks one for each attack.
+_OF_RANKINGS = {
+    "AP": "AP",
+    "nDCG@10": "nDCG@10",
+    SUCCESS: f"success@{TOP} left",
+    "own_language_share@10": "own language",
+    "rank_distance": "rank distance",
+}
+_OF_ATTACKS = {
+    AREA: f"area under success@{TOP}",
+    SMALLEST: "smallest budget",
+    PROMOTED: f"promoted to top {TOP}",
+    POISONED: f"poisoned top {TOP}",
+}
 _MAIN = "nDCG@10"
 
 
 def summary(results: Results) -> Group:
-    """A line for each attack, means over languages; then the main measure for each query language."""
+    """Means over languages for each attack and budget; the same of each query language; figures of whole attacks."""
     (found,) = results.settings.values()
-    return Group(_averages(found, results.collection), *_by_language(found))
+    note = "means over tasks, each of which counts alike"
+    tables = _table(found, _OF_RANKINGS, results.collection, note), _by_language(found), _table(found, _OF_ATTACKS)
+    return Group(*filter(None, tables))
 
 
-def _averages(found: SettingResult, collection: str) -> Table:
+def _table(found: SettingResult, headings: Mapping[str, str], title: str = "", note: str = "") -> Table | None:
     measures = found.measures
-    columns = [name for name in _SHOWN if any(measure.rpartition(" ")[2] == name for measure in measures)]
-    table = Table("attack", *columns, title=collection, caption="means over tasks, each of which counts alike")
-    for label in labels(found):
-        table.add_row(label or "clean", *(_number(measures.get(f"{label} {name}".strip())) for name in columns))
+    columns = [name for name in headings if any(measure.rpartition(" ")[2] == name for measure in measures)]
+    lines = {label: [measures.get(f"{label} {name}".strip()) for name in columns] for label in labels(found)}
+    lines = {label: values for label, values in lines.items() if any(value is not None for value in values)}
+    if not lines:
+        return None
+    table = Table(_attack_column(), *(headings[name] for name in columns), title=title, caption=note)
+    for label, values in lines.items():
+        table.add_row(label or "clean", *map(_number, values))
     return table
 
 
-def _by_language(found: SettingResult) -> list[Table]:
+def _attack_column() -> Column:
+    return Column("attack", no_wrap=True)
+
+
+def _by_language(found: SettingResult) -> Table | None:
     languages = sorted({task.query_language for task in found.tasks})
     shown = [label for label in labels(found) if f"{label} {_MAIN}".strip() in found.measures]
     if not shown:
-        return []
-    table = Table("attack", *languages, title=f"{_MAIN} by language of the query")
+        return None
+    table = Table(_attack_column(), *languages, title=f"{_MAIN} by language of the query")
     own = {
         language: SettingResult(tuple(task for task in found.tasks if task.query_language == language)).measures
         for language in languages
@@ -41,7 +65,7 @@ def _by_language(found: SettingResult) -> list[Table]:
     for label in shown:
         values = (own[language].get(f"{label} {_MAIN}".strip()) for language in languages)
         table.add_row(label or "clean", *map(_number, values))
-    return [table]
+    return table
 
 
 def labels(found: SettingResult) -> list[str]:
