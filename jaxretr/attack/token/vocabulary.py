@@ -7,10 +7,12 @@ is a string, and the victim's tokenizer reads it.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import or_
 
 import numpy as np
 import regex
+import tokenizers
 from jaxtyping import Bool, Int64
 from transformers import PreTrainedTokenizerFast
 
@@ -90,12 +92,13 @@ class Vocabulary:
       word_internal: pieces that do so inside a word, where their neighbours do not make another reading likelier.
       scripts: bit i is set where the piece has a character of `SCRIPTS[i]`; characters that all scripts share, such as
         digits, set none.
+      tokenizer: a copy of the encoder's that neither pads nor truncates.
     """
 
     word_initial: Bool[np.ndarray, " vocab"] = field(repr=False)
     word_internal: Bool[np.ndarray, " vocab"] = field(repr=False)
     scripts: Int64[np.ndarray, " vocab"] = field(repr=False)
-    tokenizer: PreTrainedTokenizerFast = field(repr=False)
+    tokenizer: tokenizers.Tokenizer = field(repr=False)
 
     @classmethod
     def of(cls, encoder: Encoder) -> "Vocabulary":
@@ -152,7 +155,7 @@ class Vocabulary:
         Raises:
           ValueError: where there is no admissible one.
         """
-        encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         occurs = np.zeros(len(self.scripts), bool)
         for encoding in encodings:
             occurs[encoding.ids] = True
@@ -177,7 +180,9 @@ def scripts_of(language: str) -> tuple[str, ...]:
 @lru_cache(maxsize=4)
 def _vocabulary(tokenizer: PreTrainedTokenizerFast, size: int) -> Vocabulary:
     """Arrays over the rows of a table of `size`; the tokenizer counts as the object it is, not by its content."""
-    backend = tokenizer.backend_tokenizer
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()  # left behind by its last use, as is truncation
+    backend.no_truncation()
     pieces = {id: piece for piece, id in backend.get_vocab(with_added_tokens=True).items() if id < size}
     added = set(backend.get_added_tokens_decoder()) | set(tokenizer.all_special_ids)
     ids = [id for id in sorted(pieces) if id not in added]
@@ -189,16 +194,15 @@ def _vocabulary(tokenizer: PreTrainedTokenizerFast, size: int) -> Vocabulary:
     for id, text, encoding in zip(ids, texts, again, strict=True):
         word_initial[id] = encoding.ids == [id]
         word_internal[id] = not word_initial[id] and _stays_inside_a_word(backend, pieces[id], text, id)
-        for character in text:
-            scripts[id] |= bits[character]
-    return Vocabulary(word_initial, word_internal, scripts, tokenizer)
+        scripts[id] = reduce(or_, map(bits.__getitem__, text), 0)
+    return Vocabulary(word_initial, word_internal, scripts, backend)
 
 
-def _stays_inside_a_word(backend: object, piece: str, text: str, id: int) -> bool:
+def _stays_inside_a_word(backend: tokenizers.Tokenizer, piece: str, text: str, id: int) -> bool:
     """Whether normaliser and model, which see a piece inside a word without any mark of a beginning, leave it alone."""
     if piece != text:
         return False
-    normalizer, model = backend.normalizer, backend.model  # type: ignore[attr-defined]
+    normalizer, model = backend.normalizer, backend.model
     return (normalizer is None or normalizer.normalize_str(piece) == piece) and [
         token.id for token in model.tokenize(piece)
     ] == [id]

@@ -28,20 +28,18 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
     targets, file = cases.mean_queries(encoder, 2), tmp_path / "search.npz"
     whole = run(encoder, targets, german, SCHEDULES[name], iterations=8)
 
-    chunks = []
+    calls = []
+    compiled_chunk = search_module.compiled_chunk
 
     def interrupted(*arguments):
-        compiled = search_module.compiled_chunk.__wrapped__(*arguments)
-
         def chunk(*inputs):
-            if len(chunks) == 2:
+            calls.append(inputs)
+            if len(calls) == 3:
                 raise KeyboardInterrupt
-            chunks.append(inputs)
-            return compiled(*inputs)
+            return compiled_chunk(*arguments)(*inputs)
 
         return chunk
 
-    interrupted.__wrapped__ = search_module.compiled_chunk
     with monkeypatch.context() as patch:
         patch.setattr(search_module, "compiled_chunk", interrupted)
         with pytest.raises(KeyboardInterrupt):
