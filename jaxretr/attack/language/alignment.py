@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import regex
-import tokenizers
 from jaxtyping import Float32
 
 from jaxretr.attack.hidden import token_vectors
@@ -56,17 +55,19 @@ def embed_words(encoder: Encoder, texts: Sequence[str], languages: Sequence[str]
       texts: any texts; of long ones only the words before truncation count.
       languages: of each text.
     """
-    tokenizer = tokenizers.Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(encoder.max_length)
     prefix = encoder.query_prefix
-    encodings = tokenizer.encode_batch([prefix + clean_text(text) for text in texts])
-    vectors = token_vectors(encoder, [encoding.ids for encoding in encodings])
+    encoded = encoder.tokenizer(
+        [prefix + clean_text(text) for text in texts],
+        truncation=True,
+        max_length=encoder.max_length,
+        return_offsets_mapping=True,
+    )
+    vectors = token_vectors(encoder, encoded["input_ids"])
     found = []
-    for text, language, encoding, of_tokens in zip(texts, languages, encodings, vectors, strict=True):
+    for text, language, offsets, of_tokens in zip(texts, languages, encoded["offset_mapping"], vectors, strict=True):
         pieces = [
             (max(start - len(prefix), 0), stop - len(prefix), vector)
-            for (start, stop), vector in zip(encoding.offsets, of_tokens, strict=True)
+            for (start, stop), vector in zip(offsets, of_tokens, strict=True)
             if stop > max(start, len(prefix))
         ]
         spans = _pieces(text, pieces) if language in WITHOUT_BLANKS else [m.span() for m in _WORD.finditer(text)]
