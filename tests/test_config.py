@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from jaxretr import run
-from jaxretr.config import Config, DataConfig, EvaluationConfig, ModelConfig, TrainConfig, parse_language_draw
+from jaxretr.config import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    HardeningConfig,
+    ModelConfig,
+    TrainConfig,
+    parse_language_draw,
+)
 from tests import tiny
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -61,6 +69,22 @@ def test_the_three_recipes_differ_in_one_line() -> None:
         (lambda: EvaluationConfig(languages=("en", "en")), "evaluation.languages=('en', 'en')"),
         (lambda: EvaluationConfig(every_steps=5, patience=-1), "evaluation.patience=-1"),
         (lambda: EvaluationConfig(patience=2), "0, or evaluation.every_steps > 0"),
+        (
+            lambda: HardeningConfig(method="FGM"),
+            "hardening.method='FGM' is not possible; expected fgm, pgd,",
+        ),
+        (lambda: HardeningConfig(rho=0.0), "hardening.rho=0.0"),
+        (
+            lambda: HardeningConfig(norm="l2"),
+            "hardening.norm='l2' is not possible; expected token_l2, linf or",
+        ),
+        (lambda: HardeningConfig(weight=float("inf")), "hardening.weight=inf"),
+        (lambda: HardeningConfig(steps=0), "hardening.steps=0"),
+        (lambda: HardeningConfig(edits=0), "hardening.edits=0"),
+        (
+            lambda: Config(data=DataConfig(languages=("en", "de")), hardening=HardeningConfig(method="translations")),
+            "hardening.translations=2 is not possible; expected at most 1, the other languages of data.languages",
+        ),
         (lambda: Config(seed=-1), "seed=-1"),
         (lambda: Config(keep_checkpoints=0), "keep_checkpoints=0"),
     ],
@@ -75,6 +99,10 @@ def test_values_set_after_building_are_checked_by_validated() -> None:
     config = Config()
     config.train.temperature = -1.0
     with pytest.raises(ValueError, match=r"train\.temperature=-1\.0"):
+        config.validated()
+    config = Config()
+    config.hardening.method = "fgsm"
+    with pytest.raises(ValueError, match=r"hardening\.method='fgsm'"):
         config.validated()
 
 

@@ -1,10 +1,15 @@
+import dataclasses
 import zlib
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
 
 from jaxretr.data.batches import PairReader, iterate
 from jaxretr.data.hybrid import BatchPlan
+from jaxretr.data.typos import Typos, check_languages
+from jaxretr.perturb.text import typos
 from jaxretr.tokenization import Tokenization
 from tests import tiny
 
@@ -73,3 +78,73 @@ def test_the_iterator_goes_on_where_it_was(stop: int) -> None:
     assert len(rest) == len(PLANS) - stop
     for expected, found in zip(whole[stop:], rest, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_translations_of_a_plan_become_token_rows_as_long_as_the_batch() -> None:
+    others = np.array([[1, 3], [2, 2], [0, 1], [1, 0]])
+    plan = dataclasses.replace(PLANS[0], query_translations=others, passage_translations=others[::-1])
+    whole, part = reader(num_hard_negatives=1)(plan), reader(num_hard_negatives=1, rows=slice(2, 4))(plan)
+    translations = whole.batch.translations
+    assert translations.queries.ids.shape == (4, 2, *whole.batch.queries.ids.shape[1:])
+    assert translations.passages.ids.shape == (4, 2, *whole.batch.passages.ids.shape[2:])
+    assert words(translations.queries.ids[0, 1], translations.queries.mask[0, 1]) == ["<s>", "query:", "el1", "</s>"]
+    assert words(translations.passages.ids[0, 1], translations.passages.mask[0, 1])[2:-1] == ["en1", "en2", "en3"]
+    assert translations.query_content[2, 0] == zlib.crc32(b"en1")
+    assert translations.passage_content[3, 1] == zlib.crc32(b"el1 el2")
+    np.testing.assert_array_equal(part.batch.translations.queries.ids, translations.queries.ids[2:])
+    np.testing.assert_array_equal(part.batch.translations.passage_content, translations.passage_content[2:])
+    sides = (whole.batch.queries, whole.batch.passages, translations.queries, translations.passages)
+    assert whole.tokens == sum(side.mask.sum() for side in sides)
+    assert whole.slots == sum(side.mask.size for side in sides)
+
+
+ASKED = [
+    {"query": text.encode(), "passage": b"", "negatives": [], "language": language.encode()}
+    for text, language in (
+        ("where is the printer", "en"),
+        ("wo ist der Drucker", "de"),
+        ("?", "en"),
+        ("打印机在哪里", "zh"),
+    )
+]
+
+
+def letters() -> tokenizers.Tokenizer:
+    """A token for each character, which no typo escapes."""
+    characters = [chr(code) for code in range(1, 0xD800)]
+    made = tokenizers.Tokenizer(models.WordLevel({c: i + 2 for i, c in enumerate(characters)} | {"<unk>": 0}, "<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex("."), "isolated")
+    return made
+
+
+def test_queries_with_typos_come_beside_the_clean_ones() -> None:
+    side = Tokenization(letters(), prefix="", max_len=32, pad_id=1)
+    plan = BatchPlan(5, "monolingual", np.arange(4), np.arange(4))
+    made = Typos(edits=1, seed=7)
+    batch = PairReader(ASKED, side, side, rows=slice(0, 4), typos=made)(plan).batch
+    part = PairReader(ASKED, side, side, rows=slice(1, 3), typos=made, fixed_length=True)(plan).batch
+    assert batch.typo_queries.ids.shape == batch.queries.ids.shape and part.typo_queries.ids.shape == (2, 32)
+    expected = [text.decode() for text in made.of(ASKED, 5, 0)]
+    np.testing.assert_array_equal(batch.typo_queries.ids, side.pad(side(expected), batch.queries.ids.shape[1]).ids)
+    changed = (batch.typo_queries.ids != batch.queries.ids).any(axis=1)
+    np.testing.assert_array_equal(changed, [True, True, False, True])  # "?" has no word
+    length = batch.queries.ids.shape[1]
+    np.testing.assert_array_equal(part.typo_queries.ids[:, :length], batch.typo_queries.ids[1:3])
+    assert PairReader(ASKED, side, side, rows=slice(0, 4))(plan).batch.typo_queries is None
+
+
+def test_typos_follow_from_seed_step_and_row() -> None:
+    same = [ASKED[0]] * 40
+    drawn = Typos(1, 0).of(same, 3, 0)
+    assert drawn == Typos(1, 0).of(same, 3, 0)
+    assert drawn[10:20] == Typos(1, 0).of(same[10:20], 3, 10)
+    assert len(set(drawn)) > 20
+    for other in (Typos(1, 1).of(same, 3, 0), Typos(1, 0).of(same, 4, 0)):
+        assert sum(a == b for a, b in zip(drawn, other, strict=True)) < 10
+    assert all(text in typos(ASKED[0]["query"].decode(), "en") for text in map(bytes.decode, drawn))
+
+
+def test_languages_without_typos_are_named() -> None:
+    check_languages(("en", "zh"))
+    with pytest.raises(ValueError, match="no typos for language fi, only for en, .* another hardening.method"):
+        check_languages(("en", "fi"))

@@ -99,3 +99,35 @@ def test_cross_lingual_pairs_are_drawn_uniformly_over_the_languages_there_are() 
 def test_too_few_passages_for_a_batch_is_an_error_that_says_where(index: PairIndex) -> None:
     with pytest.raises(ValueError, match=r"monolingual batch of 300 needs.*, but en has \d+; lower train.batch_size"):
         plan(index, batch_size=300, alpha=1.0)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_translations_are_of_the_same_example_and_kind(index: PairIndex, alpha: float) -> None:
+    for batch in plan(index, alpha=alpha, translations=2, steps=40):
+        asked, answered = batch.query_translations, batch.passage_translations
+        assert asked.shape == answered.shape == (32, 2)
+        assert np.isin(asked, index.rows).all() and np.isin(answered, index.rows).all()
+        np.testing.assert_array_equal(asked // 4, np.repeat(batch.query_rows[:, None] // 4, 2, axis=1))
+        np.testing.assert_array_equal(asked // 4, answered // 4)
+        assert ((language(asked) == language(answered)) == (batch.kind == MONOLINGUAL)).all()
+
+
+def test_translations_are_different_pairs_of_languages_as_long_as_there_are_any(index: PairIndex) -> None:
+    for batch in plan(index, alpha=1.0, translations=3, steps=40):
+        for row, others in zip(batch.query_rows, batch.query_translations, strict=True):
+            there = index.rows[row // 4]
+            assert set(others.tolist()) | {int(row)} == set(there[there >= 0].tolist())
+
+
+def test_translations_change_nothing_else_of_a_plan_and_are_uniform() -> None:
+    rows = np.arange(2000, dtype=np.int32).reshape(500, 4)
+    index = PairIndex(LANGUAGES, rows, np.arange(500, dtype=np.int32))
+    counts = np.zeros((4, 4))
+    for batch, without in zip(plan(index, translations=1), plan(index), strict=True):
+        np.testing.assert_array_equal(batch.query_rows, without.query_rows)
+        np.testing.assert_array_equal(batch.passage_rows, without.passage_rows)
+        assert without.query_translations is None and without.passage_translations is None
+        if batch.kind == CROSS_LINGUAL:
+            np.add.at(counts, (language(batch.query_translations[:, 0]), language(batch.passage_translations[:, 0])), 1)
+    assert (np.diag(counts) == 0).all()
+    np.testing.assert_allclose(counts[~np.eye(4, dtype=bool)] / counts.sum(), 1 / 12, rtol=0.15)
