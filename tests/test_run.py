@@ -19,7 +19,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxretr import Encoder, run
-from jaxretr.config import Config
+from jaxretr.config import Config, HardeningConfig
 from jaxretr.eval.held_out import HeldOut
 from jaxretr.eval.results import Results
 from jaxretr.train import loop
@@ -183,6 +183,39 @@ def test_another_config_in_the_same_directory_is_refused(finished: Config) -> No
         run.train(dataclasses.replace(finished, resume=False))
 
 
+def test_a_run_from_before_hardening_goes_on_unhardened(tiny_config: Config) -> None:
+    """Its config.json has no such settings."""
+    output = Path(tiny_config.output_dir)
+    (output / "checkpoints" / "5").mkdir(parents=True)
+    older = {name: value for name, value in tiny_config.to_dict().items() if name != "hardening"}
+    (output / "config.json").write_text(json.dumps(older))
+    hardened = dataclasses.replace(tiny_config, hardening=HardeningConfig(method="fgm"))
+    with pytest.raises(ValueError, match=r"other settings \(hardening.method was '', is 'fgm'\)"):
+        run.claim_output_dir(hardened)
+    assert run.claim_output_dir(tiny_config) == output
+    assert json.loads((output / "config.json").read_text()) == tiny_config.to_dict()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["pgd", "typos", "translations"])
+def test_hardened_it_goes_on_bit_for_bit(
+    method: str, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, random starts, typos and drawn translations; the losses of both kinds are logged."""
+    chosen = HardeningConfig(method=method, rho=0.05, steps=1)
+    config = dataclasses.replace(tiny_config, hardening=chosen, train=dataclasses.replace(tiny_config.train, steps=6))
+    whole = dataclasses.replace(config, output_dir=str(tmp_path / "whole"))
+    model = run.train(whole)
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt, match="stopped after step 3"):
+            run.train(config)
+    assert_same_model(run.train(config), model)
+    last = metrics(whole)[-1]
+    assert np.isfinite([last["loss"], last["clean_loss"], last["adversarial_loss"]]).all()
+    assert last["adversarial_loss"] > 0 or method == "typos"  # made-up words of two letters have none
+
+
 def test_a_batch_that_devices_cannot_share_is_refused_before_anything_is_written(tiny_config: Config) -> None:
     config = dataclasses.replace(tiny_config, train=dataclasses.replace(tiny_config.train, batch_size=12))
     with pytest.raises(ValueError, match="batch_size=12 cannot be divided evenly over 8 devices; .* such as 8 or 16"):
@@ -195,6 +228,14 @@ def test_a_language_the_data_lacks_is_named(tiny_config: Config) -> None:
     with pytest.raises(ValueError, match="no language fi; it has de, el, en"):
         run.train(config)
     assert run.claim_output_dir(tiny_config) == Path(tiny_config.output_dir)  # nothing stands in the way of another try
+
+
+def test_a_language_without_typos_is_refused_before_anything_is_written(tiny_config: Config) -> None:
+    data = dataclasses.replace(tiny_config.data, languages=("en", "fi"))
+    config = dataclasses.replace(tiny_config, data=data, hardening=HardeningConfig(method="typos"))
+    with pytest.raises(ValueError, match="no typos for language fi"):
+        run.train(config)
+    assert not Path(config.output_dir).exists()
 
 
 @pytest.fixture(scope="module")
