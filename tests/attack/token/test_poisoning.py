@@ -121,5 +121,5 @@ def test_transfer_refuses_what_would_flatter_the_attack(victim: Victim, encoder:
     split = disjoint_split(victim.collection, 0.5, seed=0)
     with pytest.raises(ValueError, match=r"no mask for the language 'de', only for en"):
         transfer_matrix(victim, split, {"en": mask}, languages=("en", "de"), **settings)
-    with pytest.raises(ValueError, match=r"in the setting 'mono'"):
-        transfer_matrix(Victim.of(encoder, collection(), "mono"), split, {"en": mask}, **settings)
+    with pytest.raises(ValueError, match=r"in the setting 'cross'"):
+        transfer_matrix(Victim.of(encoder, collection(), "cross"), split, {"en": mask}, **settings)
