@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxretr.attack.language import code_mixing
+from jaxretr.attack.language import alignment, code_mixing
 from jaxretr.attack.language.alignment import Words, align, embed_words, phrases
 from jaxretr.attack.language.code_mixing import Swap, mixed, swaps_from
 from jaxretr.attack.victim import margin
@@ -47,6 +47,13 @@ def test_words_are_what_blanks_part_and_pieces_where_there_are_none():
     assert len(long.spans) == encoder().max_length - 3  # <s>, the prefix, </s>
     [empty] = embed_words(encoder(), [""], ["en"])
     assert empty.spans == [] and align(empty, long) == []
+
+
+def test_foreign_words_and_the_first_word_stay_whole_among_pieces():
+    text = "美国BSkyB的1985年？"
+    ends = [(0, 1), (0, 2), (2, 3), (3, 6), (6, 7), (7, 8), (8, 10), (10, 12), (12, 13), (13, 14)]
+    spans = alignment._pieces(text, [(start, stop, np.zeros(1)) for start, stop in ends])
+    assert [text[start:stop] for start, stop in spans] == ["美国", "BSkyB", "的", "1985", "年"]
 
 
 def test_phrases_are_all_that_no_link_leaves():

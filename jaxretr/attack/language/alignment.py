@@ -22,6 +22,7 @@ MAX_WORDS = 3
 """Words of a phrase, on either side."""
 
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}](?:\S*[\p{L}\p{M}\p{N}])?")  # what blanks part, without outer punctuation
+_LETTERS = regex.compile(r"[\p{Latin}\p{Greek}\p{Cyrillic}\p{N}]{2}")  # within a word of a script that writes blanks
 
 
 class Words(NamedTuple):
@@ -110,10 +111,17 @@ def phrases(links: Sequence[tuple[int, int]]) -> list[Phrase]:
 
 
 def _pieces(text: str, pieces: Sequence[tuple[int, int, np.ndarray]]) -> list[tuple[int, int]]:
-    """The spans of pieces, without blanks and punctuation around them; those of one character's parts are merged."""
+    """The spans of pieces, without blanks and punctuation around them; a foreign word or a number stays whole."""
     spans: list[tuple[int, int]] = []
     for first, last, _ in pieces:
         match = _WORD.search(text, first, last)
-        if match and (not spans or match.start() >= spans[-1][1]):
-            spans.append(match.span())
+        if not match:
+            continue
+        start, stop = match.span()
+        # The piece of a blank that the tokenizer puts before a text has the offsets of the first letter.
+        overlaps = spans and start < spans[-1][1]
+        if overlaps or (spans and start == spans[-1][1] and _LETTERS.match(text, start - 1)):
+            spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
+        else:
+            spans.append((start, stop))
     return spans
