@@ -21,6 +21,8 @@ from jaxretr.types import Query, RetrievalSet
 HARD_NEGATIVES = 64
 """Irrelevant passages of each query that an attack sees, those with the highest clean scores in the whole corpus."""
 
+_ROWS = 512  # queries whose candidates' embeddings are gathered at once
+
 
 class Candidates(NamedTuple):
     """The passages of each query that an attack looks at: all relevant ones and the hardest of the others.
@@ -154,6 +156,11 @@ def margin(
     k: int,
 ) -> Float32[np.ndarray, " queries"]:
     """The k-th best irrelevant candidate's score minus the best relevant one's, of each query."""
-    scores = np.einsum("qd,qcd->qc", queries, corpus[candidates.passages], optimize=True)
-    others = np.sort(np.where(candidates.irrelevant, scores, -np.inf), axis=1)[:, -k]
-    return others - np.max(scores, axis=1, where=candidates.relevant, initial=-np.inf)
+    found = np.empty(len(queries), np.float32)
+    for start in range(0, len(queries), _ROWS):
+        rows = slice(start, start + _ROWS)
+        passages, relevant, irrelevant = (part[rows] for part in candidates)
+        scores = np.einsum("qd,qcd->qc", queries[rows], corpus[passages], optimize=True)
+        others = np.sort(np.where(irrelevant, scores, -np.inf), axis=1)[:, -k]
+        found[rows] = others - np.max(scores, axis=1, where=relevant, initial=-np.inf)
+    return found
