@@ -5,7 +5,8 @@
     uv run scripts/attack.py ... --attack suite
 
 Prints clean and attacked measures for each language and writes the adversarial inputs, results.json, curves and
-report.html. The same command again goes on where it was. docs/robustness.md says what each attack does.
+report.html. The same command again goes on where it was. docs/robustness.md says what each attack does, and
+jaxretr/attack/options.py what every option means.
 """
 
 import argparse
@@ -66,8 +67,10 @@ def flags() -> argparse.ArgumentParser:
     add("--target", dest="aim", default="query", help="of gradient attacks: query, demote, promote or language")
     add("--rho", type=numbers, default=(), help="budgets of gradient attacks, such as 0.03,0.1 (default: 0.1)")
     add("--setting", choices=SETTINGS, help="whose tasks are attacked (default: multi, or mono for one language)")
-    for name, text in HELP.items():
-        add(f"--{name}", type=type(options[name]), default=options[name], help=f"{text} (default: %(default)s)")
+    for name in ("norm", "layer", "loss", "steps", "restarts", "edits", "search", "texts", "seed"):
+        add(f"--{name}", type=type(options[name]), default=options[name], help="default: %(default)s")
+    for name in ("passages", "slots", "poison_passes"):
+        add(f"--{name}", type=int, default=options[name], help="of corpus poisoning (default: %(default)s)")
     add("--checks", type=int, default=0, help="with so many queries, check that the gradient attacks are strong")
     add("--name", help="of the system in tables (default: that of the model)")
     add("--measures", type=listed, default=MEASURES, help=f"as in ir_measures (default: {','.join(MEASURES)})")
@@ -78,23 +81,6 @@ def flags() -> argparse.ArgumentParser:
     add("--max_length", type=int, help="tokens of a text (default: as the model was saved)")
     add("--cache_dir", type=Path, default=Path("data"), help="prepared data and models (default: %(default)s)")
     return parser
-
-
-HELP = {
-    "norm": "token_l2, linf or frobenius",
-    "layer": "word (embeddings) or post_ln (after position and LayerNorm)",
-    "loss": "of gradient attacks on queries: margin, info_nce or smooth_rank",
-    "steps": "of PGD and APGD",
-    "restarts": "from random points",
-    "draws": "points of random",
-    "edits": "of text attacks",
-    "search": "of text attacks: worst_of_k, greedy or random",
-    "texts": "tried for each query by text attacks",
-    "passages": "poisoned passages of each language",
-    "slots": "tokens of a poisoned passage",
-    "poison_passes": "forward passes for each poisoned passage",
-    "seed": "of everything random",
-}
 
 
 def listed(text: str) -> tuple[str, ...]:

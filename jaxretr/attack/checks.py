@@ -23,7 +23,7 @@ UNBOUNDED = 3.0
 """The budget within which every query must fall."""
 CONVERGED = 0.01
 """How much more success twice the effort may find: a hundredth of the queries, or one query of fewer than a hundred."""
-_BUDGETS = (0.03, 0.1, 0.3, UNBOUNDED)
+_BUDGETS: tuple[float, ...] = (0.03, 0.1, 0.3, UNBOUNDED)
 _DRAWN = 2  # queries that meet `DRAWS` random points, which are as many forward passes each
 DRAWS = 10_000
 
