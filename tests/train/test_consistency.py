@@ -11,7 +11,7 @@ from jaxretr.train.hardening.consistency import kl_divergence, sensitive_directi
 from jaxretr.train.hardening.space import Space
 from jaxretr.train.loss import Scores
 from jaxretr.train.objective import Words
-from tests.train.test_hardening import OBJECTIVE, PARAMS, assert_close, extended
+from tests.train.test_hardening import OBJECTIVE, PARAMS, assert_close, extended, one_device
 
 
 def test_divergences_are_scipys() -> None:
