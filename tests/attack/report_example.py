@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxretr.attack.record import AdversarialText, Check, Detection, Record, Transfer, TrialRecord
-from jaxretr.attack.system import System
+from jaxretr.attack.report.system import System
 from jaxretr.eval.results import Results, SettingResult, TaskResult, mean
 
 HOSTILE = '<script>alert("x")</script>'
@@ -144,9 +144,11 @@ def _trials() -> tuple[TrialRecord, ...]:
         for attack in STRENGTHS
         for budget in BUDGETS
     ]
-    found.append(TrialRecord("typos@1", "typos", "text", 1, "edits", True, 33, 0.75, {"offered": 900, "undone": 12}))
     found.append(
-        TrialRecord("unicode@1", "unicode", "text", 1, "edits", True, 33, 0.75, {"offered": 700, "undone": 300})
+        TrialRecord("typos@1", "typos", "text", 1.0, "edits", True, 33.0, 0.75, {"offered": 900.0, "undone": 12.0})
+    )
+    found.append(
+        TrialRecord("unicode@1", "unicode", "text", 1.0, "edits", True, 33.0, 0.75, {"offered": 700.0, "undone": 300.0})
     )
     return tuple(found)
 

@@ -1,0 +1,49 @@
+"""One report of the attacks on one or several systems.
+
+    uv run scripts/report_attacks.py out/attack-mono out/attack-hybrid --output_dir out/comparison
+    uv run scripts/report_attacks.py mono=out/attack-0 hybrid=out/attack-1 --output_dir out/comparison
+
+A system is a directory that scripts/attack.py wrote, or NAME=DIR. All must have been attacked in one setting of one
+collection with the same queries. Writes report.html and plots/*.png.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxretr.attack.record import RECORD_FILE
+from jaxretr.attack.report.page import write_report
+from jaxretr.attack.report.system import System
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("systems", nargs="+", metavar="OUT", help="a directory, or NAME=DIR")
+    parser.add_argument("--output_dir", required=True, type=Path, help="gets report.html and plots")
+    flags = parser.parse_args()
+    try:
+        path = write_report(flags.output_dir, load(flags.systems))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(path)
+
+
+def load(arguments: Sequence[str]) -> list[System]:
+    systems = []
+    for argument in arguments:
+        name, equals, directory = ("", "=", argument) if Path(argument).is_dir() else argument.partition("=")
+        if not equals or not (Path(directory) / RECORD_FILE).exists():
+            raise ValueError(
+                f"{directory or argument!r} has no {RECORD_FILE}; give a directory that scripts/attack.py wrote, "
+                "or NAME=DIR"
+            )
+        system = System.load(Path(directory))
+        record = dataclasses.replace(system.record, system=name or system.name or Path(directory).name)
+        systems.append(dataclasses.replace(system, record=record))
+    return systems
+
+
+if __name__ == "__main__":
+    main()
