@@ -16,8 +16,8 @@ from pathlib import Path
 
 from jaxretr import parallel
 from jaxretr.attack.options import ATTACKS, SUITE, AttackOptions
+from jaxretr.attack.report.tables import summary
 from jaxretr.attack.run import MEASURES, attack_into
-from jaxretr.attack.tables import summary
 from jaxretr.config import MINI_ENCODER
 from jaxretr.data.test_collections import TEST_COLLECTIONS, load_test_collection
 from jaxretr.eval.settings import SETTINGS

@@ -23,10 +23,10 @@ from jaxretr.attack.detection import detections
 from jaxretr.attack.embedding.method import Scale
 from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.record import AdversarialText, Record, TrialRecord, save_texts
-from jaxretr.attack.report import write_report
+from jaxretr.attack.report.page import write_report
+from jaxretr.attack.report.system import System
 from jaxretr.attack.robustness import Trial, outcome, robustness
 from jaxretr.attack.suite import Plan, attacked_scale, plans, poisonings
-from jaxretr.attack.system import System
 from jaxretr.attack.transfer import poison_all, with_poisoning
 from jaxretr.attack.trials import load_trial, save_trial
 from jaxretr.attack.victim import Attacked, Victim

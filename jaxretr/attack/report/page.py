@@ -1,7 +1,7 @@
 """Attacks on one or several models as one HTML page: `System`s come in, `report.html` and `plots/*.png` go out.
 
 The page needs nothing but itself, neither files nor scripts. A section without data is left out. Texts of attacks are
-never written as they are, see `jaxretr.attack.visible`.
+never written as they are, see `jaxretr.attack.report.visible`.
 """
 
 import math
@@ -10,10 +10,10 @@ from html import escape
 from itertools import chain
 from pathlib import Path
 
-from jaxretr.attack import pictures, strings
 from jaxretr.attack.record import TrialRecord
+from jaxretr.attack.report import pictures, strings
+from jaxretr.attack.report.system import System, check_comparable
 from jaxretr.attack.robustness import AREA, PROMOTED, TOP, WORST
-from jaxretr.attack.system import System, check_comparable
 from jaxretr.eval.page import Picture, section, table, write_page
 
 _WIDE = ("Robust success by budget", "Poisoning across languages", "Detection", "Checks")

@@ -1,16 +1,16 @@
 """The strongest adversarial strings, readable: `System`s come in, a section of HTML goes out.
 
 Texts are those of `adversarial.jsonl` that drove the best relevant passage furthest down, spread over languages, and
-the poisoned passages. All of them are hostile by trade: `jaxretr.attack.visible` writes them.
+the poisoned passages. All of them are hostile by trade: `jaxretr.attack.report.visible` writes them.
 """
 
 from collections import deque
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from jaxretr.attack import visible
 from jaxretr.attack.record import AdversarialText, Transfer
-from jaxretr.attack.system import System
+from jaxretr.attack.report import visible
+from jaxretr.attack.report.system import System
 from jaxretr.eval.page import section
 
 _TEXTS = 6  # of a trial

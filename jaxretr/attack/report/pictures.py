@@ -10,10 +10,10 @@ from html import escape
 
 import numpy as np
 
-from jaxretr.attack import plots
 from jaxretr.attack.record import Check, Detection
+from jaxretr.attack.report import plots
+from jaxretr.attack.report.system import System
 from jaxretr.attack.robustness import AREA, RADIUS, TOP, WORST
-from jaxretr.attack.system import System
 from jaxretr.eval.bias import OWN_LANGUAGE_SHARE, RANK_DISTANCE
 from jaxretr.eval.page import Picture
 from jaxretr.eval.plots import bars, heat_map
@@ -53,10 +53,10 @@ def success_curves(systems: Sequence[System]) -> list[Picture]:
 
 def _success(name: str, attack: str, unit: str, of: dict[str, tuple[System, str]]) -> Picture:
     curves = {line: system.curve(one) for line, (system, one) in of.items()}
-    lines = {
-        line: plots.Line(*(part.tolist() for part in curve), start=1.0)  # of queries that succeed clean
-        for line, curve in curves.items()
-    }
+    lines = {}
+    for line, curve in curves.items():
+        budgets, values, low, high = (part.tolist() for part in curve)
+        lines[line] = plots.Line(budgets, values, low, high, start=1.0)  # of queries that succeed clean
     systems = {system.name: system for system, _ in of.values()}
     budgets = sorted({budget for curve in curves.values() for budget in curve.budgets.tolist()})
     ratios = {one: {b: system.over_nearest_row(b) for b in budgets} for one, system in systems.items()}
@@ -85,7 +85,7 @@ def _success(name: str, attack: str, unit: str, of: dict[str, tuple[System, str]
 
 def by_language(systems: Sequence[System]) -> list[Picture]:
     """The main measure clean and attacked, by language of the queries."""
-    pictures = []
+    pictures: list[Picture] = []
     for number, system in enumerate(systems, 1):
         measure, label, languages = system.main_measure, system.headline, system.languages
         pairs = [system.pair(label, measure, language) for language in languages]
@@ -111,7 +111,7 @@ def language_bias(systems: Sequence[System]) -> list[Picture]:
         OWN_LANGUAGE_SHARE: ("own-language share", "the share of the query's own language in the top 10", 2),
         RANK_DISTANCE: ("rank distance", "the ranks between the first and the last relevant passage of a query", 0),
     }
-    pictures = []
+    pictures: list[Picture] = []
     for measure, (title, words_of, decimals) in words.items():
         for number, system in enumerate(systems, 1):
             label, languages = system.headline, system.languages
@@ -149,7 +149,7 @@ def transfer(system: System, number: int) -> Picture | None:
 
 def pooled_radius(systems: Sequence[System]) -> list[Picture]:
     """How far the clean query vector is from losing its rank: a matrix in the setting cross, else bars."""
-    pictures = []
+    pictures: list[Picture] = []
     for number, system in enumerate(systems, 1):
         names = [name for name in system.tasks[0].measures if name.startswith(f"{RADIUS}@")]
         if not names:
@@ -159,9 +159,9 @@ def pooled_radius(systems: Sequence[System]) -> list[Picture]:
         if all(math.isnan(value) for value in values.values()):
             continue
         says = (
-            f"{_of(systems, system)}pooled radius, the distance of the pooled query vector to the nearest one without a relevant passage "
-            f"in the top {measure.partition('@')[2]}, in closed form (a lower bound), as a share of its length; mean "
-            f"{mean([*values.values()]):.3f}. Larger is more robust."
+            f"{_of(systems, system)}pooled radius, how far the pooled query vector is from losing the last relevant "
+            f"passage in the top {measure.partition('@')[2]}, in closed form (a lower bound), as a share of its "
+            f"length; mean {mean([*values.values()]):.3f}. Larger is more robust."
         )
         asked = system.languages
         if system.record.setting == "cross":
@@ -177,7 +177,7 @@ def pooled_radius(systems: Sequence[System]) -> list[Picture]:
 
 def detection(systems: Sequence[System]) -> list[Picture]:
     """ROC curves of the filters, a panel for each language, a picture for each system and attack."""
-    pictures = []
+    pictures: list[Picture] = []
     for system in systems:
         of_attack: dict[str, list[Detection]] = {}
         for one in system.record.detections:
@@ -197,7 +197,7 @@ def detection(systems: Sequence[System]) -> list[Picture]:
 
 def check_curves(systems: Sequence[System]) -> list[Picture]:
     """What checks have to plot."""
-    pictures = []
+    pictures: list[Picture] = []
     for system in systems:
         for check in system.record.checks:
             lines = _check_lines(check)
@@ -216,7 +216,7 @@ def _check_lines(check: Check) -> dict[str, plots.Line]:
         positive = [point for point in points if point[0] > 0]
         if positive:
             start = points[0][1] if points[0][0] == 0 else None
-            lines[name] = plots.Line(*(list(side) for side in zip(*positive, strict=True)), start=start)
+            lines[name] = plots.Line([at for at, _ in positive], [value for _, value in positive], start=start)
     return lines
 
 

@@ -88,7 +88,8 @@ def marked(clean: str, adversarial: str) -> tuple[Html, Html]:
       took the place of one that looks the same is followed by its code point and script.
     """
     before, after = graphemes.split(clean), graphemes.split(adversarial)
-    old, new = [], []
+    old: list[str] = []
+    new: list[str] = []
     for operation, i, j, k, n in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if operation == "equal":
             old.append(visible("".join(before[i:j])))
