@@ -21,7 +21,7 @@ RECORD_FILE = "attacks.json"
 TEXTS_FILE = "adversarial.jsonl"
 
 Family = Literal["embedding", "passage", "text", "language", "token"]
-Unit = Literal["rho", "edits", "words", "passages", ""]
+Unit = Literal["rho", "radius", "edits", "words", ""]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TrialRecord:
       attack: its name.
       family: what it changes.
       budget: how much; None where the attack has none.
-      unit: of the budget: a share of the mean row norm, edits, words or passages.
+      unit: of the budget: a share of the mean row norm, a radius around unit query vectors, edits or words.
       reference: whether it counts for the worst case.
       forward_passes: mean cost of a query, in encodings of one text; a gradient counts as three.
       changed: share of the queries that the attack could change.

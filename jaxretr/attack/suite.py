@@ -139,7 +139,7 @@ def _direction_plans(victim: Victim, options: AttackOptions) -> Iterator[Plan]:
                 f"{kind}_direction",
                 "language",
                 radius,
-                "rho",
+                "radius",
                 False,  # it moves the pooled vector, which no input does by itself
                 _alone(partial(_direction, victim, position=position, radius=radius, seed=options.seed)),
             )

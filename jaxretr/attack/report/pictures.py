@@ -21,6 +21,7 @@ from jaxretr.eval.results import mean
 
 UNITS = {
     "rho": "ρ, perturbation as a share of the mean row norm",
+    "radius": "movement of the query vector, whose length is 1",
     "edits": "edits",
     "words": "words replaced",
     "passages": "poisoned passages",
