@@ -60,8 +60,10 @@ def test_names_stand_apart_at_the_ends(count: int) -> None:
 
 
 def test_close_budgets_do_not_overlap() -> None:
-    budgets = [0.01, 0.03, 0.05, 0.06, 0.1, 0.11, 0.3, 0.5, 1, 3]
-    figure = plots.curves({"a": Line(budgets, [0.5] * 10, start=1.0)}, "rho", "success", second={0.01: ".02", 1: "1.7"})
+    budgets = [0.01, 0.03, 0.05, 0.06, 0.1, 0.11, 0.3, 0.5, 1.0, 3.0]
+    figure = plots.curves(
+        {"a": Line(budgets, [0.5] * 10, start=1.0)}, "rho", "success", second={0.01: ".02", 1.0: "1.7"}
+    )
     figure.draw_without_rendering()
     boxes = sorted((tick.get_window_extent() for tick in figure.axes[0].get_xticklabels()), key=lambda box: box.x0)
     assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
