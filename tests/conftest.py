@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -18,6 +19,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 from jaxretr.config import Config
 from tests import tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_functions() -> Iterator[None]:
+    """Every compiled function maps memory, of which a process may have so many pieces; thousands of them end it."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
