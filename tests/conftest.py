@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -26,6 +27,15 @@ def forget_compiled_functions() -> Iterator[None]:
     """Every compiled function maps memory, of which a process may have so many pieces; thousands of them end it."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def as_users_run() -> Iterator[None]:
+    """Without the run-time type checks of the tests, so that it is the library's own checks that refuse bad input."""
+    checked = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", checked)
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,7 @@ def test_the_suite_with_text_language_and_poison(call, tmp_path: Path) -> None:
         assert name in measures, name
     assert measures["worst AP"] <= min(measures["AP"], measures["pgd@0.1 AP"], measures["language_switch AP"])
     lines = (tmp_path / "out" / "adversarial.jsonl").read_text("utf-8").splitlines()
-    assert {json.loads(line)["label"] for line in lines} >= {"typos@1", "language_switch"}
+    assert {json.loads(line)["label"] for line in lines} >= {"cases@1", "language_switch"}
     record = Record.load(tmp_path / "out")
     assert record.transfer is not None and np.array(record.transfer.success).shape == (2, 2)
     assert {one.filter for one in record.detections} >= {"norm", "hubness@10", "nearest clean text"}
@@ -104,7 +104,9 @@ def test_a_killed_run_goes_on_after_its_last_whole_trial(call, tmp_path: Path) -
         ({"steps": "0"}, "steps = 0 must be at least 1"),
     ],
 )
-def test_bad_input_is_an_error_that_says_what_to_do(call, flags: dict[str, str], message: str, capsys) -> None:
+def test_bad_input_is_an_error_that_says_what_to_do(
+    as_users_run, call, flags: dict[str, str], message: str, capsys
+) -> None:
     with pytest.raises(SystemExit) as stop:
         call(**flags)
     assert message in f"{stop.value.code} {capsys.readouterr().err}"

@@ -1,19 +1,9 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import jaxtyping
 import numpy as np
 import pytest
 
 from jaxretr.types import Passage, Query, RetrievalSet
-
-
-@pytest.fixture
-def as_users_run() -> Iterator[None]:
-    """Without the run-time type checks of the tests, so that it is the library's own checks that refuse bad input."""
-    checked = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", checked)
 
 
 @pytest.fixture
