@@ -11,8 +11,8 @@ LAYERS = [
     {"perturb"},
     {"data", "model"},
     {"train", "retrieval"},
-    {"eval"},
-    {"attack"},
+    {"index", "eval"},
+    {"attack", "serve"},
     {"model_card"},
     {"run"},
 ]

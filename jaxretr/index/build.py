@@ -1,0 +1,310 @@
+"""A corpus and an encoder come in, the directory of an index goes out (`layout`).
+
+Everything is made shard by shard and segment by segment in a directory beside the one that holds, so memory holds one
+segment at most, a build that was killed goes on where it was, and an index that is there serves until the new one is
+whole.
+"""
+
+import dataclasses
+import datetime
+import functools
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from jaxretr.files import replaced_file, write_json
+from jaxretr.index import approximate, layout
+from jaxretr.index.approximate import EXACT_BELOW, ScannSettings, build_scann
+from jaxretr.index.measure import measure
+from jaxretr.index.store import Store, keys
+from jaxretr.index.types import IndexedPassage
+from jaxretr.index.vectors import STORAGES, Storage, write_vectors
+from jaxretr.model.encode import Encoder
+from jaxretr.retrieval.embeddings import Rows, embed
+from jaxretr.tracking import progress_bar, say
+
+_AT_ONCE = 4_096  # passages written at once
+_QUERIES = 1_000  # at most, to tune and to measure with
+_WORDS = 12  # of a passage without title, as a query
+_CORPUS = "corpus.json"  # what is being built
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build.
+
+    Attributes:
+      storage: of the vectors.
+      target_recall: of the first ten passages; leaves and re-ordering are tuned to reach it. None takes the defaults.
+      segment_size: passages built together: what memory must hold.
+      shard, num_shards: of so many indexes that are searched together, which one this is.
+      scann: ScaNN's settings by name, instead of those made from the size.
+
+    Raises:
+      ValueError: for a value out of range, or a setting that ScaNN does not have.
+    """
+
+    storage: Storage = "float32"
+    target_recall: float | None = None
+    segment_size: int = 1_000_000
+    shard: int = 0
+    num_shards: int = 1
+    scann: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.storage not in STORAGES:
+            raise ValueError(f"storage is {self.storage!r}; expected one of {', '.join(STORAGES)}")
+        if self.target_recall is not None and not 0 < self.target_recall <= 1:
+            raise ValueError(f"target_recall is {self.target_recall}; expected more than 0 and at most 1")
+        if self.segment_size < 1:
+            raise ValueError(f"segment_size is {self.segment_size}; expected at least 1")
+        if not 0 <= self.shard < self.num_shards:
+            raise ValueError(f"shard is {self.shard} of {self.num_shards}; expected 0 to {self.num_shards - 1}")
+        known = [setting.name for setting in dataclasses.fields(ScannSettings)]
+        if unknown := sorted(set(self.scann) - set(known)):
+            raise ValueError(f"ScaNN has no setting {', '.join(unknown)}; expected of {', '.join(known)}")
+
+    def settings(self, passages: int) -> ScannSettings:
+        """Of a segment."""
+        made = ScannSettings.for_size(passages)
+        if "num_leaves" in self.scann and "num_leaves_to_search" not in self.scann:
+            made = dataclasses.replace(made, num_leaves_to_search=1)
+            made = dataclasses.replace(made, num_leaves=self.scann["num_leaves"])
+            made = dataclasses.replace(made, num_leaves_to_search=max(1, made.num_leaves // 20))
+        return dataclasses.replace(made, **self.scann)
+
+
+def build_index(
+    directory: Path,
+    corpus: Callable[[], Iterable[IndexedPassage]],
+    encoder: Encoder,
+    *,
+    source: Any,
+    model: str,
+    queries: Sequence[str] = (),
+    options: BuildOptions | None = None,
+    overwrite: bool = False,
+    batch_size: int = 32,
+) -> dict[str, Any]:
+    """Builds an index, or goes on with a build that was interrupted.
+
+    Args:
+      directory: of the index, made where it is absent.
+      corpus: gives the passages from the first on, always in the same order.
+      source: what the corpus is made from, as JSON: a build goes on only where this is the same.
+      model: name or path of the encoder's model, kept for those who search.
+      queries: such as will be asked, to tune and to measure recall with; without, titles and beginnings of passages.
+      overwrite: replace an index of something else that is there.
+      batch_size: as in `Encoder.encode_document`.
+
+    Returns:
+      What index.json says.
+
+    Raises:
+      ValueError: no passages, an id twice, a broken corpus.
+      FileExistsError: an index of something else is there.
+      RuntimeError: another process updates it.
+    """
+    options = options or BuildOptions()
+    made_from = {"source": source, "fingerprint": encoder.fingerprint, "options": dataclasses.asdict(options)}
+    with layout.lock(directory):
+        if (directory / layout.INDEX).exists() and not overwrite:
+            there = layout.read_about(directory)
+            if there["made_from"] == made_from:
+                say(f"{directory} holds this index already")
+                return there
+            raise FileExistsError(
+                f"{directory} holds an index of something else ({there['made_from']['source']}); choose another "
+                "directory, or replace it with --overwrite"
+            )
+        work = directory / layout.BUILD
+        if work.exists() and not _same(work / _CORPUS, made_from):
+            say("The build that was begun here is of something else; beginning anew")
+            shutil.rmtree(work)
+        generation = work / "generation"
+        generation.mkdir(parents=True, exist_ok=True)
+        write_json(work / _CORPUS, made_from)
+        encode = functools.partial(encoder.encode_document, batch_size=batch_size, progress=False)
+        with Store(generation / layout.STORE, create=True, durable=False) as store:
+            _read(store, corpus(), options)
+            if not len(store):
+                raise ValueError(f"no passages to index in {source} (shard {options.shard} of {options.num_shards})")
+            rows = embed(_Texts(store), encode, work / "embeddings", fingerprint=encoder.fingerprint)
+            if not (generation / "queries.npy").exists():
+                asked = list(queries) or _made_queries(store)
+                chosen = np.random.default_rng(0).permutation(len(asked))[:_QUERIES]
+                vectors = encoder.encode_query([asked[i] for i in chosen], batch_size=batch_size)
+                _save(generation / "queries.npy", vectors)
+            about = write_generation(generation, store, rows, options)
+            store.checkpoint()
+        made_with = {"queries": "given" if queries else "titles and beginnings of passages"}
+        about |= {"model": model, "fingerprint": encoder.fingerprint, "max_length": encoder.max_length}
+        about = _finish(directory, generation, about | {"made_from": made_from, "measured_with": made_with})
+        shutil.rmtree(work)
+        return about
+
+
+def rebuild(
+    directory: Path,
+    about: Mapping[str, Any],
+    store: Store,
+    revision: int,
+    vectors: Callable[[np.ndarray], np.ndarray],
+) -> tuple[Path, dict[str, Any]]:
+    """The same index from what it held after a revision: a generation that is whole but not committed.
+
+    Args:
+      about: what the index says of itself.
+      store: its passages.
+      vectors: rows -> their vectors.
+
+    Returns:
+      The directory of the generation, and what it says of itself.
+    """
+    work = directory / ".compact"
+    shutil.rmtree(work, ignore_errors=True)  # of one that was killed
+    work.mkdir()
+    options = BuildOptions(**about["made_from"]["options"])
+    with Store(work / layout.STORE, create=True, durable=False) as new:
+        positions: list[int] = []
+        for block in store.live(revision):
+            new.append([passage for _, passage in block], 0)
+            positions += [row for row, _ in block]
+        shutil.copy(directory / about["generation"] / "queries.npy", work / "queries.npy")
+        rows = _Chosen(vectors, np.asarray(positions, np.int64), about["dim"])
+        made = write_generation(work, new, rows, options)
+        new.checkpoint()
+    return work, dict(about) | made
+
+
+def write_generation(generation: Path, store: Store, rows: Rows, options: BuildOptions) -> dict[str, Any]:
+    """Vectors, searchers and measurements of the passages of a store; keeps what is there already.
+
+    Returns:
+      What index.json is to say of them.
+    """
+    total, dim = rows.shape
+    names = _write_labels(generation, store, rows)
+    segments: list[dict[str, Any]] = []
+    for number, start in enumerate(range(0, total, options.segment_size)):
+        stop = min(start + options.segment_size, total)
+        path = generation / f"vectors-{number:05}.npy"
+        if not path.exists():
+            write_vectors(path, _blocks(rows, start, stop), (stop - start, dim), options.storage)
+        scann = None
+        if stop - start > EXACT_BELOW:
+            scann = options.settings(stop - start)
+            if approximate.available() and not (generation / f"scann-{number:05}").exists():
+                say(f"ScaNN: {stop - start:,} passages, {scann.num_leaves:,} leaves")
+                partial = generation / f".scann-{number:05}"
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                build_scann(rows[start:stop], scann, options.storage, partial)
+                partial.rename(generation / f"scann-{number:05}")
+        segments.append({"rows": stop - start, "scann": scann and dataclasses.asdict(scann)})
+    queries = np.load(generation / "queries.npy")
+    segments, measured = measure(generation, segments, rows, queries, options)
+    return {
+        "dim": dim,
+        "storage": options.storage,
+        "languages": names,
+        "segments": segments,
+        "measured": measured,
+        "built": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _finish(directory: Path, generation: Path, about: dict[str, Any]) -> dict[str, Any]:
+    former = layout.read_about(directory)["generation"] if (directory / layout.INDEX).exists() else None
+    about = layout.commit(directory, generation, about)
+    if former:
+        shutil.rmtree(directory / former, ignore_errors=True)
+    return about
+
+
+def _read(store: Store, corpus: Iterable[IndexedPassage], options: BuildOptions) -> None:
+    """Copies the passages of a shard into the store, from where it has got to."""
+    done = store.read
+    with progress_bar() as bar:
+        task = bar.add_task("read", total=None, completed=done)
+        for block in itertools.batched(itertools.islice(corpus, done, None), _AT_ONCE):
+            done += len(block)
+            of_shard = list(block)
+            if options.num_shards > 1:
+                shard = keys(passage.id for passage in block) % options.num_shards
+                of_shard = [passage for passage, s in zip(block, shard, strict=True) if s == options.shard]
+            store.append(of_shard, done)
+            bar.advance(task, len(block))
+
+
+def _write_labels(generation: Path, store: Store, rows: Rows) -> list[str]:
+    """languages.npy, keys.npy and sums.npy; returns the languages by number."""
+    names: dict[str, int] = {}
+    numbers, all_keys = np.empty(len(rows), np.uint16), np.empty(len(rows), np.uint64)
+    sums = np.zeros((0, rows.shape[1]))
+    for start in range(0, len(rows), _AT_ONCE):
+        labels, some_keys = store.labels(start, start + _AT_ONCE)
+        of_block = [names.setdefault(label, len(names)) for label in labels]
+        numbers[start : start + len(labels)], all_keys[start : start + len(labels)] = of_block, some_keys
+        sums = np.concatenate([sums, np.zeros((len(names) - len(sums), rows.shape[1]))])
+        np.add.at(sums, of_block, rows[start : start + _AT_ONCE])
+    for name, values in (("languages", numbers), ("keys", all_keys), ("sums", sums)):
+        _save(generation / f"{name}.npy", values)
+    return list(names)
+
+
+def _save(path: Path, values: np.ndarray) -> None:
+    with replaced_file(path) as partial:
+        np.save(partial, values)
+
+
+def _blocks(rows: Rows, start: int, stop: int) -> Iterator[Float32[np.ndarray, "block dim"]]:
+    for first in range(start, stop, _AT_ONCE):
+        yield rows[first : min(first + _AT_ONCE, stop)]
+
+
+def _made_queries(store: Store) -> list[str]:
+    """Titles and beginnings of some passages, spread over the corpus."""
+    rows = np.unique(np.linspace(0, len(store) - 1, _QUERIES).astype(int))
+    return [passage.title or " ".join(passage.text.split()[:_WORDS]) for passage in store.take(rows.tolist()).values()]
+
+
+def _same(path: Path, value: Any) -> bool:
+    return path.exists() and json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(value))
+
+
+class _Texts(Sequence[str]):
+    """What the encoder reads of each row of a store, read when it is asked for."""
+
+    def __init__(self, store: Store):
+        self._store, self._length = store, len(store)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, rows: Any) -> Any:
+        if not isinstance(rows, slice):
+            return self._store.full_texts(rows, rows + 1)[0]
+        start, stop, _ = rows.indices(self._length)
+        return self._store.full_texts(start, stop)
+
+
+class _Chosen:
+    """`Rows` of some rows."""
+
+    def __init__(self, take: Callable[[np.ndarray], np.ndarray], positions: np.ndarray, dim: int):
+        self._take, self._positions = take, positions
+        self.shape = (len(positions), dim)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
+        return self._take(self._positions[rows])

@@ -1,0 +1,169 @@
+"""How good and how fast the searchers of an index are, and which settings reach a recall asked for."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+from jaxretr.index import approximate
+from jaxretr.index.approximate import ScannSearcher, ScannSettings
+from jaxretr.retrieval.embeddings import Rows
+from jaxretr.retrieval.exact import search as exact_search
+from jaxretr.tracking import say
+
+K = 10
+_DEEP = 100
+_REORDERING = (20, 50, 100, 200, 500, 1_000, 2_000)  # candidates scored again that are tried
+_STEP = 1.25  # from one number of leaves to the next
+_SINGLE = 200  # queries asked one by one, for the latency
+
+
+def measure(
+    generation: Path,
+    segments: list[dict[str, Any]],
+    rows: Rows,
+    queries: Float32[np.ndarray, "queries dim"],
+    options: Any,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Tunes the searchers of a generation where a recall is asked for, and measures them.
+
+    Half of the queries tune, the other half measure, so that the recall told is that of new queries.
+
+    Args:
+      generation: holds the searchers.
+      segments: `rows` and settings of each.
+      rows: the vectors, as exact as they are to be had.
+      queries: at least two.
+      options: `BuildOptions`.
+
+    Returns:
+      The segments with the settings that hold, and what was measured.
+    """
+    if not (approximate.available() and any(segment["scann"] for segment in segments)):
+        return segments, {"search": "exact"}
+    k, deep = min(K, len(rows)), min(_DEEP, len(rows))
+    _, truth = exact_search(queries, rows, deep)
+    half = len(queries) // 2
+    index = Searchers(generation, segments, rows)
+    told: dict[str, Any] = {"search": "ScaNN", "against": "exact search, float32", "queries": len(queries) - half}
+    if options.target_recall is not None:
+        share, reordering = tune(index, queries[:half], truth[:half, :k], options.target_recall)
+        told["target_recall"] = options.target_recall
+        for segment in segments:
+            if segment["scann"]:
+                leaves = max(1, math.ceil(share * segment["scann"]["num_leaves"]))
+                segment["scann"] |= {"num_leaves_to_search": leaves, "reordering_num_neighbors": reordering}
+        index = Searchers(generation, segments, rows)
+    new, true = queries[half:], truth[half:]
+    for depth in (k, deep):
+        told[f"recall@{depth}"] = recall(index.search(new, depth), true[:, :depth])
+    started = time.perf_counter()
+    index.search(new, k)
+    told["queries_per_second"] = len(new) / (time.perf_counter() - started)
+    seconds = []
+    for query in new[:_SINGLE]:
+        started = time.perf_counter()
+        index.search(query[None], k)
+        seconds.append(time.perf_counter() - started)
+    told["latency_ms"] = {"p50": 1e3 * float(np.median(seconds)), "p99": 1e3 * float(np.quantile(seconds, 0.99))}
+    return segments, told
+
+
+class Searchers:
+    """The searchers of all segments as one."""
+
+    def __init__(self, generation: Path, segments: Sequence[Mapping[str, Any]], rows: Rows):
+        self._rows, self._parts, start = rows, [], 0
+        for number, segment in enumerate(segments):
+            searcher = None
+            if segment["scann"]:
+                searcher = ScannSearcher(generation / f"scann-{number:05}", ScannSettings(**segment["scann"]))
+            self._parts.append((start, segment["rows"], searcher))
+            start += segment["rows"]
+
+    def search(
+        self, queries: Float32[np.ndarray, "queries dim"], depth: int, share: float | None = None, reordering: int = 0
+    ) -> Int[np.ndarray, "queries depth"]:
+        """Rows of the best, in any order; with `share` of the leaves and `reordering` instead of the settings' own."""
+        rows, scores = [], []
+        for start, size, searcher in self._parts:
+            if searcher is None:
+                best = min(depth, size)
+                found_scores, found = exact_search(queries, self._rows[start : start + size], best)
+            else:
+                settings = searcher.settings.for_depth(depth)
+                if share is not None:
+                    leaves = max(1, math.ceil(share * settings.num_leaves))
+                    settings = dataclasses.replace(
+                        settings, num_leaves_to_search=leaves, reordering_num_neighbors=reordering
+                    )
+                found, found_scores = searcher.search(queries, depth, settings)
+            rows.append(np.where(found < 0, -1, found + start))
+            scores.append(found_scores)
+        all_rows, all_scores = np.concatenate(rows, 1), np.concatenate(scores, 1)
+        if len(self._parts) == 1:
+            return all_rows
+        best_first = np.argsort(-all_scores, axis=1)[:, :depth]
+        return np.take_along_axis(all_rows, best_first, 1)
+
+
+def tune(
+    index: Searchers,
+    queries: Float32[np.ndarray, "queries dim"],
+    truth: Int[np.ndarray, "queries k"],
+    target: float,
+) -> tuple[float, int]:
+    """The fastest settings that find `target` of the true best passages.
+
+    For every number of candidates to re-score, as few leaves as reach the target; of these pairs the fastest.
+
+    Returns:
+      The share of the leaves to search, and how many candidates to score again; the best there are where nothing
+      reaches the target, said in a line.
+    """
+    k = truth.shape[1]
+    tried: list[tuple[float, float, float, int]] = []  # seconds, recall, share, reordering
+    best = (0.0, 1.0, max(_REORDERING))
+    shares = [1.0]
+    while shares[-1] > 1e-4:
+        shares.append(shares[-1] / _STEP)
+    shares.reverse()
+    for reordering in _REORDERING:
+        if reordering < k:
+            continue
+        low, high = 0, len(shares) - 1  # recall grows with the leaves
+        reached = recall(index.search(queries, k, shares[high], reordering), truth)
+        best = max(best, (reached, 1.0, reordering))
+        if reached < target:
+            continue
+        while low < high:
+            middle = (low + high) // 2
+            if recall(index.search(queries, k, shares[middle], reordering), truth) >= target:
+                high = middle
+            else:
+                low = middle + 1
+        seconds = []
+        for _ in range(3):
+            started = time.perf_counter()
+            found = index.search(queries, k, shares[high], reordering)
+            seconds.append(time.perf_counter() - started)
+        tried.append((float(np.median(seconds)), recall(found, truth), shares[high], reordering))
+    if not tried:
+        say(f"No settings reach a recall of {target}; the best, {best[0]:.4f}, looks at every leaf")
+        return best[1], best[2]
+    seconds_best, reached, share, reordering = min(tried)
+    say(
+        f"Tuned: recall {reached:.4f} of {target} wanted, {share:.2%} of the leaves, {reordering} scored again, "
+        f"{len(queries) / seconds_best:,.0f} queries/s"
+    )
+    return share, reordering
+
+
+def recall(found: Int[np.ndarray, "queries depth"], truth: Int[np.ndarray, "queries k"]) -> float:
+    """The share of the true rows that were found."""
+    return float(np.mean([np.isin(*rows).mean() for rows in zip(truth, found, strict=True)]))

@@ -1,0 +1,261 @@
+"""Search in the parts of an index: queries and options come in, rows and scores go out.
+
+Every part finds candidates, ScaNN's or the exact best. All candidates are then scored alike, from the stored vectors,
+in float64 rounded to float32; so a score does not depend on who found the passage, on other queries, or on how the
+corpus is cut into parts and shards. Equal scores fall by the passages' keys.
+"""
+
+import functools
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int, UInt16, UInt64
+
+from jaxretr.index.approximate import EXACT_BELOW, ScannSearcher
+from jaxretr.index.types import SearchOptions
+from jaxretr.index.vectors import Vectors
+
+_MARGIN = 1e-5  # by which a score from a matrix product may be off
+_SCORES_AT_ONCE = 1 << 24
+_DEEPER = 4  # times as many candidates are looked at where those found do not settle the answer
+_DEEPEST = 10_000  # candidates of a part, by which an answer is given even if it is not settled
+_PRIOR = 10.0  # passages by which the mean of a language is drawn to that of all: few passages say little
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive rows of an index.
+
+    Attributes:
+      start: number of the first row.
+      vectors: on disk, or in memory where they were upserted.
+      searcher: None where every row is scored.
+      language: number of the language of each row.
+      keys: what breaks ties.
+      alive: which rows were not taken out.
+    """
+
+    start: int
+    vectors: Vectors | Float32[np.ndarray, "rows dim"]
+    searcher: ScannSearcher | None
+    language: UInt16[np.ndarray, " rows"]
+    keys: UInt64[np.ndarray, " rows"]
+    alive: Bool[np.ndarray, " rows"]
+
+    def __len__(self) -> int:
+        return len(self.language)
+
+    def take(self, rows: Int[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows dim"]:
+        return self.vectors.take(rows) if isinstance(self.vectors, Vectors) else self.vectors[rows]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that one search looks at; it never changes, so a search sees all of an update or none.
+
+    Attributes:
+      languages: names by number.
+      sums: of the vectors alive in each language.
+      counts: how many these are.
+    """
+
+    parts: tuple[Part, ...]
+    languages: tuple[str, ...]
+    sums: Float64[np.ndarray, "languages dim"]
+    counts: Int[np.ndarray, " languages"]
+    _masks: dict[Any, list[np.ndarray]] = field(default_factory=dict, compare=False)  # see `allowed`
+
+    @functools.cached_property
+    def means(self) -> Float32[np.ndarray, "languages dim"]:
+        """The mean vector of each language, drawn to that of all."""
+        return language_means(self.sums, self.counts)
+
+    def allowed(self, options: SearchOptions, matching: Any) -> list[Bool[np.ndarray, " rows"]]:
+        """Which rows of each part an answer may hold. The last few masks are kept.
+
+        Args:
+          matching: metadata -> rows that have it.
+        """
+        key = (frozenset(options.languages), tuple(sorted((name, repr(v)) for name, v in options.where.items())))
+        if key == (frozenset(), ()):
+            return [part.alive for part in self.parts]
+        if key not in self._masks:
+            numbers = [self.languages.index(name) for name in options.languages if name in self.languages]
+            rows = np.sort(matching(options.where)) if options.where else None
+            masks = []
+            for part in self.parts:
+                mask = part.alive & np.isin(part.language, numbers) if options.languages else part.alive.copy()
+                if rows is not None:
+                    inside = rows[np.searchsorted(rows, part.start) : np.searchsorted(rows, part.start + len(part))]
+                    has = np.zeros(len(part), bool)
+                    has[inside - part.start] = True
+                    mask &= has
+                masks.append(mask)
+            while len(self._masks) >= 8:
+                self._masks.pop(next(iter(self._masks)), None)
+            self._masks[key] = masks
+        return self._masks[key]
+
+
+class Found(NamedTuple):
+    """Rows of an index, best first."""
+
+    rows: Int[np.ndarray, " hits"]
+    scores: Float32[np.ndarray, " hits"]
+
+
+def search(
+    snapshot: Snapshot,
+    queries: Float32[np.ndarray, "queries dim"],
+    options: Sequence[SearchOptions],
+    *,
+    matching: Any,
+    means: Float32[np.ndarray, "languages dim"] | None = None,
+) -> list[Found]:
+    """The answer to each query.
+
+    Args:
+      options: of each query.
+      matching: metadata -> rows that have it.
+      means: of the languages, where they are more than those of the snapshot: of all shards, say.
+    """
+    means = snapshot.means if means is None else means
+    answers: dict[int, Found] = {}
+    todo: dict[tuple[int, int], list[int]] = {}  # queries of one depth and one mask are looked for together
+    for number, option in enumerate(options):
+        depth = max(
+            16, 1 << (option.k + 3).bit_length()
+        )  # a little more than k, where near-equal scores may change place
+        todo.setdefault((depth, id(snapshot.allowed(option, matching))), []).append(number)
+    while todo:
+        (depth, mask), numbers = todo.popitem()
+        allowed = snapshot.allowed(options[numbers[0]], matching)
+        of_parts = [
+            _candidates(part, queries[numbers], in_part, depth)
+            for part, in_part in zip(snapshot.parts, allowed, strict=True)
+        ]
+        for place, number in enumerate(numbers):
+            candidates = [found[place] for found in of_parts]
+            answers[number], settled = _answer(snapshot, queries[number], candidates, depth, options[number], means)
+            if not settled and depth < _DEEPEST:
+                todo.setdefault((depth * _DEEPER, mask), []).append(number)
+    return [answers[number] for number in range(len(queries))]
+
+
+def check_options(options: Sequence[SearchOptions], languages: Collection[str], metadata: Collection[str]) -> None:
+    """Raises ValueError for a language or metadata key that no passage has."""
+    for of_query in options:
+        for what, wanted, there in (
+            ("language", of_query.languages, languages),
+            ("metadata", of_query.where, metadata),
+        ):
+            if unknown := sorted(set(wanted) - set(there)):
+                raise ValueError(f"no passage has {what} {', '.join(unknown)}; there is {', '.join(there) or 'none'}")
+
+
+def language_means(
+    sums: Float64[np.ndarray, "languages dim"], counts: Int[np.ndarray, " languages"]
+) -> Float32[np.ndarray, "languages dim"]:
+    """The mean vector of each language, drawn to that of all by as much as ten passages weigh."""
+    overall = sums.sum(0) / max(1, counts.sum())
+    return ((sums + _PRIOR * overall) / (counts + _PRIOR)[:, None]).astype(np.float32)
+
+
+def _answer(
+    snapshot: Snapshot,
+    query: np.ndarray,
+    candidates: Sequence[np.ndarray],
+    depth: int,
+    options: SearchOptions,
+    means: np.ndarray,
+) -> tuple[Found, bool]:
+    """The best of the candidates, and whether no passage that is not among them could be better."""
+    rows, scores, keys, languages = [], [], [], []
+    unseen = -np.inf  # the score that a passage which is no candidate may still have
+    penalty = means @ query if options.calibrate else np.zeros(len(snapshot.languages), np.float32)
+    for part, found in zip(snapshot.parts, candidates, strict=True):
+        if not len(found):
+            continue
+        exact = (part.take(found).astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+        if len(found) >= depth:
+            unseen = max(unseen, float(exact.min()) - float(penalty.min()) - _MARGIN)
+        rows.append(part.start + found)
+        scores.append(exact - penalty[part.language[found]])
+        keys.append(part.keys[found])
+        languages.append(part.language[found])
+    if not rows:
+        return Found(np.empty(0, np.int64), np.empty(0, np.float32)), True
+    all_rows, all_scores = np.concatenate(rows), np.concatenate(scores)
+    order = np.lexsort((np.concatenate(keys), -all_scores))
+    if options.per_language is not None:
+        order = order[_place_among_equals(np.concatenate(languages)[order]) < options.per_language]
+    order = order[: options.k]
+    settled = unseen == -np.inf or (len(order) == options.k and all_scores[order[-1]] >= unseen)
+    return Found(all_rows[order], all_scores[order]), settled
+
+
+def _place_among_equals(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """How many equal values stand before each."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    place = np.empty(len(values), np.int64)
+    place[order] = np.arange(len(values)) - np.repeat(first, np.diff(np.r_[first, len(values)]))
+    return place
+
+
+def _candidates(part: Part, queries: np.ndarray, allowed: np.ndarray, depth: int) -> list[np.ndarray]:
+    """For each query, the best `depth` of the rows of a part that are allowed; all of them where they are fewer."""
+    count = int(np.count_nonzero(allowed))
+    if part.searcher is None or count <= EXACT_BELOW:
+        return exact_candidates(part, queries, allowed, depth)
+    found: list[np.ndarray] = [np.empty(0, np.int64)] * len(queries)
+    pending = np.arange(len(queries))
+    wanted = depth if count == len(part) else 8 + int(1.5 * depth * len(part) / count)
+    while len(pending) and wanted <= len(part) // _DEEPER:
+        for number, rows in zip(pending, part.searcher.search(queries[pending], wanted)[0], strict=True):
+            rows = rows[rows >= 0]
+            found[number] = rows[allowed[rows]][:depth]
+        pending = pending[[len(found[number]) < depth for number in pending]]
+        wanted *= _DEEPER
+    if len(pending):
+        for number, rows in zip(pending, exact_candidates(part, queries[pending], allowed, depth), strict=True):
+            found[number] = rows
+    return found
+
+
+def exact_candidates(
+    part: Part,
+    queries: Float32[np.ndarray, "queries dim"],
+    allowed: Bool[np.ndarray, " rows"],
+    depth: int,
+) -> list[Int[np.ndarray, " found"]]:
+    """The rows of the best `depth` scores of every query, and those that rounding may have put behind them."""
+    count = int(np.count_nonzero(allowed))
+    chosen = np.flatnonzero(allowed) if count < len(part) // 4 else None
+    total = len(part) if chosen is None else count
+    block = min(65_536, max(1_024, _SCORES_AT_ONCE // max(1, len(queries))))
+    rows: list[np.ndarray] = [np.empty(0, np.int64)] * len(queries)
+    scores: list[np.ndarray] = [np.empty(0, np.float32)] * len(queries)
+    for start in range(0, total, block):
+        if chosen is None:
+            numbers = np.arange(start, min(start + block, total))
+            products = queries @ part.vectors[start : start + block].T
+            products[:, ~allowed[start : start + block]] = -np.inf
+        else:
+            numbers = chosen[start : start + block]
+            products = queries @ part.take(numbers).T
+        for number, of_query in enumerate(products):
+            least = -np.inf if len(scores[number]) < depth else np.partition(scores[number], -depth)[-depth] - _MARGIN
+            if len(of_query) > depth:
+                least = max(least, np.partition(of_query, -depth)[-depth] - _MARGIN)
+            kept = np.flatnonzero((of_query >= least) & (of_query > -np.inf))
+            of_both = np.concatenate([scores[number], of_query[kept]])
+            rows[number] = np.concatenate([rows[number], numbers[kept]])
+            if len(of_both) > depth:
+                best = of_both >= np.partition(of_both, -depth)[-depth] - _MARGIN
+                of_both, rows[number] = of_both[best], rows[number][best]
+            scores[number] = of_both
+    return rows

@@ -1,0 +1,200 @@
+"""Several indexes that hold a corpus between them, searched as one: the top passages are those that one index would find.
+
+A passage belongs to the shard that the key of its id names (`store.keys`), so independent processes build the shards
+from one corpus, and an update finds its shard. A shard may be in this process or, behind the same methods, in another.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from jaxretr.index.index import Index
+from jaxretr.index.search import check_options, language_means
+from jaxretr.index.store import keys
+from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
+from jaxretr.tracking import say
+
+
+class Shard(Protocol):
+    """What is asked of a shard; `Index` has it. Whatever but ValueError is raised counts as no answer."""
+
+    def search_shard(
+        self,
+        queries: Float32[np.ndarray, "queries dim"],
+        options: Sequence[SearchOptions],
+        language_means: Mapping[str, Float32[np.ndarray, " dim"]] | None = None,
+    ) -> list[Answer]: ...
+
+    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None: ...
+
+    def delete(self, ids: Sequence[str]) -> int: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+    @property
+    def language_sums(self) -> dict[str, tuple[Float64[np.ndarray, " dim"], int]]: ...
+
+
+class ShardedIndex:
+    """All shards of an index, as a `Searchable`.
+
+    While a shard does not answer, answers hold the best of the others and say which shard is missing.
+
+    Args:
+      shards: all of one index, each once, in any order; all of them must answer now.
+
+    Raises:
+      ValueError: a shard is missing, or does not belong with the others.
+    """
+
+    def __init__(self, shards: Sequence[Shard]):
+        self._about = [shard.describe() for shard in shards]
+        options = [about["made_from"]["options"] for about in self._about]
+        numbers = [option["shard"] for option in options]
+        if sorted(numbers) != list(range(options[0]["num_shards"])) or len({a["fingerprint"] for a in self._about}) > 1:
+            there = ", ".join(f"{o['shard']} of {o['num_shards']}" for o in options)
+            raise ValueError(f"expected all the shards of one index, each once, by one model; got shard {there}")
+        order = np.argsort(numbers).tolist()
+        self._shards = [shards[place] for place in order]
+        self._about = [self._about[place] for place in order]
+        self._sums = [shard.language_sums for shard in self._shards]
+        self._pool = ThreadPoolExecutor(len(shards), thread_name_prefix="shard")
+        self._writing = threading.Lock()
+
+    def search(self, queries: Float32[np.ndarray, "queries dim"], options: Sequence[SearchOptions]) -> list[Answer]:
+        """As `Searchable.search`.
+
+        Raises:
+          ConnectionError: no shard answers.
+        """
+        metadata = sorted({key for about in self._about for key in about["metadata"]})
+        check_options(options, self.languages, metadata)
+        means = self._means() if any(of_query.calibrate for of_query in options) else None
+        answers = self._ask(lambda shard: shard.search_shard(queries, options, means))
+        missing = tuple(number for number, answer in enumerate(answers) if answer is None)
+        if len(missing) == len(answers):
+            raise ConnectionError(f"none of the {len(answers)} shards answers; see their logs")
+        there = [answer for answer in answers if answer is not None]
+        return [
+            Answer(merge([hit for answer in of_shards for hit in answer.hits], of_query), missing)
+            for of_query, *of_shards in zip(options, *there, strict=True)
+        ]
+
+    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None:
+        """As `Searchable.upsert`, but all or none within a shard only.
+
+        Raises:
+          OSError: a shard does not answer; the passages of the others may be written. The same call again is harmless.
+        """
+        shard_of = self._shard_of([passage.id for passage in passages])
+        chosen = [np.flatnonzero(shard_of == number) for number in range(len(self._shards))]
+        self._write(
+            [
+                (number, lambda shard, rows=rows: shard.upsert([passages[row] for row in rows], vectors[rows]))
+                for number, rows in enumerate(chosen)
+                if len(rows)
+            ]
+        )
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """As `Searchable.delete`; errors as for `upsert`."""
+        shard_of = self._shard_of(ids)
+        by_shard = [[id for id, s in zip(ids, shard_of, strict=True) if s == n] for n in range(len(self._shards))]
+        return sum(
+            self._write(
+                [(number, lambda shard, some=some: shard.delete(some)) for number, some in enumerate(by_shard) if some]
+            )
+        )
+
+    @property
+    def languages(self) -> dict[str, int]:
+        counts: Counter[str] = Counter()
+        for sums in self._sums:
+            counts.update({name: count for name, (_, count) in sums.items() if count})
+        return dict(sorted(counts.items()))
+
+    def __len__(self) -> int:
+        return sum(self.languages.values())
+
+    def describe(self) -> dict[str, Any]:
+        """What the shards say, as they last did."""
+        first = self._about[0]
+        shared = {name: first[name] for name in ("model", "fingerprint", "max_length", "dim", "storage")}
+        return shared | {"passages": len(self), "languages": self.languages, "shards": self._about}
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+    def _ask(self, question: Callable[[Shard], Any]) -> list[Any]:
+        """What each shard answers, all asked at once; None where it does not."""
+
+        def answer(numbered: tuple[int, Shard]) -> Any:
+            try:
+                return question(numbered[1])
+            except ValueError:
+                raise
+            except Exception as error:  # whatever goes wrong on the way to another process
+                say(f"Shard {numbered[0]} did not answer: {error!r}"[:500])
+                return None
+
+        return list(self._pool.map(answer, enumerate(self._shards)))
+
+    def _write(self, changes: Sequence[tuple[int, Callable[[Shard], Any]]]) -> list[Any]:
+        done = []
+        with self._writing:
+            for number, change in changes:
+                shard = self._shards[number]
+                try:
+                    done.append(change(shard))
+                    self._sums[number], self._about[number] = shard.language_sums, shard.describe()
+                except ValueError:
+                    raise
+                except Exception as error:
+                    raise OSError(
+                        f"shard {number} did not take its part of the update ({error!r}); try again"
+                    ) from error
+        return done
+
+    def _shard_of(self, ids: Sequence[str]) -> np.ndarray:
+        return keys(ids) % len(self._shards)
+
+    def _means(self) -> dict[str, np.ndarray]:
+        names = list(self.languages)
+        nothing = (np.zeros(self._about[0]["dim"]), 0)
+        of_shards = [[sums.get(name, nothing) for name in names] for sums in self._sums]
+        sums = np.sum([[total for total, _ in shard] for shard in of_shards], 0)
+        counts = np.sum([[count for _, count in shard] for shard in of_shards], 0)
+        return dict(zip(names, language_means(sums, counts), strict=True))
+
+
+def merge(hits: Sequence[Hit], options: SearchOptions) -> tuple[Hit, ...]:
+    """The best of what shards found for one query, in the order that one index gives."""
+    key = keys(hit.passage.id for hit in hits)
+    order = np.lexsort((key, [-hit.score for hit in hits])) if len(hits) else []
+    kept: list[Hit] = []
+    seen: Counter[str] = Counter()
+    for place in order:
+        language = hits[place].passage.language
+        if len(kept) < options.k and (options.per_language is None or seen[language] < options.per_language):
+            kept.append(hits[place])
+            seen[language] += 1
+    return tuple(kept)
+
+
+def open_shards(directories: Sequence[Any], *, writable: bool = False) -> Index | ShardedIndex:
+    """One index, or all the shards of one, by their directories.
+
+    Raises:
+      FileNotFoundError, RuntimeError, ValueError: as for `Index.open` and `ShardedIndex`.
+    """
+    opened = [Index.open(directory, writable=writable) for directory in directories]
+    return (
+        opened[0]
+        if len(opened) == 1 and opened[0].about["made_from"]["options"]["num_shards"] == 1
+        else ShardedIndex(opened)
+    )
