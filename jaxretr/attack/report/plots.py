@@ -214,7 +214,14 @@ def _name_ends(axes: Axes, lines: Mapping[str, Line]) -> None:
             textcoords="axes fraction",
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": look["color"], "linewidth": 0.8, "shrinkA": 2, "shrinkB": 5},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": look["color"],
+                "linewidth": 0.8,
+                "shrinkA": 2,
+                "shrinkB": 5,
+                "relpos": (0, 0.5),  # from the left of the name: from its middle, a thread runs through those below
+            },
         )
 
 
