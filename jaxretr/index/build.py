@@ -11,6 +11,7 @@ import functools
 import itertools
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from jaxtyping import Float32
 from jaxretr.files import replaced_file, write_json
 from jaxretr.index import approximate, layout
 from jaxretr.index.approximate import EXACT_BELOW, ScannSettings, build_scann
+from jaxretr.index.encoder import describe_encoder
 from jaxretr.index.measure import measure
 from jaxretr.index.store import Store, keys
 from jaxretr.index.types import IndexedPassage
@@ -113,7 +115,8 @@ def build_index(
       RuntimeError: another process updates it.
     """
     options = options or BuildOptions()
-    made_from = {"source": source, "fingerprint": encoder.fingerprint, "options": dataclasses.asdict(options)}
+    fingerprint = encoder.fingerprint
+    made_from = {"source": source, "fingerprint": fingerprint, "options": dataclasses.asdict(options)}
     with layout.lock(directory):
         if (directory / layout.INDEX).exists() and not overwrite:
             there = layout.read_about(directory)
@@ -136,7 +139,7 @@ def build_index(
             _read(store, corpus(), options)
             if not len(store):
                 raise ValueError(f"no passages to index in {source} (shard {options.shard} of {options.num_shards})")
-            rows = embed(_Texts(store), encode, work / "embeddings", fingerprint=encoder.fingerprint)
+            rows = embed(_Texts(store), encode, work / "embeddings", fingerprint=fingerprint)
             if not (generation / "queries.npy").exists():
                 asked = list(queries) or _made_queries(store)
                 chosen = np.random.default_rng(0).permutation(len(asked))[:_QUERIES]
@@ -144,11 +147,50 @@ def build_index(
                 _save(generation / "queries.npy", vectors)
             about = write_generation(generation, store, rows, options)
             store.checkpoint()
-        made_with = {"queries": "given" if queries else "titles and beginnings of passages"}
-        about |= {"model": model, "fingerprint": encoder.fingerprint, "max_length": encoder.max_length}
-        about = _finish(directory, generation, about | {"made_from": made_from, "measured_with": made_with})
+        about["measured"]["queries_from"] = "file" if queries else "titles and beginnings of passages"
+        about |= describe_encoder(encoder, model) | {"made_from": made_from}
+        about = _finish(directory, generation, about)
         shutil.rmtree(work)
         return about
+
+
+def build_from_vectors(
+    directory: Path,
+    passages: Iterable[IndexedPassage],
+    vectors: Rows,
+    queries: Float32[np.ndarray, "queries dim"],
+    about_encoder: Mapping[str, Any],
+    options: BuildOptions | None = None,
+) -> dict[str, Any]:
+    """Builds an index of vectors that are there already; it cannot be interrupted.
+
+    Args:
+      directory: must not hold an index.
+      passages, vectors: as many of both; L2-normalised where the score is to be the cosine.
+      queries: vectors of queries such as will be asked, to tune and to measure recall with.
+      about_encoder: see `describe_encoder`.
+
+    Returns:
+      What index.json says.
+
+    Raises:
+      FileExistsError: an index is there.
+    """
+    options = options or BuildOptions()
+    if (directory / layout.INDEX).exists():
+        raise FileExistsError(f"{directory} holds an index; choose another directory")
+    with layout.lock(directory), tempfile.TemporaryDirectory(dir=directory, prefix=layout.BUILD) as work:
+        generation = Path(work) / "generation"
+        generation.mkdir()
+        with Store(generation / layout.STORE, create=True, durable=False) as store:
+            _read(store, passages, options)
+            if len(store) != len(vectors):
+                raise ValueError(f"{len(store)} passages and {len(vectors)} vectors; expected as many of both")
+            _save(generation / "queries.npy", queries)
+            about = write_generation(generation, store, vectors, options)
+            store.checkpoint()
+        made_from = {"source": "vectors", "options": dataclasses.asdict(options)}
+        return _finish(directory, generation, about | dict(about_encoder) | {"made_from": made_from})
 
 
 def rebuild(

@@ -21,14 +21,13 @@ from jaxretr.index.search import Found, Part, Snapshot, check_options, search
 from jaxretr.index.store import Store, keys
 from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
 from jaxretr.index.vectors import Vectors
-from jaxretr.model.encode import Encoder
 
 
 class Index:
     """Passages and their vectors, to be searched and updated; may be used from several threads.
 
         with Index.open("index", writable=True) as index:
-            index.check(encoder)
+            encoder = load_encoder(index.describe())
             answers = index.search(encoder.encode_query(["…"]), [SearchOptions(k=10)])
 
     Attributes:
@@ -76,21 +75,6 @@ class Index:
         return int(self._snapshot.counts.sum())
 
     @property
-    def model(self) -> str:
-        """The directory or hub name of the model that made the vectors."""
-        return self.about["model"]
-
-    @property
-    def max_length(self) -> int:
-        """Tokens of a text, as that model was loaded."""
-        return self.about["max_length"]
-
-    @property
-    def fingerprint(self) -> str:
-        """Of that model."""
-        return self.about["fingerprint"]
-
-    @property
     def dim(self) -> int:
         return self.about["dim"]
 
@@ -114,19 +98,6 @@ class Index:
             name: (total, int(count))
             for name, total, count in zip(snapshot.languages, snapshot.sums, snapshot.counts, strict=True)
         }
-
-    def check(self, encoder: Encoder) -> None:
-        """Refuses an encoder whose query vectors do not belong to these passages'.
-
-        Raises:
-          ValueError: it is another model, or loaded with other settings.
-        """
-        if encoder.fingerprint != self.fingerprint:
-            raise ValueError(
-                f"the encoder (dim {encoder.dim}, max_length {encoder.max_length}, fingerprint {encoder.fingerprint}) "
-                f"is not the one that {self.directory} was built with ({self.model}, dim {self.dim}, max_length "
-                f"{self.max_length}, fingerprint {self.fingerprint}); load that one, or build the index anew"
-            )
 
     def search(self, queries: Float32[np.ndarray, "queries dim"], options: Sequence[SearchOptions]) -> list[Answer]:
         """The answer to each query, which has options of its own.

@@ -1,4 +1,4 @@
-"""Several indexes that hold a corpus between them, searched as one: the top passages are those that one index would find.
+"""Several indexes that hold a corpus between them, searched as one: what comes out is what one index would find.
 
 A passage belongs to the shard that the key of its id names (`store.keys`), so independent processes build the shards
 from one corpus, and an update finds its shard. A shard may be in this process or, behind the same methods, in another.
@@ -92,24 +92,21 @@ class ShardedIndex:
           OSError: a shard does not answer; the passages of the others may be written. The same call again is harmless.
         """
         shard_of = self._shard_of([passage.id for passage in passages])
-        chosen = [np.flatnonzero(shard_of == number) for number in range(len(self._shards))]
-        self._write(
-            [
-                (number, lambda shard, rows=rows: shard.upsert([passages[row] for row in rows], vectors[rows]))
-                for number, rows in enumerate(chosen)
-                if len(rows)
-            ]
-        )
+
+        def write(shard: Shard, number: int) -> None:
+            rows = np.flatnonzero(shard_of == number)
+            shard.upsert([passages[row] for row in rows.tolist()], vectors[rows])
+
+        self._write(write, np.unique(shard_of))
 
     def delete(self, ids: Sequence[str]) -> int:
         """As `Searchable.delete`; errors as for `upsert`."""
         shard_of = self._shard_of(ids)
-        by_shard = [[id for id, s in zip(ids, shard_of, strict=True) if s == n] for n in range(len(self._shards))]
-        return sum(
-            self._write(
-                [(number, lambda shard, some=some: shard.delete(some)) for number, some in enumerate(by_shard) if some]
-            )
-        )
+
+        def write(shard: Shard, number: int) -> int:
+            return shard.delete([id for id, of_id in zip(ids, shard_of, strict=True) if of_id == number])
+
+        return sum(self._write(write, np.unique(shard_of)))
 
     @property
     def languages(self) -> dict[str, int]:
@@ -124,7 +121,7 @@ class ShardedIndex:
     def describe(self) -> dict[str, Any]:
         """What the shards say, as they last did."""
         first = self._about[0]
-        shared = {name: first[name] for name in ("model", "fingerprint", "max_length", "dim", "storage")}
+        shared = {name: first[name] for name in ("model", "fingerprint", "max_length", "dtype", "dim", "storage")}
         return shared | {"passages": len(self), "languages": self.languages, "shards": self._about}
 
     def close(self) -> None:
@@ -144,20 +141,18 @@ class ShardedIndex:
 
         return list(self._pool.map(answer, enumerate(self._shards)))
 
-    def _write(self, changes: Sequence[tuple[int, Callable[[Shard], Any]]]) -> list[Any]:
+    def _write(self, write: Callable[[Shard, int], Any], numbers: np.ndarray) -> list[Any]:
         done = []
         with self._writing:
-            for number, change in changes:
+            for number in numbers.tolist():
                 shard = self._shards[number]
                 try:
-                    done.append(change(shard))
+                    done.append(write(shard, number))
                     self._sums[number], self._about[number] = shard.language_sums, shard.describe()
                 except ValueError:
                     raise
-                except Exception as error:
-                    raise OSError(
-                        f"shard {number} did not take its part of the update ({error!r}); try again"
-                    ) from error
+                except Exception as error:  # whatever goes wrong on the way to another process
+                    raise OSError(f"shard {number} did not take its part ({error!r}); try again") from error
         return done
 
     def _shard_of(self, ids: Sequence[str]) -> np.ndarray:
@@ -174,8 +169,8 @@ class ShardedIndex:
 
 def merge(hits: Sequence[Hit], options: SearchOptions) -> tuple[Hit, ...]:
     """The best of what shards found for one query, in the order that one index gives."""
-    key = keys(hit.passage.id for hit in hits)
-    order = np.lexsort((key, [-hit.score for hit in hits])) if len(hits) else []
+    scores = np.asarray([hit.score for hit in hits])
+    order = np.lexsort((keys(hit.passage.id for hit in hits), -scores)).tolist()
     kept: list[Hit] = []
     seen: Counter[str] = Counter()
     for place in order:
@@ -193,8 +188,5 @@ def open_shards(directories: Sequence[Any], *, writable: bool = False) -> Index 
       FileNotFoundError, RuntimeError, ValueError: as for `Index.open` and `ShardedIndex`.
     """
     opened = [Index.open(directory, writable=writable) for directory in directories]
-    return (
-        opened[0]
-        if len(opened) == 1 and opened[0].about["made_from"]["options"]["num_shards"] == 1
-        else ShardedIndex(opened)
-    )
+    of_many = len(opened) > 1 or opened[0].about["made_from"]["options"]["num_shards"] > 1
+    return ShardedIndex(opened) if of_many else opened[0]

