@@ -1,0 +1,1 @@
+"""The service: an index and its encoder over HTTP."""

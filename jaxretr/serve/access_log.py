@@ -1,0 +1,119 @@
+"""What happened: each request comes by, one JSON line and its figures go out.
+
+The outermost layer of the app, so that whatever is answered is counted, has a request id, and is an answer: an
+exception that nobody expected becomes a 500 here, and the service goes on.
+"""
+
+import json
+import re
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from jaxretr.serve.errors import error_response
+from jaxretr.serve.metrics import Metrics
+
+CLIENT_GONE = 499
+"""What the log says of a request whose client left before its answer, as other servers do; nobody is sent this."""
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cache-Control": "no-store",
+}
+
+
+class AccessLog:
+    """Logs and counts requests, and gives answers their request id and the headers that all have.
+
+    Handlers add to the line with `log`.
+
+    Args:
+      app: what answers.
+      routes: its paths, none of which has parameters; requests to others are counted as "unmatched".
+      stream: gets the lines; None for stderr.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Collection[str], stream: TextIO | None = None):
+        self._app = app
+        self._metrics = metrics
+        self._routes = routes
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        request_id = _request_id(scope)
+        line: dict[str, Any] = {}
+        scope.setdefault("state", {})["log"] = line
+        started, received, sent, status = time.perf_counter(), 0, 0, None
+
+        async def counted_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
+
+        async def counted_send(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(raw=message.setdefault("headers", []))
+                for name, value in {**_HEADERS, "X-Request-ID": request_id}.items():
+                    headers.setdefault(name, value)
+            sent += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, counted_receive, counted_send)
+        except Exception as error:
+            line["error"] = repr(error)[:200]
+            print(f"request {request_id} failed:", *traceback.format_exception(error), sep="\n", file=sys.stderr)
+            if status is not None:
+                raise  # half an answer cannot be taken back: the server closes the connection
+            message = f"something went wrong here; the log tells what, under request id {request_id}"
+            await error_response(500, message)(scope, receive, counted_send)
+        finally:
+            seconds = time.perf_counter() - started
+            route = scope["path"] if scope["path"] in self._routes else "unmatched"
+            self._metrics.answered(scope["method"], route, status or CLIENT_GONE, seconds)
+            self._write(
+                {
+                    "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                    "request_id": request_id,
+                    "method": scope["method"][:20],
+                    "path": scope["path"][:200],
+                    "status": status or CLIENT_GONE,
+                    "ms": round(1000 * seconds, 1),
+                    "bytes_in": received,
+                    "bytes_out": sent,
+                    **line,
+                }
+            )
+
+    def _write(self, line: dict[str, Any]) -> None:
+        stream = self._stream or sys.stderr
+        try:
+            stream.write(json.dumps(line) + "\n")
+            stream.flush()
+        except OSError:  # a full disk or a closed pipe under the log is no reason not to serve
+            pass
+
+
+def log(scope: Scope, **values: Any) -> None:
+    """Adds to the line of this request."""
+    scope["state"]["log"].update(values)
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get("x-request-id", "").encode("latin-1")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

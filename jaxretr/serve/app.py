@@ -1,0 +1,202 @@
+"""The service over HTTP: an index, an encoder and options come in, an ASGI application goes out."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any, TextIO
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from jaxretr import __version__
+from jaxretr.index.types import Searchable
+from jaxretr.model.encode import Encoder
+from jaxretr.serve import answers, metrics
+from jaxretr.serve.access_log import AccessLog, log
+from jaxretr.serve.body import BoundedBody
+from jaxretr.serve.errors import ServiceError, error_response, validation_error
+from jaxretr.serve.gate import OPEN, Gate
+from jaxretr.serve.options import ServiceOptions
+from jaxretr.serve.page import page
+from jaxretr.serve.requests import (
+    DeleteRequest,
+    EmbeddingsRequest,
+    PutRequest,
+    SearchRequest,
+    requests,
+)
+from jaxretr.serve.requests import (
+    Request as Body,
+)
+from jaxretr.serve.responses import JSONResponse
+from jaxretr.serve.service import Service
+
+_READING = (400, 408, 413, 415, 422, 500, 503)  # statuses that a request with a body can be answered with
+_ENCODING = (*_READING, 504)
+
+
+def create_app(
+    index: Searchable, encoder: Encoder, options: ServiceOptions, *, log_stream: TextIO | None = None
+) -> FastAPI:
+    """The service; docs/serving.md describes its API, and so does its /openapi.json.
+
+    Args:
+      index: what is searched; the app never closes it.
+      encoder: the one its passages were encoded with.
+      options: what is allowed, and how much.
+      log_stream: gets the access log; None for stderr.
+
+    Returns:
+      The app, whose `state.service` is the `Service`. It becomes ready some time after it has been started.
+    """
+    service = Service(index, encoder, options)
+    models = requests(options, encoder.dim)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(title="jaxretr", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
+    html = page()
+
+    def route(method: str, path: str, answer: Any, statuses: tuple[int, ...] = (), content: Any = None) -> Any:
+        """Registers an endpoint, its errors and whether it needs the key."""
+        key = options.api_key is not None and path not in OPEN
+        described: dict[int | str, dict[str, Any]] = {
+            status: {"model": answers.Error, "description": HTTPStatus(status).phrase}
+            for status in (*statuses, *((400,) if options.allowed_hosts else ()), *((401,) if key else ()))
+        }
+        if content is not None:
+            described[200] = {"content": {content: {"schema": {"type": "string"}}}}
+        return app.api_route(
+            path,
+            methods=[method],
+            response_model=answer,
+            responses=described,
+            response_class=JSONResponse if content is None else Response,
+            openapi_extra={"security": [{"key": []}]} if key else None,
+        )
+
+    @route("POST", "/search", answers.SearchAnswer | answers.SearchAnswers, _ENCODING)
+    @_taking(models.search)
+    async def search(request: Request, body: SearchRequest) -> Response:
+        """The passages that answer a query, or each of several, best first."""
+        log(request.scope, k=body.k, texts=len(body.texts))
+        if options.log_queries:
+            log(request.scope, queries=body.texts)
+        return JSONResponse(await service.search(body))
+
+    @route("POST", "/v1/embeddings", answers.Embeddings, (*_ENCODING, 404))
+    @_taking(models.embeddings)
+    async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
+        """Embeddings of texts, as OpenAI's API gives them."""
+        log(request.scope, texts=len(body.input))
+        if options.log_queries:
+            log(request.scope, queries=body.input)
+        return JSONResponse(await service.embed(body))
+
+    @route("GET", "/v1/models", answers.Models)
+    async def list_models() -> Response:
+        """The model, as OpenAI's API lists them."""
+        return JSONResponse(service.models())
+
+    if options.writable:
+
+        @route("PUT", "/passages", answers.Upserted, (*_ENCODING, 507))
+        @_taking(models.put)
+        async def put_passages(request: Request, body: PutRequest) -> Response:
+            """Adds passages, or replaces those of the same ids: all or none. Answered when they are on disk."""
+            log(request.scope, texts=len(body.passages))
+            return JSONResponse(await service.upsert(body))
+
+        @route("POST", "/passages/delete", answers.Deleted, (*_READING, 507))
+        @_taking(models.delete)
+        async def delete_passages(request: Request, body: DeleteRequest) -> Response:
+            """Takes passages out. Answered when that is on disk."""
+            log(request.scope, texts=len(body.ids))
+            return JSONResponse(await service.delete(body))
+
+    @route("GET", "/info", answers.Info)
+    def info() -> Response:
+        """What is served, and how much a request may hold."""
+        return JSONResponse(service.info())
+
+    @route("GET", "/healthz", answers.Status)
+    async def healthz() -> Response:
+        """200 while the process lives."""
+        return JSONResponse({"status": "alive"})
+
+    @route("GET", "/readyz", answers.Status, (503,))
+    async def readyz() -> Response:
+        """200 when texts can be encoded at full speed; 503 before that and while shutting down."""
+        if service.unready:
+            raise ServiceError(503, service.unready, retry_after=5)
+        return JSONResponse({"status": "ready"})
+
+    @route("GET", "/metrics", None, content="text/plain")
+    def prometheus() -> Response:
+        """Figures for Prometheus."""
+        return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)
+
+    @route("GET", "/", None, content="text/html")
+    async def search_page() -> Response:
+        """The search page."""
+        return html
+
+    paths = frozenset(route.path for route in app.routes)  # type: ignore[attr-defined]
+    # The last one added is the first to see a request.
+    app.add_middleware(BoundedBody, options=options)
+    app.add_middleware(Gate, options=options)
+    app.add_middleware(AccessLog, metrics=service.metrics, routes=paths, stream=log_stream)
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    if options.api_key is not None:
+        _describe_key(app)
+    return app
+
+
+def _taking(model: type[Body]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Lets an endpoint take `model`, which has the limits of this service, where it says the general one."""
+
+    def taking(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+        endpoint.__annotations__["body"] = model
+        return endpoint
+
+    return taking
+
+
+def _describe_key(app: FastAPI) -> None:
+    describe = app.openapi
+
+    def described() -> dict[str, Any]:
+        description = describe()
+        description["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        return description
+
+    app.openapi = described  # type: ignore[method-assign]
+
+
+async def _service_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    return error.response()
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return validation_error(error.errors()).response()
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers: Mapping[str, str] = error.headers or {}
+    messages = {
+        400: "the body cannot be read as JSON: it is nested too deeply, or has a number of thousands of digits",
+        404: f"there is no {request.url.path[:80]}; /openapi.json lists what there is",
+        405: f"{request.method[:20]} is not for {request.url.path[:80]}; expected {headers.get('Allow', '')}",
+    }
+    return error_response(error.status_code, messages.get(error.status_code, error.detail), headers=headers)

@@ -1,0 +1,85 @@
+"""Every setting of the service: values as `scripts/serve.py` takes them come in, checked `ServiceOptions` go out."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ServiceOptions:
+    """How to serve, and how much of what.
+
+    Attributes:
+      model: the name that /info and /v1/models tell.
+      writable: whether passages may be put and deleted.
+      api_key: what a client must send as `Authorization: Bearer …`; None lets everyone in.
+      allowed_hosts: names that requests may be addressed to, without ports; () for all. Those of the loopback
+        interface keep a page elsewhere, whose name was made to point to this machine, from reading the answers.
+      log_queries: put the texts of queries into the access log.
+      micro_batching: encode requests that wait together; without, one after the other.
+      max_batch: texts encoded together. Texts of more than 32 tokens go in proportionally smaller batches.
+      max_passage_batch: the same of passages, for whose batch queries that arrive meanwhile have to wait.
+      max_wait_ms: how long an idle device waits for clients that have just been answered to ask again. A lone client
+        never waits.
+      max_queue: texts that may wait; with more, requests are answered 503.
+      max_body_bytes: of a request.
+      max_text_characters: of a query or a passage.
+      max_texts: queries, texts or passages in one request.
+      max_k: passages per query.
+      max_hits: passages in one answer, all its queries taken together.
+      max_connections: at once; one more takes the place of a client that has not sent a whole request.
+      header_timeout: seconds that a client has for the head of a request, from its first byte.
+      body_timeout: seconds that it has for the rest.
+      request_timeout: seconds after which a request is answered 504.
+      write_timeout: seconds without any progress after which a client that does not take its answer is cut off.
+      keep_alive: seconds that an idle connection stays open.
+    """
+
+    model: str = "jaxretr"
+    writable: bool = False
+    api_key: str | None = field(default=None, repr=False)
+    allowed_hosts: tuple[str, ...] = ()
+    log_queries: bool = False
+    micro_batching: bool = True
+    max_batch: int = 16
+    max_passage_batch: int = 4
+    max_wait_ms: float = 3.0
+    max_queue: int = 1024
+    max_body_bytes: int = 4 * 2**20
+    max_text_characters: int = 32_768
+    max_texts: int = 256
+    max_k: int = 1000
+    max_hits: int = 10_000
+    max_connections: int = 512
+    header_timeout: float = 10.0
+    body_timeout: float = 30.0
+    request_timeout: float = 30.0
+    write_timeout: float = 30.0
+    keep_alive: float = 30.0
+
+    def __post_init__(self) -> None:
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            if setting.type is int and value < 1:
+                raise ValueError(f"{setting.name} is {value}; expected at least 1")
+            if setting.type is float and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{setting.name} is {value}; expected a number above 0")
+        if self.max_texts > self.max_queue:
+            raise ValueError(
+                f"max_texts is {self.max_texts}, but only max_queue = {self.max_queue} texts may wait: such a request "
+                "would never be served"
+            )
+        if self.max_k > self.max_hits:
+            raise ValueError(f"max_k is {self.max_k}, but an answer holds at most max_hits = {self.max_hits} passages")
+        if not self.model:
+            raise ValueError("model is empty; expected the name to serve the model under")
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip() == self.api_key != ""):
+            raise ValueError("the API key is empty, or has blanks around it or letters beyond ASCII")
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """What /info tells clients about how much they may send."""
+        return {name: getattr(self, name) for name in LIMITS}
+
+
+LIMITS = ("max_body_bytes", "max_text_characters", "max_texts", "max_k", "max_hits")

@@ -1,0 +1,168 @@
+"""What clients may send: one model for each request, which refuses whatever it does not know.
+
+In: parsed JSON. Out: objects whose every value has been checked, lone surrogates in texts replaced as the encoder does.
+"""
+
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model, model_validator
+
+from jaxretr.index.types import UNKNOWN_LANGUAGE, IndexedPassage, SearchOptions
+from jaxretr.serve.options import ServiceOptions
+from jaxretr.tokenization import clean_text
+
+_INT64 = 2**63
+
+
+def _cleaned(value: Any) -> Any:
+    return clean_text(value) if isinstance(value, str) else value
+
+
+def _texts(value: Any) -> Any:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value and all(isinstance(one, int | list) for one in value):
+        raise ValueError("token ids are not taken, since another tokenizer may have made them; send texts")
+    return value
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    del schema["default"]  # which stands for "not given"
+
+
+Text = Annotated[str, BeforeValidator(_cleaned)]
+Id = Annotated[str, Field(min_length=1, max_length=512)]
+Language = Annotated[str, Field(min_length=1, max_length=35, examples=["en"])]
+MetadataKey = Annotated[str, Field(max_length=128)]
+MetadataValue = bool | Annotated[int, Field(ge=-_INT64, lt=_INT64)] | float | Text
+
+
+class Request(BaseModel):
+    """Values of exactly the types that are named, finite numbers, no other fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class SearchRequest(Request):
+    """One query or several, and what all of them want."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["query"]}, {"required": ["queries"]}]})
+
+    query: Text = ""
+    queries: list[Text] = []
+    k: int = 10
+    languages: list[Language] = Field([], max_length=256, description="of the passages; empty for all")
+    where: dict[MetadataKey, MetadataValue | Annotated[list[MetadataValue], Field(min_length=1, max_length=256)]] = (
+        Field({}, max_length=64, description="metadata that a passage must have: a value, or one of several")
+    )
+    per_language: int | None = Field(None, ge=1, description="at most so many passages of one language")
+    calibrate: bool = Field(False, description="compare a score with the mean score in the passage's language")
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> Self:
+        if len(self.model_fields_set & {"query", "queries"}) != 1:
+            raise ValueError('expected either "query", a string, or "queries", a list of strings')
+        return self
+
+    @property
+    def texts(self) -> list[str]:
+        return self.queries or [self.query]
+
+    def options(self) -> SearchOptions:
+        where = {key: tuple(one) if isinstance(one, list) else one for key, one in self.where.items()}
+        return SearchOptions(self.k, tuple(self.languages), where, self.per_language, self.calibrate)
+
+
+class EmbeddingsRequest(Request):
+    """OpenAI's, and which prefix the texts get."""
+
+    input: list[Text]
+    model: str | None = Field(None, description="the one model there is")
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    user: str | None = Field(None, description="is not used")
+    input_type: Literal["query", "passage"] = Field("query", description="which of the model's prefixes the texts get")
+
+
+class PassageToPut(Request):
+    """A passage, to add or to replace the one of its id."""
+
+    id: Id
+    text: Text
+    title: Text = ""
+    language: Language = UNKNOWN_LANGUAGE
+    metadata: dict[MetadataKey, MetadataValue] = Field({}, max_length=64)
+
+    def passage(self) -> IndexedPassage:
+        return IndexedPassage(self.id, self.text, self.title, self.language, self.metadata)
+
+
+class PutRequest(Request):
+    """Passages to add or to replace."""
+
+    passages: list[PassageToPut]
+
+    @model_validator(mode="after")
+    def _ids_once(self) -> Self:
+        seen = set()
+        for passage in self.passages:
+            if passage.id in seen:
+                raise ValueError(f"the id {passage.id[:60]!r} is given twice; expected every id once")
+            seen.add(passage.id)
+        return self
+
+
+class DeleteRequest(Request):
+    """Ids of passages to take out."""
+
+    ids: list[Id]
+
+
+class Requests(NamedTuple):
+    """The models with the limits of one service."""
+
+    search: type[SearchRequest]
+    embeddings: type[EmbeddingsRequest]
+    put: type[PutRequest]
+    delete: type[DeleteRequest]
+
+
+def requests(options: ServiceOptions, dim: int) -> Requests:
+    """The models above, with limits in what they accept and in the OpenAPI description.
+
+    Args:
+      options: has the limits.
+      dim: width of an embedding, the only one that may be asked for.
+    """
+
+    def text(**limits: Any) -> Any:
+        return Annotated[str, Field(max_length=options.max_text_characters, **limits), BeforeValidator(_cleaned)]
+
+    def several(kind: Any) -> Any:
+        return Annotated[list[kind], Field(min_length=1, max_length=options.max_texts)]
+
+    one = {"type": "string", "minLength": 1, "maxLength": options.max_text_characters}
+    many = {"type": "array", "items": one, "minItems": 1, "maxItems": options.max_texts}
+    texts: Any = Annotated[
+        several(text(min_length=1)), BeforeValidator(_texts), WithJsonSchema({"title": "Input", "anyOf": [one, many]})
+    ]
+    question = text(pattern=r"\S")
+    absent: Any = {"json_schema_extra": _without_default}
+    put = create_model("PassageToPut", __base__=PassageToPut, text=(question, ...), title=(text(), ""))
+    return Requests(
+        create_model(
+            "SearchRequest",
+            __base__=SearchRequest,
+            query=(question, Field("", **absent)),
+            queries=(several(question), Field([], **absent)),
+            k=(int, Field(10, ge=1, le=options.max_k)),
+        ),
+        create_model(
+            "EmbeddingsRequest",
+            __base__=EmbeddingsRequest,
+            input=(texts, ...),
+            dimensions=(Annotated[int, Field(ge=dim, le=dim)] | None, None),
+        ),
+        create_model("PutRequest", __base__=PutRequest, passages=(several(put), ...)),
+        create_model("DeleteRequest", __base__=DeleteRequest, ids=(several(Id), ...)),
+    )

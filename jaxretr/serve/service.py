@@ -1,0 +1,183 @@
+"""What the service does, without HTTP: checked requests come in, answers as JSON values go out."""
+
+import asyncio
+import functools
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxretr.index.types import Searchable
+from jaxretr.model.encode import Encoder
+from jaxretr.serve import answers
+from jaxretr.serve.batching import Batcher, Kind
+from jaxretr.serve.errors import ServiceError, shown, storage_error
+from jaxretr.serve.metrics import Metrics
+from jaxretr.serve.options import ServiceOptions
+from jaxretr.serve.requests import DeleteRequest, EmbeddingsRequest, PutRequest, SearchRequest
+from jaxretr.serve.warm_up import encoder_batch_size, shapes
+from jaxretr.tracking import progress_bar, say
+
+
+class Service:
+    """An index and its encoder, behind micro-batches and one writer.
+
+    Attributes:
+      metrics: of this service.
+      failure: why it can never become ready; None while it can.
+      stopping: whether it is shutting down; set by whoever runs it.
+    """
+
+    def __init__(self, index: Searchable, encoder: Encoder, options: ServiceOptions):
+        self.index = index
+        self.encoder = encoder
+        self.options = options
+        self.metrics = Metrics(lambda: len(index))
+        self.failure: str | None = None
+        self.stopping = False
+        self._batch_size = encoder_batch_size(options)
+        self._batcher = Batcher(self._encode, index.search, options, self.metrics)
+        self._writer = ThreadPoolExecutor(1, "write")  # one, so that writes are in the order in which they came
+        self._since = int(time.time())
+        self._progress = "starting"
+
+    @property
+    def unready(self) -> str | None:
+        """Why nothing should be asked now; None when it may. What is asked in a shutdown all the same is answered."""
+        return "the service is shutting down" if self.stopping else self._unable
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Warms up in the background; at the end waits for what has been begun."""
+        warming = asyncio.create_task(self._warm_up())
+        try:
+            yield
+        finally:
+            self.stopping = True
+            self.metrics.ready.set(0)
+            warming.cancel()
+            await asyncio.wait([warming])
+            await self._batcher.close()
+            self._writer.shutdown()
+
+    async def search(self, request: SearchRequest) -> dict[str, Any]:
+        """`SearchAnswer`, or `SearchAnswers` for several queries."""
+        started = time.perf_counter()
+        texts = request.texts
+        if len(texts) * request.k > self.options.max_hits:
+            raise ServiceError(
+                422,
+                f"{len(texts)} queries with k = {request.k} are {len(texts) * request.k} passages; expected at most "
+                f"{self.options.max_hits} in one answer",
+                param="k",
+            )
+        self._check_ready()
+        async with self._deadline():
+            found = [answers.hits(one) for one in await self._batcher.search(texts, request.options())]
+        body: dict[str, Any] = {"answers": found} if request.queries else found[0]
+        return {**body, "took_ms": round(1000 * (time.perf_counter() - started), 3)}
+
+    async def embed(self, request: EmbeddingsRequest) -> dict[str, Any]:
+        """`Embeddings`."""
+        if request.model not in (None, self.options.model):
+            raise ServiceError(
+                404, f"there is no model {shown(request.model)}; expected {self.options.model!r}", param="model"
+            )
+        self._check_ready()
+        async with self._deadline():
+            vectors = await self._batcher.embed(request.input_type, request.input)
+            tokens = await asyncio.to_thread(self._count_tokens, request.input_type, request.input)
+        return answers.embeddings(
+            vectors, encoding_format=request.encoding_format, model=self.options.model, tokens=tokens
+        )
+
+    async def upsert(self, request: PutRequest) -> dict[str, Any]:
+        """`Upserted`, once the passages are on disk."""
+        self._check_ready()
+        passages = [one.passage() for one in request.passages]
+        async with self._deadline():
+            vectors = await self._batcher.embed("passage", [passage.full_text for passage in passages])
+        await self._write(lambda: self.index.upsert(passages, vectors))
+        self.metrics.changed("upserted", len(passages))
+        return {"upserted": len(passages)}
+
+    async def delete(self, request: DeleteRequest) -> dict[str, Any]:
+        """`Deleted`, once that is on disk."""
+        deleted = await self._write(lambda: self.index.delete(request.ids))
+        self.metrics.changed("deleted", deleted)
+        return {"deleted": deleted}
+
+    def info(self) -> dict[str, Any]:
+        """`Info`."""
+        return {
+            "model": self.options.model,
+            "dim": self.encoder.dim,
+            "passages": len(self.index),
+            "languages": dict(self.index.languages),
+            "writable": self.options.writable,
+            "limits": self.options.limits,
+        }
+
+    def models(self) -> dict[str, Any]:
+        """`Models`."""
+        model = {"id": self.options.model, "object": "model", "created": self._since, "owned_by": "jaxretr"}
+        return {"object": "list", "data": [model]}
+
+    @property
+    def _unable(self) -> str | None:
+        return self.failure or self._progress or None
+
+    def _check_ready(self) -> None:
+        if self._unable:
+            raise ServiceError(503, self._unable, retry_after=5)
+
+    @asynccontextmanager
+    async def _deadline(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self.options.request_timeout):
+                yield
+        except TimeoutError as error:
+            message = f"not done after {self.options.request_timeout:g} s, and given up; nothing was changed"
+            raise ServiceError(504, f"{message}. Send less at once, or try again when there is less to do") from error
+
+    async def _write(self, change: Callable[[], Any]) -> Any:
+        """What has been begun to be written is waited for, however long it takes: the client must know."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._writer, change)
+        except ValueError as error:
+            raise ServiceError(422, str(error)) from error
+        except OSError as error:
+            traceback.print_exception(error)
+            raise storage_error(error) from error
+
+    def _encode(self, kind: Kind, texts: Sequence[str]) -> np.ndarray:
+        encode = self.encoder.encode_query if kind == "query" else self.encoder.encode_document
+        return encode(texts, batch_size=self._batch_size, progress=False)
+
+    def _count_tokens(self, kind: Kind, texts: Sequence[str]) -> int:
+        tokenize = self.encoder.query_tokenization if kind == "query" else self.encoder.passage_tokenization
+        return sum(map(len, tokenize(texts)))
+
+    async def _warm_up(self) -> None:
+        """Compiles whatever can come. One shape at a time, so that a shutdown need not wait for all."""
+        started = time.monotonic()
+        # Most shapes take less than the second from which on XLA's results are kept; here the next start wants them.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        try:
+            wanted = await self._batcher.on_device(lambda: shapes(self.encoder, self.options))
+            with progress_bar() as bar:
+                for done, shape in enumerate(bar.track(wanted, description="warm up")):
+                    self._progress = f"warming up: {done} of {len(wanted)} shapes are compiled"
+                    await self._batcher.on_device(functools.partial(self._encode, "query", shape.texts))
+        except Exception as error:
+            traceback.print_exception(error)
+            self.failure = f"the encoder cannot be warmed up: {error}"
+            return
+        self._progress = ""
+        self.metrics.ready.set(1)
+        say(f"Ready: {len(wanted)} shapes of batches in {time.monotonic() - started:.0f} s")

@@ -1,0 +1,69 @@
+"""Serve an index: an HTTP API and a search page in the browser.
+
+    uv run scripts/serve.py --index DIR
+    uv run scripts/serve.py --index DIR --writable --port 9000
+
+Listens on this machine only; for others name a --host and set an API key, in JAXRETR_API_KEY or in a file. Stops on
+Ctrl-C or SIGTERM, once what was accepted is answered. docs/serving.md describes the API, the limits and the log.
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from jaxretr import parallel
+from jaxretr.index import Index
+from jaxretr.index.encoder import load_encoder
+from jaxretr.serve.app import create_app
+from jaxretr.serve.options import ServiceOptions
+from jaxretr.serve.server import API_KEY_VARIABLE, allowed_hosts, read_api_key, run
+
+LIMITS = {field.name: field for field in dataclasses.fields(ServiceOptions) if field.type in (int, float)}
+
+
+def main() -> None:
+    args = flags().parse_args()
+    parallel.initialize()
+    try:
+        key = read_api_key(args.api_key_file)
+        hosts = allowed_hosts(args.host, key, insecure=args.insecure)
+        with Index.open(args.index, writable=args.writable) as index:
+            model = args.model or index.describe()["model"]
+            options = ServiceOptions(
+                model=Path(model).name,
+                writable=args.writable,
+                api_key=key,
+                allowed_hosts=hosts,
+                log_queries=args.log_queries,
+                micro_batching=args.micro_batching,
+                **{name: getattr(args, name) for name in LIMITS},
+            )
+            encoder = load_encoder(index.describe(), args.model)
+            code = run(create_app(index, encoder, options), options, host=args.host, port=args.port)
+    except KeyboardInterrupt:
+        sys.exit("Interrupted before the service was up")
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    sys.exit(code)
+
+
+def flags() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--index", required=True, type=Path, help="directory that scripts/build_index.py wrote")
+    add("--model", help="where the model is now (default: where it was when the index was built)")
+    add("--host", default="127.0.0.1", help="default: %(default)s")
+    add("--port", type=int, default=8000, help="default: %(default)s; 0 for any that is free")
+    add("--writable", action="store_true", help="let clients put and delete passages")
+    add("--api_key_file", type=Path, help=f"holds the key that clients must send (default: {API_KEY_VARIABLE})")
+    add("--insecure", action="store_true", help="let others than this machine in without a key")
+    add("--log_queries", action="store_true", help="put the texts of queries into the access log")
+    add("--no_micro_batching", dest="micro_batching", action="store_false", help="encode requests one after the other")
+    for name, field in LIMITS.items():
+        add(f"--{name}", type=field.type, default=field.default, help="default: %(default)s")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""What the service is tested with: an index in memory, an encoder without a model, a server in a thread."""
+
+import io
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+
+from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
+from jaxretr.model.encode import Encoder
+from jaxretr.serve.app import create_app
+from jaxretr.serve.options import ServiceOptions
+from jaxretr.serve.server import Server, server_config
+from jaxretr.tokenization import Tokenization
+from tests import tiny
+
+QUICK = ServiceOptions(max_batch=8, max_passage_batch=8, writable=True)
+"""The fewest shapes that eight devices allow."""
+
+
+class MemoryIndex:
+    """Exact search; `trouble` is raised by the next writes, `calls` tells how many queries each search had."""
+
+    def __init__(self) -> None:
+        self.passages: dict[str, IndexedPassage] = {}
+        self.vectors: dict[str, np.ndarray] = {}
+        self.trouble: Exception | None = None
+        self.delay = 0.0
+        self.calls: list[int] = []
+        self.missing_shards: tuple[int, ...] = ()
+
+    def search(self, queries: np.ndarray, options: Sequence[SearchOptions]) -> list[Answer]:
+        assert len(queries) == len(options)
+        self.calls.append(len(queries))
+        for one in options:
+            if unknown := set(one.languages) - set(self.languages):
+                raise ValueError(f"no passage is in {sorted(unknown)[0]!r}; expected of {sorted(self.languages)}")
+        return [self._answer(query, one) for query, one in zip(queries, options, strict=True)]
+
+    def _answer(self, query: np.ndarray, options: SearchOptions) -> Answer:
+        found = [
+            Hit(passage, float(query @ self.vectors[id]))
+            for id, passage in self.passages.items()
+            if not options.languages or passage.language in options.languages
+            if all(
+                passage.metadata.get(key) in (value if isinstance(value, tuple) else (value,))
+                for key, value in options.where.items()
+            )
+        ]
+        found.sort(key=lambda hit: -hit.score)
+        return Answer(tuple(found[: options.k]), self.missing_shards)
+
+    def upsert(self, passages: Sequence[IndexedPassage], vectors: np.ndarray) -> None:
+        time.sleep(self.delay)
+        if self.trouble is not None:
+            raise self.trouble
+        self.passages |= {passage.id: passage for passage in passages}
+        self.vectors |= {passage.id: vector for passage, vector in zip(passages, vectors, strict=True)}
+
+    def delete(self, ids: Sequence[str]) -> int:
+        if self.trouble is not None:
+            raise self.trouble
+        return sum(self.passages.pop(id, None) is not None for id in ids)
+
+    @property
+    def languages(self) -> dict[str, int]:
+        return Counter(passage.language for passage in self.passages.values())
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    def __len__(self) -> int:
+        return len(self.passages)
+
+
+class StubEncoder(Encoder):
+    """Unit vectors drawn by the text; whether they are of queries or passages is not told from them.
+
+    Attributes:
+      batches: texts of each call after the warm-up, which calls with blanks and `a` alone.
+      delay: seconds that a call takes.
+      trouble: is raised for a text that holds the key.
+    """
+
+    dim = 16  # type: ignore[assignment]
+
+    def __init__(self, delay: float = 0.0):
+        self.max_length = 32
+        self.query_tokenization = self.passage_tokenization = Tokenization(
+            tiny.tokenizer().backend_tokenizer, prefix="", max_len=self.max_length, pad_id=1
+        )
+        self.batches: list[list[str]] = []
+        self.delay = delay
+        self.trouble: dict[str, Exception] = {}
+
+    def _encode(self, texts: Any, tokenize: Any, batch_size: int, progress: bool) -> np.ndarray:
+        if any(text.strip("a ") for text in texts):
+            self.batches.append(list(texts))
+            time.sleep(self.delay)
+        for text in texts:
+            for word, error in self.trouble.items():
+                if word in text:
+                    raise error
+        return np.stack([vector(text) for text in texts])
+
+
+def vector(text: str) -> np.ndarray:
+    """What `StubEncoder` makes of a text."""
+    seed = np.frombuffer(text.encode("utf-8", "surrogatepass").ljust(1), np.uint8)
+    drawn = np.random.default_rng(seed).normal(size=StubEncoder.dim)  # type: ignore[arg-type]
+    return (drawn / np.linalg.norm(drawn)).astype(np.float32)
+
+
+@dataclass
+class Running:
+    """A server that runs, and its parts."""
+
+    url: str
+    index: MemoryIndex
+    encoder: Encoder
+    app: Any
+    server: Server
+    thread: threading.Thread
+    log: io.StringIO = field(default_factory=io.StringIO)
+
+    def client(self, **arguments: Any) -> httpx.Client:
+        return httpx.Client(**{"base_url": self.url, "timeout": 30, **arguments})
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
+    def stop(self) -> None:
+        """As SIGTERM does it."""
+        self.server.handle_exit(15, None)
+
+
+@contextmanager
+def serving(
+    options: ServiceOptions = QUICK, *, encoder: Encoder | None = None, index: MemoryIndex | None = None
+) -> Iterator[Running]:
+    """A uvicorn server on a free port, ready."""
+    index, encoder, log = index or MemoryIndex(), encoder or StubEncoder(), io.StringIO()
+    app = create_app(index, encoder, options, log_stream=log)
+    server = Server(server_config(app, options, host="127.0.0.1", port=0), app.state.service)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        until(lambda: app.state.service.unready is None)
+        yield Running(f"http://127.0.0.1:{port}", index, encoder, app, server, thread, log)
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def until(condition: Any, seconds: float = 60) -> None:
+    """Waits for something that another thread or process brings about."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
