@@ -31,7 +31,7 @@ _PARALLEL_FROM = 16  # queries that are worth more than one thread
 
 @dataclass(frozen=True)
 class ScannSettings:
-    """Named as in ScaNN's own builder.
+    """Named as in ScaNN's own builder, but for the last.
 
     Attributes:
       num_leaves: clusters of the tree.
@@ -40,6 +40,7 @@ class ScannSettings:
       dimensions_per_block: dimensions that share a 4-bit code.
       anisotropic_quantization_threshold: cosine from which the error along the vector counts more than across it.
       training_sample_size: vectors that the clusters and codes are learnt from.
+      leaves_growth: to find ten times as many passages, 10 to the power of this times as many leaves are looked at.
 
     Raises:
       ValueError: for a number below 1, or more leaves to search than there are.
@@ -51,6 +52,7 @@ class ScannSettings:
     dimensions_per_block: int = 2
     anisotropic_quantization_threshold: float = 0.2
     training_sample_size: int = 250_000
+    leaves_growth: float = 0.75
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -73,7 +75,7 @@ class ScannSettings:
 
     def for_depth(self, depth: int) -> "ScannSettings":
         """To find `depth` passages about as surely as 10: more of the same."""
-        leaves = math.ceil(self.num_leaves_to_search * math.sqrt(max(1, depth / 10)))
+        leaves = math.ceil(self.num_leaves_to_search * max(1, depth / 10) ** self.leaves_growth)
         return dataclasses.replace(
             self,
             num_leaves_to_search=min(leaves, self.num_leaves),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
@@ -56,7 +56,7 @@ class Index:
         directory = Path(directory)
         return cls(directory, layout.read_about(directory), writable=writable)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Index":
         return self
 
     def __exit__(
@@ -169,8 +169,8 @@ class Index:
         """
         self._check_writable()
         with self._compacting:
-            snapshot, store = self._state
-            revision = store.revision
+            with self._writing:
+                (snapshot, store), revision = self._state, self._state[1].revision
             generation, about = rebuild(self.directory, self.about, store, revision, self._vectors_of(snapshot))
             with self._writing:  # what happened meanwhile
                 former = self.about["generation"]

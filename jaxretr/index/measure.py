@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -20,6 +20,7 @@ K = 10
 _DEEP = 100
 _REORDERING = (20, 50, 100, 200, 500, 1_000, 2_000)  # candidates scored again that are tried
 _STEP = 1.25  # from one number of leaves to the next
+_REPEATS = 3  # of each timing
 _SINGLE = 200  # queries asked one by one, for the latency
 
 
@@ -52,12 +53,16 @@ def measure(
     index = Searchers(generation, segments, rows)
     told: dict[str, Any] = {"search": "ScaNN", "against": "exact search, float32", "queries": len(queries) - half}
     if options.target_recall is not None:
-        share, reordering = tune(index, queries[:half], truth[:half, :k], options.target_recall)
+        tuned = tune(index, queries[:half], truth[:half], options.target_recall)
         told["target_recall"] = options.target_recall
         for segment in segments:
             if segment["scann"]:
-                leaves = max(1, math.ceil(share * segment["scann"]["num_leaves"]))
-                segment["scann"] |= {"num_leaves_to_search": leaves, "reordering_num_neighbors": reordering}
+                leaves = max(1, math.ceil(tuned.share * segment["scann"]["num_leaves"]))
+                segment["scann"] |= {
+                    "num_leaves_to_search": leaves,
+                    "reordering_num_neighbors": tuned.reordering,
+                    "leaves_growth": tuned.growth,
+                }
         index = Searchers(generation, segments, rows)
     new, true = queries[half:], truth[half:]
     for depth in (k, deep):
@@ -112,56 +117,64 @@ class Searchers:
         return np.take_along_axis(all_rows, best_first, 1)
 
 
+class Tuned(NamedTuple):
+    """The share of the leaves to search, how many candidates to score again, and `ScannSettings.leaves_growth`."""
+
+    share: float
+    reordering: int
+    growth: float
+
+
 def tune(
     index: Searchers,
     queries: Float32[np.ndarray, "queries dim"],
-    truth: Int[np.ndarray, "queries k"],
+    truth: Int[np.ndarray, "queries deep"],
     target: float,
-) -> tuple[float, int]:
-    """The fastest settings that find `target` of the true best passages.
+) -> Tuned:
+    """The fastest settings that find `target` of the true best ten, and what it takes to find as much of a hundred.
 
-    For every number of candidates to re-score, as few leaves as reach the target; of these pairs the fastest.
+    For every number of candidates to score again, as few leaves as reach the target; of these pairs the fastest. Where
+    nothing reaches it, the best there is, and a line says so.
 
-    Returns:
-      The share of the leaves to search, and how many candidates to score again; the best there are where nothing
-      reaches the target, said in a line.
+    Args:
+      truth: rows of the best passages, best first; the more of them, the better the growth is known.
     """
-    k = truth.shape[1]
-    tried: list[tuple[float, float, float, int]] = []  # seconds, recall, share, reordering
-    best = (0.0, 1.0, max(_REORDERING))
-    shares = [1.0]
-    while shares[-1] > 1e-4:
-        shares.append(shares[-1] / _STEP)
-    shares.reverse()
-    for reordering in _REORDERING:
-        if reordering < k:
-            continue
-        low, high = 0, len(shares) - 1  # recall grows with the leaves
-        reached = recall(index.search(queries, k, shares[high], reordering), truth)
-        best = max(best, (reached, 1.0, reordering))
-        if reached < target:
-            continue
+    k, deep = min(K, truth.shape[1]), truth.shape[1]
+
+    def reached(depth: int, share: float, reordering: int) -> float:
+        return recall(index.search(queries, depth, share, reordering), truth[:, :depth])
+
+    def fewest(depth: int, reordering: int) -> float:
+        """Of the leaves, by bisection: recall grows with them."""
+        low, high = 0, len(shares) - 1
         while low < high:
             middle = (low + high) // 2
-            if recall(index.search(queries, k, shares[middle], reordering), truth) >= target:
-                high = middle
-            else:
-                low = middle + 1
-        seconds = []
-        for _ in range(3):
+            low, high = (low, middle) if reached(depth, shares[middle], reordering) >= target else (middle + 1, high)
+        return shares[high]
+
+    shares = [_STEP**-power for power in range(40, -1, -1)]
+    most = {reordering: reached(k, 1.0, reordering) for reordering in _REORDERING if reordering >= k}
+    if max(most.values()) < target:
+        best = max(most, key=lambda reordering: most[reordering])
+        say(f"No settings reach a recall of {target}: with every leaf it is {most[best]:.4f}; every leaf is searched")
+        return Tuned(1.0, best, 0.0)
+    tried = []
+    for reordering in [reordering for reordering, recall_of_all in most.items() if recall_of_all >= target]:
+        share, seconds = fewest(k, reordering), []
+        for _ in range(_REPEATS):
             started = time.perf_counter()
-            found = index.search(queries, k, shares[high], reordering)
+            index.search(queries, k, share, reordering)
             seconds.append(time.perf_counter() - started)
-        tried.append((float(np.median(seconds)), recall(found, truth), shares[high], reordering))
-    if not tried:
-        say(f"No settings reach a recall of {target}; the best, {best[0]:.4f}, looks at every leaf")
-        return best[1], best[2]
-    seconds_best, reached, share, reordering = min(tried)
+        tried.append((float(np.median(seconds)), share, reordering))
+    seconds_of_best, share, reordering = min(tried)
+    growth = ScannSettings.leaves_growth
+    if deep > k:
+        growth = max(0.0, math.log(fewest(deep, max(reordering, 2 * deep)) / share) / math.log(deep / k))
     say(
-        f"Tuned: recall {reached:.4f} of {target} wanted, {share:.2%} of the leaves, {reordering} scored again, "
-        f"{len(queries) / seconds_best:,.0f} queries/s"
+        f"Tuned to a recall of {target}: {share:.2%} of the leaves, {reordering} scored again, "
+        f"{len(queries) / seconds_of_best:,.0f} queries/s"
     )
-    return share, reordering
+    return Tuned(share, reordering, growth)
 
 
 def recall(found: Int[np.ndarray, "queries depth"], truth: Int[np.ndarray, "queries k"]) -> float:

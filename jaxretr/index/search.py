@@ -192,11 +192,11 @@ def _answer(
     if options.per_language is not None:
         order = order[_place_among_equals(np.concatenate(languages)[order]) < options.per_language]
     order = order[: options.k]
-    settled = unseen == -np.inf or (len(order) == options.k and all_scores[order[-1]] >= unseen)
+    settled = unseen == -np.inf or (len(order) == options.k and bool(all_scores[order[-1]] >= unseen))
     return Found(all_rows[order], all_scores[order]), settled
 
 
-def _place_among_equals(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+def _place_among_equals(values: UInt16[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """How many equal values stand before each."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]

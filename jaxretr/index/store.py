@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int, UInt64
@@ -78,7 +78,7 @@ class Store:
                 "SELECT max(coalesce(max(revision), 0), coalesce(max(deleted), 0)) FROM passages"
             ).fetchone()[0]
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Store":
         return self
 
     def __exit__(

@@ -1,0 +1,157 @@
+"""Answers against scoring everything."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jaxretr.index import Index, SearchOptions, approximate, build, search
+from tests.index import made
+
+OPTIONS = [
+    SearchOptions(),
+    SearchOptions(k=1),
+    SearchOptions(k=100),
+    SearchOptions(k=5_000),
+    SearchOptions(languages=("ar",)),
+    SearchOptions(languages=("ar", "zh"), where={"year": 3}),
+    SearchOptions(where={"year": (1, 2), "even": True}, k=30),
+    SearchOptions(where={"year": 77}),
+    SearchOptions(per_language=2),
+    SearchOptions(per_language=4, k=12, where={"even": False}),
+    SearchOptions(calibrate=True),
+    SearchOptions(calibrate=True, per_language=3, k=9, where={"year": (0, 4)}),
+]
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    directory = tmp_path_factory.mktemp("exact") / "index"
+    there, rows = made.build(directory, 1_200, segment_size=500)
+    return Index.open(directory), there, rows
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_exact_search_finds_what_scoring_everything_finds(exact: tuple, options: SearchOptions) -> None:
+    index, there, rows = exact
+    queries = made.vectors(6, seed=2)
+    for query, answer in zip(queries, index.search(queries, [options] * 6), strict=True):
+        wanted = made.expected(query, there, rows, options)
+        assert [hit.passage.id for hit in answer.hits] == [id for id, _ in wanted]
+        np.testing.assert_allclose([hit.score for hit in answer.hits], [score for _, score in wanted], atol=2e-7)
+
+
+@given(
+    k=st.integers(1, 60),
+    languages=st.sets(st.sampled_from(made.LANGUAGES)),
+    year=st.sets(st.integers(0, 5), max_size=3),
+    per_language=st.none() | st.integers(1, 8),
+    calibrate=st.booleans(),
+    seed=st.integers(0, 1_000),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_options(
+    exact: tuple, k: int, languages: set, year: set, per_language: int | None, calibrate: bool, seed: int
+) -> None:
+    index, there, rows = exact
+    where = {"year": tuple(sorted(year))} if year else {}
+    options = SearchOptions(k, tuple(sorted(languages)), where, per_language, calibrate)
+    query = made.vectors(1, seed=seed)
+    (answer,) = index.search(query, [options])
+    wanted = made.expected(query[0], there, rows, options)
+    np.testing.assert_allclose([hit.score for hit in answer.hits], [score for _, score in wanted], atol=2e-7)
+    assert [hit.passage.id for hit in answer.hits] == [id for id, _ in wanted]
+
+
+def test_queries_of_a_batch_have_options_of_their_own(exact: tuple) -> None:
+    index, there, rows = exact
+    queries = made.vectors(len(OPTIONS), seed=3)
+    together = index.search(queries, OPTIONS)
+    for query, options, answer in zip(queries, OPTIONS, together, strict=True):
+        assert answer == index.search(query[None], [options])[0]
+        assert [hit.passage.id for hit in answer.hits] == [i for i, _ in made.expected(query, there, rows, options)]
+
+
+def test_equal_scores_fall_by_key_however_many_there_are(tmp_path: Path) -> None:
+    there, rows = made.passages(300), np.repeat(made.vectors(3), 100, axis=0)
+    build.build_from_vectors(tmp_path / "index", there, rows, made.vectors(4), made.ENCODER)
+    with Index.open(tmp_path / "index") as index:
+        (answer,) = index.search(rows[:1], [SearchOptions(k=20)])
+    assert [hit.passage.id for hit in answer.hits] == [
+        i for i, _ in made.expected(rows[0], there, rows, SearchOptions(20))
+    ]
+
+
+@pytest.fixture(scope="class")
+def scann(tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    if not approximate.available():
+        pytest.skip("ScaNN has no wheels for this platform")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (build, search):
+            patch.setattr(module, "EXACT_BELOW", 400)
+        directory = tmp_path_factory.mktemp("scann") / "index"
+        there, rows = made.build(directory, 4_000, segment_size=3_000, target_recall=0.95)
+        yield Index.open(directory), there, rows
+
+
+def test_scann_reaches_the_recall_asked_for(scann: tuple) -> None:
+    opened, there, rows = scann
+    queries = made.vectors(200, seed=5)
+    answers = opened.search(queries, [SearchOptions()] * 200)
+    share = [
+        len({hit.passage.id for hit in answer.hits} & {i for i, _ in made.expected(q, there, rows, SearchOptions())})
+        for q, answer in zip(queries, answers, strict=True)
+    ]
+    assert all(part.searcher for part in opened._snapshot.parts[:2])
+    assert opened.about["measured"]["recall@10"] > 0.9
+    assert np.mean(share) / 10 > 0.9
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_with_scann_filters_quotas_and_calibration_hold(scann: tuple, options: SearchOptions) -> None:
+    opened, there, rows = scann
+    queries = made.vectors(10, seed=6)
+    found = wanted = 0
+    for query, answer in zip(queries, opened.search(queries, [options] * 10), strict=True):
+        true = dict(made.expected(query, there, rows, options))
+        assert len(answer.hits) == len(true)
+        found += sum(hit.passage.id in true for hit in answer.hits)
+        wanted += len(true)
+        for hit in answer.hits:
+            assert hit.score == pytest.approx(true.get(hit.passage.id, hit.score), abs=2e-7)
+    assert found >= 0.9 * wanted
+
+
+def test_scann_s_scores_are_those_of_exact_search(scann: tuple) -> None:
+    opened, there, rows = scann
+    query = made.vectors(1, seed=7)
+    position = {passage.id: row for row, passage in enumerate(there)}
+    for hit in opened.search(query, [SearchOptions(k=50)])[0].hits:
+        assert hit.score == np.float32(rows[position[hit.passage.id]].astype(float) @ query[0].astype(float))
+
+
+def test_what_is_refused(exact: tuple) -> None:
+    index, _, _ = exact
+    query = made.vectors(1)
+    with pytest.raises(ValueError, match="no passage has language xx; there is ar, en, zh"):
+        index.search(query, [SearchOptions(languages=("xx",))])
+    with pytest.raises(ValueError, match="no passage has metadata colour; there is even, year"):
+        index.search(query, [SearchOptions(where={"colour": "red"})])
+    with pytest.raises(ValueError, match=r"queries have shape \(1, 8\)"):
+        index.search(query[:, :8], [SearchOptions()])
+    with pytest.raises(ValueError, match="k is 0; expected at least 1"):
+        SearchOptions(k=0)
+
+
+def test_one_and_the_text_one_and_true_are_different_values(tmp_path: Path) -> None:
+    there = [
+        made.IndexedPassage(str(number), "text", metadata={"value": value})
+        for number, value in enumerate([1, "1", True])
+    ]
+    build.build_from_vectors(tmp_path / "index", there, made.vectors(3), made.vectors(4), made.ENCODER)
+    with Index.open(tmp_path / "index") as index:
+        for number, value in enumerate([1, "1", True]):
+            (answer,) = index.search(made.vectors(1), [SearchOptions(where={"value": value})])
+            assert [hit.passage.id for hit in answer.hits] == [str(number)]
