@@ -52,14 +52,14 @@ _PASSAGES: list[tuple[str, str, str]] = [
     (
         "th",
         "แม่น้ำไนล์",
-        "แม่น้ำไนล์เป็นแม่น้ำที่ยาวที่สุดในทวีปแอฟริกา มีความยาวประมาณ 6,650 กิโลเมตร ไหลขึ้นเหนือผ่านประเทศซูดานและอียิปต์ลงสู่ทะเลเมดิเตอร์เรเนียน"
-        "แม่น้ำไนล์ขาวและแม่น้ำไนล์น้ำเงินบรรจบกันที่กรุงคาร์ทูม",
+        "แม่น้ำไนล์เป็นแม่น้ำที่ยาวที่สุดในทวีปแอฟริกา มีความยาวประมาณ 6,650 กิโลเมตร ไหลขึ้นเหนือผ่านประเทศซูดานและอียิปต์"
+        "ลงสู่ทะเลเมดิเตอร์เรเนียนแม่น้ำไนล์ขาวและแม่น้ำไนล์น้ำเงินบรรจบกันที่กรุงคาร์ทูม",
     ),
     (
         "hi",
         "नील नदी",
-        "नील नदी अफ़्रीका की सबसे लंबी नदी है। इसकी लंबाई लगभग 6,650 किलोमीटर है। यह नदी उत्तर की ओर बहती हुई सूडान और मिस्र से होकर "
-        "भूमध्य सागर में गिरती है।",
+        "नील नदी अफ़्रीका की सबसे लंबी नदी है। इसकी लंबाई लगभग 6,650 किलोमीटर है। यह नदी उत्तर की ओर बहती हुई सूडान और मिस्र "
+        "से होकर भूमध्य सागर में गिरती है।",
     ),
     (
         "de",
@@ -67,8 +67,16 @@ _PASSAGES: list[tuple[str, str, str]] = [
         "Der Nil ist mit etwa 6650 Kilometern der längste Fluss Afrikas. In Kairo erinnert an ihn manche STRASSE, und "
         "manche Straße läuft an seinem Ufer. Aktiengesellschaften der Flussschifffahrt nennen sich gern nach ihm.",
     ),
-    ("ja", "ナイル川", "ナイル川はアフリカ大陸で最も長い川で、長さは約6,650キロメートルです。エジプトのカイロを通り、地中海に注ぎます。"),
-    ("ko", "나일강", "나일강은 아프리카에서 가장 긴 강으로 길이는 약 6,650킬로미터이다. 이집트를 지나 지중해로 흘러든다."),
+    (
+        "ja",
+        "ナイル川",
+        "ナイル川はアフリカ大陸で最も長い川で、長さは約6,650キロメートルです。エジプトのカイロを通り、地中海に注ぎます。",
+    ),
+    (
+        "ko",
+        "나일강",
+        "나일강은 아프리카에서 가장 긴 강으로 길이는 약 6,650킬로미터이다. 이집트를 지나 지중해로 흘러든다.",
+    ),
     (
         "en",
         "Congo River",
@@ -79,7 +87,12 @@ LANGUAGES = {"en": 12801, "de": 9120, "zh": 4410, "ar": 3087, "ja": 2950, "hi": 
 _HOSTILE_HITS = [
     ("en", HOSTILE, HOSTILE, {"source": HOSTILE, "url": "javascript:window.hacked=1", HOSTILE: "key"}),
     ("en", BIDI, f"{BIDI} " * 3, {"note": BIDI}),
-    ("de", "", "Donaudampfschifffahrtsgesellschaft" * 40, {"long": "x" * 5000, "url": "https://example.org/" + "y" * 900}),
+    (
+        "de",
+        "",
+        "Donaudampfschifffahrtsgesellschaft" * 40,
+        {"long": "x" * 5000, "url": "https://example.org/" + "y" * 900},
+    ),
     ('"><script>', "no language", "Its language is no language at all. عربي", {}),
     ("xx", "unknown", "שלום: the text says where it starts", {}),
     ("und", "nobody said", "مرحبا بالعالم", {"year": 1999, "checked": True, "share": 0.25}),
@@ -121,7 +134,7 @@ class FakeService:
             self.hold.wait(20)
         hits = [
             _hit(rank, *passage, {"source": "made up", "year": 2020 + rank % 5})
-            for rank, passage in enumerate(_PASSAGES * (request["k"] // len(_PASSAGES) + 1))
+            for rank, passage in enumerate(_PASSAGES * 20)
         ]
         if "hostile" in query:
             hits = [_hit(rank, *hit) for rank, hit in enumerate(_HOSTILE_HITS)]
@@ -141,7 +154,7 @@ class FakeService:
 
     def info(self) -> dict[str, Any]:
         size = sum(self.languages.values())
-        limits = {"k": 100}
+        limits = {"max_k": 100}
         return {"model": "mini", "dim": 384, "passages": size, "languages": self.languages, "writable": False} | {
             "limits": limits
         }
