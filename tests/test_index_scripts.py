@@ -1,0 +1,81 @@
+"""scripts/build_index.py and scripts/search.py as users run them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(script: str, *flags: object, fails: bool = False) -> str:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / script, *map(str, flags)], capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stderr if fails else done.stdout
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+    lines = [
+        {
+            "_id": f"{language}{i}",
+            "text": f"{language}{i} {language}{i + 1}",
+            "language": language,
+            "metadata": {"i": i % 2},
+        }
+        for language in ("en", "de")
+        for i in range(20)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def index(corpus: Path, tiny_root: Path) -> Path:
+    out = run("build_index.py", "--model", tiny_root / "model", "--corpus", corpus, "--index", corpus.parent / "index")
+    assert '40 passages, {"search": "exact"' in out
+    return corpus.parent / "index"
+
+
+def test_questions_are_answered(index: Path) -> None:
+    out = run("search.py", "--index", index, "--k", 3, "--languages", "de", "--where", "i=1", "de7 de8")
+    assert "de7" in out
+    assert "en" not in out.replace("language", "").replace("index", "").split("passage")[1]
+
+
+def test_a_run_is_written(index: Path, tmp_path: Path) -> None:
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q1", "text": "en3"}\n{"_id": "q2", "text": "de4"}\n')
+    run(
+        "search.py", "--index", index, "--queries", tmp_path / "queries.jsonl", "--k", 5, "--run", tmp_path / "out.trec"
+    )
+    rows = [line.split() for line in (tmp_path / "out.trec").read_text().splitlines()]
+    assert [(row[0], row[3]) for row in rows] == [(q, str(rank)) for q in ("q1", "q2") for rank in range(1, 6)]
+    scores = [float(row[4]) for row in rows[:5]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_it_describes_itself(index: Path, tiny_root: Path) -> None:
+    about = json.loads(run("search.py", "--index", index, "--describe"))
+    assert about["languages"] == {"de": 20, "en": 20}
+    assert about["model"] == str(tiny_root / "model")
+    assert about["measured"]["search"] == "exact"
+
+
+def test_compaction(index: Path) -> None:
+    run("build_index.py", "--index", index, "--compact")
+    assert json.loads(run("search.py", "--index", index, "--describe"))["passages"] == 40
+
+
+def test_what_is_refused(index: Path, corpus: Path, tmp_path: Path) -> None:
+    assert "error: no corpus at" in run(
+        "build_index.py", "--model", "m", "--corpus", tmp_path / "no.jsonl", "--index", tmp_path / "i", fails=True
+    )
+    assert "error: --model and --corpus are needed" in run("build_index.py", "--index", tmp_path / "i", fails=True)
+    assert "holds no index (no index.json)" in run("search.py", "--index", tmp_path, "q", fails=True)
+    assert "error: k is 0; expected at least 1" in run("search.py", "--index", index, "--k", 0, "q", fails=True)
+    assert "error: expected a question" in run("search.py", "--index", index, " ", fails=True)
