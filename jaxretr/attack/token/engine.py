@@ -8,6 +8,7 @@ iterations run in `lax.scan`, and the host looks in only between chunks of them.
     trace = search(encoder, engine, template, context, mask, forward_passes=10_000, seed=0)
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -80,11 +81,19 @@ class Engine:
       encoder: in float32, in which candidates that differ little do not tie.
       objective: what is maximised.
       schedule: which candidates are tried.
+      finalists: the candidates of a round are ranked in bfloat16; so many of the best are encoded again in float32,
+        which alone decides. With as many as there are candidates, nothing is done in bfloat16.
     """
 
     encoder: EncoderFunctions
     objective: Objective
     schedule: Schedule
+    finalists: int = 8
+
+    def cost(self, slots: int, allowed: int) -> int:
+        """Forward passes of an iteration, for each text of a trigger: the schedule's, and those of finalists."""
+        again = self.finalists if self.schedule.scored(slots, allowed) > self.finalists else 0
+        return self.schedule.cost(slots, allowed) + self.schedule.rounds(slots) * again
 
     def start(self, shared: Shared, problem: Problem) -> State:
         """Random allowed tokens. Costs one forward pass of each text."""
@@ -113,15 +122,24 @@ class Engine:
             positions, tokens = proposed
             candidates = jnp.tile(now.ids, (len(tokens), 1))
             candidates = candidates.at[jnp.arange(len(tokens)), positions].set(shared.allowed[tokens])
-            values = self.values(shared, problem, candidates, at_once=at_once)
-            best = jnp.argmax(values)
-            better = values[best] > now.value
-            return State(
-                jnp.where(better, candidates[best], now.ids), jnp.where(better, values[best], now.value), now.tried
-            ), None
+            best, value = self.best(shared, problem, candidates, at_once=at_once)
+            better = value > now.value
+            return State(jnp.where(better, best, now.ids), jnp.where(better, value, now.value), now.tried), None
 
         found, _ = jax.lax.scan(round_, state, (proposals.positions, proposals.tokens))
         return found._replace(tried=jnp.where(found.value > state.value, jnp.inf, proposals.tried))
+
+    def best(
+        self, shared: Shared, problem: Problem, triggers: Int32[Array, "candidates slots"], *, at_once: int
+    ) -> tuple[Int32[Array, " slots"], Float32[Array, ""]]:
+        """The best candidate for one trigger, and its objective."""
+        if len(triggers) > self.finalists:
+            quick = dataclasses.replace(self, encoder=dataclasses.replace(self.encoder, dtype="bfloat16"))
+            ranked = quick.values(shared, problem, triggers, at_once=at_once)
+            triggers = triggers[jax.lax.top_k(ranked, self.finalists)[1]]
+        values = self.values(shared, problem, triggers, at_once=at_once)
+        best = jnp.argmax(values)
+        return triggers[best], values[best]
 
     def values(
         self, shared: Shared, problem: Problem, triggers: Int32[Array, "candidates slots"], *, at_once: int

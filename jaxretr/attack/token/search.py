@@ -75,7 +75,7 @@ def search(
     if not len(allowed):
         raise ValueError("the mask allows no token at all; take a wider one")
     triggers, texts, slots = template.slots.shape
-    cost = engine.schedule.cost(slots, len(allowed))
+    cost = engine.cost(slots, len(allowed))
     iterations = (forward_passes // texts - 1) // cost
     if iterations < 1:
         raise ValueError(

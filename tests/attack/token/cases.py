@@ -74,10 +74,10 @@ def run(
     encoder: Encoder, targets: np.ndarray, mask: np.ndarray, schedule: Schedule, iterations: int, **options
 ) -> Trace:
     """Adversarial passages for `targets`, as token ids."""
-    slots = options.pop("slots", SLOTS)
+    slots, finalists = options.pop("slots", SLOTS), options.pop("finalists", Engine.finalists)
     template = passages_for(encoder, len(targets), slots)
-    budget = 1 + iterations * schedule.cost(slots, int(mask.sum()))
-    engine = Engine(encoder.functions, Similarity(), schedule)
+    engine = Engine(encoder.functions, Similarity(), schedule, finalists)
+    budget = 1 + iterations * engine.cost(slots, int(mask.sum()))
     options = {"seed": 0, "chunk": 3} | options
     return search(encoder, engine, template, targets[:, None], mask, forward_passes=budget, **options)
 

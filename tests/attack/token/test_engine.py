@@ -91,7 +91,8 @@ def test_the_objective_never_falls_and_masks_hold(encoder: Encoder, german: np.n
     texts = encoder.tokenizer.backend_tokenizer.decode_batch(trace.ids.reshape(-1, SLOTS).tolist())
     embeddings = encoder.encode_document(texts, progress=False).reshape(11, 3, -1)
     np.testing.assert_allclose(trace.values, np.einsum("itd,td->it", embeddings, targets), atol=2e-6)
-    assert trace.forward_passes == 1 + 10 * schedule.cost(SLOTS, int(german.sum()))
+    engine = Engine(encoder.functions, Similarity(), schedule)
+    assert trace.forward_passes == 1 + 10 * engine.cost(SLOTS, int(german.sum()))
 
 
 def test_published_schedules_cost_what_their_papers_say() -> None:
@@ -102,6 +103,20 @@ def test_published_schedules_cost_what_their_papers_say() -> None:
         "gcg": 3 + 512,
         "gaslite": 3 * 50 + 20 * 128,
     }
+
+
+@pytest.mark.parametrize("name", ["hotflip", "gcg"])
+def test_ranking_in_bfloat16_loses_nothing(encoder: Encoder, german: np.ndarray, name: str) -> None:
+    targets = cases.mean_queries(encoder, 4)
+    ranked, exact = (
+        run(encoder, targets, german, SCHEDULES[name], iterations=12, finalists=finalists) for finalists in (8, 1000)
+    )
+    gained = exact.values[-1] - exact.values[0]
+    np.testing.assert_allclose(ranked.values[-1], exact.values[-1], atol=0.05 * gained.min())
+    schedule, allowed = SCHEDULES[name], int(german.sum())
+    for finalists, again in ((8, 8), (1000, 0)):
+        engine = Engine(encoder.functions, Similarity(), schedule, finalists)
+        assert engine.cost(SLOTS, allowed) == schedule.cost(SLOTS, allowed) + again
 
 
 def test_trying_every_token_at_a_position_is_a_brute_force_search(encoder: Encoder, german: np.ndarray) -> None:
