@@ -19,6 +19,7 @@ from jaxretr.eval import bias
 from jaxretr.eval.measures import parse, per_query
 from jaxretr.eval.results import Results, SettingResult, TaskResult, mean
 from jaxretr.eval.settings import SETTINGS, Pool, Setting, Task, make_tasks
+from jaxretr.retrieval.calibration import Calibrated
 from jaxretr.retrieval.embeddings import Encode, Rows, check_embeddings, embed
 from jaxretr.retrieval.exact import ranks, search
 from jaxretr.tracking import console
@@ -54,6 +55,7 @@ def evaluate(
     measures: Sequence[str] = MEASURES,
     embeddings_dir: Path | None = None,
     fingerprint: str = "",
+    calibrate: bool = False,
     on_ranking: Callable[[Ranking], None] | None = None,
     depths: Mapping[Setting, int] | None = None,
 ) -> Results:
@@ -68,6 +70,8 @@ def evaluate(
       embeddings_dir: where the passages' embeddings are kept, so that the corpus may be larger than memory and an
         interrupted evaluation goes on; in memory where None.
       fingerprint: names the model that makes them; those of another model in `embeddings_dir` are made anew.
+      calibrate: take the mean embedding of a language off its passages (`jaxretr.retrieval.calibration`); changes
+        `multi` alone.
       on_ranking: called with the top of each task's ranking, one task after the other.
       depths: how many passages `on_ranking` gets, by setting; it is not called for tasks of other settings.
 
@@ -86,6 +90,9 @@ def evaluate(
         passages = check_embeddings(encode_document(in_memory), in_memory, "encode_document")
     else:
         passages = embed(texts, encode_document, embeddings_dir, fingerprint=fingerprint, shard_size=_SHARD)
+
+    if calibrate:
+        passages = Calibrated(passages, pool.language_numbers())
 
     found: list[Int32[np.ndarray, " judged"]] = []
     tops: dict[int, Int32[np.ndarray, "queries k"]] = {}

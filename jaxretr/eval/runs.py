@@ -52,6 +52,7 @@ def evaluate_into(
     system: str,
     evaluation: Mapping[str, Any],
     fingerprint: str,
+    calibrate: bool = False,
     settings: Sequence[Setting] = (),
     measures: Sequence[str] = MEASURES,
     runs: Sequence[Setting] = RUNS,
@@ -62,7 +63,7 @@ def evaluate_into(
     Args:
       output_dir: made where absent. An evaluation that is there is replaced if it is the same one (`evaluation` and
         `fingerprint` are equal) and refused otherwise; settings, measures and runs may change.
-      collection, encode_query, encode_document, measures: see `jaxretr.eval.evaluate.evaluate`.
+      collection, encode_query, encode_document, measures, calibrate: see `jaxretr.eval.evaluate.evaluate`.
       system: what tables call the model.
       evaluation: what determines the figures, as plain values: model, candidates, lengths, ...
       fingerprint: names the model, see `jaxretr.retrieval.embeddings.embed`.
@@ -79,6 +80,8 @@ def evaluate_into(
         raise ValueError(f"run_depth is {run_depth}, expected the number of passages per query, or 0 for no runs")
     writer = RunWriter(output_dir, collection, tag=system, depth=run_depth) if runs and run_depth else None
     asked = {"collection": collection.name, **evaluation, "fingerprint": fingerprint}
+    if calibrate:
+        asked["calibrate"] = True
     begun = (output_dir / RESULTS_FILE).exists() or (output_dir / EMBEDDINGS).exists()
     claim(output_dir / EVALUATION_FILE, asked, begun=begun)
     settings = settings or allowed_settings(collection)
@@ -103,6 +106,7 @@ def evaluate_into(
         measures=measures,
         embeddings_dir=output_dir / EMBEDDINGS,
         fingerprint=fingerprint,
+        calibrate=calibrate,
         on_ranking=keep,
         depths=depths,
     )

@@ -123,10 +123,7 @@ class Index:
         Raises:
           ValueError: for queries of another width.
         """
-        if queries.ndim != 2 or queries.shape[1] != self.dim or len(queries) != len(options):
-            raise ValueError(
-                f"queries have shape {queries.shape} and {len(options)} options; expected [{len(options)}, {self.dim}]"
-            )
+        check_queries(queries, options, self.dim)
         snapshot, store = self._state
         means = None
         if language_means is not None:
@@ -143,15 +140,7 @@ class Index:
           OSError: when they cannot be written; nothing has changed then.
           RuntimeError: the index was not opened to be written.
         """
-        ids = [passage.id for passage in passages]
-        if len(set(ids)) < len(ids):
-            twice = next(id for number, id in enumerate(ids) if id in ids[:number])
-            raise ValueError(f"the id {twice!r} stands twice among the passages; give every passage its own")
-        if vectors.shape != (len(passages), self.dim) or not np.isfinite(vectors).all():
-            raise ValueError(
-                f"vectors of shape {vectors.shape} for {len(passages)} passages; expected finite numbers of shape "
-                f"[{len(passages)}, {self.dim}]"
-            )
+        check_passages(passages, vectors, self.dim)
         self._update(passages, vectors, ())
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -288,6 +277,27 @@ class Index:
     def _check_writable(self) -> None:
         if not self.writable:
             raise RuntimeError(f"{self.directory} was opened to be read; open it with writable=True")
+
+
+def check_queries(queries: np.ndarray, options: Sequence[SearchOptions], dim: int) -> None:
+    """Raises ValueError where they are not as many vectors of this width as options."""
+    if queries.ndim != 2 or queries.shape[1] != dim or len(queries) != len(options):
+        raise ValueError(
+            f"queries have shape {queries.shape} and {len(options)} options; expected [{len(options)}, {dim}]"
+        )
+
+
+def check_passages(passages: Sequence[IndexedPassage], vectors: np.ndarray, dim: int) -> None:
+    """Raises ValueError for an id twice, or vectors that do not fit."""
+    ids = [passage.id for passage in passages]
+    if len(set(ids)) < len(ids):
+        twice = next(id for number, id in enumerate(ids) if id in ids[:number])
+        raise ValueError(f"the id {twice!r} stands twice among the passages; give every passage its own")
+    if vectors.shape != (len(passages), dim) or not np.isfinite(vectors).all():
+        raise ValueError(
+            f"vectors of shape {vectors.shape} for {len(passages)} passages; expected finite numbers of shape "
+            f"[{len(passages)}, {dim}]"
+        )
 
 
 class _Growing:

@@ -16,12 +16,12 @@ from jaxtyping import Bool, Float32, Float64, Int, UInt16, UInt64
 from jaxretr.index.approximate import EXACT_BELOW, ScannSearcher
 from jaxretr.index.types import SearchOptions
 from jaxretr.index.vectors import Vectors
+from jaxretr.retrieval.calibration import language_means
 
 _MARGIN = 1e-5  # by which a score from a matrix product may be off
 _SCORES_AT_ONCE = 1 << 24
 _DEEPER = 4  # times as many candidates are looked at where those found do not settle the answer
 _DEEPEST = 10_000  # candidates of a part, by which an answer is given even if it is not settled
-_PRIOR = 10.0  # passages by which the mean of a language is drawn to that of all: few passages say little
 
 
 @dataclass(frozen=True)
@@ -153,14 +153,6 @@ def check_options(options: Sequence[SearchOptions], languages: Collection[str], 
         ):
             if unknown := sorted(set(wanted) - set(there)):
                 raise ValueError(f"no passage has {what} {', '.join(unknown)}; there is {', '.join(there) or 'none'}")
-
-
-def language_means(
-    sums: Float64[np.ndarray, "languages dim"], counts: Int[np.ndarray, " languages"]
-) -> Float32[np.ndarray, "languages dim"]:
-    """The mean vector of each language, drawn to that of all by as much as ten passages weigh."""
-    overall = sums.sum(0) / max(1, counts.sum())
-    return ((sums + _PRIOR * overall) / (counts + _PRIOR)[:, None]).astype(np.float32)
 
 
 def _answer(

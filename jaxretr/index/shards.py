@@ -4,24 +4,28 @@ A passage belongs to the shard that the key of its id names (`store.keys`), so i
 from one corpus, and an update finds its shard. A shard may be in this process or, behind the same methods, in another.
 """
 
+import contextlib
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from jaxretr.index.index import Index
-from jaxretr.index.search import check_options, language_means
+from jaxretr.index.index import Index, check_passages, check_queries
+from jaxretr.index.search import check_options
 from jaxretr.index.store import keys
 from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
+from jaxretr.retrieval.calibration import language_means
 from jaxretr.tracking import say
 
 
+@runtime_checkable
 class Shard(Protocol):
-    """What is asked of a shard; `Index` has it. Whatever but ValueError is raised counts as no answer."""
+    """What is asked of a shard; `Index` has it. Whatever it raises counts as no answer."""
 
     def search_shard(
         self,
@@ -34,6 +38,10 @@ class Shard(Protocol):
 
     def delete(self, ids: Sequence[str]) -> int: ...
 
+    def compact(self) -> None: ...
+
+    def close(self) -> None: ...
+
     def describe(self) -> dict[str, Any]: ...
 
     @property
@@ -43,7 +51,8 @@ class Shard(Protocol):
 class ShardedIndex:
     """All shards of an index, as a `Searchable`.
 
-    While a shard does not answer, answers hold the best of the others and say which shard is missing.
+    While a shard does not answer, answers hold the best of the others and say which shard is missing. Others may update
+    the shards, too.
 
     Args:
       shards: all of one index, each once, in any order; all of them must answer now.
@@ -72,10 +81,10 @@ class ShardedIndex:
         Raises:
           ConnectionError: no shard answers.
         """
-        metadata = sorted({key for about in self._about for key in about["metadata"]})
-        check_options(options, self.languages, metadata)
+        check_queries(queries, options, self._about[0]["dim"])
+        self._check(options)
         means = self._means() if any(of_query.calibrate for of_query in options) else None
-        answers = self._ask(lambda shard: shard.search_shard(queries, options, means))
+        answers = self._ask(lambda shard, _: shard.search_shard(queries, options, means))
         missing = tuple(number for number, answer in enumerate(answers) if answer is None)
         if len(missing) == len(answers):
             raise ConnectionError(f"none of the {len(answers)} shards answers; see their logs")
@@ -89,8 +98,10 @@ class ShardedIndex:
         """As `Searchable.upsert`, but all or none within a shard only.
 
         Raises:
-          OSError: a shard does not answer; the passages of the others may be written. The same call again is harmless.
+          ConnectionError: a shard did not say that it has written its part. Its part and those of other shards may be
+            written or not; the same call again is harmless.
         """
+        check_passages(passages, vectors, self._about[0]["dim"])
         shard_of = self._shard_of([passage.id for passage in passages])
 
         def write(shard: Shard, number: int) -> None:
@@ -108,63 +119,101 @@ class ShardedIndex:
 
         return sum(self._write(write, np.unique(shard_of)))
 
+    def compact(self) -> None:
+        """As `Index.compact`, one shard after the other.
+
+        Raises:
+          ConnectionError: a shard did not do it; those before it did.
+        """
+        for number in range(len(self._shards)):
+            self._tell(number, lambda shard, _: shard.compact())
+
     @property
     def languages(self) -> dict[str, int]:
+        """As the shards last said."""
         counts: Counter[str] = Counter()
         for sums in self._sums:
             counts.update({name: count for name, (_, count) in sums.items() if count})
         return dict(sorted(counts.items()))
 
+    @property
+    def metadata(self) -> list[str]:
+        """The keys of the passages' metadata, as the shards last said."""
+        return sorted({key for about in self._about for key in about["metadata"]})
+
     def __len__(self) -> int:
         return sum(self.languages.values())
 
     def describe(self) -> dict[str, Any]:
-        """What the shards say, as they last did."""
+        """As the shards last said."""
         first = self._about[0]
         shared = {name: first[name] for name in ("model", "fingerprint", "max_length", "dtype", "dim", "storage")}
-        return shared | {"passages": len(self), "languages": self.languages, "shards": self._about}
+        since_built = {
+            what: sum(about["since_built"][what] for about in self._about) for what in ("upserted", "deleted")
+        }
+        return shared | {
+            "passages": len(self),
+            "languages": self.languages,
+            "metadata": self.metadata,
+            "since_built": since_built,
+            "shards": list(self._about),
+        }
 
     def close(self) -> None:
+        """Lets go of the shards."""
         self._pool.shutdown()
+        for shard in self._shards:
+            shard.close()
 
-    def _ask(self, question: Callable[[Shard], Any]) -> list[Any]:
+    def _check(self, options: Sequence[SearchOptions]) -> None:
+        try:
+            check_options(options, self.languages, self.metadata)
+        except ValueError:  # others may have added what was not there
+            self._ask(lambda _, number: self._learn(number))
+            check_options(options, self.languages, self.metadata)
+
+    def _ask(self, question: Callable[[Shard, int], Any]) -> list[Any]:
         """What each shard answers, all asked at once; None where it does not."""
 
-        def answer(numbered: tuple[int, Shard]) -> Any:
+        def answer(shard: Shard, number: int) -> Any:
             try:
-                return question(numbered[1])
-            except ValueError:
-                raise
-            except Exception as error:  # whatever goes wrong on the way to another process
-                say(f"Shard {numbered[0]} did not answer: {error!r}"[:500])
+                return question(shard, number)
+            except Exception as error:  # whatever goes wrong here or on the way to another process
+                say(f"Shard {number} did not answer: {error!r}"[:500])
                 return None
 
-        return list(self._pool.map(answer, enumerate(self._shards)))
+        return list(self._pool.map(answer, self._shards, itertools.count()))
 
     def _write(self, write: Callable[[Shard, int], Any], numbers: np.ndarray) -> list[Any]:
-        done = []
         with self._writing:
-            for number in numbers.tolist():
-                shard = self._shards[number]
-                try:
-                    done.append(write(shard, number))
-                    self._sums[number], self._about[number] = shard.language_sums, shard.describe()
-                except ValueError:
-                    raise
-                except Exception as error:  # whatever goes wrong on the way to another process
-                    raise OSError(f"shard {number} did not take its part ({error!r}); try again") from error
+            return [self._tell(number, write) for number in numbers.tolist()]
+
+    def _tell(self, number: int, change: Callable[[Shard, int], Any]) -> Any:
+        try:
+            done = change(self._shards[number], number)
+        except Exception as error:  # whatever goes wrong there or on the way to another process
+            raise ConnectionError(f"shard {number} did not take its part ({error}); send it all again") from error
+        with contextlib.suppress(Exception):  # it is done; what the shard says now can be learnt later
+            self._learn(number)
         return done
+
+    def _learn(self, number: int) -> None:
+        shard = self._shards[number]
+        self._sums[number], self._about[number] = shard.language_sums, shard.describe()
 
     def _shard_of(self, ids: Sequence[str]) -> np.ndarray:
         return keys(ids) % len(self._shards)
 
     def _means(self) -> dict[str, np.ndarray]:
+        """Of all shards as they are now; of one that does not answer as it last was."""
+        for number, sums in enumerate(self._ask(lambda shard, _: shard.language_sums)):
+            self._sums[number] = self._sums[number] if sums is None else sums
         names = list(self.languages)
         nothing = (np.zeros(self._about[0]["dim"]), 0)
-        of_shards = [[sums.get(name, nothing) for name in names] for sums in self._sums]
-        sums = np.sum([[total for total, _ in shard] for shard in of_shards], 0)
+        of_shards = [[of_one.get(name, nothing) for name in names] for of_one in self._sums]
+        totals = np.sum([[total for total, _ in shard] for shard in of_shards], 0)
         counts = np.sum([[count for _, count in shard] for shard in of_shards], 0)
-        return dict(zip(names, language_means(sums, counts), strict=True))
+        return dict(zip(names, language_means(totals, counts), strict=True))
 
 
 def merge(hits: Sequence[Hit], options: SearchOptions) -> tuple[Hit, ...]:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from jaxretr.index.build import BuildOptions, build_from_vectors
-from jaxretr.index.search import language_means
 from jaxretr.index.store import keys
 from jaxretr.index.types import IndexedPassage, SearchOptions
+from jaxretr.retrieval.calibration import language_means
 
 LANGUAGES = ("en", "ar", "zh")
 ENCODER = {"model": "none", "fingerprint": "f", "max_length": 16, "dtype": "float32", "dim": 16}
