@@ -130,6 +130,8 @@ class FakeService:
             return 503, _error(f"the encoder is <b>out of memory</b>; {query!r} was not answered")
         if "bare" in query:
             return 500, {}
+        if "refused" in query:
+            return 422, _error("the query is refused")
         if "slow" in query:
             self.hold.wait(20)
         hits = [

@@ -266,6 +266,10 @@ def test_long_passages_are_folded(opened: Opened) -> None:
     assert passage.bounding_box()["height"] == low and more.get_attribute("aria-expanded") == "false"
     page.set_viewport_size({"width": 320, "height": 800})
     page.wait_for_selector(".more:visible >> nth=1")
+    page.set_viewport_size({"width": 200, "height": 800})  # where Arabic is long enough; it is unfolded at the right
+    hit(page, "ar").locator(".more").wait_for()
+    edges = "one => one.getBoundingClientRect().right"
+    assert hit(page, "ar").locator(".more").evaluate(edges) == hit(page, "ar").locator(".passage").evaluate(edges)
     page.emulate_media(media="print")
     assert passage.evaluate("p => p.scrollHeight <= p.clientHeight + 1") and not more.is_visible()
 
@@ -323,6 +327,7 @@ def test_errors_are_said_and_passed(opened: Opened, service: FakeService) -> Non
         return message
 
     assert "the encoder is <b>out of memory</b>; 'broken <i>'" in ask("broken <i>")
+    assert ask("refused") == "the query is refused" and page.locator("#notice button").count() == 0
     assert ask("bare") == "The service answered 500 Internal Server Error."
     page.context.set_offline(True)
     assert ask("river") == "The service cannot be reached."
