@@ -166,7 +166,9 @@ def _answer(
     """The best of the candidates, and whether no passage that is not among them could be better."""
     rows, scores, keys, languages = [], [], [], []
     unseen = -np.inf  # the score that a passage which is no candidate may still have
-    penalty = means @ query if options.calibrate else np.zeros(len(snapshot.languages), np.float32)
+    penalty = np.zeros(len(snapshot.languages), np.float32)
+    if options.calibrate:  # like the scores, the same whatever languages are beside
+        penalty = (means.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
     for part, found in zip(snapshot.parts, candidates, strict=True):
         if not len(found):
             continue
