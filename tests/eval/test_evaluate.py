@@ -78,6 +78,33 @@ def test_a_biased_system_by_hand(tiny: RetrievalSet) -> None:
     assert (results.settings["mono"].queries, results.settings["mono"].dropped) == (4, 1)
 
 
+def test_calibration_counters_a_language_that_all_passages_of_are_near(random_set: MakeSet) -> None:
+    """An encoder that adds a vector of the language to every text."""
+    collection, _ = random_set(0)
+    languages = sorted(collection.languages)
+    meaning = {
+        text.key: np.random.default_rng(number).standard_normal(8)
+        for number, text in enumerate((*collection.passages, *collection.queries))
+    }
+    of = {p.full_text: (p.key, p.language) for p in collection.passages} | {
+        q.text: (q.key, q.language) for q in collection.queries
+    }
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        return np.stack([meaning[of[t][0]] + 9 * np.eye(8)[languages.index(of[t][1])] for t in texts]).astype(
+            np.float32
+        )
+
+    plain, calibrated = (
+        evaluate(collection, encode, encode, measures=("AP",), calibrate=calibrate).settings
+        for calibrate in (False, True)
+    )
+    share = [results["multi"].measures["own_language_share@10"] for results in (plain, calibrated)]
+    assert share[1] < share[0]
+    assert plain["mono"].measures == pytest.approx(calibrated["mono"].measures)
+    assert plain["cross"].measures == pytest.approx(calibrated["cross"].measures)
+
+
 def test_values_per_query_stay_in_memory(tiny: RetrievalSet) -> None:
     task = evaluate(tiny, encode_tiny, encode_tiny, measures=["AP"]).settings["multi"].tasks[0]
     assert task.query_ids == ("de:q1", "de:q2")
