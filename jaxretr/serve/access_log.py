@@ -4,15 +4,16 @@ The outermost layer of the app, so that whatever is answered is counted, has a r
 exception that nobody expected becomes a 500 here, and the service goes on.
 """
 
+import contextlib
 import json
 import re
 import sys
 import time
 import traceback
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,14 +41,14 @@ class AccessLog:
     Args:
       app: what answers.
       routes: its paths, none of which has parameters; requests to others are counted as "unmatched".
-      stream: gets the lines; None for stderr.
+      write: gets the lines.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Collection[str], stream: TextIO | None = None):
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Collection[str], write: Callable[[str], object]):
         self._app = app
         self._metrics = metrics
         self._routes = routes
-        self._stream = stream
+        self._write = write
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -86,7 +87,7 @@ class AccessLog:
             seconds = time.perf_counter() - started
             route = scope["path"] if scope["path"] in self._routes else "unmatched"
             self._metrics.answered(scope["method"], route, status or CLIENT_GONE, seconds)
-            self._write(
+            self._log(
                 {
                     "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
                     "request_id": request_id,
@@ -100,13 +101,15 @@ class AccessLog:
                 }
             )
 
-    def _write(self, line: dict[str, Any]) -> None:
-        stream = self._stream or sys.stderr
-        try:
-            stream.write(json.dumps(line) + "\n")
-            stream.flush()
-        except OSError:  # a full disk or a closed pipe under the log is no reason not to serve
-            pass
+    def _log(self, line: dict[str, Any]) -> None:
+        # A full disk or a closed pipe under the log is no reason not to serve.
+        with contextlib.suppress(OSError):
+            self._write(json.dumps(line))
+
+
+def to_stderr(line: str) -> None:
+    """Prints a line at once."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def log(scope: Scope, **values: Any) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any, TextIO
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,10 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from jaxretr import __version__
-from jaxretr.index.types import Searchable
 from jaxretr.model.encode import Encoder
 from jaxretr.serve import answers, metrics
-from jaxretr.serve.access_log import AccessLog, log
+from jaxretr.serve.access_log import AccessLog, log, to_stderr
 from jaxretr.serve.body import BoundedBody
 from jaxretr.serve.errors import ServiceError, error_response, validation_error
 from jaxretr.serve.gate import OPEN, Gate
@@ -31,14 +30,14 @@ from jaxretr.serve.requests import (
     Request as Body,
 )
 from jaxretr.serve.responses import JSONResponse
-from jaxretr.serve.service import Service
+from jaxretr.serve.service import Served, Service
 
 _READING = (400, 408, 413, 415, 422, 500, 503)  # statuses that a request with a body can be answered with
 _ENCODING = (*_READING, 504)
 
 
 def create_app(
-    index: Searchable, encoder: Encoder, options: ServiceOptions, *, log_stream: TextIO | None = None
+    index: Served, encoder: Encoder, options: ServiceOptions, *, write_log: Callable[[str], object] = to_stderr
 ) -> FastAPI:
     """The service; docs/serving.md describes its API, and so does its /openapi.json.
 
@@ -46,7 +45,7 @@ def create_app(
       index: what is searched; the app never closes it.
       encoder: the one its passages were encoded with.
       options: what is allowed, and how much.
-      log_stream: gets the access log; None for stderr.
+      write_log: gets the lines of the access log.
 
     Returns:
       The app, whose `state.service` is the `Service`. It becomes ready some time after it has been started.
@@ -59,7 +58,7 @@ def create_app(
         async with service.running():
             yield
 
-    app = FastAPI(title="jaxretr", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="jaxretr", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     html = page()
 
@@ -151,7 +150,7 @@ def create_app(
     # The last one added is the first to see a request.
     app.add_middleware(BoundedBody, options=options)
     app.add_middleware(Gate, options=options)
-    app.add_middleware(AccessLog, metrics=service.metrics, routes=paths, stream=log_stream)
+    app.add_middleware(AccessLog, metrics=service.metrics, routes=paths, write=write_log)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)

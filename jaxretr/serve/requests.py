@@ -3,19 +3,42 @@
 In: parsed JSON. Out: objects whose every value has been checked, lone surrogates in texts replaced as the encoder does.
 """
 
-from typing import Annotated, Any, Literal, NamedTuple, Self
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    WrapValidator,
+    create_model,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from jaxretr.index.types import UNKNOWN_LANGUAGE, IndexedPassage, SearchOptions
 from jaxretr.serve.options import ServiceOptions
 from jaxretr.tokenization import clean_text
 
 _INT64 = 2**63
+_KEYS = 64  # of metadata
 
 
 def _cleaned(value: Any) -> Any:
     return clean_text(value) if isinstance(value, str) else value
+
+
+def _at_most(limit: int, value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > limit:
+        raise ValueError(f"expected at most {limit} names, got {len(value)}")
+    return value
+
+
+_FEW = BeforeValidator(functools.partial(_at_most, _KEYS))
 
 
 def _texts(value: Any) -> Any:
@@ -30,17 +53,42 @@ def _without_default(schema: dict[str, Any]) -> None:
     del schema["default"]  # which stands for "not given"
 
 
+def _expecting(what: str) -> WrapValidator:
+    """One message where a union has one for each of its members."""
+
+    def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise PydanticCustomError("unexpected_value", "expected " + what) from error  # type: ignore[misc]
+
+    return WrapValidator(validate)
+
+
 Text = Annotated[str, BeforeValidator(_cleaned)]
 Id = Annotated[str, Field(min_length=1, max_length=512)]
 Language = Annotated[str, Field(min_length=1, max_length=35, examples=["en"])]
 MetadataKey = Annotated[str, Field(max_length=128)]
-MetadataValue = bool | Annotated[int, Field(ge=-_INT64, lt=_INT64)] | float | Text
+MetadataValue = Annotated[
+    bool | Annotated[int, Field(ge=-_INT64, lt=_INT64)] | float | Text,
+    _expecting("a string, a finite number, true or false"),
+]
+Wanted = Annotated[
+    MetadataValue | Annotated[list[MetadataValue], Field(min_length=1, max_length=256)],
+    _expecting("a string, a finite number, true or false, or a list of 1 to 256 of them"),
+]
 
 
 class Request(BaseModel):
     """Values of exactly the types that are named, finite numbers, no other fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_too_many(cls, value: Any) -> Any:
+        """Before pydantic finds something to say about each of a million."""
+        return _at_most(len(cls.model_fields), value)
 
 
 class SearchRequest(Request):
@@ -52,14 +100,14 @@ class SearchRequest(Request):
     queries: list[Text] = []
     k: int = 10
     languages: list[Language] = Field([], max_length=256, description="of the passages; empty for all")
-    where: dict[MetadataKey, MetadataValue | Annotated[list[MetadataValue], Field(min_length=1, max_length=256)]] = (
-        Field({}, max_length=64, description="metadata that a passage must have: a value, or one of several")
+    where: Annotated[dict[MetadataKey, Wanted], Field(max_length=_KEYS), _FEW] = Field(
+        {}, description="metadata that a passage must have: a value, or one of several"
     )
     per_language: int | None = Field(None, ge=1, description="at most so many passages of one language")
     calibrate: bool = Field(False, description="compare a score with the mean score in the passage's language")
 
     @model_validator(mode="after")
-    def _one_of_the_two(self) -> Self:
+    def _one_of_the_two(self) -> "SearchRequest":
         if len(self.model_fields_set & {"query", "queries"}) != 1:
             raise ValueError('expected either "query", a string, or "queries", a list of strings')
         return self
@@ -91,7 +139,7 @@ class PassageToPut(Request):
     text: Text
     title: Text = ""
     language: Language = UNKNOWN_LANGUAGE
-    metadata: dict[MetadataKey, MetadataValue] = Field({}, max_length=64)
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=_KEYS), _FEW] = {}
 
     def passage(self) -> IndexedPassage:
         return IndexedPassage(self.id, self.text, self.title, self.language, self.metadata)
@@ -103,7 +151,7 @@ class PutRequest(Request):
     passages: list[PassageToPut]
 
     @model_validator(mode="after")
-    def _ids_once(self) -> Self:
+    def _ids_once(self) -> "PutRequest":
         seen = set()
         for passage in self.passages:
             if passage.id in seen:

@@ -72,6 +72,7 @@ def server_config(app: FastAPI, options: ServiceOptions, *, host: str, port: int
         host=host,
         port=port,
         http=functools.partial(Protocol, options),  # type: ignore[arg-type]  # called as the class would be
+        loop="asyncio",  # not whichever happens to be installed
         ws="none",
         access_log=False,
         log_level="warning",

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -24,6 +24,11 @@ from jaxretr.serve.warm_up import encoder_batch_size, shapes
 from jaxretr.tracking import progress_bar, say
 
 
+@runtime_checkable
+class Served(Searchable, Protocol):
+    """`Searchable`, as types are checked at run time in tests."""
+
+
 class Service:
     """An index and its encoder, behind micro-batches and one writer.
 
@@ -33,7 +38,7 @@ class Service:
       stopping: whether it is shutting down; set by whoever runs it.
     """
 
-    def __init__(self, index: Searchable, encoder: Encoder, options: ServiceOptions):
+    def __init__(self, index: Served, encoder: Encoder, options: ServiceOptions):
         self.index = index
         self.encoder = encoder
         self.options = options

@@ -1,13 +1,12 @@
 """What the service is tested with: an index in memory, an encoder without a model, a server in a thread."""
 
-import io
 import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -128,13 +127,13 @@ class Running:
     app: Any
     server: Server
     thread: threading.Thread
-    log: io.StringIO = field(default_factory=io.StringIO)
+    log: list[str]
 
     def client(self, **arguments: Any) -> httpx.Client:
         return httpx.Client(**{"base_url": self.url, "timeout": 30, **arguments})
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+        return [json.loads(line) for line in self.log]
 
     def stop(self) -> None:
         """As SIGTERM does it."""
@@ -143,19 +142,27 @@ class Running:
 
 @contextmanager
 def serving(
-    options: ServiceOptions = QUICK, *, encoder: Encoder | None = None, index: MemoryIndex | None = None
+    options: ServiceOptions = QUICK,
+    *,
+    encoder: Encoder | None = None,
+    index: MemoryIndex | None = None,
+    started: Callable[[Running], object] = lambda running: None,
+    patience: float = 60,
 ) -> Iterator[Running]:
-    """A uvicorn server on a free port, ready."""
-    index, encoder, log = index or MemoryIndex(), encoder or StubEncoder(), io.StringIO()
-    app = create_app(index, encoder, options, log_stream=log)
+    """A uvicorn server on a free port, ready; `started` is called before that."""
+    index, encoder = index or MemoryIndex(), encoder or StubEncoder()
+    log: list[str] = []
+    app = create_app(index, encoder, options, write_log=log.append)
     server = Server(server_config(app, options, host="127.0.0.1", port=0), app.state.service)
     thread = threading.Thread(target=server.run)
+    running = Running("", index, encoder, app, server, thread, log)
+    started(running)
     thread.start()
     try:
-        until(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        until(lambda: app.state.service.unready is None)
-        yield Running(f"http://127.0.0.1:{port}", index, encoder, app, server, thread, log)
+        until(lambda: server.started, patience)
+        running.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        until(lambda: app.state.service.unready is None, patience)
+        yield running
     finally:
         server.should_exit = True
         thread.join(60)

@@ -1,6 +1,7 @@
 """Micro-batches, without HTTP."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -104,28 +105,22 @@ def test_a_long_request_keeps_its_order_and_lets_short_ones_in_between() -> None
 
 
 def test_passages_wait_for_queries_but_not_for_ever() -> None:
-    recorded = Recorded(delay=0.005, max_wait_ms=0.001)
+    recorded = Recorded(delay=0.002)
 
     async def main(batcher: Batcher) -> None:
-        async def client() -> None:
-            for _ in range(20):
-                await batcher.embed("query", ["1"])
-
-        clients = [asyncio.create_task(client()) for _ in range(8)]
-        await asyncio.sleep(0.01)
-        await batcher.embed("passage", ["2"] * 6)
-        assert not any(client.done() for client in clients)
-        await asyncio.gather(*clients)
+        queries = [batcher.embed("query", ["1"]) for _ in range(100)]
+        await asyncio.gather(*queries, batcher.embed("passage", ["2"] * 6))
 
     recorded.run(main)
     kinds = [kind for kind, _ in recorded.encoded]
     places = [at for at, kind in enumerate(kinds) if kind == "passage"]
-    assert len(places) == 3
-    assert all(later - earlier == PATIENCE + 1 for earlier, later in zip(places, places[1:], strict=False))
+    waits = [later - earlier - 1 for earlier, later in itertools.pairwise([0, *places])]
+    # A long request asks for its next batch while the one after its last is already begun.
+    assert len(places) == 3 and all(PATIENCE <= wait <= PATIENCE + 1 for wait in waits)
 
 
 def test_a_lone_client_never_waits() -> None:
-    recorded = Recorded(delay=0, max_wait_ms=1000)
+    recorded = Recorded(delay=0, max_wait_ms=1000.0)
 
     async def main(batcher: Batcher) -> float:
         started = time.monotonic()
@@ -138,7 +133,7 @@ def test_a_lone_client_never_waits() -> None:
 
 def test_the_device_waits_for_clients_that_were_just_answered() -> None:
     """Of four clients that ask again at once, all are together from the second batch on."""
-    recorded = Recorded(max_wait_ms=500)
+    recorded = Recorded(max_wait_ms=500.0)
 
     async def main(batcher: Batcher) -> None:
         async def client() -> None:
@@ -150,7 +145,7 @@ def test_the_device_waits_for_clients_that_were_just_answered() -> None:
 
     recorded.run(main)
     sizes = [len(texts) for _, texts in recorded.encoded]
-    assert sizes[:1] == [1] and sizes[1:5] == [3, 4, 4, 4]
+    assert sizes[:5] == [1, 4, 4, 4, 4]
 
 
 def test_a_request_that_is_cancelled_is_not_encoded() -> None:

@@ -1,0 +1,443 @@
+"""The service's endpoints, as clients meet them."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from jaxretr.index.types import IndexedPassage
+from jaxretr.serve.errors import error_response
+from jaxretr.serve.page import content_security_policy
+from tests.serve.fakes import QUICK, Running, StubEncoder, serving, until, vector
+
+PASSAGES = [
+    {"id": id, "text": f"{id} text", "language": id[:2], "metadata": {"n": int(id[2]), "even": id[2] in "02"}}
+    for id in ("en0", "en1", "en2", "en3", "de0", "de1", "de2", "de3")
+]
+
+
+MANY = b",".join(b'"%d": null' % n for n in range(100_000))
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    options = dataclasses.replace(QUICK, max_k=20, max_hits=50, max_texts=10, max_text_characters=1000)
+    with serving(options) as one:
+        yield one
+
+
+@pytest.fixture
+def client(running: Running) -> Iterator[httpx.Client]:
+    running.index.__init__()  # type: ignore[misc]
+    running.encoder.trouble = {}  # type: ignore[attr-defined]
+    with running.client() as client:
+        assert client.put("/passages", json={"passages": PASSAGES}).json() == {"upserted": 8}
+        yield client
+
+
+def error(response: httpx.Response, status: int) -> str:
+    """The message of an error in OpenAI's form."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
+    assert body.keys() == {"error"} and body["error"].keys() == {"message", "type", "param", "code"}
+    assert body["error"]["message"]
+    return body["error"]["message"]
+
+
+def ids(response: httpx.Response) -> list[str]:
+    assert response.status_code == 200, response.text
+    return [hit["id"] for hit in response.json()["hits"]]
+
+
+# ---- Search ----
+
+
+def test_one_query(client: httpx.Client) -> None:
+    response = client.post("/search", json={"query": "de2 text"})
+    answer = response.json()
+    assert answer.keys() == {"hits", "took_ms", "degraded", "missing_shards"}
+    assert not answer["degraded"] and answer["missing_shards"] == [] and answer["took_ms"] > 0
+    first = answer["hits"][0]
+    score = first.pop("score")
+    assert first == {
+        "id": "de2",
+        "text": "de2 text",
+        "title": "",
+        "language": "de",
+        "metadata": {"n": 2, "even": True},
+    }
+    assert score == pytest.approx(1)
+    assert len(answer["hits"]) == 8
+
+
+def test_several_queries(client: httpx.Client, running: Running) -> None:
+    response = client.post("/search", json={"queries": ["en1 text", "de3 text"], "k": 2})
+    assert [answer["hits"][0]["id"] for answer in response.json()["answers"]] == ["en1", "de3"]
+    assert [len(answer["hits"]) for answer in response.json()["answers"]] == [2, 2]
+    assert running.index.calls == [2]
+
+
+def test_filters(client: httpx.Client) -> None:
+    query = {"query": "en1 text"}
+    assert set(ids(client.post("/search", json={**query, "languages": ["de"]}))) == {f"de{n}" for n in range(4)}
+    assert set(ids(client.post("/search", json={**query, "where": {"n": [0, 3]}}))) == {"en0", "en3", "de0", "de3"}
+    assert set(ids(client.post("/search", json={**query, "where": {"n": 1, "even": False}}))) == {"en1", "de1"}
+
+
+def test_shards_that_are_missing_are_told(client: httpx.Client, running: Running) -> None:
+    running.index.missing_shards = (1, 4)
+    answer = client.post("/search", json={"query": "en1 text"}).json()
+    assert answer["degraded"] is True and answer["missing_shards"] == [1, 4]
+
+
+# ---- Embeddings ----
+
+
+def test_embeddings_of_a_list_in_its_order(client: httpx.Client) -> None:
+    texts = [f"text {n}" for n in range(10)]
+    answer = client.post("/v1/embeddings", json={"input": texts, "model": "jaxretr"}).json()
+    assert [one["index"] for one in answer["data"]] == list(range(10))
+    found = np.array([one["embedding"] for one in answer["data"]], np.float32)
+    np.testing.assert_array_equal(found, np.stack([vector(text) for text in texts]))
+    assert answer["usage"]["prompt_tokens"] == 4 * 10  # <s>, two words, </s>
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "expected"),
+    [
+        ({"input": [1, 2]}, 422, "token ids are not taken"),
+        ({"input": [[1, 2]]}, 422, "token ids are not taken"),
+        ({"input": ""}, 422, "input"),
+        ({"input": []}, 422, "input"),
+        ({"input": ["x"] * 11}, 422, "10 items"),
+        ({"input": "x", "model": "gpt"}, 404, "there is no model 'gpt'; expected 'jaxretr'"),
+        ({"input": "x", "dimensions": 8}, 422, "dimensions"),
+        ({"input": "x", "encoding_format": "hex"}, 422, "'float' or 'base64'"),
+        ({"input": "x", "input_type": "document"}, 422, "'query' or 'passage'"),
+    ],
+)
+def test_embeddings_that_are_refused(client: httpx.Client, body: Any, status: int, expected: str) -> None:
+    assert expected in error(client.post("/v1/embeddings", json=body), status)
+
+
+# ---- Passages ----
+
+
+def test_passages_are_replaced_and_deleted(client: httpx.Client, running: Running) -> None:
+    passage = {"id": "en1", "text": "new words", "title": "Title", "language": "fr", "metadata": {"s": "x", "f": 0.5}}
+    assert client.put("/passages", json={"passages": [passage]}).json() == {"upserted": 1}
+    assert running.index.passages["en1"] == IndexedPassage(**passage)  # type: ignore[arg-type]
+    assert ids(client.post("/search", json={"query": "Title new words", "k": 1})) == ["en1"]
+    assert client.post("/passages/delete", json={"ids": ["en1", "en1", "nobody"]}).json() == {"deleted": 1}
+    assert len(client.get("/info").json()["languages"]) == 2
+
+
+def test_passages_cannot_be_changed_unless_writable() -> None:
+    with serving(dataclasses.replace(QUICK, writable=False)) as running, running.client() as client:
+        error(client.put("/passages", json={"passages": PASSAGES}), 404)
+        error(client.post("/passages/delete", json={"ids": ["en1"]}), 404)
+        assert client.get("/info").json()["writable"] is False
+
+
+def test_an_id_twice(client: httpx.Client, running: Running) -> None:
+    twice = [PASSAGES[0], {**PASSAGES[0], "text": "other"}]
+    assert "'en0' is given twice" in error(client.put("/passages", json={"passages": twice}), 422)
+    assert running.index.passages["en0"].text == "en0 text"
+
+
+def test_a_full_disk_loses_nothing(client: httpx.Client, running: Running) -> None:
+    running.index.trouble = OSError(28, "No space left on device")
+    new = {"passages": [{"id": "new", "text": "new"}]}
+    assert "No space left" in error(client.put("/passages", json=new), 507)
+    error(client.post("/passages/delete", json={"ids": ["en1"]}), 507)
+    running.index.trouble = OSError(5, "Input/output error")
+    response = client.put("/passages", json=new)
+    assert "nothing was changed" in error(response, 503) and response.headers["retry-after"]
+    running.index.trouble = ValueError("vectors of width 3")
+    error(client.put("/passages", json=new), 422)
+    running.index.trouble = None
+    assert len(ids(client.post("/search", json={"query": "new"}))) == 8
+    assert client.put("/passages", json=new).json() == {"upserted": 1}
+
+
+# ---- About the service ----
+
+
+def test_info_and_models(client: httpx.Client) -> None:
+    info = client.get("/info").json()
+    assert info == {
+        "model": "jaxretr",
+        "dim": 16,
+        "passages": 8,
+        "languages": {"en": 4, "de": 4},
+        "writable": True,
+        "limits": {
+            "max_body_bytes": 4 * 2**20,
+            "max_text_characters": 1000,
+            "max_texts": 10,
+            "max_k": 20,
+            "max_hits": 50,
+        },
+    }
+    models = client.get("/v1/models").json()
+    assert models["object"] == "list" and [model["id"] for model in models["data"]] == ["jaxretr"]
+
+
+def test_metrics_count_what_happened(client: httpx.Client) -> None:
+    def value(name: str) -> float:
+        found = re.search(rf"^{re.escape(name)} (\S+)$", client.get("/metrics").text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    searched = 'jaxretr_requests_total{method="POST",route="/search",status="200"}'
+    unmatched = 'jaxretr_requests_total{method="other",route="unmatched",status="404"}'
+    before = {name: value(name) for name in (searched, unmatched, 'jaxretr_batch_texts_sum{kind="query"}')}
+    client.post("/search", json={"queries": ["a", "b", "c"]})
+    client.request("BREW", "/coffee/4711")
+    assert value(searched) == before[searched] + 1
+    assert value(unmatched) == before[unmatched] + 1
+    assert value('jaxretr_batch_texts_sum{kind="query"}') == before['jaxretr_batch_texts_sum{kind="query"}'] + 3
+    assert value('jaxretr_queue_texts{kind="query"}') == 0
+    assert value("jaxretr_index_passages") == 8
+    assert value("jaxretr_ready") == 1
+    assert value("jaxretr_search_seconds_count") >= 1 and value('jaxretr_encode_seconds_count{kind="query"}') >= 1
+    assert "4711" not in client.get("/metrics").text
+
+
+def test_the_page_runs_its_own_script_alone(client: httpx.Client) -> None:
+    response = client.get("/")
+    assert response.headers["content-type"].startswith("text/html")
+    policy = response.headers["content-security-policy"]
+    assert policy == content_security_policy(response.text)
+    assert "frame-ancestors 'none'" in policy and "default-src 'none'" in policy and "unsafe" not in policy
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["referrer-policy"] == "no-referrer"
+
+
+def test_the_policy_has_the_hash_that_browsers_compute() -> None:
+    # The example of the CSP specification, section "hash-source".
+    policy = content_security_policy("<script type='x'>doSomething();</script>")
+    assert "script-src 'sha256-RFWPLDbv2BY+rCkDzsE+0fr8ylGr2R2faWMhq4lfEQc=';" in policy
+    assert "style-src 'none'" in policy
+
+
+# ---- Requests that are wrong ----
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "expected"),
+    [
+        ({}, None, 'either "query", a string, or "queries"'),
+        ({"query": "a", "queries": ["b"]}, None, 'either "query"'),
+        ({"query": ""}, "query", "query"),
+        ({"query": " \n "}, "query", "query"),
+        ({"query": 7}, "query", "valid string, got 7"),
+        ({"query": None}, "query", "valid string, got None"),
+        ({"query": ["a"]}, "query", "valid string"),
+        ({"query": "x" * 1001}, "query", "at most 1000 characters"),
+        ({"queries": []}, "queries", "at least 1 item"),
+        ({"queries": ["a", 7, 8]}, "queries.1", "valid string, got 7 (and 1 more)"),
+        ({"queries": ["a"] * 11}, "queries", "at most 10 items"),
+        ({"query": "a", "k": 0}, "k", "greater than or equal to 1, got 0"),
+        ({"query": "a", "k": 1_000_000}, "k", "less than or equal to 20, got 1000000"),
+        ({"query": "a", "k": "3"}, "k", "valid integer, got '3'"),
+        ({"query": "a", "k": 2.5}, "k", "integer"),
+        ({"query": "a", "k": True}, "k", "integer"),
+        ({"queries": ["a"] * 10, "k": 6}, "k", "60 passages; expected at most 50"),
+        ({"query": "a", "top_k": 3}, "top_k", "not permitted"),
+        ({"query": "a", "languages": "en"}, "languages", "valid list"),
+        ({"query": "a", "languages": ["xx"]}, None, "no passage is in 'xx'; expected of ['de', 'en']"),
+        ({"query": "a", "where": {"n": []}}, "where.n", "or a list of 1 to 256 of them, got []"),
+        ({"query": "a", "where": {"n": {"gt": 3}}}, "where.n", "expected a string"),
+        ({"query": "a", "where": {"n": None}}, None, "where.n"),
+        ({"query": "a", "per_language": 0}, "per_language", "greater than or equal to 1"),
+        ({"query": "a", "calibrate": "yes"}, "calibrate", "valid boolean"),
+        ([], None, "the body"),
+        ("text", None, "the body"),
+        (None, None, "the body"),
+    ],
+)
+def test_a_wrong_search_is_told_why(client: httpx.Client, body: Any, param: str | None, expected: str) -> None:
+    response = client.post("/search", content=json.dumps(body), headers={"Content-Type": "application/json"})
+    assert expected in error(response, 422)
+    assert param is None or response.json()["error"]["param"] == param
+    assert len(response.content) < 500
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "expected"),
+    [
+        (b"", 422, "the body is empty"),
+        (b"{", 400, "the body is no JSON: Expecting property name enclosed in double quotes at character 1"),
+        (b'{"query": "a",}', 400, "the body is no JSON"),
+        (b'{"query": "\xff"}', 400, "the body is not UTF-8: invalid start byte at byte 11"),
+        (b'{"query": "\xed\xa0\x80"}', 400, "the body is not UTF-8"),
+        (b"[" * 100_000, 400, "nested too deeply"),
+        (b'{"query": ' * 50_000 + b"1" + b"}" * 50_000, 400, "nested too deeply"),
+        (b"[" * 500 + b"]" * 500, 422, "the body"),
+        (b'{"query": "a", "k": ' + b"9" * 10_000 + b"}", 400, "thousands of digits"),
+        (b'{"query": "a", "k": ' + b"9" * 1000 + b"}", 422, "k"),
+        (b'{"query": "a", "k": NaN}', 422, "k"),
+        (b'{"query": "a", "k": 1e999}', 422, "k"),
+        (b'{"query": "a", "where": {"n": NaN}}', 422, "where.n"),
+        (b'{"query": "a", "where": {"n": -Infinity}}', 422, "where.n"),
+        (b'{"query": "a", "where": {"n": 1e999}}', 422, "where.n"),
+        (b'{"queries": [' + b"1," * 200_000 + b"1]}", 422, "queries"),
+        (b'{"query": "a", "where": {' + MANY + b"}}", 422, "where: expected at most 64 names, got 100000"),
+        (b'{"query": "a", ' + MANY + b"}", 422, "the body: expected at most 7 names, got 100001"),
+    ],
+)
+def test_malformed_bodies(client: httpx.Client, content: bytes, status: int, expected: str) -> None:
+    response = client.post("/search", content=content, headers={"Content-Type": "application/json"})
+    assert expected in error(response, status)
+    assert len(response.content) < 500
+
+
+@pytest.mark.parametrize("number", [2**62, 2**63, -(2**70), 10**400])
+def test_integers_of_any_size(client: httpx.Client, number: int) -> None:
+    response = client.post("/search", json={"query": "a", "where": {"n": number}})
+    assert response.status_code in (200, 422)
+    response = client.put("/passages", json={"passages": [{"id": "a", "text": "b", "metadata": {"n": number}}]})
+    assert response.status_code in (200, 422)
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonp"])
+def test_what_a_page_elsewhere_could_send_is_refused(client: httpx.Client, kind: str | None) -> None:
+    """Browsers send these types to any host without asking it first."""
+    headers = {} if kind is None else {"Content-Type": kind}
+    response = client.post("/passages/delete", content=b'{"ids": ["en1"]}', headers=headers)
+    assert "expected application/json" in error(response, 415)
+
+
+def test_lone_surrogates_are_read_as_the_encoder_reads_them(client: httpx.Client, running: Running) -> None:
+    """In texts, that is; in what identifies something they would make two the same."""
+    headers = {"Content-Type": "application/json"}
+    found = client.post("/search", content=b'{"query": "a \\ud800 b"}', headers=headers)
+    assert len(ids(found)) == 8
+    assert running.encoder.batches[-1] == ["a \ufffd b"]  # type: ignore[attr-defined]
+    error(client.post("/search", content=b'{"query": "a", "languages": ["\\udfff"]}', headers=headers), 422)
+    error(client.post("/search", content=b'{"query": "a", "\\udfff": 1}', headers=headers), 422)
+    error(client.post("/search", content=b'{"query": "a", "k": "\\udfff"}', headers=headers), 422)
+    put = b'{"passages": [{"id": "%s", "text": "\\ud83d", "title": "\\ud83d\\ude00", "metadata": {"a": "\\udc00"}}]}'
+    error(client.put("/passages", content=put % b"\\ud800", headers=headers), 422)
+    assert client.put("/passages", content=put % b"s", headers=headers).status_code == 200
+    kept = running.index.passages["s"]
+    assert (kept.text, kept.title, kept.metadata) == ("\ufffd", "😀", {"a": "\ufffd"})
+    assert error_response(400, "\ud800").body.count(b'"\\ud800"') == 1  # whatever else may hold one
+
+
+def test_paths_and_methods_that_there_are_not(client: httpx.Client) -> None:
+    assert "/nowhere" in error(client.get("/nowhere"), 404)
+    response = client.get("/search")
+    assert "expected POST" in error(response, 405) and response.headers["allow"] == "POST"
+    error(client.post("/healthz"), 405)
+    error(client.get("/search/"), 404)
+
+
+def test_an_unexpected_exception_is_a_500_with_its_id_and_the_service_goes_on(
+    client: httpx.Client, running: Running, capfd: pytest.CaptureFixture[str]
+) -> None:
+    running.encoder.trouble["poison"] = RuntimeError("the device is on fire")  # type: ignore[attr-defined]
+    response = client.post("/search", json={"query": "poison"}, headers={"X-Request-ID": "my-request.1"})
+    assert "my-request.1" in error(response, 500) and "fire" not in response.text
+    assert response.headers["x-request-id"] == "my-request.1"
+    logged = capfd.readouterr().err
+    assert "request my-request.1 failed" in logged and "the device is on fire" in logged and "Traceback" in logged
+    assert len(ids(client.post("/search", json={"query": "fine"}))) == 8
+
+
+# ---- Many at once ----
+
+
+def test_many_clients_get_their_own_answers() -> None:
+    encoder = StubEncoder(delay=0.005)
+    with serving(QUICK, encoder=encoder) as running, running.client() as writer:
+        passages = [{"id": str(n), "text": f"number {n}"} for n in range(64)]
+        assert writer.put("/passages", json={"passages": passages}).status_code == 200
+        encoder.batches.clear()
+        running.index.calls.clear()
+
+        def ask(n: int) -> None:
+            with running.client() as client:
+                for turn in range(5):
+                    wanted = (n + 7 * turn) % 64
+                    assert ids(client.post("/search", json={"query": f"number {wanted}", "k": 1 + n % 3}))[0] == str(
+                        wanted
+                    )
+                    found = client.post("/v1/embeddings", json={"input": f"number {wanted}"}).json()
+                    np.testing.assert_array_equal(
+                        np.array(found["data"][0]["embedding"], np.float32), vector(f"number {wanted}")
+                    )
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(ask, range(16)))
+        assert sum(map(len, encoder.batches)) == 16 * 5 * 2
+        assert len(encoder.batches) < 16 * 5  # they really went together
+        assert max(map(len, encoder.batches)) == QUICK.max_batch
+        assert sum(running.index.calls) == 16 * 5 and len(running.index.calls) < 16 * 5
+
+
+# ---- The log ----
+
+
+def test_one_line_per_request_without_its_text(client: httpx.Client, running: Running) -> None:
+    before = len(running.lines())
+    client.post("/search", json={"query": "a secret", "k": 3}, headers={"X-Request-ID": "abc"})
+    client.post("/search", json={"query": "", "k": 3}, headers={"X-Request-ID": "a b; rm"})
+    until(lambda: len(running.lines()) == before + 2)  # a line comes after its answer
+    first, second = running.lines()[before:]
+    assert first["ms"] > 0 and first.pop("time").endswith("+00:00")
+    del first["ms"]
+    assert first == {
+        "request_id": "abc",
+        "method": "POST",
+        "path": "/search",
+        "status": 200,
+        "bytes_in": len('{"query":"a secret","k":3}'),
+        "bytes_out": first["bytes_out"],
+        "k": 3,
+        "texts": 1,
+    }
+    assert second["status"] == 422 and re.fullmatch("[0-9a-f]{32}", second["request_id"])
+    assert "secret" not in "".join(running.log)
+
+
+def test_texts_are_logged_when_asked_for() -> None:
+    with serving(dataclasses.replace(QUICK, log_queries=True)) as running, running.client() as client:
+        client.post("/search", json={"query": "no secret\n"})
+        until(lambda: "queries" in running.lines()[-1])  # the line comes after the answer
+        assert running.lines()[-1]["queries"] == ["no secret\n"]
+
+
+# ---- Who may come in ----
+
+
+def test_the_key() -> None:
+    with serving(dataclasses.replace(QUICK, api_key="correct horse")) as running, running.client() as client:
+        for key in (None, "Bearer", "Bearer wrong", "Basic correct horse", "Bearer correct horsé", "correct horse"):
+            headers = {} if key is None else {"Authorization": key.encode()}
+            response = client.post("/search", json={"query": "a"}, headers=headers)
+            assert "API key" in error(response, 401) and response.headers["www-authenticate"] == "Bearer"
+        for path in ("/info", "/metrics", "/v1/models", "/nowhere"):
+            error(client.get(path), 401)
+        for path in ("/", "/healthz", "/readyz", "/openapi.json"):
+            assert client.get(path).status_code == 200
+        headers = {"Authorization": "Bearer correct horse"}
+        assert client.post("/search", json={"query": "a"}, headers=headers).status_code == 200
+        assert client.get("/metrics", headers=headers).status_code == 200
+        assert "correct" not in "".join(running.log) + repr(running.app.state.service.options)
+
+
+def test_a_name_that_was_made_to_point_here_is_refused() -> None:
+    options = dataclasses.replace(QUICK, allowed_hosts=("localhost", "127.0.0.1", "::1"))
+    with serving(options) as running, running.client() as client:
+        for host in ("localhost", "LOCALHOST:1234", "127.0.0.1:80", "[::1]:80"):
+            assert client.get("/healthz", headers={"Host": host}).status_code == 200
+        for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "[::2]"):
+            assert "expected one of localhost" in error(client.get("/healthz", headers={"Host": host}), 400)

@@ -1,0 +1,114 @@
+"""The service does what its OpenAPI description says, whatever is sent."""
+
+import dataclasses
+import json
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import schemathesis
+from fastapi import FastAPI
+from schemathesis.checks import CHECKS
+from schemathesis.generation import GenerationMode
+from schemathesis.python.asgi import get_client
+from schemathesis.specs.openapi import checks
+
+from jaxretr.serve.app import create_app
+from tests.serve.fakes import QUICK, MemoryIndex, StubEncoder, until
+
+UNCHECKED = [
+    # Which languages and models there are, and that ids differ, no schema tells: such requests are refused rightly.
+    checks.positive_data_acceptance,
+]
+
+
+SMALL = dataclasses.replace(QUICK, max_texts=3, max_text_characters=40)
+"""Limits that make requests small."""
+
+
+@pytest.fixture
+def app() -> FastAPI:
+    made = create_app(MemoryIndex(), StubEncoder(), SMALL, write_log=lambda line: None)
+    with get_client(made):  # starts it; it stops with the test
+        until(lambda: made.state.service.unready is None)
+    return made
+
+
+OPERATIONS = [
+    ("POST", "/search"),
+    ("POST", "/v1/embeddings"),
+    ("PUT", "/passages"),
+    ("POST", "/passages/delete"),
+    ("GET", "/v1/models"),
+    ("GET", "/info"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/metrics"),
+    ("GET", "/"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_conformance(app: FastAPI, method: str, path: str) -> None:
+    """What fits the description is answered as it says, and what does not fit it is refused as it says."""
+    operation = schemathesis.openapi.from_asgi("/openapi.json", app)[path][method]
+
+    def check(case: schemathesis.Case) -> None:
+        case.call_and_validate(excluded_checks=UNCHECKED)
+
+    for mode in GenerationMode.POSITIVE, GenerationMode.NEGATIVE if method != "GET" else GenerationMode.POSITIVE:
+        cases = operation.as_strategy(generation_mode=mode)
+        hypothesis.settings(
+            max_examples=50 if method != "GET" else 2,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )(hypothesis.given(cases)(check))()
+
+
+def test_every_operation_is_checked(app: FastAPI) -> None:
+    paths = app.openapi()["paths"]
+    assert sorted((method.upper(), path) for path in paths for method in paths[path]) == sorted(OPERATIONS)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=())),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=8,
+)
+FIELDS = st.sampled_from(
+    ["query", "queries", "k", "languages", "where", "per_language", "calibrate", "input", "model", "dimensions"]
+    + ["encoding_format", "input_type", "passages", "id", "text", "title", "language", "metadata", "ids"]
+)
+OBJECTS = st.dictionaries(FIELDS, JSON | st.lists(st.dictionaries(FIELDS, JSON, max_size=4), max_size=3), max_size=6)
+
+
+@hypothesis.settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
+)
+@hypothesis.given(
+    path=st.sampled_from(["/search", "/v1/embeddings", "/passages", "/passages/delete", "/info", "/x"]),
+    content=st.binary(max_size=200) | OBJECTS.map(lambda value: json.dumps(value).encode()) | JSON.map(json.dumps),
+    headers=st.dictionaries(
+        st.sampled_from(["X-Request-ID", "Authorization", "Accept", "Content-Type", "Content-Length", "Expect"]),
+        st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=20),
+        max_size=3,
+    ),
+)
+def test_nothing_that_is_sent_is_a_server_error(app: FastAPI, path: str, content: Any, headers: dict[str, str]) -> None:
+    headers = {"Content-Type": "application/json", **{name: value.strip() for name, value in headers.items()}}
+    response = get_client(app).request("PUT" if path == "/passages" else "POST", path, data=content, headers=headers)
+    assert response.status_code < 500, response.text
+    assert response.ok or response.json()["error"]["message"]
+    assert response.headers["X-Request-ID"]
+
+
+def test_limits_are_in_the_description(app: FastAPI) -> None:
+    schemas = app.openapi()["components"]["schemas"]
+    assert schemas["SearchRequest"]["properties"]["k"]["maximum"] == SMALL.max_k
+    assert schemas["SearchRequest"]["properties"]["query"]["maxLength"] == SMALL.max_text_characters
+    assert schemas["PutRequest"]["properties"]["passages"]["maxItems"] == SMALL.max_texts
+    assert schemas["EmbeddingsRequest"]["additionalProperties"] is False
+    assert len(CHECKS.get_all()) > 5 and checks.status_code_conformance in CHECKS.get_all()
