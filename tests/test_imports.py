@@ -1,6 +1,7 @@
 """Imports flow one way."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,11 @@ def test_a_part_imports_only_what_comes_before_it(file: Path) -> None:
 def test_only_parallel_says_pmap() -> None:
     saying = [file.name for file in FILES if "jax.pmap" in file.read_text(encoding="utf-8")]
     assert saying == ["parallel.py"]
+
+
+def test_only_one_file_needs_ray() -> None:
+    importing = [file.name for file in FILES if re.search(r"^\s*(import|from) ray\b", file.read_text("utf-8"), re.M)]
+    assert importing == ["ray_app.py"]
 
 
 def test_no_tensorflow_and_no_torch() -> None:

@@ -74,6 +74,7 @@ class ShardedIndex:
         self._sums = [shard.language_sums for shard in self._shards]
         self._pool = ThreadPoolExecutor(len(shards), thread_name_prefix="shard")
         self._writing = threading.Lock()
+        self._silent: set[int] = set()  # shards that did not answer when they were last asked
 
     def search(self, queries: Float32[np.ndarray, "queries dim"], options: Sequence[SearchOptions]) -> list[Answer]:
         """As `Searchable.search`.
@@ -177,10 +178,16 @@ class ShardedIndex:
 
         def answer(shard: Shard, number: int) -> Any:
             try:
-                return question(shard, number)
+                given = question(shard, number)
             except Exception as error:  # whatever goes wrong here or on the way to another process
-                say(f"Shard {number} did not answer: {error!r}"[:500])
+                if number not in self._silent:
+                    say(f"Shard {number} does not answer: {error!r}"[:500])
+                self._silent.add(number)
                 return None
+            if number in self._silent:
+                say(f"Shard {number} answers again")
+            self._silent.discard(number)
+            return given
 
         return list(self._pool.map(answer, self._shards, itertools.count()))
 
