@@ -12,6 +12,10 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from jaxretr import parallel
 
+STREAM_ABOVE = 8_192
+"""Candidates from which their scores are made block by block, and made again for the gradient: a device never holds the
+scores of all of them."""
+
 
 class Contrast(NamedTuple):
     """Loss and how often the relevant passage came first among all of the global batch, both scalars."""
@@ -45,9 +49,9 @@ class Scores(NamedTuple):
         """The loss of each anchor."""
         return jax.nn.logsumexp(self.scores, axis=1) - self._at_own()
 
-    def accuracy(self) -> Float[Array, ""]:
-        """How often nothing scores higher than the counterpart."""
-        return jnp.mean(self._at_own() >= self.scores.max(axis=1))
+    def is_first(self) -> Bool[Array, " batch"]:
+        """Whether nothing scores higher than the counterpart."""
+        return self._at_own() >= self.scores.max(axis=1)
 
     def with_own(self, scores: Float[Array, " batch"]) -> "Scores":
         """The same, but for the scores of the counterparts."""
@@ -86,11 +90,14 @@ def info_nce(
     Must run inside `parallel.pmap`.
     """
     both = Sentences(queries, passages)
-    directions = in_batch_scores(
-        both, both, query_content, passage_content, temperature=temperature, symmetric=symmetric
-    )
-    losses = [jnp.mean(direction.cross_entropy()) for direction in directions]
-    return Contrast(sum(losses[1:], losses[0]) / len(losses), directions[0].accuracy())
+    directions = [
+        _streamed(anchors, candidates, temperature)
+        if len(candidates.vectors) > STREAM_ABOVE
+        else _whole(Scores(_scores(anchors, candidates, 0, temperature), anchors.own))
+        for anchors, candidates in _directions(both, both, query_content, passage_content, symmetric)
+    ]
+    losses = [jnp.mean(loss) for loss, _ in directions]
+    return Contrast(sum(losses[1:], losses[0]) / len(losses), jnp.mean(directions[0][1]))
 
 
 def in_batch_scores(
@@ -111,32 +118,105 @@ def in_batch_scores(
       temperature: divides the scores.
       symmetric: also rank the pool's queries for each relevant passage.
     """
-    batch, columns, dim = pool.passages.shape
-    own = parallel.device_index() * batch + jnp.arange(batch)
-    all_passages = parallel.gather(pool.passages)
-    all_query_content, all_passage_content = parallel.gather(query_content), parallel.gather(passage_content)
+    return tuple(
+        Scores(_scores(of, candidates, 0, temperature), of.own)
+        for of, candidates in _directions(anchors, pool, query_content, passage_content, symmetric)
+    )
 
-    same_passage = passage_content[:, :1] == all_passage_content.reshape(1, -1)
-    same_query = query_content[:, None] == all_query_content[None, :]
-    is_relevant = jax.nn.one_hot(own * columns, all_passage_content.size, dtype=bool)
-    excluded = same_passage | (all_passage_content.reshape(1, -1) == 0)
-    # Only the first column holds the answer to that row's query.
-    excluded |= jnp.pad(same_query[:, :, None], ((0, 0), (0, 0), (0, columns - 1))).reshape(batch, -1)
-    over_passages = _scores(anchors.queries, all_passages.reshape(-1, dim), excluded & ~is_relevant, temperature)
-    if not symmetric:
-        return (Scores(over_passages, own * columns),)
-    same_answer = passage_content[:, :1] == all_passage_content[None, :, 0]
-    is_own = jax.nn.one_hot(own, all_query_content.size, dtype=bool)
-    all_queries = parallel.gather(pool.queries)
-    over_queries = _scores(anchors.passages[:, 0], all_queries, (same_query | same_answer) & ~is_own, temperature)
-    return Scores(over_passages, own * columns), Scores(over_queries, own)
+
+class _Anchors(NamedTuple):
+    """What is ranked for: vectors, checksums of their rows' query and relevant passage, places of their counterparts."""
+
+    vectors: Float[Array, "batch dim"]
+    query_content: UInt32[Array, " batch"]
+    passage_content: UInt32[Array, " batch"]
+    own: Int[Array, " batch"]
+
+
+class _Candidates(NamedTuple):
+    """What is ranked: vectors, the checksums of the passage and of the query that it answers or is, 0 for none."""
+
+    vectors: Float[Array, "candidates dim"]
+    query_content: UInt32[Array, " candidates"]
+    passage_content: UInt32[Array, " candidates"]
+    is_hard_negative: Bool[Array, " candidates"]
+
+
+def _directions(
+    anchors: Sentences,
+    pool: Sentences,
+    query_content: UInt32[Array, "batch"],
+    passage_content: UInt32[Array, "batch columns"],
+    symmetric: bool,
+) -> list[tuple[_Anchors, _Candidates]]:
+    batch, columns, dim = pool.passages.shape
+    row = parallel.device_index() * batch + jnp.arange(batch)
+    relevant = passage_content[:, 0]
+    all_queries, all_passages = parallel.gather(query_content), parallel.gather(passage_content)
+    is_hard_negative = jnp.arange(all_passages.size) % columns > 0
+    passages = _Candidates(
+        parallel.gather(pool.passages).reshape(-1, dim),
+        jnp.repeat(all_queries, columns),
+        all_passages.reshape(-1),
+        is_hard_negative,
+    )
+    found = [(_Anchors(anchors.queries, query_content, relevant, row * columns), passages)]
+    if symmetric:
+        queries = _Candidates(
+            parallel.gather(pool.queries), all_queries, all_passages[:, 0], jnp.zeros(len(all_queries), bool)
+        )
+        found.append((_Anchors(anchors.passages[:, 0], query_content, relevant, row), queries))
+    return found
+
+
+def _whole(scores: Scores) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
+    """The loss of each anchor, and whether nothing scores higher than its counterpart."""
+    return scores.cross_entropy(), scores.is_first()
+
+
+def _streamed(
+    anchors: _Anchors, candidates: _Candidates, temperature: float
+) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
+    """As `_whole`, block by block of the candidates, with a running maximum and sum of exponentials."""
+    total = len(candidates.vectors)
+    blocks = -(-total // STREAM_ABOVE)
+    size = -(-total // blocks)
+
+    def blocked(leaf: Array, padding: int = 0) -> Array:
+        widths = [(0, blocks * size - total)] + [(0, 0)] * (leaf.ndim - 1)
+        return jnp.pad(leaf, widths, constant_values=padding).reshape(blocks, size, *leaf.shape[1:])
+
+    # Padding counts as missing hard negatives.
+    vectors, query_content, passage_content, is_hard_negative = candidates
+    padded = _Candidates(*map(blocked, (vectors, query_content, passage_content)), blocked(is_hard_negative, True))
+
+    @jax.checkpoint
+    def add(state: tuple[Array, Array], block: tuple[Array, _Candidates]) -> tuple[tuple[Array, Array], None]:
+        start, some = block
+        scores = _scores(anchors, some, start, temperature)
+        best = jnp.maximum(state[0], scores.max(1))
+        shift = jax.lax.stop_gradient(jnp.where(best == -jnp.inf, 0.0, best))
+        summed = state[1] * jnp.exp(jax.lax.stop_gradient(state[0]) - shift) + jnp.exp(scores - shift[:, None]).sum(1)
+        return (jax.lax.stop_gradient(best), summed), None
+
+    nothing = (jnp.full(len(anchors.own), -jnp.inf), jnp.zeros(len(anchors.own)))
+    (best, summed), _ = jax.lax.scan(add, nothing, (jnp.arange(blocks) * size, padded))
+    at_own = _product(anchors.vectors[:, None], candidates.vectors[anchors.own][:, :, None])[:, 0, 0] / temperature
+    return best + jnp.log(summed) - at_own, at_own >= best
 
 
 def _scores(
-    anchors: Float[Array, "batch dim"],
-    candidates: Float[Array, "candidates dim"],
-    excluded: Bool[Array, "batch candidates"],
-    temperature: float,
+    anchors: _Anchors, candidates: _Candidates, start: Int[Array, ""] | int, temperature: float
 ) -> Float[Array, "batch candidates"]:
-    scores = jnp.matmul(anchors, candidates.T, precision=jax.lax.Precision.HIGHEST) / temperature
-    return jnp.where(excluded, -jnp.inf, scores)
+    """Scores over candidates, the first of which has place `start`; -inf for what is no candidate of an anchor."""
+    same_passage = anchors.passage_content[:, None] == candidates.passage_content
+    # Only what answers that row's query is excluded with it; its hard negatives are not.
+    same_query = (anchors.query_content[:, None] == candidates.query_content) & ~candidates.is_hard_negative
+    missing = (candidates.passage_content == 0) & candidates.is_hard_negative
+    is_own = start + jnp.arange(len(candidates.vectors)) == anchors.own[:, None]
+    scores = _product(anchors.vectors, candidates.vectors.T) / temperature
+    return jnp.where((same_passage | same_query | missing) & ~is_own, -jnp.inf, scores)
+
+
+def _product(a: Float[Array, "*rows dim"], b: Float[Array, "*columns"]) -> Float[Array, "..."]:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
