@@ -29,9 +29,9 @@ def main() -> None:
         key = read_api_key(args.api_key_file)
         hosts = allowed_hosts(args.host, key, insecure=args.insecure)
         with Index.open(args.index, writable=args.writable) as index:
-            model = args.model or index.describe()["model"]
+            path = Path(args.model or index.describe()["model"])
             options = ServiceOptions(
-                model=Path(model).name,
+                model=path.parent.name if path.name == "model" else path.name,
                 writable=args.writable,
                 api_key=key,
                 allowed_hosts=hosts,

@@ -58,7 +58,9 @@ def create_app(
         async with service.running():
             yield
 
-    app = FastAPI(title="jaxretr", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="jaxretr", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     app.state.service = service
     html = page()
 

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -112,8 +113,7 @@ class StubEncoder(Encoder):
 
 def vector(text: str) -> np.ndarray:
     """What `StubEncoder` makes of a text."""
-    seed = np.frombuffer(text.encode("utf-8", "surrogatepass").ljust(1), np.uint8)
-    drawn = np.random.default_rng(seed).normal(size=StubEncoder.dim)  # type: ignore[arg-type]
+    drawn = np.random.default_rng(zlib.crc32(text.encode("utf-8", "surrogatepass"))).normal(size=StubEncoder.dim)  # type: ignore[arg-type]
     return (drawn / np.linalg.norm(drawn)).astype(np.float32)
 
 

@@ -15,6 +15,7 @@ from schemathesis.python.asgi import get_client
 from schemathesis.specs.openapi import checks
 
 from jaxretr.serve.app import create_app
+from jaxretr.serve.requests import DeleteRequest, EmbeddingsRequest, PassageToPut, PutRequest, SearchRequest
 from tests.serve.fakes import QUICK, MemoryIndex, StubEncoder, until
 
 UNCHECKED = [
@@ -78,10 +79,8 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
     max_leaves=8,
 )
-FIELDS = st.sampled_from(
-    ["query", "queries", "k", "languages", "where", "per_language", "calibrate", "input", "model", "dimensions"]
-    + ["encoding_format", "input_type", "passages", "id", "text", "title", "language", "metadata", "ids"]
-)
+MODELS = (SearchRequest, EmbeddingsRequest, PutRequest, PassageToPut, DeleteRequest)
+FIELDS = st.sampled_from(sorted({name for model in MODELS for name in model.model_fields}))
 OBJECTS = st.dictionaries(FIELDS, JSON | st.lists(st.dictionaries(FIELDS, JSON, max_size=4), max_size=3), max_size=6)
 
 
