@@ -95,7 +95,15 @@ def build(args: RayOptions) -> serve.Application:
     """The application: an ingress and its shards."""
     args.service("checked here, before anything is started")
     shards = [
-        IndexShard.options(name=f"shard-{place}").bind(directory, args.writable)  # type: ignore[attr-defined]
+        serve.deployment(
+            IndexShard,
+            name=f"shard-{place}",
+            max_ongoing_requests=100,
+            ray_actor_options={"num_cpus": 0.5},
+            health_check_period_s=1,
+            health_check_timeout_s=10,
+            graceful_shutdown_timeout_s=5,  # of one that hangs; what it has answered is on disk
+        ).bind(directory, args.writable)
         for place, directory in enumerate(args.index)
     ]
 
@@ -125,13 +133,6 @@ def build(args: RayOptions) -> serve.Application:
     return ingress.bind(*shards)
 
 
-@serve.deployment(
-    max_ongoing_requests=100,
-    ray_actor_options={"num_cpus": 0.5},
-    health_check_period_s=1,
-    health_check_timeout_s=10,
-    graceful_shutdown_timeout_s=5,  # of one that hangs; what it has answered is on disk
-)
 class IndexShard:
     """One shard in a process of its own.
 

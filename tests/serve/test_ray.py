@@ -26,7 +26,7 @@ pytestmark = pytest.mark.ray
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 PASSAGES = 400
-TIMEOUT = 2.0  # of a shard
+TIMEOUT = 4.0  # seconds of a shard
 OPTIONS = [
     SearchOptions(),
     SearchOptions(k=200),
@@ -126,8 +126,26 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+CONFIGURATION = """
+http_options: {{host: 127.0.0.1, port: {port}}}
+applications:
+  - name: jaxretr
+    import_path: jaxretr.serve.ray_app:build
+    args:
+      index: [{root}/shard-1, {root}/shard-0]
+      writable: true
+      shard_timeout: {timeout}
+    deployments:
+      - name: search
+        ray_actor_options: {{num_cpus: 0.5}}
+"""
+
+
 @pytest.fixture(scope="module")
 def deployed(root: Path) -> Iterator[Deployed]:
+    """As `serve run` deploys it."""
+    port = free_port()
+    (root / "serve.yaml").write_text(CONFIGURATION.format(root=root, port=port, timeout=TIMEOUT), encoding="utf-8")
     with pytest.MonkeyPatch.context() as environment:
         for name, value in (
             ("RAY_AUTH_MODE", "disabled"),
@@ -138,31 +156,33 @@ def deployed(root: Path) -> Iterator[Deployed]:
         import ray
         from ray import serve
 
-        from jaxretr.serve.ray_app import RayOptions, RemoteShard, build
+        from jaxretr.serve.ray_app import RemoteShard
 
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=100_000_000,
-            log_to_driver=False,
-        )
+        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+        address = ray.get_runtime_context().gcs_address
+        command = [Path(sys.executable).parent / "serve", "run", "--address", address, root / "serve.yaml"]
+        running = subprocess.Popen(command)
         try:
-            port = free_port()
-            serve.start(http_options={"host": "127.0.0.1", "port": port})
-            args = {"index": f"{root / 'shard-1'},{root / 'shard-0'}", "writable": "true", "shard_timeout": TIMEOUT}
-            serve.run(build(RayOptions.model_validate(args)), name="jaxretr")
-            handles = [serve.get_deployment_handle(f"shard-{place}", "jaxretr") for place in range(2)]
-            shards = ShardedIndex([RemoteShard(handle, TIMEOUT, 10.0) for handle in handles])
             with (
                 httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
                 Index.open(root / "one", writable=True) as one,
             ):
-                until(lambda: client.get("/readyz").status_code == 200)
+                until(lambda: ready(client))
+                handles = [serve.get_deployment_handle(f"shard-{place}", "jaxretr") for place in range(2)]
+                shards = ShardedIndex([RemoteShard(handle, TIMEOUT, 10.0) for handle in handles])
                 yield Deployed(client, shards, one, Encoder.load(root / "model"))
-            shards.close()
-            serve.shutdown()
+                shards.close()
         finally:
+            running.send_signal(signal.SIGINT)
+            running.wait(60)
             ray.shutdown()
+
+
+def ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def free_port() -> int:
@@ -241,10 +261,11 @@ def test_a_shard_that_dies_is_missed_and_comes_back_with_all_it_had(
     prefix = kill.__name__
     assert deployed.put(new(prefix)).json() == {"upserted": 20}
     deployed.mirror(new(prefix))
+    deployed.check()
     kill(1)
     started = time.monotonic()
     first = deployed.search(query="en1 de2")
-    assert time.monotonic() - started < TIMEOUT + 1
+    assert time.monotonic() - started < TIMEOUT + 2
     assert first["missing_shards"] == [0] and first["degraded"]
     deployed.check(missing=0)
 
@@ -265,11 +286,11 @@ def test_a_shard_that_hangs_is_missed_within_the_time_set_and_then_heard_again(d
     try:
         started = time.monotonic()
         answer = deployed.search(query="en1 de2")
-        assert TIMEOUT <= time.monotonic() - started < TIMEOUT + 1
+        assert TIMEOUT <= time.monotonic() - started < TIMEOUT + 2
         assert answer["missing_shards"] == [1]
         started = time.monotonic()
         assert deployed.search(query="en1 de2")["missing_shards"] == [1]
-        assert time.monotonic() - started < 1, "it is not waited for again"
+        assert time.monotonic() - started < 2, "it is not waited for again"
         deployed.check(missing=1)
     finally:
         os.kill(hanging, signal.SIGCONT)
