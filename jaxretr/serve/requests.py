@@ -60,7 +60,7 @@ def _expecting(what: str) -> WrapValidator:
         try:
             return handler(value)
         except ValidationError as error:
-            raise PydanticCustomError("unexpected_value", "expected " + what) from error  # type: ignore[misc]
+            raise PydanticCustomError("unexpected_value", "expected " + what) from error
 
     return WrapValidator(validate)
 
