@@ -81,8 +81,9 @@ class RayOptions(BaseModel):
         if unknown := sorted(set(self.limits) - set(known)):
             raise ValueError(f"there is no limit {', '.join(unknown)}; expected of {', '.join(known)}")
         key = read_api_key(self.api_key_file)
+        path = Path(self.model or model)
         return ServiceOptions(
-            model=Path(self.model or model).name,
+            model=path.parent.name if path.name == "model" else path.name,
             writable=self.writable,
             api_key=key,
             allowed_hosts=() if key or self.insecure else LOOPBACK,
