@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from jaxretr import __version__
+import jaxretr
 from jaxretr.model.encode import Encoder
 from jaxretr.serve import answers, metrics
 from jaxretr.serve.access_log import AccessLog, log, to_stderr
@@ -59,7 +59,12 @@ def create_app(
             yield
 
     app = FastAPI(
-        title="jaxretr", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+        title="jaxretr",
+        version=jaxretr.__version__,
+        lifespan=lifespan,
+        docs_url=None,  # they load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.service = service
     html = page()

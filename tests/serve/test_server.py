@@ -38,9 +38,24 @@ def answer(one: socket.socket) -> tuple[int, bytes]:
     return int(head.split()[1]) if head else 0, body
 
 
+class Held(StubEncoder):
+    """Stays busy with a text that holds `word` until it is set free."""
+
+    def __init__(self, word: str):
+        super().__init__()
+        self.word = word
+        self.free = threading.Event()
+
+    def _encode(self, texts: list[str], *others: object) -> object:  # type: ignore[override]
+        vectors = super()._encode(texts, *others)
+        if any(self.word in text for text in texts):
+            self.free.wait(30)
+        return vectors
+
+
 def is_served(running: Running) -> bool:
     with running.client(timeout=5) as client:
-        return client.post("/search", json={"query": "a"}).status_code == 200
+        return client.post("/search", json={"query": "question"}).status_code == 200
 
 
 # ---- Bodies ----
@@ -106,17 +121,17 @@ def test_a_client_that_leaves_is_not_encoded_for() -> None:
 
 
 def test_a_request_that_takes_too_long() -> None:
-    encoder = StubEncoder(delay=0.6)
-    options = dataclasses.replace(QUICK, request_timeout=0.3)
+    encoder = Held("slow")
+    options = dataclasses.replace(QUICK, request_timeout=1.0)
     with serving(options, encoder=encoder) as running, running.client() as client:
-        assert "0.3 s" in error(client.post("/search", json={"query": "a slow one"}), 504)
-        error(client.put("/passages", json={"passages": [{"id": "x", "text": "slow"}]}), 504)
+        assert "1 s" in error(client.post("/search", json={"query": "a slow one"}), 504)
+        error(client.put("/passages", json={"passages": [{"id": "x", "text": "behind it"}]}), 504)
+        encoder.free.set()
+        until(lambda: is_served(running))
+        assert encoder.batches[:2] == [["a slow one"], ["question"]]  # what was given up is not encoded
         assert len(running.index) == 0
-        time.sleep(0.6)  # the device ends what it has begun
-        assert encoder.batches == [["a slow one"]]
-        encoder.delay = 0.0
         # A write that has been begun is waited for: the client must know what became of it.
-        running.index.delay = 0.6
+        running.index.delay = 1.5
         assert client.put("/passages", json={"passages": [{"id": "x", "text": "y"}]}).json() == {"upserted": 1}
 
 
@@ -258,19 +273,22 @@ def test_before_it_is_warm_it_lives_but_is_not_ready() -> None:
 
 
 def test_what_was_accepted_is_answered_before_it_ends() -> None:
-    encoder = StubEncoder(delay=0.5)
+    encoder = Held("question 0")
     with serving(QUICK, encoder=encoder) as running, ThreadPoolExecutor(20) as pool:
 
         def ask(n: int) -> int:
             with running.client() as client:
                 return client.post("/search", json={"query": f"question {n}"}).status_code
 
-        asked = [pool.submit(ask, n) for n in range(20)]
-        until(lambda: len(running.server.server_state.tasks) == 20 and encoder.batches)
+        asked = [pool.submit(ask, 0)]
+        until(lambda: encoder.batches)
+        asked += [pool.submit(ask, n) for n in range(1, 20)]
+        until(lambda: len(running.server.server_state.tasks) == 20)
         with running.client() as client:
             client.get("/healthz")
             running.stop()
             assert "shutting down" in error(client.get("/readyz"), 503)
+        encoder.free.set()
         assert [one.result() for one in asked] == [200] * 20
         running.thread.join(20)
         assert not running.thread.is_alive()
