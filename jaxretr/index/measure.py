@@ -19,7 +19,9 @@ from jaxretr.tracking import say
 K = 10
 _DEEP = 100
 _REORDERING = (20, 50, 100, 200, 500, 1_000, 2_000)  # candidates scored again that are tried
-_STEP = 1.25  # from one number of leaves to the next
+_STEP = 1.25  # from one share of the leaves to the next
+_SHARES = 40  # steps down from all leaves
+_TOO_SLOW = 1.5  # times the best so far: to try with more leaves is in vain
 _REPEATS = 3  # of each timing
 _SINGLE = 200  # queries asked one by one, for the latency
 
@@ -140,41 +142,56 @@ def tune(
       truth: rows of the best passages, best first; the more of them, the better the growth is known.
     """
     k, deep = min(K, truth.shape[1]), truth.shape[1]
+    shares = [_STEP**-power for power in range(_SHARES, -1, -1)]
 
-    def reached(depth: int, share: float, reordering: int) -> float:
-        return recall(index.search(queries, depth, share, reordering), truth[:, :depth])
+    def attempt(depth: int, place: int, reordering: int) -> tuple[bool, float]:
+        """Whether it reaches the target, and its CPU seconds, which other work on the machine does not change."""
+        started = time.process_time()
+        found = index.search(queries, depth, shares[place], reordering)
+        return recall(found, truth[:, :depth]) >= target, time.process_time() - started
 
-    def fewest(depth: int, reordering: int) -> float:
-        """Of the leaves, by bisection: recall grows with them."""
-        low, high = 0, len(shares) - 1
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if reached(depth, shares[middle], reordering) >= target else (middle + 1, high)
-        return shares[high]
+    def fewest(depth: int, reordering: int, least: int, budget: float) -> int | None:
+        """Place of the smallest share that reaches the target, `least` or more; None where that takes too long.
 
-    shares = [_STEP**-power for power in range(40, -1, -1)]
-    most = {reordering: reached(k, 1.0, reordering) for reordering in _REORDERING if reordering >= k}
-    if max(most.values()) < target:
-        best = max(most, key=lambda reordering: most[reordering])
-        say(f"No settings reach a recall of {target}: with every leaf it is {most[best]:.4f}; every leaf is searched")
-        return Tuned(1.0, best, 0.0)
-    tried = []
-    for reordering in [reordering for reordering, recall_of_all in most.items() if recall_of_all >= target]:
-        share, seconds = fewest(k, reordering), []
-        for _ in range(_REPEATS):
-            started = time.perf_counter()
-            index.search(queries, k, share, reordering)
-            seconds.append(time.perf_counter() - started)
-        tried.append((float(np.median(seconds)), share, reordering))
-    seconds_of_best, share, reordering = min(tried)
+        Recall and time grow with the leaves. So it is looked for from below: what is tried on the way costs little.
+        """
+        below, place, leap = least - 1, least, 1
+        while True:
+            enough, seconds = attempt(depth, place, reordering)
+            if enough:
+                break
+            if place == _SHARES or seconds > budget:
+                return None
+            below, place, leap = place, min(place + leap, _SHARES), leap * 2
+        while place - below > 1:
+            middle = (below + place) // 2
+            below, place = (below, middle) if attempt(depth, middle, reordering)[0] else (middle, place)
+        return place
+
+    best: tuple[float, int, int] | None = None
+    least = 0
+    for reordering in sorted((r for r in _REORDERING if r >= k), reverse=True):
+        found = fewest(k, reordering, least, _TOO_SLOW * best[0] if best else math.inf)
+        if found is None:  # fewer candidates would need even more leaves
+            break
+        least = found
+        seconds = float(np.median([attempt(k, found, reordering)[1] for _ in range(_REPEATS)]))
+        best = min(best, (seconds, found, reordering)) if best else (seconds, found, reordering)
+    if best is None:
+        most = recall(index.search(queries, k, 1.0, _REORDERING[-1]), truth[:, :k])
+        say(f"No settings reach a recall of {target}: with every leaf it is {most:.4f}; every leaf is searched")
+        return Tuned(1.0, _REORDERING[-1], 0.0)
+    seconds, place, reordering = best
     growth = ScannSettings.leaves_growth
     if deep > k:
-        growth = max(0.0, math.log(fewest(deep, max(reordering, 2 * deep)) / share) / math.log(deep / k))
+        of_deep = fewest(deep, max(reordering, 2 * deep), place, math.inf)
+        deeper = shares[_SHARES if of_deep is None else of_deep]
+        growth = math.log(deeper / shares[place]) / math.log(deep / k)
     say(
-        f"Tuned to a recall of {target}: {share:.2%} of the leaves, {reordering} scored again, "
-        f"{len(queries) / seconds_of_best:,.0f} queries/s"
+        f"Tuned to a recall of {target}: {shares[place]:.2%} of the leaves, {reordering} scored again, "
+        f"{len(queries) / seconds:,.0f} queries per CPU second"
     )
-    return Tuned(share, reordering, growth)
+    return Tuned(shares[place], reordering, growth)
 
 
 def recall(found: Int[np.ndarray, "queries depth"], truth: Int[np.ndarray, "queries k"]) -> float:

@@ -6,6 +6,7 @@ corpus is cut into parts and shards. Equal scores fall by the passages' keys.
 """
 
 import functools
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -78,8 +79,8 @@ class Snapshot:
         Args:
           matching: metadata -> rows that have it.
         """
-        key = (frozenset(options.languages), tuple(sorted((name, repr(v)) for name, v in options.where.items())))
-        if key == (frozenset(), ()):
+        key = filter_of(options)
+        if key == filter_of(SearchOptions()):
             return [part.alive for part in self.parts]
         if key not in self._masks:
             numbers = [self.languages.index(name) for name in options.languages if name in self.languages]
@@ -123,25 +124,30 @@ def search(
     """
     means = snapshot.means if means is None else means
     answers: dict[int, Found] = {}
-    todo: dict[tuple[int, int], list[int]] = {}  # queries of one depth and one mask are looked for together
+    todo: dict[tuple[int, int, Any], list[int]] = {}  # queries alike in what they want are looked for together
     for number, option in enumerate(options):
         depth = max(
             16, 1 << (option.k + 3).bit_length()
         )  # a little more than k, where near-equal scores may change place
-        todo.setdefault((depth, id(snapshot.allowed(option, matching))), []).append(number)
+        todo.setdefault((option.k, depth, filter_of(option)), []).append(number)
     while todo:
-        (depth, mask), numbers = todo.popitem()
+        (k, depth, alike), numbers = todo.popitem()
         allowed = snapshot.allowed(options[numbers[0]], matching)
         of_parts = [
-            _candidates(part, queries[numbers], in_part, depth)
+            _candidates(part, queries[numbers], in_part, k, depth)
             for part, in_part in zip(snapshot.parts, allowed, strict=True)
         ]
         for place, number in enumerate(numbers):
             candidates = [found[place] for found in of_parts]
             answers[number], settled = _answer(snapshot, queries[number], candidates, depth, options[number], means)
             if not settled and depth < _DEEPEST:
-                todo.setdefault((depth * _DEEPER, mask), []).append(number)
+                todo.setdefault((k * _DEEPER, depth * _DEEPER, alike), []).append(number)
     return [answers[number] for number in range(len(queries))]
+
+
+def filter_of(options: SearchOptions) -> tuple[Any, ...]:
+    """Equal for options that allow the same passages."""
+    return frozenset(options.languages), tuple(sorted((name, repr(value)) for name, value in options.where.items()))
 
 
 def check_options(options: Sequence[SearchOptions], languages: Collection[str], metadata: Collection[str]) -> None:
@@ -200,20 +206,25 @@ def _place_among_equals(values: UInt16[np.ndarray, " n"]) -> Int[np.ndarray, " n
     return place
 
 
-def _candidates(part: Part, queries: np.ndarray, allowed: np.ndarray, depth: int) -> list[np.ndarray]:
-    """For each query, the best `depth` of the rows of a part that are allowed; all of them where they are fewer."""
+def _candidates(part: Part, queries: np.ndarray, allowed: np.ndarray, k: int, depth: int) -> list[np.ndarray]:
+    """For each query, the best `depth` of the rows of a part that are allowed; all of them where they are fewer.
+
+    The best `k` are found with the recall that the searcher was tuned to, the others by the way.
+    """
     count = int(np.count_nonzero(allowed))
     if part.searcher is None or count <= EXACT_BELOW:
         return exact_candidates(part, queries, allowed, depth)
     found: list[np.ndarray] = [np.empty(0, np.int64)] * len(queries)
     pending = np.arange(len(queries))
     wanted = depth if count == len(part) else 8 + int(1.5 * depth * len(part) / count)
+    reach = k * len(part) / count  # the place among all rows that the k-th of those allowed has, about
     while len(pending) and wanted <= len(part) // _DEEPER:
-        for number, rows in zip(pending, part.searcher.search(queries[pending], wanted)[0], strict=True):
+        settings = part.searcher.settings.for_depth(math.ceil(reach))
+        for number, rows in zip(pending, part.searcher.search(queries[pending], wanted, settings)[0], strict=True):
             rows = rows[rows >= 0]
             found[number] = rows[allowed[rows]][:depth]
         pending = pending[[len(found[number]) < depth for number in pending]]
-        wanted *= _DEEPER
+        wanted, reach = wanted * _DEEPER, reach * _DEEPER
     if len(pending):
         for number, rows in zip(pending, exact_candidates(part, queries[pending], allowed, depth), strict=True):
             found[number] = rows

@@ -293,4 +293,4 @@ def _encoded(value: MetadataValue) -> str:
 
 def _passage(columns: Sequence[Any]) -> IndexedPassage:
     id, text, title, language, metadata = columns
-    return IndexedPassage(id, text, title, language, json.loads(metadata))
+    return IndexedPassage(id, text, title, language, {} if metadata == "{}" else json.loads(metadata))

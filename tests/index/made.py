@@ -46,7 +46,8 @@ def build(directory: Path, count: int, **options: Any) -> tuple[list[IndexedPass
         rows_of_shard = rows[mine]
     else:
         rows_of_shard = rows
-    build_from_vectors(directory, made, rows_of_shard, vectors(40, seed=1), ENCODER, BuildOptions(**options))
+    queries = vectors(count, seed=1)[:100]  # of the same clusters
+    build_from_vectors(directory, made, rows_of_shard, queries, ENCODER, BuildOptions(**options))
     return made, rows
 
 

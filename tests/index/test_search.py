@@ -1,5 +1,6 @@
 """Answers against scoring everything."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxretr.index import Index, SearchOptions, approximate, build, search
+from jaxretr.index import Index, SearchOptions, approximate, build, measure, search
 from tests.index import made
 
 OPTIONS = [
@@ -92,7 +93,7 @@ def scann(tmp_path_factory: pytest.TempPathFactory) -> tuple:
         for module in (build, search):
             patch.setattr(module, "EXACT_BELOW", 400)
         directory = tmp_path_factory.mktemp("scann") / "index"
-        there, rows = made.build(directory, 4_000, segment_size=3_000, target_recall=0.95)
+        there, rows = made.build(directory, 4_000, segment_size=3_000, target_recall=0.97)
         yield Index.open(directory), there, rows
 
 
@@ -130,6 +131,61 @@ def test_scann_s_scores_are_those_of_exact_search(scann: tuple) -> None:
     position = {passage.id: row for row, passage in enumerate(there)}
     for hit in opened.search(query, [SearchOptions(k=50)])[0].hits:
         assert hit.score == np.float32(rows[position[hit.passage.id]].astype(float) @ query[0].astype(float))
+
+
+def test_a_batch_is_searched_at_once_with_the_leaves_it_was_tuned_to(
+    scann: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, _, _ = scann
+    calls: list[tuple[int, int]] = []
+    whole = approximate.ScannSearcher.search
+
+    def counted(self, queries, depth, settings=None):  # type: ignore[no-untyped-def]
+        calls.append((len(queries), settings.num_leaves_to_search))
+        return whole(self, queries, depth, settings)
+
+    monkeypatch.setattr(approximate.ScannSearcher, "search", counted)
+    tuned = [segment["scann"]["num_leaves_to_search"] for segment in opened.about["segments"]]
+    opened.search(made.vectors(50), [SearchOptions()] * 50)
+    assert calls[: len(tuned)] == [(50, leaves) for leaves in tuned]
+
+    calls.clear()
+    shutil.copytree(opened.directory, tmp_path / "index")
+    with Index.open(tmp_path / "index", writable=True) as index:
+        index.delete(["p1"])
+        index.search(made.vectors(50), [SearchOptions()] * 50)
+    assert calls[0][0] == 50 and calls[0][1] <= tuned[0] + 1, "one passage less makes no difference"
+
+
+class Pretended(measure.Searchers):
+    """Finds the more of the true passages, 0 to 99, the more leaves are searched and candidates scored again.
+
+    `clock` goes on by what a search costs.
+    """
+
+    def __init__(self, best: float):
+        self.best, self.clock, self.tried = best, 0.0, [0.0]
+
+    def search(self, queries: np.ndarray, depth: int, share: float | None = None, reordering: int = 0) -> np.ndarray:
+        if depth == 10:
+            self.tried.append(share)
+        self.clock += share + reordering / 10_000
+        hits = int(depth * min(self.best, 10 * share * min(1.0, reordering / 100) * (10 / depth) ** 0.5))
+        return np.tile(np.where(np.arange(depth) < hits, np.arange(depth), -1), (len(queries), 1))
+
+
+@pytest.mark.parametrize("best", [1.0, 0.5])
+def test_tuning_finds_the_fewest_leaves_of_the_cheapest_settings(monkeypatch: pytest.MonkeyPatch, best: float) -> None:
+    index = Pretended(best)
+    monkeypatch.setattr(measure.time, "process_time", lambda: index.clock)
+    tuned = measure.tune(index, np.zeros((5, 4), np.float32), np.tile(np.arange(100), (5, 1)), 0.9)
+    if best < 0.9:
+        assert tuned == (1.0, 2_000, 0.0)
+    else:
+        assert tuned.reordering == 100
+        assert 0.09 <= tuned.share < 0.09 * 1.25
+        assert tuned.growth == pytest.approx(0.5, abs=0.1)
+        assert max(index.tried) < 0.3, "what is slow is not tried in vain"
 
 
 def test_what_is_refused(exact: tuple) -> None:
