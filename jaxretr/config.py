@@ -132,6 +132,8 @@ class TrainConfig:
       max_grad_norm: the global norm that gradients are clipped to.
       temperature: divides the cosine in the loss.
       symmetric: also rank the queries for each passage; the two losses are averaged.
+      chunk_size: pairs that a device encodes at once, 0 for all of its share. The gradient is the same (gradient
+        caching), memory that of a chunk, and a step takes one more forward pass.
     """
 
     steps: int = 1000
@@ -143,6 +145,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     temperature: float = 0.02
     symmetric: bool = False
+    chunk_size: int = 0
 
     def __post_init__(self) -> None:
         _check(self.steps >= 1, "train.steps", self.steps, "at least 1")
@@ -156,6 +159,7 @@ class TrainConfig:
             self.max_grad_norm > 0, "train.max_grad_norm", self.max_grad_norm, "a positive number (inf: no clipping)"
         )
         _check(0 < self.temperature < math.inf, "train.temperature", self.temperature, "a positive number")
+        _check(self.chunk_size >= 0, "train.chunk_size", self.chunk_size, "a number of pairs, or 0 for all")
 
 
 @dataclass
@@ -277,6 +281,12 @@ class Config:
             "hardening.translations",
             self.hardening.translations,
             f"at most {others}, the other languages of data.languages",
+        )
+        _check(
+            not (self.hardening.method and self.train.chunk_size),
+            "train.chunk_size",
+            self.train.chunk_size,
+            "0 with hardening, whose passes are made over the whole batch",
         )
 
     def validated(self) -> "Config":

@@ -10,19 +10,20 @@ checkpoint.
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import optax
 import tensorflow_datasets as tfds
 
 from jaxretr import parallel
 from jaxretr.config import MINI_ENCODER, Config, parse_language_draw
 from jaxretr.data import pair_index, sources
-from jaxretr.data.batches import PairReader, iterate
+from jaxretr.data.batches import PairBatch, PairReader, iterate
 from jaxretr.data.collection import load_collection
 from jaxretr.data.hybrid import BatchPlan, HybridPlan
 from jaxretr.data.pair_index import PairIndex
@@ -31,7 +32,7 @@ from jaxretr.data.typos import Typos, check_languages
 from jaxretr.eval.held_out import Criterion, HeldOut
 from jaxretr.eval.results import Results
 from jaxretr.eval.table import markdown, rich_table
-from jaxretr.model.architecture import Pooling
+from jaxretr.model.architecture import Architecture, Pooling
 from jaxretr.model.encode import Encoder
 from jaxretr.model.encoder import Remat
 from jaxretr.model.functions import Params, functions
@@ -109,32 +110,8 @@ def _optimise(
     Returns the last state's parameters; with patience, those of the best state.
     """
     output_dir = Path(config.output_dir)
-    learning_rate = learning_rate_schedule(
-        config.train.learning_rate,
-        steps=config.train.steps,
-        warmup_steps=config.train.warmup_steps,
-        schedule=config.train.schedule,
-    )
-    optimizer = adamw(learning_rate, weight_decay=config.train.weight_decay, max_grad_norm=config.train.max_grad_norm)
-    to_train = functions(
-        encoder.functions.architecture,
-        dtype=config.model.dtype,
-        remat=cast(Remat, config.model.remat),
-        dropout_rate=config.model.dropout,
-    )
-    step = parallel.pmap(
-        make_step(
-            to_train,
-            optimizer,
-            temperature=config.train.temperature,
-            symmetric=config.train.symmetric,
-            dropout=config.model.dropout != 0,
-            hardening=_hardening(config, encoder),
-        ),
-        in_axes=(None, 0, None),
-        out_axes=None,
-        donate_argnums=(0,),
-    )
+    update = make_update(config, encoder.functions.architecture, tuple(sorted(encoder.tokenizer.all_special_ids)))
+    step = parallel.pmap(update.step, in_axes=(None, 0, None), out_axes=None, donate_argnums=(0,))
     plan = HybridPlan(
         index,
         steps=config.train.steps,
@@ -147,7 +124,7 @@ def _optimise(
     )
     batches = iterate(plan, _reader(config, encoder, source, rows))
     state = TrainState(
-        parallel.replicate(jnp.int32(0)), encoder.params, parallel.replicate(optimizer.init(encoder.params))
+        parallel.replicate(jnp.int32(0)), encoder.params, parallel.replicate(update.optimizer.init(encoder.params))
     )
 
     def evaluate_state(state: TrainState) -> dict[str, float]:
@@ -179,7 +156,7 @@ def _optimise(
                     log=config.log_every_steps,
                     checkpoint=config.checkpoint_every_steps,
                     evaluate=config.evaluation.every_steps,
-                    learning_rate=learning_rate,
+                    learning_rate=update.learning_rate,
                 ),
                 checkpoints=checkpoints,
                 tracker=tracker,
@@ -194,6 +171,47 @@ def _optimise(
             state = checkpoints.restore(state, stopping.best_step).state
     say(f"exporting the {'best' if stopping.patience else 'last'} state, after step {int(state.step)}")
     return state.params
+
+
+class Update(NamedTuple):
+    """What a config asks for at every step.
+
+    Attributes:
+      step: the update as one device makes it, see `make_step`.
+      optimizer: what it updates with.
+      learning_rate: of each step.
+    """
+
+    step: Callable[[TrainState, PairBatch, jax.Array], Any]
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+
+
+def make_update(config: Config, architecture: Architecture, special_ids: tuple[int, ...]) -> Update:
+    """The update of a run with this encoder, whose special tokens no hardening moves."""
+    learning_rate = learning_rate_schedule(
+        config.train.learning_rate,
+        steps=config.train.steps,
+        warmup_steps=config.train.warmup_steps,
+        schedule=config.train.schedule,
+    )
+    optimizer = adamw(learning_rate, weight_decay=config.train.weight_decay, max_grad_norm=config.train.max_grad_norm)
+    encoder = functions(
+        architecture,
+        dtype=config.model.dtype,
+        remat=cast(Remat, config.model.remat),
+        dropout_rate=config.model.dropout,
+    )
+    step = make_step(
+        encoder,
+        optimizer,
+        temperature=config.train.temperature,
+        symmetric=config.train.symmetric,
+        dropout=config.model.dropout != 0,
+        hardening=_hardening(config, special_ids),
+        chunk_size=config.train.chunk_size,
+    )
+    return Update(step, optimizer, learning_rate)
 
 
 def load_encoder(config: Config) -> Encoder:
@@ -214,9 +232,8 @@ def load_encoder(config: Config) -> Encoder:
     return encoder
 
 
-def _hardening(config: Config, encoder: Encoder) -> Hardening | None:
+def _hardening(config: Config, special_ids: tuple[int, ...]) -> Hardening | None:
     chosen = config.hardening
-    special_ids = tuple(sorted(encoder.tokenizer.all_special_ids))
     budget = Budget(chosen.rho, cast(Norm, chosen.norm), special_ids)
     methods: dict[str, Hardening | None] = {
         "": None,

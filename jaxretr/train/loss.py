@@ -125,7 +125,7 @@ def in_batch_scores(
 
 
 class _Anchors(NamedTuple):
-    """What is ranked for: vectors, checksums of their rows' query and relevant passage, places of their counterparts."""
+    """What is ranked for: vectors, checksums of each row's query and relevant passage, the place of its counterpart."""
 
     vectors: Float[Array, "batch dim"]
     query_content: UInt32[Array, " batch"]
@@ -187,8 +187,12 @@ def _streamed(
         return jnp.pad(leaf, widths, constant_values=padding).reshape(blocks, size, *leaf.shape[1:])
 
     # Padding counts as missing hard negatives.
-    vectors, query_content, passage_content, is_hard_negative = candidates
-    padded = _Candidates(*map(blocked, (vectors, query_content, passage_content)), blocked(is_hard_negative, True))
+    padded = _Candidates(
+        blocked(candidates.vectors),
+        blocked(candidates.query_content),
+        blocked(candidates.passage_content),
+        blocked(candidates.is_hard_negative, True),
+    )
 
     @jax.checkpoint
     def add(state: tuple[Array, Array], block: tuple[Array, _Candidates]) -> tuple[tuple[Array, Array], None]:

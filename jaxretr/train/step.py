@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int32, PyTree
 from jaxretr import parallel
 from jaxretr.data.batches import PairBatch
 from jaxretr.model.functions import EncoderFunctions
+from jaxretr.train import chunks
 from jaxretr.train.hardening import Hardening
 from jaxretr.train.objective import Objective
 
@@ -56,10 +57,12 @@ def make_step(
     symmetric: bool,
     dropout: bool,
     hardening: Hardening | None = None,
+    chunk_size: int = 0,
 ) -> Callable[[TrainState, PairBatch, jax.Array], tuple[TrainState, StepMetrics | HardenedMetrics]]:
     """The per-device update `(state, batch, key) -> (state, metrics)`, to be run under `parallel.pmap`.
 
-    `key` is the run's own and never changes: the dropout of an update follows from it, the step and the device.
+    `key` is the run's own and never changes: the dropout of an update follows from it, the step and the device. With
+    `chunk_size` a device encodes so many pairs at once (`jaxretr.train.chunks`), 0 for all.
     """
     objective = Objective(encoder, temperature, symmetric)
 
@@ -69,7 +72,10 @@ def make_step(
         # Each device differentiated the sum of all devices' losses with respect to its own use of the parameters
         # (the transpose of `gather` adds up), so the mean over devices is the gradient of the mean loss.
         if hardening is None:
-            values, grads = jax.value_and_grad(objective, has_aux=True)(state.params, batch, dropout_key)
+            if chunk_size:
+                values, grads = chunks.value_and_grad(objective, state.params, batch, dropout_key, chunk_size)
+            else:
+                values, grads = jax.value_and_grad(objective, has_aux=True)(state.params, batch, dropout_key)
             (loss, accuracy), grads = parallel.mean((values, grads))
             metrics: StepMetrics | HardenedMetrics = StepMetrics(loss, accuracy, optax.tree.norm(grads))
         else:
