@@ -6,7 +6,7 @@ and `device_index`; it never sees a mesh.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,14 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
-def pmap(fn: Callable, *, in_axes: Any = 0, out_axes: Any = 0, donate_argnums: tuple[int, ...] = ()) -> Callable:
+def pmap(
+    fn: Callable,
+    *,
+    in_axes: Any = 0,
+    out_axes: Any = 0,
+    donate_argnums: tuple[int, ...] = (),
+    devices: Sequence[jax.Device] | None = None,
+) -> Any:
     """Run a per-device `fn` on every device.
 
     Args:
@@ -57,8 +64,11 @@ def pmap(fn: Callable, *, in_axes: Any = 0, out_axes: Any = 0, donate_argnums: t
       in_axes, out_axes: per argument, 0 where it carries the leading `devices` axis that `split` adds, None where
         every device gets (or returns) the same value; a None output must really be the same on every device.
       donate_argnums: arguments whose memory the outputs may reuse; they must not be read again.
+      devices: which, in order; None for all. They may be described only, to compile for (`jaxretr.compile`).
     """
-    return jax.pmap(fn, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate_argnums)
+    return jax.pmap(
+        fn, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate_argnums, devices=devices
+    )
 
 
 def gather(x: jax.Array) -> jax.Array:
@@ -76,13 +86,12 @@ def device_index() -> jax.Array:
     return jax.lax.axis_index(AXIS)
 
 
-def process_rows(batch_size: int) -> slice:
-    """The rows of a global batch of `batch_size` that belong to this process, in the order of its devices.
+def share(batch_size: int, devices: int) -> int:
+    """Rows of a global batch that each device takes.
 
     Raises:
-      ValueError: where the batch cannot be divided evenly over all devices.
+      ValueError: where the batch cannot be divided evenly over the devices.
     """
-    devices = device_count()
     if batch_size % devices:
         below, above = batch_size // devices * devices, -(-batch_size // devices) * devices
         nearest = f"{below} or {above}" if below else f"{above}"
@@ -90,8 +99,17 @@ def process_rows(batch_size: int) -> slice:
             f"batch_size={batch_size} cannot be divided evenly over {devices} devices; set train.batch_size to a "
             f"multiple of {devices}, such as {nearest}."
         )
-    share = batch_size // jax.process_count()
-    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+    return batch_size // devices
+
+
+def process_rows(batch_size: int) -> slice:
+    """The rows of a global batch of `batch_size` that belong to this process, in the order of its devices.
+
+    Raises:
+      ValueError: see `share`.
+    """
+    rows = share(batch_size, device_count()) * local_device_count()
+    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
 
 
 def split(tree: Any) -> Any:

@@ -16,6 +16,7 @@ LAYERS = [
     {"attack", "serve"},
     {"model_card"},
     {"run"},
+    {"compile"},
 ]
 
 

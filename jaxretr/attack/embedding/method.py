@@ -210,8 +210,12 @@ def perturb(
     return Perturbed(tuple(deltas), embeddings, loss, dead)
 
 
-@lru_cache(maxsize=32)
-def _on_all_devices(attack: EmbeddingAttack, objective: Any, context: Callable, specials: tuple[int, ...]) -> Any:
+def on_one_device(attack: EmbeddingAttack, objective: Any, context: Callable, specials: tuple[int, ...]) -> Callable:
+    """What a device does with its texts: (params, ids, mask, rows of `fixed`, radii, keys) -> the parts of `Perturbed`.
+
+    Arguments as in `perturb`; `specials` as `special_ids` gives them.
+    """
+
     def run(params, ids, mask, fixed, epsilon, keys):  # type: ignore[no-untyped-def]
         around = context(params, mask, fixed)
         vectors = objective.encoder.clean(params, ids, mask)
@@ -223,4 +227,9 @@ def _on_all_devices(attack: EmbeddingAttack, objective: Any, context: Callable, 
             found.zero_gradients,
         )
 
-    return parallel.pmap(run, in_axes=(None, 0, 0, 0, 0, 0))
+    return run
+
+
+@lru_cache(maxsize=32)
+def _on_all_devices(attack: EmbeddingAttack, objective: Any, context: Callable, specials: tuple[int, ...]) -> Any:
+    return parallel.pmap(on_one_device(attack, objective, context, specials), in_axes=(None, 0, 0, 0, 0, 0))

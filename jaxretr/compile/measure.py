@@ -1,0 +1,165 @@
+"""Compiling a program and reading what the compiler says of it.
+
+In: a `Program` and the slice it is for. Out: `Measured`, plain numbers of one device and one run.
+"""
+
+import dataclasses
+import re
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jax
+
+from jaxretr.compile.chips import Slice
+from jaxretr.compile.costs import Costs
+from jaxretr.compile.hlo import Module
+from jaxretr.compile.programs import Program
+from jaxretr.compile.roofline import Roofline
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+class TooLarge(ValueError):
+    """A program that needs more memory than a chip has.
+
+    Attributes:
+      needed: bytes it would need, 0 where the compiler does not say.
+    """
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device. `aliased` outputs take the place of donated arguments."""
+
+    arguments: int
+    outputs: int
+    aliased: int
+    temporaries: int
+    code: int
+
+    @property
+    def total(self) -> int:
+        """What must be there at once."""
+        return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One program on one slice.
+
+    Attributes:
+      program, slice: what was compiled for what.
+      seconds, cpu_seconds: that tracing and compiling took, by the clock and of all cores together.
+      memory: of one device.
+      costs, roofline: of one device and one run.
+      compiler_flops, compiler_bytes: XLA's own counts, with a loop's body counted once.
+    """
+
+    program: Program
+    slice: Slice
+    seconds: float
+    cpu_seconds: float
+    memory: Memory
+    costs: Costs
+    roofline: Roofline
+    compiler_flops: float
+    compiler_bytes: float
+
+    def share_of_peak(self, seconds: float) -> float:
+        """The model's own matrix products in this time, as a share of what the chip can do."""
+        return self.program.model_flops / (seconds * self.slice.chip.peak_flops)
+
+    def examples_per_second(self, seconds: float) -> float:
+        """Of all devices."""
+        return self.program.batch * self.slice.devices / seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; times in seconds, sizes in bytes."""
+        roofline, costs = self.roofline, self.costs
+        return {
+            "program": self.program.name,
+            "what": self.program.what,
+            "topology": str(self.slice),
+            "devices": self.slice.devices,
+            "per_device_batch": self.program.batch,
+            "compile_seconds": round(self.seconds, 1),
+            "compile_cpu_seconds": round(self.cpu_seconds, 1),
+            "memory": {**dataclasses.asdict(self.memory), "total": self.memory.total, "hbm": self.slice.chip.hbm_bytes},
+            "flops": {
+                "model": self.program.model_flops,
+                "analytic": self.program.flops,
+                "compiled": costs.matmul_flops,
+                "compiled_passes": costs.matmul_passes,
+                "cost_analysis": self.compiler_flops,
+            },
+            "bytes": {"hbm": costs.hbm_bytes, "sent": costs.sent_bytes, "cost_analysis": self.compiler_bytes},
+            "unknown_loops": costs.unknown_loops,
+            "collectives": [
+                {**collective._asdict(), "times": times, "sent": collective.sent * times}
+                for collective, times in costs.collectives.items()
+            ],
+            "roofline": {**roofline._asdict(), "bound_by": roofline.bound_by}
+            | {
+                name: {
+                    "seconds": seconds,
+                    "share_of_peak": self.share_of_peak(seconds),
+                    "examples_per_second": self.examples_per_second(seconds),
+                }
+                for name, seconds in (("overlapped", roofline.overlapped), ("serial", roofline.serial))
+            },
+        }
+
+
+def measure(program: Program, slice_: Slice) -> Measured:
+    """Compiles.
+
+    Raises:
+      TooLarge: where the chip's memory does not hold it.
+    """
+    started, cpu_started = time.perf_counter(), time.process_time()
+    lowered = program.lower()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        used = re.search(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm", str(error))
+        needed = int(float(used[1]) * _UNITS[used[2]]) if used else 0
+        amount = f"{used[1]}{used[2]}B of the {used[3]}{used[4]}B that it may use" if used else "more than there is"
+        raise too_large(program, slice_, amount, needed) from error
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+    counted, own = cast(Any, compiled.memory_analysis()), cast(Any, compiled.cost_analysis())
+    text = cast(str, compiled.as_text())
+    costs = Costs.of(Module.parse(text))
+    return Measured(
+        program,
+        slice_,
+        seconds,
+        cpu_seconds,
+        Memory(
+            arguments=counted.argument_size_in_bytes,
+            outputs=counted.output_size_in_bytes,
+            aliased=counted.alias_size_in_bytes,
+            temporaries=counted.temp_size_in_bytes,
+            code=counted.generated_code_size_in_bytes,
+        ),
+        costs,
+        Roofline.of(costs, slice_),
+        compiler_flops=own["flops"],
+        compiler_bytes=own["bytes accessed"],
+    )
+
+
+def too_large(program: Program, slice_: Slice, amount: str, needed: int) -> TooLarge:
+    """The error of a program that needs `amount`."""
+    return TooLarge(
+        f"{program.name} with {program.what} on each chip does not fit into a {slice_.chip.name}: it needs {amount}. "
+        "Take a smaller --config.train.batch_size or a larger slice, set --config.model.remat=full or "
+        "--config.train.chunk_size, or look for the largest batch with --batch auto",
+        needed,
+    )

@@ -1,0 +1,51 @@
+"""Compile a run for a TPU slice, without a TPU: does it fit, and how fast could it be?
+
+    uv run --extra tpu scripts/compile_tpu.py --config configs/hybrid_xlmr_base.py --topology v5e:4x4
+    uv run --extra tpu scripts/compile_tpu.py --config configs/hybrid_xlmr_base.py --topology v5e:16x16 --batch auto
+
+Prints memory, arithmetic, traffic and a roofline bound of the train step, of encoding and of a gradient attack, of
+which --programs chooses; --json writes all of it. Single settings are overridden as in scripts/train.py. A step of
+XLM-R base takes minutes to compile. docs/tpu.md says what the figures mean.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # on a TPU VM too: nothing runs here, and the chips may be taken
+
+from absl import app, flags, logging
+from train import parse_flags  # and the flag --config
+
+from jaxretr.compile.check import PROGRAMS, check
+from jaxretr.compile.chips import Slice
+from jaxretr.compile.report import text
+from jaxretr.compile.roofline import ASSUMPTIONS
+from jaxretr.tracking import say
+
+_TOPOLOGY = flags.DEFINE_string("topology", None, "The slice, such as v5e:4x4 or v4:4x4x4.", required=True)
+_PROGRAMS = flags.DEFINE_list("programs", list(PROGRAMS), "What to compile.")
+_BATCH = flags.DEFINE_enum("batch", "config", ["config", "auto"], "auto: the largest batch that fits.")
+_JSON = flags.DEFINE_string("json", "", "Where to write all figures.")
+
+
+def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
+    results = []
+    try:
+        slice_ = Slice.parse(_TOPOLOGY.value)
+        config = flags.FLAGS.config.validated()
+        for measured in check(config, slice_, _PROGRAMS.value, auto=_BATCH.value == "auto"):
+            say(text(measured))
+            results.append(measured.to_dict())
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.exit(f"error: {error}")
+    say("\n".join(["A bound, not a measurement. It assumes that", *(f"- {assumed};" for assumed in ASSUMPTIONS)]))
+    if _JSON.value:
+        written = {"config": config.to_dict(), "assumptions": ASSUMPTIONS, "results": results}
+        Path(_JSON.value).write_text(json.dumps(written, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
