@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# The output of the running command: tpu/logs.sh [--follow] [WORKER] (the first host where none is named, or all)
+# shellcheck source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+follow=''
+[[ ${1:-} == --follow ]] && { follow=' --follow'; shift; }
+tpus tpu-vm ssh "$TPU_NAME" --worker="${1:-0}" --command="tail -n 100$follow jaxretr-run/log"

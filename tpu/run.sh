@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Starts a command on all hosts, such as tpu/run.sh scripts/train.py --config configs/hybrid_xlmr_base.py
+#
+# It goes on when this machine is switched off; tpu/logs.sh shows its output. {bucket} in an argument stands for
+# TPU_BUCKET. Started again while it runs, the same command is left alone and another one refused.
+# shellcheck source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+[[ $# -gt 0 ]] || die "no command; expected one such as tpu/run.sh scripts/train.py --config configs/hybrid.py"
+
+variables=()
+for name in ${TPU_FORWARD:-}; do
+  [[ -n ${!name:-} ]] && variables+=("$name=${!name}")
+done
+
+# The hosts of a slice find each other by themselves once they know that there are several.
+if dry_run; then
+  hosts='HOST_0;HOST_1'
+else
+  hosts="$(tpus tpu-vm describe "$TPU_NAME" --format='value(networkEndpoints[].ipAddress)')"
+fi
+[[ $hosts == *';'* ]] && variables+=("JAX_COORDINATOR_ADDRESS=${hosts%%;*}:8476")
+
+arguments=()
+for argument in "$@"; do
+  if [[ $argument == *'{bucket}'* ]]; then
+    [[ -n ${TPU_BUCKET:-} ]] || die "TPU_BUCKET is not set, which $argument needs; give it a value in $settings"
+    argument="${argument//'{bucket}'/"$TPU_BUCKET"}"
+  fi
+  arguments+=("$argument")
+done
+
+on_all "$(printf '%q ' env "${variables[@]}" jaxretr/tpu/on_host.sh start "${arguments[@]}")"
