@@ -5,7 +5,7 @@
     uv run scripts/build_index.py --index index --compact
 
 The corpus is BEIR's corpus.jsonl, parquet, or a prepared test collection. The same command again goes on where it was
-interrupted. Exact search up to 20,000 passages, ScaNN above. docs/serving.md says more.
+interrupted. Exact search up to 20,000 passages, ScaNN above. docs/index.md says more.
 """
 
 import argparse

@@ -8,13 +8,14 @@ Ctrl-C or SIGTERM, once what was accepted is answered. docs/serving.md describes
 """
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
 
 from jaxretr import parallel
-from jaxretr.index import Index
 from jaxretr.index.encoder import load_encoder
+from jaxretr.index.shards import open_shards
 from jaxretr.serve.app import create_app
 from jaxretr.serve.options import ServiceOptions
 from jaxretr.serve.server import API_KEY_VARIABLE, allowed_hosts, read_api_key, run
@@ -28,7 +29,7 @@ def main() -> None:
     try:
         key = read_api_key(args.api_key_file)
         hosts = allowed_hosts(args.host, key, insecure=args.insecure)
-        with Index.open(args.index, writable=args.writable) as index:
+        with contextlib.closing(open_shards(args.index, writable=args.writable)) as index:
             path = Path(args.model or index.describe()["model"])
             options = ServiceOptions(
                 model=path.parent.name if path.name == "model" else path.name,
@@ -51,7 +52,7 @@ def main() -> None:
 def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--index", required=True, type=Path, help="directory that scripts/build_index.py wrote")
+    add("--index", required=True, type=Path, action="append", help="its directory; once for each shard")
     add("--model", help="where the model is now (default: where it was when the index was built)")
     add("--host", default="127.0.0.1", help="default: %(default)s")
     add("--port", type=int, default=8000, help="default: %(default)s; 0 for any that is free")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -85,6 +85,7 @@ class Answer:
     missing_shards: tuple[int, ...] = ()
 
 
+@runtime_checkable
 class Searchable(Protocol):
     """An index, or several that are searched together. All methods may be called from several threads at once."""
 
@@ -109,13 +110,18 @@ class Searchable(Protocol):
         """Takes passages out; returns how many there were. On disk when this returns."""
         ...
 
+    def compact(self) -> None:
+        """Builds the index anew from what it holds, while searches and updates go on."""
+        ...
+
     @property
     def languages(self) -> Mapping[str, int]:
         """The number of passages in each language."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Size, settings, measured recall and latency, as JSON."""
+        """Size, settings, measured recall and latency, as JSON; in `since_built` how many passages were upserted and
+        deleted since the index was built or compacted."""
         ...
 
     def __len__(self) -> int: ...

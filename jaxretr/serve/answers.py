@@ -101,6 +101,12 @@ class Deleted(_Answer):
     deleted: int
 
 
+class Compaction(_Answer):
+    """The index is being built anew from what it holds; /info tells when nothing is left beside it."""
+
+    compaction: Literal["begun"]
+
+
 class Info(_Answer):
     """What is served."""
 
@@ -108,6 +114,7 @@ class Info(_Answer):
     dim: int
     passages: int
     languages: dict[str, int]
+    since_built: dict[Literal["upserted", "deleted"], int]
     writable: bool
     limits: dict[str, int]
 

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import jaxretr
+from jaxretr.index.types import Searchable
 from jaxretr.model.encode import Encoder
 from jaxretr.serve import answers, metrics
 from jaxretr.serve.access_log import AccessLog, log, to_stderr
@@ -30,14 +31,14 @@ from jaxretr.serve.requests import (
     Request as Body,
 )
 from jaxretr.serve.responses import JSONResponse
-from jaxretr.serve.service import Served, Service
+from jaxretr.serve.service import Service
 
 _READING = (400, 408, 413, 415, 422, 500, 503)  # statuses that a request with a body can be answered with
 _ENCODING = (*_READING, 504)
 
 
 def create_app(
-    index: Served, encoder: Encoder, options: ServiceOptions, *, write_log: Callable[[str], object] = to_stderr
+    index: Searchable, encoder: Encoder, options: ServiceOptions, *, write_log: Callable[[str], object] = to_stderr
 ) -> FastAPI:
     """The service; docs/serving.md describes its API, and so does its /openapi.json.
 
@@ -69,7 +70,9 @@ def create_app(
     app.state.service = service
     html = page()
 
-    def route(method: str, path: str, answer: Any, statuses: tuple[int, ...] = (), content: Any = None) -> Any:
+    def route(
+        method: str, path: str, answer: Any, statuses: tuple[int, ...] = (), content: Any = None, status: int = 200
+    ) -> Any:
         """Registers an endpoint, its errors and whether it needs the key."""
         key = options.api_key is not None and path not in OPEN
         described: dict[int | str, dict[str, Any]] = {
@@ -82,6 +85,7 @@ def create_app(
             path,
             methods=[method],
             response_model=answer,
+            status_code=status,
             responses=described,
             response_class=JSONResponse if content is None else Response,
             openapi_extra={"security": [{"key": []}]} if key else None,
@@ -125,6 +129,11 @@ def create_app(
             """Takes passages out. Answered when that is on disk."""
             log(request.scope, texts=len(body.ids))
             return JSONResponse(await service.delete(body))
+
+        @route("POST", "/passages/compact", answers.Compaction, (409,), status=202)
+        async def compact_index() -> Response:
+            """Begins to build the index anew from what it holds, so that new passages are searched like all others."""
+            return JSONResponse(service.compact(), 202)
 
     @route("GET", "/info", answers.Info)
     def info() -> Response:

@@ -63,7 +63,9 @@ def validation_error(errors: Sequence[Mapping[str, Any]]) -> ServiceError:
 
 
 def storage_error(error: OSError) -> ServiceError:
-    """A write that failed and changed nothing."""
+    """A write that failed. It changed nothing, but where a shard did not answer, which may have made its part."""
+    if isinstance(error, ConnectionError):
+        return ServiceError(503, str(error), retry_after=5)
     reason = error.strerror or str(error) or type(error).__name__
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ServiceError(

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,11 +24,6 @@ from jaxretr.serve.warm_up import encoder_batch_size, shapes
 from jaxretr.tracking import progress_bar, say
 
 
-@runtime_checkable
-class Served(Searchable, Protocol):
-    """`Searchable`, as types are checked at run time in tests."""
-
-
 class Service:
     """An index and its encoder, behind micro-batches and one writer.
 
@@ -38,7 +33,7 @@ class Service:
       stopping: whether it is shutting down; set by whoever runs it.
     """
 
-    def __init__(self, index: Served, encoder: Encoder, options: ServiceOptions):
+    def __init__(self, index: Searchable, encoder: Encoder, options: ServiceOptions):
         self.index = index
         self.encoder = encoder
         self.options = options
@@ -48,6 +43,7 @@ class Service:
         self._batch_size = encoder_batch_size(options)
         self._batcher = Batcher(self._encode, index.search, options, self.metrics)
         self._writer = ThreadPoolExecutor(1, "write")  # one, so that writes are in the order in which they came
+        self._compaction: asyncio.Future[None] | None = None
         self._since = int(time.time())
         self._progress = "starting"
 
@@ -69,6 +65,8 @@ class Service:
             await asyncio.wait([warming])
             await self._batcher.close()
             self._writer.shutdown()
+            if self._compaction is not None:
+                await asyncio.wait([self._compaction])
 
     async def search(self, request: SearchRequest) -> dict[str, Any]:
         """`SearchAnswer`, or `SearchAnswers` for several queries."""
@@ -83,7 +81,10 @@ class Service:
             )
         self._check_ready()
         async with self._deadline():
-            found = [answers.hits(one) for one in await self._batcher.search(texts, request.options())]
+            try:
+                found = [answers.hits(one) for one in await self._batcher.search(texts, request.options())]
+            except ConnectionError as error:
+                raise ServiceError(503, str(error), retry_after=5) from error
         body: dict[str, Any] = {"answers": found} if request.queries else found[0]
         return {**body, "took_ms": round(1000 * (time.perf_counter() - started), 3)}
 
@@ -117,6 +118,22 @@ class Service:
         self.metrics.changed("deleted", deleted)
         return {"deleted": deleted}
 
+    def compact(self) -> dict[str, Any]:
+        """`Compaction`: begins one in the background."""
+        if self._compaction is not None and not self._compaction.done():
+            raise ServiceError(409, "a compaction is under way; ask again when it is done")
+        self._compaction = asyncio.get_running_loop().run_in_executor(None, self._compact)
+        return {"compaction": "begun"}
+
+    def _compact(self) -> None:
+        started = time.monotonic()
+        try:
+            self.index.compact()
+        except Exception as error:  # nobody waits for it; the index is as it was
+            traceback.print_exception(error)
+        else:
+            say(f"Compacted {len(self.index):,} passages in {time.monotonic() - started:.0f} s")
+
     def info(self) -> dict[str, Any]:
         """`Info`."""
         return {
@@ -124,6 +141,7 @@ class Service:
             "dim": self.encoder.dim,
             "passages": len(self.index),
             "languages": dict(self.index.languages),
+            "since_built": self.index.describe()["since_built"],
             "writable": self.options.writable,
             "limits": self.options.limits,
         }

@@ -73,8 +73,11 @@ class MemoryIndex:
     def languages(self) -> dict[str, int]:
         return Counter(passage.language for passage in self.passages.values())
 
+    def compact(self) -> None:
+        time.sleep(self.delay)
+
     def describe(self) -> dict[str, Any]:
-        return {}
+        return {"since_built": {"upserted": 0, "deleted": 0}}
 
     def __len__(self) -> int:
         return len(self.passages)

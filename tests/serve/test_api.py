@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -152,6 +153,31 @@ def test_an_id_twice(client: httpx.Client, running: Running) -> None:
     assert running.index.passages["en0"].text == "en0 text"
 
 
+def test_one_compaction_at_a_time(client: httpx.Client, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running.index, "delay", 0.5)
+    assert client.post("/passages/compact").json() == {"compaction": "begun"}
+    assert "a compaction is under way" in error(client.post("/passages/compact"), 409)
+    assert client.post("/search", json={"query": "a"}).status_code == 200
+    while client.post("/passages/compact").status_code != 202:
+        time.sleep(0.05)
+
+
+def test_shards_that_do_not_answer_are_not_the_clients_fault(
+    client: httpx.Client, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running.index, "trouble", ConnectionError("shard 1 did not take its part; try again"))
+    message = error(client.post("/passages/delete", json={"ids": ["en1"]}), 503)
+    assert message == "shard 1 did not take its part; try again"
+
+    def lost(*_: object) -> None:
+        raise ConnectionError("none of the 2 shards answers; see their logs")
+
+    monkeypatch.setattr(running.app.state.service._batcher, "_search", lost)
+    response = client.post("/search", json={"query": "a"})
+    assert "none of the 2 shards answers" in error(response, 503)
+    assert response.headers["Retry-After"] == "5"
+
+
 def test_a_full_disk_loses_nothing(client: httpx.Client, running: Running) -> None:
     running.index.trouble = OSError(28, "No space left on device")
     new = {"passages": [{"id": "new", "text": "new"}]}
@@ -177,6 +203,7 @@ def test_info_and_models(client: httpx.Client) -> None:
         "dim": 16,
         "passages": 8,
         "languages": {"en": 4, "de": 4},
+        "since_built": {"upserted": 0, "deleted": 0},
         "writable": True,
         "limits": {
             "max_body_bytes": 4 * 2**20,
