@@ -157,7 +157,7 @@ async def kill(server: Server, load: Load, diary: Diary, rng: np.random.Generato
     patience = time.monotonic() + 10
     while not load.writing and time.monotonic() < patience:
         await asyncio.sleep(0.001)
-    await asyncio.sleep(rng.uniform(0, 0.05))
+    await asyncio.sleep(rng.uniform(0, 0.02))
     load.stopping, diary.up = True, False
     under_way = load.writing
     server.kill()
