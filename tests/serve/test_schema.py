@@ -40,6 +40,7 @@ OPERATIONS = [
     ("POST", "/search"),
     ("POST", "/v1/embeddings"),
     ("PUT", "/passages"),
+    ("POST", "/passages/compact"),
     ("POST", "/passages/delete"),
     ("GET", "/v1/models"),
     ("GET", "/info"),
