@@ -10,7 +10,7 @@ def test_a_bias_towards_languages_goes() -> None:
     rng = np.random.default_rng(0)
     meaning = rng.standard_normal((400, 32))
     language = np.arange(2_000) % 5
-    places = 2.0 * rng.standard_normal((5, 32))
+    places = rng.standard_normal((5, 32))
     rows = (meaning[np.arange(2_000) // 5] + places[language]).astype(np.float32)
     centred = Calibrated(rows, language)[:]
 
@@ -19,8 +19,8 @@ def test_a_bias_towards_languages_goes() -> None:
         best = np.argsort(-(meaning[:40] + places[2]) @ passages.T.astype(float), axis=1)[:, :50]
         return float(np.mean(language[best] == 2))
 
-    assert own_share(rows) > 0.9
-    assert own_share(centred) == pytest.approx(0.2, abs=0.03)
+    assert own_share(rows) > 0.5
+    assert own_share(centred) == pytest.approx(0.2, abs=0.06)
     query = meaning[7] + places[2]
     assert set(np.argsort(-(centred @ query))[:5]) == set(range(35, 40))
 

@@ -59,10 +59,11 @@ def test_conformance(app: FastAPI, method: str, path: str) -> None:
     def check(case: schemathesis.Case) -> None:
         case.call_and_validate(excluded_checks=UNCHECKED)
 
-    for mode in GenerationMode.POSITIVE, GenerationMode.NEGATIVE if method != "GET" else GenerationMode.POSITIVE:
+    takes_body = method != "GET" and path != "/passages/compact"
+    for mode in GenerationMode.POSITIVE, GenerationMode.NEGATIVE if takes_body else GenerationMode.POSITIVE:
         cases = operation.as_strategy(generation_mode=mode)
         hypothesis.settings(
-            max_examples=50 if method != "GET" else 2,
+            max_examples=50 if takes_body else 2,
             deadline=None,
             derandomize=True,
             database=None,

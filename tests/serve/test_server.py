@@ -160,13 +160,13 @@ def test_slow_clients_do_not_keep_others_out() -> None:
         try:
             served = 0
             started = time.monotonic()
-            while time.monotonic() - started < 3:
+            while served <= 10 or time.monotonic() - started < 3:
+                assert time.monotonic() - started < 60
                 with running.client(timeout=5) as client:
                     response = client.post("/search", json={"query": "a"})
                     assert response.status_code in (200, 503)
                     served += response.status_code == 200
                 time.sleep(0.05)
-            assert served > 10
             assert len(running.server.server_state.connections) <= 8
         finally:
             trickling.set()
