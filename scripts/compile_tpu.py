@@ -20,7 +20,7 @@ from train import parse_flags  # and the flag --config
 
 from jaxretr.compile.check import PROGRAMS, check
 from jaxretr.compile.chips import Slice
-from jaxretr.compile.report import text
+from jaxretr.compile.report import markdown, text
 from jaxretr.compile.roofline import ASSUMPTIONS
 from jaxretr.tracking import say
 
@@ -38,12 +38,17 @@ def main(_: list[str]) -> None:
         config = flags.FLAGS.config.validated()
         for measured in check(config, slice_, _PROGRAMS.value, auto=_BATCH.value == "auto"):
             say(text(measured))
-            results.append(measured.to_dict())
+            results.append(measured)
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
+    say(markdown(config.model.model_name_or_path, results))
     say("\n".join(["A bound, not a measurement. It assumes that", *(f"- {assumed};" for assumed in ASSUMPTIONS)]))
     if _JSON.value:
-        written = {"config": config.to_dict(), "assumptions": ASSUMPTIONS, "results": results}
+        written = {
+            "config": config.to_dict(),
+            "assumptions": ASSUMPTIONS,
+            "results": [measured.to_dict() for measured in results],
+        }
         Path(_JSON.value).write_text(json.dumps(written, indent=2), encoding="utf-8")
 
 

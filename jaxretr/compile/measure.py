@@ -34,18 +34,27 @@ class TooLarge(ValueError):
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device. `aliased` outputs take the place of donated arguments."""
+    """Bytes on one device, as the compiler counts them.
+
+    Attributes:
+      arguments, outputs: parameters, optimiser state and batch; what the program returns.
+      aliased: outputs that take the place of donated arguments.
+      temporaries: all that is made on the way; parts of it take each other's place, and that of donated arguments.
+      code: the program.
+      peak: of arguments, outputs and temporaries, what is there at once.
+    """
 
     arguments: int
     outputs: int
     aliased: int
     temporaries: int
     code: int
+    peak: int
 
     @property
     def total(self) -> int:
         """What must be there at once."""
-        return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
+        return self.peak + self.code
 
 
 @dataclass(frozen=True)
@@ -147,6 +156,7 @@ def measure(program: Program, slice_: Slice) -> Measured:
             aliased=counted.alias_size_in_bytes,
             temporaries=counted.temp_size_in_bytes,
             code=counted.generated_code_size_in_bytes,
+            peak=counted.peak_memory_in_bytes,
         ),
         costs,
         Roofline.of(costs, slice_),

@@ -67,7 +67,7 @@ def train_program(config: Config, architecture: Architecture, devices: Sequence[
     return Program(
         "train",
         f"{batch} pairs of {config.model.query_max_len} and {columns} x {config.model.passage_max_len} tokens, "
-        f"{config.model.dtype}, remat {config.model.remat}",
+        f"{config.model.dtype}, remat {config.model.remat}, chunk_size {config.train.chunk_size}",
         batch,
         lambda: step.lower(state, pair_batch(config, len(devices), batch), key),
         model_flops,

@@ -16,9 +16,9 @@ def text(measured: Measured) -> str:
     lines = [
         f"{program.name}: {program.what}, on each of {measured.slice.devices} chips; "
         f"compiled in {measured.seconds:.0f} s ({measured.cpu_seconds:.0f} s of CPU)",
-        f"  memory       {_gb(memory.total)} of {_gb(chip.hbm_bytes)}, {fits}: arguments {_gb(memory.arguments)}, "
-        f"outputs {_gb(memory.outputs)} ({_gb(memory.aliased)} in place of arguments), temporaries "
-        f"{_gb(memory.temporaries)}, code {_gb(memory.code)}",
+        f"  memory       {_gb(memory.total)} of {_gb(chip.hbm_bytes)} at once, {fits}; arguments "
+        f"{_gb(memory.arguments)}, outputs {_gb(memory.outputs)} ({_gb(memory.aliased)} in place of arguments), "
+        f"temporaries {_gb(memory.temporaries)}, code {_gb(memory.code)}",
         f"  products     {_tera(costs.matmul_flops)} in the compiled program, {_tera(program.model_flops)} of the model"
         + (
             f", {_tera(program.flops)} with what is made again: compiled / analytic = "
@@ -48,25 +48,34 @@ def text(measured: Measured) -> str:
     return "\n".join(lines)
 
 
-def markdown(rows: Sequence[tuple[str, Measured]]) -> str:
-    """A table with one row for each model and slice."""
+def markdown(model: str, results: Sequence[Measured]) -> str:
+    """A table with a row for each program; where there are two figures, for parts one by one and all at once."""
     head = (
-        "| model | slice | pairs a chip | memory a chip | products | main memory | sent | roofline: products, memory, "
-        "network | step | examples/s | share of peak | compile, CPU |"
+        "| model | slice | program | a chip | memory | products | main memory | sent | roofline: these three | "
+        "run | examples/s | of peak | compiled in (CPU) |"
     )
-    lines = [head, "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
-    for model, measured in rows:
+    lines = [head, "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    for measured in results:
         roofline, costs = measured.roofline, measured.costs
-        times = (roofline.overlapped, roofline.serial)
-        rates = [f"{measured.examples_per_second(seconds):,.0f}" for seconds in reversed(times)]
-        shares = [f"{100 * measured.share_of_peak(seconds):.0f}" for seconds in reversed(times)]
-        lines.append(
-            f"| {model} | {measured.slice} | {measured.program.batch} | {_gb(measured.memory.total)} | "
-            f"{_tera(costs.matmul_flops)} | {_gb(costs.hbm_bytes)} | {_gb(costs.sent_bytes)} | "
-            f"{', '.join(f'{1000 * part:.1f}' for part in roofline)} ms | "
-            f"{'–'.join(f'{1000 * seconds:.1f}' for seconds in times)} ms | {'–'.join(rates)} | "
-            f"{'–'.join(shares)} % | {measured.cpu_seconds:.0f} s |"
+        times = (roofline.serial, roofline.overlapped)
+        rates = (f"{measured.examples_per_second(seconds):,.0f}" for seconds in times)
+        shares = (f"{100 * measured.share_of_peak(seconds):.0f}" for seconds in times)
+        cells = (
+            model,
+            str(measured.slice),
+            measured.program.name,
+            str(measured.program.batch),
+            _gb(measured.memory.total),
+            _tera(costs.matmul_flops),
+            _gb(costs.hbm_bytes),
+            _gb(costs.sent_bytes),
+            f"{', '.join(f'{1000 * part:.1f}' for part in roofline)} ms",
+            f"{' – '.join(f'{1000 * seconds:.1f}' for seconds in times)} ms",
+            " – ".join(rates),
+            f"{' – '.join(shares)} %",
+            f"{measured.seconds:.0f} s ({measured.cpu_seconds:.0f} s)",
         )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

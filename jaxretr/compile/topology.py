@@ -22,6 +22,7 @@ def describe(slice_: Slice) -> list[jax.Device]:
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{slice_.chip.name}-{slice_.devices}")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # the chips, which nothing here uses, may be in use
     options = {"chip_config_name": "megacore"} if slice_.chip.name in ("v4", "v5p") else {}
     try:
         described = topologies.get_topology_desc(platform="tpu", topology_name=str(slice_), **options)

@@ -62,8 +62,8 @@ def test_a_program_measured_where_it_could_run(capsys: pytest.CaptureFixture) ->
     assert "256 texts of 16 tokens" in shown and "compiled / analytic = 1.000" in shown
     assert measured.examples_per_second(2.0) == 8 * 256 / 2
     assert measured.share_of_peak(program.model_flops / 197e12) == pytest.approx(1)
-    row = markdown([("tiny", measured)]).splitlines()[-1]
-    assert row.startswith("| tiny | v5e:2x4 | 256 |")
+    head, _, row = markdown("tiny", [measured]).splitlines()
+    assert row.startswith("| tiny | v5e:2x4 | encode | 256 |") and row.count("|") == head.count("|")
 
 
 def test_the_largest_batch_is_found_and_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -71,7 +71,7 @@ def test_the_largest_batch_is_found_and_named(monkeypatch: pytest.MonkeyPatch, c
     measured = measure(encode_program(CONFIG, TINY, jax.devices()), V5E)
 
     def pretend(program, slice_):
-        memory = dataclasses.replace(measured.memory, temporaries=program.batch * slice_.chip.hbm_bytes // 100)
+        memory = dataclasses.replace(measured.memory, peak=program.batch * slice_.chip.hbm_bytes // 100)
         return dataclasses.replace(measured, program=program, memory=memory)
 
     monkeypatch.setattr(checking, "describe", lambda _: jax.devices())

@@ -2,12 +2,17 @@
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+
+from jaxretr.model.functions import param_shapes
+from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = ("--config.train.batch_size=16", "--config.model.dtype=bfloat16", "--config.model.dropout=0")
@@ -44,9 +49,9 @@ def test_three_programs_on_four_chips(tmp_path: Path, tiny_root: Path) -> None:
         assert result["roofline"]["overlapped"]["seconds"] > 0
     train = results["train"]
     assert train["per_device_batch"] == 4 and train["memory"]["aliased"] > 0.9 * train["memory"]["outputs"]
-    parameters = train["memory"]["arguments"] / 3  # and AdamW's two moments
+    parameters = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(TINY)))
     reduced = sum(c["payload"] * c["times"] for c in train["collectives"] if c["kind"] == "all-reduce")
-    assert reduced == pytest.approx(parameters, rel=0.2), "one all-reduce of the gradient"
+    assert parameters <= reduced < 1.2 * parameters, "the gradient once, and little beside it"
     assert not results["encode"]["collectives"] and not results["attack"]["collectives"]
 
 
