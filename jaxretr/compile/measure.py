@@ -17,14 +17,12 @@ from jaxretr.compile.hlo import Module
 from jaxretr.compile.programs import Program
 from jaxretr.compile.roofline import Roofline
 
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-
 
 class TooLarge(ValueError):
     """A program that needs more memory than a chip has.
 
     Attributes:
-      needed: bytes it would need, 0 where the compiler does not say.
+      needed: bytes it would need at once, 0 where the compiler does not say.
     """
 
     def __init__(self, message: str, needed: int) -> None:
@@ -137,10 +135,8 @@ def measure(program: Program, slice_: Slice) -> Measured:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        used = re.search(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm", str(error))
-        needed = int(float(used[1]) * _UNITS[used[2]]) if used else 0
-        amount = f"{used[1]}{used[2]}B of the {used[3]}{used[4]}B that it may use" if used else "more than there is"
-        raise too_large(program, slice_, amount, needed) from error
+        said = re.search(r"required for [^()]*\([\d.]+[KMG]?\) exceeds available HBM \([\d.]+[KMG]?\)", str(error))
+        raise too_large(program, slice_, f"memory {said[0]}" if said else "more than there is") from error
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     counted, own = cast(Any, compiled.memory_analysis()), cast(Any, compiled.cost_analysis())
     text = cast(str, compiled.as_text())
@@ -165,8 +161,8 @@ def measure(program: Program, slice_: Slice) -> Measured:
     )
 
 
-def too_large(program: Program, slice_: Slice, amount: str, needed: int) -> TooLarge:
-    """The error of a program that needs `amount`."""
+def too_large(program: Program, slice_: Slice, amount: str, needed: int = 0) -> TooLarge:
+    """The error of a program that needs `amount`, in words, and `needed`, in bytes."""
     return TooLarge(
         f"{program.name} with {program.what} on each chip does not fit into a {slice_.chip.name}: it needs {amount}. "
         "Take a smaller --config.train.batch_size or a larger slice, set --config.model.remat=full or "
