@@ -79,7 +79,7 @@ class BuildOptions:
         if "num_leaves" in self.scann and "num_leaves_to_search" not in self.scann:
             made = dataclasses.replace(made, num_leaves_to_search=1)
             made = dataclasses.replace(made, num_leaves=self.scann["num_leaves"])
-            made = dataclasses.replace(made, num_leaves_to_search=max(1, made.num_leaves // 20))
+            made = dataclasses.replace(made, num_leaves_to_search=max(1, made.num_leaves // 10))
         return dataclasses.replace(made, **self.scann)
 
 

@@ -189,7 +189,7 @@ def test_what_is_refused(tmp_path: Path, encoder: Encoder) -> None:
 
 def test_settings_of_scann_are_overridden() -> None:
     settings = BuildOptions(scann={"num_leaves": 400, "dimensions_per_block": 4}).settings(1_000_000)
-    assert (settings.num_leaves, settings.num_leaves_to_search, settings.dimensions_per_block) == (400, 20, 4)
+    assert (settings.num_leaves, settings.num_leaves_to_search, settings.dimensions_per_block) == (400, 40, 4)
     with pytest.raises(ValueError, match="num_leaves_to_search is 9; expected at most num_leaves, 4"):
         BuildOptions(scann={"num_leaves": 4, "num_leaves_to_search": 9}).settings(1_000_000)
 

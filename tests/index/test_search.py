@@ -157,6 +157,23 @@ def test_a_batch_is_searched_at_once_with_the_leaves_it_was_tuned_to(
     assert calls[0][0] == 50 and calls[0][1] <= tuned[0] + 1, "one passage less makes no difference"
 
 
+@pytest.mark.skipif(not approximate.available(), reason="ScaNN has no wheels for this platform")
+def test_clusters_that_are_tight_do_not_hide_those_that_are_loose(tmp_path: Path) -> None:
+    """With leaves that are not spherical .84 to .85 is found, with spherical ones .89 to .90."""
+
+    def drawn(count: int, seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        centres, cluster = np.random.default_rng(99).standard_normal((40, 32)), rng.integers(0, 40, count)
+        made = centres[cluster] + np.where(cluster % 2, 0.2, 1.5)[:, None] * rng.standard_normal((count, 32))
+        return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+
+    rows, queries = drawn(5_000, seed=0), drawn(300, seed=1)
+    settings = approximate.ScannSettings.for_size(len(rows))
+    approximate.build_scann(rows, settings, "float32", tmp_path)
+    found, _ = approximate.ScannSearcher(tmp_path, settings).search(queries, 10)
+    assert measure.recall(found, np.argsort(-queries @ rows.T, axis=1)[:, :10]) > 0.875
+
+
 class Pretended(measure.Searchers):
     """Finds the more of the true passages, 0 to 99, the more leaves are searched and candidates scored again.
 
