@@ -137,7 +137,7 @@ def compare(
                 runs.append({**runs[-1], "target": target})
             elif setting is not None or name in EXACT:
                 runs.append({"target": target, "setting": setting} | alone(measure, system, directory, setting))
-            print(json.dumps({name: runs[-1:] or None}), flush=True)
+        print(json.dumps({name: runs}), flush=True)
         results["systems"][name] = {"build": built, "runs": runs}
     return results
 
