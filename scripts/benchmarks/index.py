@@ -29,7 +29,7 @@ from benchmarks import index_data
 from benchmarks.index_systems import EXACT, SYSTEMS, System, recall
 
 TARGETS = [0.95, 0.99]
-_MORE = 0.1  # of what is missing to perfect recall
+_MORE = 0.2  # of what is missing to perfect recall
 _REPEATS = 3
 _SINGLE = 200  # queries one by one, where that takes less than
 _SECONDS = 10.0
@@ -160,7 +160,7 @@ def table(results: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for target in TARGETS:
-        lines.append(f"| **recall ≥ {target}** | | | | | | |")
+        lines.append(f"| **tuned to recall ≥ {target}** | | | | | | |")
         for name, system in systems.items():
             one = _of(system, target)
             if one is None:
@@ -200,6 +200,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--only", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="systems (default: all)")
     add("--baseline", choices=SYSTEMS, default="faiss-flat", help="default: %(default)s")
     add("--threads", type=int, default=2, help="and cores of every system (default: %(default)s)")
-    add("--ef_construction", type=int, default=100, help="of both HNSW (default: %(default)s)")
+    add("--ef_construction", type=int, default=200, help="of both HNSW (default: %(default)s)")
     add("--directory", type=Path, help="keep vectors and indexes here (default: they are deleted at the end)")
     add("--json", dest="json_file", type=Path, metavar="FILE", help="write all figures there")
