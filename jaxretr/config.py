@@ -134,6 +134,8 @@ class TrainConfig:
       symmetric: also rank the queries for each passage; the two losses are averaged.
       chunk_size: pairs that a device encodes at once, 0 for all of its share. The gradient is the same (gradient
         caching), memory that of a chunk, and a step takes one more forward pass.
+      sparse_embeddings: update only the word embeddings of the tokens in the batch, so that a step takes as long with
+        a vocabulary of 250,000 as with one of 5,000. AdamW's moments and weight decay of the others wait.
     """
 
     steps: int = 1000
@@ -146,6 +148,7 @@ class TrainConfig:
     temperature: float = 0.02
     symmetric: bool = False
     chunk_size: int = 0
+    sparse_embeddings: bool = False
 
     def __post_init__(self) -> None:
         _check(self.steps >= 1, "train.steps", self.steps, "at least 1")
@@ -287,6 +290,12 @@ class Config:
             "train.chunk_size",
             self.train.chunk_size,
             "0 with hardening, whose passes are made over the whole batch",
+        )
+        _check(
+            not (self.hardening.method and self.train.sparse_embeddings),
+            "train.sparse_embeddings",
+            self.train.sparse_embeddings,
+            "False with hardening, which needs the whole table of word embeddings",
         )
 
     def validated(self) -> "Config":

@@ -210,6 +210,7 @@ def make_update(config: Config, architecture: Architecture, special_ids: tuple[i
         dropout=config.model.dropout != 0,
         hardening=_hardening(config, special_ids),
         chunk_size=config.train.chunk_size,
+        sparse_embeddings=config.train.sparse_embeddings,
     )
     return Update(step, optimizer, learning_rate)
 

@@ -85,6 +85,10 @@ def test_the_three_recipes_differ_in_one_line() -> None:
             lambda: Config(data=DataConfig(languages=("en", "de")), hardening=HardeningConfig(method="translations")),
             "hardening.translations=2 is not possible; expected at most 1, the other languages of data.languages",
         ),
+        (
+            lambda: Config(train=TrainConfig(sparse_embeddings=True), hardening=HardeningConfig(method="fgm")),
+            "train.sparse_embeddings=True is not possible; expected False with hardening",
+        ),
         (lambda: Config(seed=-1), "seed=-1"),
         (lambda: Config(keep_checkpoints=0), "keep_checkpoints=0"),
     ],

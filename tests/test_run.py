@@ -216,6 +216,20 @@ def test_hardened_it_goes_on_bit_for_bit(
     assert last["adversarial_loss"] > 0 or method == "typos"  # made-up words of two letters have none
 
 
+@pytest.mark.slow
+def test_with_sparse_embeddings_it_goes_on_bit_for_bit(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sparse = dataclasses.replace(tiny_config.train, steps=6, sparse_embeddings=True)
+    config = dataclasses.replace(tiny_config, train=sparse)
+    model = run.train(dataclasses.replace(config, output_dir=str(tmp_path / "whole")))
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt, match="stopped after step 3"):
+            run.train(config)
+    assert_same_model(run.train(config), model)
+
+
 def test_a_batch_that_devices_cannot_share_is_refused_before_anything_is_written(tiny_config: Config) -> None:
     config = dataclasses.replace(tiny_config, train=dataclasses.replace(tiny_config.train, batch_size=12))
     with pytest.raises(ValueError, match="batch_size=12 cannot be divided evenly over 8 devices; .* such as 8 or 16"):

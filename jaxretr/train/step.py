@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int32, PyTree
 from jaxretr import parallel
 from jaxretr.data.batches import PairBatch
 from jaxretr.model.functions import EncoderFunctions
-from jaxretr.train import chunks
+from jaxretr.train import chunks, word_rows
 from jaxretr.train.hardening import Hardening
 from jaxretr.train.objective import Objective
 
@@ -58,11 +58,14 @@ def make_step(
     dropout: bool,
     hardening: Hardening | None = None,
     chunk_size: int = 0,
+    sparse_embeddings: bool = False,
 ) -> Callable[[TrainState, PairBatch, jax.Array], tuple[TrainState, StepMetrics | HardenedMetrics]]:
     """The per-device update `(state, batch, key) -> (state, metrics)`, to be run under `parallel.pmap`.
 
     `key` is the run's own and never changes: the dropout of an update follows from it, the step and the device. With
-    `chunk_size` a device encodes so many pairs at once (`jaxretr.train.chunks`), 0 for all.
+    `chunk_size` a device encodes so many pairs at once (`jaxretr.train.chunks`), 0 for all. With `sparse_embeddings`
+    only the word embeddings of the batch are updated (`jaxretr.train.word_rows`); not to be had with `hardening`,
+    which knows special tokens by their ids.
     """
     objective = Objective(encoder, temperature, symmetric)
 
@@ -86,4 +89,9 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + jnp.int32(1), params, opt_state), metrics
 
-    return step
+    def sparse_step(state: TrainState, batch: PairBatch, key: jax.Array) -> tuple[TrainState, Any]:
+        rows = word_rows.occurring(batch, encoder.architecture.vocab_size)
+        after, metrics = step(word_rows.take(state, rows), word_rows.renumbered(batch, rows), key)
+        return word_rows.put(state, rows, after), metrics
+
+    return sparse_step if sparse_embeddings else step
