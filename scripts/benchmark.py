@@ -13,13 +13,13 @@ share one. Times are medians; a ratio says what is divided by what.
 
 import argparse
 
-from benchmarks import attack, harden, index, search, serve, soak
+from benchmarks import attack, encode, harden, index, search, serve, soak, train
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for benchmark in (search, attack, harden, index, serve, soak):
+    for benchmark in (train, encode, search, attack, harden, index, serve, soak):
         name = benchmark.__name__.rpartition(".")[2]
         command = commands.add_parser(
             name, description=benchmark.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
