@@ -1,0 +1,151 @@
+"""What a study trains and measures: `configs/study_*.py` build a `Study`, checked where it is built."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from jaxretr.attack.options import AttackOptions
+from jaxretr.config import Config, HardeningConfig
+from jaxretr.eval.settings import Setting
+
+Section = Literal["clean", "english", "multi", "mono", "cross", "matched", "checks", "poison"]
+"""What is measured of a model, see `jaxretr.study.sections`."""
+
+UNTRAINED = "untrained"
+BM25 = "bm25"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A recipe that is compared with others.
+
+    Attributes:
+      alpha: share of monolingual batches.
+      hardening: of the training.
+      seeds: of the training; () is for a reference that is not trained.
+      rate_of: the arm whose learning rate it takes; "" chooses its own.
+      sections: what is measured of it.
+    """
+
+    alpha: float = 0.5
+    hardening: HardeningConfig = field(default_factory=HardeningConfig)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    rate_of: str = ""
+    sections: tuple[Section, ...] = ("clean", "english", "multi", "mono", "cross")
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A test collection as `jaxretr.data.test_collections.load_test_collection` takes it.
+
+    Attributes:
+      name: of the data set.
+      data_dir: its published files; "" where it is downloaded.
+      candidates: what is retrieved, "" where there is no choice.
+    """
+
+    name: str
+    data_dir: str = ""
+    candidates: str = ""
+
+
+@dataclass(frozen=True)
+class Attacks:
+    """An attack on drawn questions in one setting.
+
+    Attributes:
+      setting: the tasks that are attacked.
+      languages: () for all.
+      questions: drawn from the collection, each asked in every language.
+      options: what is tried.
+    """
+
+    setting: Setting
+    questions: int
+    options: AttackOptions
+    languages: tuple[str, ...] = ()
+
+
+class Run(NamedTuple):
+    """One training of one arm."""
+
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its record."""
+        return f"{self.arm}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A whole study.
+
+    Attributes:
+      base: the training that all arms share; its `evaluation` is the validation that learning rates are chosen on.
+      arms: name -> recipe. The first is the baseline, the second the one in question.
+      rates: learning rates that each arm with `rate_of=""` is trained with under its first seed.
+      collection: what is searched in several languages.
+      english: collections in BEIR's layout, in English.
+      max_length: tokens of a text in evaluation.
+      attacks: of the sections of these names.
+      checked: queries of one language that the strength of the attacks is checked with.
+    """
+
+    base: Config
+    arms: Mapping[str, Arm]
+    rates: tuple[float, ...]
+    collection: Collection
+    english: tuple[Collection, ...]
+    max_length: int
+    attacks: Mapping[Section, Attacks]
+    checked: int = 24
+
+    def __post_init__(self) -> None:
+        for name, arm in self.arms.items():
+            if arm.rate_of and (arm.rate_of not in self.arms or self.arms[arm.rate_of].rate_of):
+                raise ValueError(
+                    f"arm {name!r} takes the learning rate of {arm.rate_of!r}, which chooses none; "
+                    f"name one of {', '.join(n for n, a in self.arms.items() if a.seeds and not a.rate_of)}"
+                )
+            unknown = set(arm.sections) - set(get_args(Section))
+            if unknown:
+                raise ValueError(f"arm {name!r} has sections {sorted(unknown)}; there are {get_args(Section)}")
+        if not self.rates:
+            raise ValueError("rates is empty; name one learning rate at least")
+
+    @property
+    def contrast(self) -> tuple[str, str]:
+        """The baseline and the arm in question."""
+        baseline, asked, *_ = self.arms
+        return baseline, asked
+
+    def runs(self) -> Iterator[Run]:
+        """Every run, first seeds first, so that a study cut short has all arms in order of importance."""
+        most = max(len(arm.seeds) for arm in self.arms.values())
+        for place in range(most):
+            for name, arm in self.arms.items():
+                if place < len(arm.seeds):
+                    yield Run(name, arm.seeds[place])
+        for name, arm in self.arms.items():
+            if not arm.seeds:
+                yield Run(name, 0)
+
+    def config(self, run: Run, rate: float, output_dir: Path) -> Config:
+        """The training of a run with this peak learning rate, in its own directory."""
+        arm = self.arms[run.arm]
+        return dataclasses.replace(
+            self.base,
+            data=dataclasses.replace(self.base.data, alpha=arm.alpha),
+            train=dataclasses.replace(self.base.train, learning_rate=rate),
+            hardening=arm.hardening,
+            seed=run.seed,
+            output_dir=str(output_dir / f"{run.name}-rate{rate:g}"),
+        ).validated()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for records."""
+        return dataclasses.asdict(self)

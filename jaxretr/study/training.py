@@ -1,0 +1,70 @@
+"""The models of a study: a `Study` and a `Run` come in, the directory of a finished training goes out.
+
+The learning rate of an arm is the one that does best on validation data under its first seed; every arm with a choice
+of its own tries the same rates.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxretr.eval.results import Results
+from jaxretr.run import train
+from jaxretr.study.design import Run, Study
+from jaxretr.tracking import say
+
+CHOSEN_BY = ("mono/AP", "multi/AP")
+"""Learning rates are chosen by the mean of these on validation data."""
+
+
+def chosen_rate(study: Study, arm: str, directory: Path) -> tuple[float, dict[str, float]]:
+    """The learning rate of an arm, and the criterion of each rate that was tried; trains what is not trained yet.
+
+    Args:
+      study: which rates.
+      arm: name of the arm.
+      directory: of the trainings.
+    """
+    of = study.arms[arm].rate_of or arm
+    first = Run(of, study.arms[of].seeds[0])
+    tried = {rate: criterion(_train(study, first, rate, directory)) for rate in study.rates}
+    return max(tried, key=lambda rate: tried[rate]), {f"{rate:g}": value for rate, value in tried.items()}
+
+
+def trained(study: Study, run: Run, directory: Path) -> tuple[Path, dict[str, Any]]:
+    """Trains a run with the rate of its arm.
+
+    Returns:
+      Its directory, and what is recorded of it: rate, choice, validation measures by step, cost.
+    """
+    rate, tried = chosen_rate(study, run.arm, directory)
+    output_dir = _train(study, run, rate, directory)
+    rows = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text("utf-8").splitlines()]
+    steps = [row for row in rows if "seconds_per_step" in row]
+    return output_dir, {
+        "learning_rate": rate,
+        "tried": tried,
+        "validation": {str(row["step"]): {m: row[m] for m in _WATCHED} for row in rows if "multi/AP" in row},
+        "seconds_per_step": float(np.median([row["seconds_per_step"] for row in steps])),
+        "loss": steps[-1]["loss"],
+    }
+
+
+_WATCHED = ("mono/AP", "cross/AP", "multi/AP", "mono/nDCG@10", "cross/nDCG@10", "multi/nDCG@10")
+
+
+def criterion(output_dir: Path) -> float:
+    """How good the model of a finished training is on validation data."""
+    found = Results.load(output_dir / "results.json").scalars()
+    return float(np.mean([found[name] for name in CHOSEN_BY]))
+
+
+def _train(study: Study, run: Run, rate: float, directory: Path) -> Path:
+    config = study.config(run, rate, directory)
+    output_dir = Path(config.output_dir)
+    if not (output_dir / "results.json").exists():
+        say(f"training {output_dir.name}")
+        train(config)
+    return output_dir
