@@ -1,6 +1,7 @@
 """What a study trains and measures: `configs/study_*.py` build a `Study`, checked where it is built."""
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,6 +147,21 @@ class Study:
             output_dir=str(output_dir / f"{run.name}-rate{rate:g}"),
         ).validated()
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, for records."""
-        return dataclasses.asdict(self)
+    def design_of(self, run: Run) -> dict[str, Any]:
+        """All that decides what a run's record holds, as plain values: not where anything is, nor the other arms."""
+        arm = self.arms[run.arm]
+        rates = [arm.rate_of or run.arm, *self.rates]
+        shared = self.base.to_dict()
+        shared["data"] = {name: value for name, value in shared["data"].items() if name not in ("data_dir", "source")}
+        chosen: dict[str, Any] = {
+            "alpha": arm.alpha,
+            "hardening": dataclasses.asdict(arm.hardening),
+            "rates": rates,
+            "base": {name: shared[name] for name in ("model", "data", "train", "evaluation")},
+            "collection": dataclasses.asdict(self.collection),
+            "english": [dataclasses.asdict(one) for one in self.english],
+            "max_length": self.max_length,
+            "attacks": {section: dataclasses.asdict(attack) for section, attack in self.attacks.items()},
+            "checked": self.checked,
+        }
+        return json.loads(json.dumps(chosen))

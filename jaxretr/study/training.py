@@ -8,15 +8,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from jaxretr import parallel
 from jaxretr.eval.results import Results
-from jaxretr.run import train
+from jaxretr.model.functions import Params
+from jaxretr.run import load_encoder, make_update, train
 from jaxretr.study.design import Run, Study
 from jaxretr.tracking import say
+from jaxretr.train.checkpoint import Checkpoints
+from jaxretr.train.step import TrainState
 
 CHOSEN_BY = ("mono/AP", "multi/AP")
 """Learning rates are chosen by the mean of these on validation data."""
+MATCHED_BY = "multi/nDCG@10"
+"""What models of equal quality agree in, on validation data."""
 
 
 def chosen_rate(study: Study, arm: str, directory: Path) -> tuple[float, dict[str, float]]:
@@ -50,6 +57,29 @@ def trained(study: Study, run: Run, directory: Path) -> tuple[Path, dict[str, An
         "seconds_per_step": float(np.median([row["seconds_per_step"] for row in steps])),
         "loss": steps[-1]["loss"],
     }
+
+
+def matched_checkpoint(study: Study, run: Run, directory: Path) -> tuple[int, float, float, Params]:
+    """The checkpoint of a run whose clean quality on validation data is closest to that of the finished baseline.
+
+    Returns:
+      Its step, its quality (`MATCHED_BY`), that of the baseline of the same seed, and its parameters.
+    """
+    output_dir, training = trained(study, run, directory)
+    _, of_baseline = trained(study, Run(study.contrast[0], run.seed), directory)
+    baseline = list(of_baseline["validation"].values())[-1][MATCHED_BY]
+    quality = {int(step): found[MATCHED_BY] for step, found in training["validation"].items() if int(step)}
+    step = min(quality, key=lambda step: abs(quality[step] - baseline))
+
+    config = study.config(run, training["learning_rate"], directory)
+    encoder = load_encoder(config)
+    update = make_update(config, encoder.functions.architecture, tuple(sorted(encoder.tokenizer.all_special_ids)))
+    like = TrainState(
+        parallel.replicate(jnp.int32(0)), encoder.params, parallel.replicate(update.optimizer.init(encoder.params))
+    )
+    with Checkpoints(output_dir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
+        params = checkpoints.restore(like, step).state.params
+    return step, quality[step], baseline, params
 
 
 _WATCHED = ("mono/AP", "cross/AP", "multi/AP", "mono/nDCG@10", "cross/nDCG@10", "multi/nDCG@10")

@@ -1,0 +1,205 @@
+"""What is measured of a finished model, section by section: a `Study`, a `Run` and an encoder come in, a `SectionRecord`
+goes out.
+
+| section | measures |
+|---|---|
+| `clean` | retrieval of all questions in the settings mono, cross and multi, and language bias |
+| `english` | collections in BEIR's layout |
+| `multi`, `mono`, `cross` | the attacks of the design in that setting |
+| `matched` | the attacks on the checkpoint whose clean quality is closest to the baseline's |
+| `checks` | whether the gradient attack is as strong as it looks |
+| `poison` | corpus poisoning within and across languages |
+"""
+
+import copy
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, override
+
+import numpy as np
+
+from jaxretr.attack.checks import strength_checks
+from jaxretr.attack.record import RECORD_FILE, TEXTS_FILE, AdversarialText
+from jaxretr.attack.report.strings import strongest
+from jaxretr.attack.run import attack_into
+from jaxretr.attack.victim import Victim
+from jaxretr.data.test_collections import load_test_collection
+from jaxretr.eval.evaluate import evaluate
+from jaxretr.eval.held_out import allowed_settings
+from jaxretr.model.encode import Encoder
+from jaxretr.run import load_encoder
+from jaxretr.study.bm25 import BM25Encoder
+from jaxretr.study.design import Attacks, Collection, Run, Section, Study
+from jaxretr.study.records import SectionRecord
+from jaxretr.types import RetrievalSet
+
+EncoderFor = Callable[[RetrievalSet], Encoder | BM25Encoder]
+"""What encodes a collection."""
+
+MEASURES = ("AP", "nDCG@10", "R@1", "R@10")
+ENGLISH_MEASURES = ("nDCG@10", "AP", "R@100")
+ATTACKED_EncoderFor = Callable[[RetrievalSet], Encoder | BM25Encoder]
+"""What encodes a collection."""
+
+MEASURES = ("AP", "nDCG@10")
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Where things are.
+
+    Attributes:
+      collections: the published files of test collections, each in a directory of its own name.
+      cache: prepared data and models.
+      run: what the sections of this run leave besides their records.
+    """
+
+    collections: Path
+    cache: Path
+    run: Path
+
+    def load(self, collection: Collection, **drawn: Any) -> RetrievalSet:
+        """A test collection; one without a directory here is downloaded, if it can be."""
+        directory = self.collections / (collection.data_dir or collection.name)
+        return load_test_collection(
+            collection.name,
+            directory if collection.data_dir or directory.exists() else None,
+            cache_dir=self.cache,
+            candidates=collection.candidates or None,
+            **drawn,
+        )
+
+
+class RememberingEncoder(Encoder):
+    """Embeds each passage once, however many sections search it."""
+
+    def remember(self) -> "RememberingEncoder":
+        """Begins to remember; returns itself."""
+        self._known: dict[str, np.ndarray] = {}
+        return self
+
+    @override
+    def encode_document(self, texts: Iterable[str], *, batch_size: int = 32, progress: bool = True) -> np.ndarray:
+        texts = list(texts)
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            embeddings = super().encode_document(new, batch_size=batch_size, progress=progress)
+            self._known |= zip(new, embeddings, strict=True)
+        return np.stack([self._known[text] for text in texts]) if texts else np.empty((0, self.dim), np.float32)
+
+
+def measure(study: Study, run: Run, section: Section, encoder: RememberingEncoder, files: Files) -> SectionRecord:
+    """Measures one section of a model."""
+    started = time.perf_counter()
+    match section:
+        case "clean":
+            found = clean(study, lambda _: encoder, files)
+        case "english":
+            found = english(study, lambda _: encoder, files)
+        case "checks":
+            found = checks(study, encoder, files)
+        case _:
+            found = attacked(study, run, section, encoder, files)
+    return dataclasses.replace(found, seconds=round(time.perf_counter() - started, 1))
+
+
+def measure_lexical(study: Study, section: Section, files: Files) -> SectionRecord:
+    """The sections `clean` and `english` of BM25, over the tokens of the encoder that the study trains."""
+    tokenization = load_encoder(study.base).query_tokenization
+    whole = copy.copy(tokenization)
+    whole.prefix, whole.max_len = "", study.max_length
+    started = time.perf_counter()
+    found = {"clean": clean, "english": english}[section](study, partial(BM25Encoder, tokenization=whole), files)
+    return dataclasses.replace(found, seconds=round(time.perf_counter() - started, 1))
+
+
+def clean(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
+    """All questions, in the three settings."""
+    collection = files.load(study.collection)
+    encoder = encoder_for(collection)
+    results = evaluate(collection, encoder.encode_query, encoder.encode_document, measures=MEASURES)
+    return SectionRecord.of(results, by_question=True)
+
+
+def english(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
+    """The collections in BEIR's layout; values per query are of the first, the means of all are among the facts."""
+    records = {}
+    for one in study.english:
+        collection = files.load(one)
+        encoder = encoder_for(collection)
+        results = evaluate(
+            collection,
+            encoder.encode_query,
+            encoder.encode_document,
+            settings=allowed_settings(collection),
+            measures=ENGLISH_MEASURES,
+        )
+        records[one.data_dir or one.name] = SectionRecord.of(results)
+    first = next(iter(records.values()))
+    means = {name: {m: record.scalar(m) for m in record.by_task} for name, record in records.items()}
+    return dataclasses.replace(first, facts={"collections": means})
+
+
+def attacked(study: Study, run: Run, section: Section, encoder: Encoder, files: Files) -> SectionRecord:
+    """The attacks of a section, with what each cost and examples of the texts it made."""
+    chosen = study.attacks[section]
+    directory = files.run / section
+    results = attack_into(
+        directory,
+        encoder,
+        _drawn(study, chosen, files),
+        chosen.options,
+        setting=chosen.setting,
+        system=run.name,
+        attacked={"max_length": encoder.max_length},
+        measures=ATTACKED_MEASURES,
+    )
+    record = json.loads((directory / RECORD_FILE).read_text("utf-8"))
+    texts = [AdversarialText(**json.loads(line)) for line in (directory / TEXTS_FILE).read_text("utf-8").splitlines()]
+    examples = [
+        dataclasses.asdict(text)
+        for label in dict.fromkeys(text.label for text in texts)
+        for text in strongest([one for one in texts if one.label == label], len({text.language for text in texts}))
+    ]
+    return SectionRecord.of(
+        results,
+        [name for name in results.settings[chosen.setting].measures if _is_kept(name)],
+        facts={
+            "row_norm": record["row_norm"],
+            "nearest_row": record["nearest_row"],
+            "transfer": record["transfer"],
+            "forward_passes": {trial["label"]: round(trial["forward_passes"], 1) for trial in record["trials"]},
+            "examples": examples,
+        },
+    )
+
+
+def checks(study: Study, encoder: Encoder, files: Files) -> SectionRecord:
+    """The strength of the attack of section `multi`, as sentences with their figures."""
+    chosen = study.attacks["multi"]
+    collection = _drawn(study, dataclasses.replace(chosen, questions=study.checked), files)
+    victim = Victim.of(encoder, collection, chosen.setting)
+    found = [
+        {"name": check.name, "passed": check.passed, "says": check.says}
+        for check in strength_checks(victim, chosen.options, study.checked)
+    ]
+    return SectionRecord(collection.name, {}, {}, {"checks": found})
+
+
+def _drawn(study: Study, chosen: Attacks, files: Files) -> RetrievalSet:
+    return files.load(
+        study.collection,
+        languages=chosen.languages or None,
+        max_queries=chosen.questions,
+        seed=chosen.options.seed,
+    )
+
+
+def _is_kept(name: str) -> bool:
+    """Whether values per query of a measure are recorded: not AP and nDCG of every rung, nor measures of no question."""
+    attack, _, measure = name.rpartition(" ")
+    return measure not in ("Max@R", "Max@R_norm", "PEER") and not (measure == "AP" and attack)
