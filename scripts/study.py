@@ -3,9 +3,9 @@
     uv run scripts/study.py --output_dir runs/study --collections data/collections
 
 trains every arm and seed of the design, measures them clean and under attack, and writes one JSON for each into
-runs/study/record/results, tables and figures, and the page runs/study/record.md. The same command again goes on where it
-was; several processes, on one machine or several, may share out the arms (--arms). With --report nothing is trained or
-measured: tables and figures are drawn anew from the results. docs/study.md is the page of the study in this repository.
+runs/study/record/results, tables and figures, and the page runs/study/record.md. The same command again goes on where
+it was; several processes, on one machine or several, may share out the arms (--arms). With --report nothing is trained
+or measured: tables and figures are drawn anew from the results. The repository's own study is `--record docs/study`.
 """
 
 import argparse

@@ -1,5 +1,5 @@
-"""What is measured of a finished model, section by section: a `Study`, a `Run` and an encoder come in, a `SectionRecord`
-goes out.
+"""What is measured of a finished model, section by section: a `Study`, a `Run` and an encoder come in, a
+`SectionRecord` goes out.
 
 | section | measures |
 |---|---|
@@ -28,6 +28,7 @@ from jaxretr.attack.report.strings import strongest
 from jaxretr.attack.run import attack_into
 from jaxretr.attack.victim import Victim
 from jaxretr.data.test_collections import load_test_collection
+from jaxretr.eval.bias import OWN_LANGUAGE_SHARE, RANK_DISTANCE
 from jaxretr.eval.evaluate import evaluate
 from jaxretr.eval.held_out import allowed_settings
 from jaxretr.model.encode import Encoder
@@ -40,12 +41,9 @@ from jaxretr.types import RetrievalSet
 EncoderFor = Callable[[RetrievalSet], Encoder | BM25Encoder]
 """What encodes a collection."""
 
-MEASURES = ("AP", "nDCG@10", "R@1", "R@10")
-ENGLISH_MEASURES = ("nDCG@10", "AP", "R@100")
-ATTACKED_EncoderFor = Callable[[RetrievalSet], Encoder | BM25Encoder]
-"""What encodes a collection."""
-
 MEASURES = ("AP", "nDCG@10")
+BIAS = (RANK_DISTANCE, OWN_LANGUAGE_SHARE)
+ENGLISH_MEASURES = ("nDCG@10", "AP", "R@100")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +75,9 @@ class Files:
 class RememberingEncoder(Encoder):
     """Embeds each passage once, however many sections search it."""
 
-    def remember(self) -> "RememberingEncoder":
-        """Begins to remember; returns itself."""
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
         self._known: dict[str, np.ndarray] = {}
-        return self
 
     @override
     def encode_document(self, texts: Iterable[str], *, batch_size: int = 32, progress: bool = True) -> np.ndarray:
@@ -122,7 +119,7 @@ def clean(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
     collection = files.load(study.collection)
     encoder = encoder_for(collection)
     results = evaluate(collection, encoder.encode_query, encoder.encode_document, measures=MEASURES)
-    return SectionRecord.of(results, by_question=True)
+    return SectionRecord.of(results, (*MEASURES, *BIAS), by_question=True)
 
 
 def english(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
@@ -156,7 +153,7 @@ def attacked(study: Study, run: Run, section: Section, encoder: Encoder, files: 
         setting=chosen.setting,
         system=run.name,
         attacked={"max_length": encoder.max_length},
-        measures=ATTACKED_MEASURES,
+        measures=MEASURES,
     )
     record = json.loads((directory / RECORD_FILE).read_text("utf-8"))
     texts = [AdversarialText(**json.loads(line)) for line in (directory / TEXTS_FILE).read_text("utf-8").splitlines()]
@@ -200,6 +197,6 @@ def _drawn(study: Study, chosen: Attacks, files: Files) -> RetrievalSet:
 
 
 def _is_kept(name: str) -> bool:
-    """Whether values per query of a measure are recorded: not AP and nDCG of every rung, nor measures of no question."""
+    """Whether values per query of a measure are recorded: not every measure of every rung."""
     attack, _, measure = name.rpartition(" ")
-    return measure not in ("Max@R", "Max@R_norm", "PEER") and not (measure == "AP" and attack)
+    return not attack or measure not in ("AP", "Max@R", "Max@R_norm", "PEER", "Success@10")

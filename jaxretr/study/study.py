@@ -8,7 +8,7 @@ was, and several processes may share out the arms.
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jaxretr.run import load_encoder
 from jaxretr.study.design import BM25, Run, Section, Study
@@ -60,7 +60,7 @@ def run_study(
             continue
         model, training = _model(study, run, output_dir / "training")
         record = dataclasses.replace(record, training=training)
-        encoder = RememberingEncoder.load(model, dtype="float32", max_length=study.max_length).remember()
+        encoder = cast(RememberingEncoder, RememberingEncoder.load(model, dtype="float32", max_length=study.max_length))
         for section in wanted:
             say(f"{run.name}: {section}")
             victim = encoder
@@ -115,5 +115,5 @@ def _matched(
         max_length=encoder.max_length,
         query_prefix=encoder.query_prefix,
         passage_prefix=encoder.passage_prefix,
-    ).remember()
+    )
     return victim, {"step": step, "validation": own, "validation_of_baseline": baseline}
