@@ -18,7 +18,7 @@ WRITTEN = AttackOptions(
     texts=8,
 )
 POISON = AttackOptions(attacks=("hotflip",), slots=30, poison_passes=1_000)
-MOST = ("clean", "multi", "english", "mono", "cross")
+MOST = ("clean", "multi", "further", "mono", "cross")
 
 
 def get_study() -> Study:
@@ -51,11 +51,11 @@ def get_study() -> Study:
             "hybrid_alpha25": Arm(alpha=0.25, seeds=(0,), rate_of="hybrid", sections=("clean",)),
             "hybrid_alpha75": Arm(alpha=0.75, seeds=(0,), rate_of="hybrid", sections=("clean",)),
             "untrained": Arm(seeds=(), sections=MOST),
-            "bm25": Arm(seeds=(), sections=("clean", "english")),
+            "bm25": Arm(seeds=(), sections=("clean", "further")),
         },
         rates=(5e-5, 1e-4),
         collection=Collection("xquad-r", candidates="paragraph"),
-        english=(Collection("beir", "cranfield"),),
+        further=(Collection("beir", "cranfield"),),
         max_length=256,
         attacks={
             "multi": Attacks("multi", questions=20, options=WRITTEN),

@@ -51,7 +51,7 @@ SECONDARY = (
     Measure("clean", "mono/AP", "mAP, mono, clean"),
     Measure("clean", "cross/AP", "mAP, cross, clean"),
     Measure("clean", "multi/AP", "mAP, multi, clean"),
-    Measure("english", "mono/nDCG@10", "nDCG@10, English (Cranfield), clean"),
+    Measure("further", "mono/nDCG@10", "nDCG@10, English (Cranfield), clean"),
 )
 
 

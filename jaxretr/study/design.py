@@ -11,7 +11,7 @@ from jaxretr.attack.options import AttackOptions
 from jaxretr.config import Config, HardeningConfig
 from jaxretr.eval.settings import Setting
 
-Section = Literal["clean", "english", "multi", "mono", "cross", "matched", "checks", "poison"]
+Section = Literal["clean", "further", "multi", "mono", "cross", "matched", "checks", "poison"]
 """What is measured of a model, see `jaxretr.study.sections`."""
 
 UNTRAINED = "untrained"
@@ -34,7 +34,7 @@ class Arm:
     hardening: HardeningConfig = field(default_factory=HardeningConfig)
     seeds: tuple[int, ...] = (0, 1, 2)
     rate_of: str = ""
-    sections: tuple[Section, ...] = ("clean", "english", "multi", "mono", "cross")
+    sections: tuple[Section, ...] = ("clean", "further", "multi", "mono", "cross")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Study:
       arms: name -> recipe. The first is the baseline, the second the one in question.
       rates: learning rates that each arm with `rate_of=""` is trained with under its first seed.
       collection: what is searched in several languages.
-      english: collections in BEIR's layout, in English.
+      further: more collections, searched clean in every setting that they allow. Tests are made on the first.
       max_length: tokens of a text in evaluation.
       attacks: of the sections of these names.
       checked: queries of one language that the strength of the attacks is checked with.
@@ -100,7 +100,7 @@ class Study:
     arms: Mapping[str, Arm]
     rates: tuple[float, ...]
     collection: Collection
-    english: tuple[Collection, ...]
+    further: tuple[Collection, ...]
     max_length: int
     attacks: Mapping[Section, Attacks]
     checked: int = 24
@@ -159,7 +159,7 @@ class Study:
             "rates": rates,
             "base": {name: shared[name] for name in ("model", "data", "train", "evaluation")},
             "collection": dataclasses.asdict(self.collection),
-            "english": [dataclasses.asdict(one) for one in self.english],
+            "further": [dataclasses.asdict(one) for one in self.further],
             "max_length": self.max_length,
             "attacks": {section: dataclasses.asdict(attack) for section, attack in self.attacks.items()},
             "checked": self.checked,

@@ -29,7 +29,7 @@ MAIN = (
     SECONDARY[1],
     *CLEAN,
     Measure("clean", "multi/rank_distance", "rank distance ↓", 1),
-    Measure("english", "mono/nDCG@10", "Cranfield nDCG@10"),
+    Measure("further", "mono/nDCG@10", "Cranfield nDCG@10"),
 )
 
 Records = Mapping[str, RunRecord]

@@ -4,7 +4,7 @@
 | section | measures |
 |---|---|
 | `clean` | retrieval of all questions in the settings mono, cross and multi, and language bias |
-| `english` | collections in BEIR's layout |
+| `further` | the design's other collections, clean: those in BEIR's layout, MIRACL, ... |
 | `multi`, `mono`, `cross` | the attacks of the design in that setting |
 | `matched` | the attacks on the checkpoint whose clean quality is closest to the baseline's |
 | `checks` | whether the gradient attack is as strong as it looks |
@@ -43,7 +43,7 @@ EncoderFor = Callable[[RetrievalSet], Encoder | BM25Encoder]
 
 MEASURES = ("AP", "nDCG@10")
 BIAS = (RANK_DISTANCE, OWN_LANGUAGE_SHARE)
-ENGLISH_MEASURES = ("nDCG@10", "AP", "R@100")
+FURTHER_MEASURES = ("nDCG@10", "AP", "R@100")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +95,8 @@ def measure(study: Study, run: Run, section: Section, encoder: RememberingEncode
     match section:
         case "clean":
             found = clean(study, lambda _: encoder, files)
-        case "english":
-            found = english(study, lambda _: encoder, files)
+        case "further":
+            found = further(study, lambda _: encoder, files)
         case "checks":
             found = checks(study, encoder, files)
         case _:
@@ -105,12 +105,12 @@ def measure(study: Study, run: Run, section: Section, encoder: RememberingEncode
 
 
 def measure_lexical(study: Study, section: Section, files: Files) -> SectionRecord:
-    """The sections `clean` and `english` of BM25, over the tokens of the encoder that the study trains."""
+    """The sections `clean` and `further` of BM25, over the tokens of the encoder that the study trains."""
     tokenization = load_encoder(study.base).query_tokenization
     whole = copy.copy(tokenization)
     whole.prefix, whole.max_len = "", study.max_length
     started = time.perf_counter()
-    found = {"clean": clean, "english": english}[section](study, partial(BM25Encoder, tokenization=whole), files)
+    found = {"clean": clean, "further": further}[section](study, partial(BM25Encoder, tokenization=whole), files)
     return dataclasses.replace(found, seconds=round(time.perf_counter() - started, 1))
 
 
@@ -122,10 +122,10 @@ def clean(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
     return SectionRecord.of(results, (*MEASURES, *BIAS), by_question=True)
 
 
-def english(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
+def further(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
     """The collections in BEIR's layout; values per query are of the first, the means of all are among the facts."""
     records = {}
-    for one in study.english:
+    for one in study.further:
         collection = files.load(one)
         encoder = encoder_for(collection)
         results = evaluate(
@@ -133,7 +133,7 @@ def english(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecor
             encoder.encode_query,
             encoder.encode_document,
             settings=allowed_settings(collection),
-            measures=ENGLISH_MEASURES,
+            measures=FURTHER_MEASURES,
         )
         records[one.data_dir or one.name] = SectionRecord.of(results)
     first = next(iter(records.values()))

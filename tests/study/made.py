@@ -30,7 +30,7 @@ def study(root: Path) -> Study:
         },
         rates=(1e-3, 1e-4),
         collection=Collection("xquad-r"),
-        english=(Collection("beir", "cranfield"),),
+        further=(Collection("beir", "cranfield"),),
         max_length=32,
         attacks={section: Attacks(section, 2, PLAIN) for section in ("multi", "mono", "cross")},
     )

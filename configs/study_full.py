@@ -1,0 +1,49 @@
+"""Does hybrid batch training make a retriever robust? XLM-R base at full size, on a TPU slice or GPUs:
+
+    python scripts/study.py --config configs/study_full.py --output_dir gs://BUCKET/study --collections collections \
+      --data_dir data
+
+The recipe is the published one (`configs/hybrid_xlmr_base.py`): mMARCO, of which `data.source` names the files; the
+translated question-answering sets of the paper are not published, and can be trained on as `pairs`. `collections` holds
+xquad-r/, mlqa-r/, miracl/ and BEIR's scifact/, nfcorpus/, arguana/, fiqa/. docs/study.md says what such a run needs.
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+from jaxretr.config import EvaluationConfig
+from jaxretr.study.design import Collection, Study
+
+MINI = runpy.run_path(str(Path(__file__).with_name("study_mini.py")))["get_study"]
+RECIPE = runpy.run_path(str(Path(__file__).with_name("hybrid_xlmr_base.py")))["get_config"]
+
+
+def get_study() -> Study:
+    mini, recipe = MINI(), RECIPE()
+    return dataclasses.replace(
+        mini,
+        base=dataclasses.replace(
+            recipe,
+            data=dataclasses.replace(recipe.data, source="mmarco"),
+            evaluation=EvaluationConfig(split="validation", max_queries=500, every_steps=5_000),
+            checkpoint_every_steps=5_000,
+            keep_checkpoints=4,
+        ),
+        rates=(1e-5, 3e-5, 1e-4),
+        further=(
+            *(Collection("beir", name) for name in ("scifact", "nfcorpus", "arguana", "fiqa")),
+            Collection("mlqa-r", candidates="sentence+context"),
+            Collection("miracl"),
+        ),
+        attacks={
+            section: dataclasses.replace(
+                attacks,
+                questions=5 * attacks.questions,
+                languages=(),
+                options=dataclasses.replace(attacks.options, steps=20, passages=1, slots=50, poison_passes=5_000),
+            )
+            for section, attacks in mini.attacks.items()
+        },
+        checked=100,
+    )

@@ -1,0 +1,67 @@
+"""Designs say what they mean, and the shipped ones are sound."""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+import pytest
+
+from jaxretr.study.design import Arm, Run, Study
+from tests.study import made
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("name", ["study_mini", "study_full", "study_full_labse"])
+def test_shipped_designs(name: str, tmp_path: Path) -> None:
+    study: Study = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_study"]()
+    assert study.contrast == ("monolingual", "hybrid")
+    configs = {run.arm: study.config(run, 1e-4, tmp_path) for run in study.runs() if study.arms[run.arm].seeds}
+    assert {arm: config.data.alpha for arm, config in configs.items()} == {
+        "monolingual": 1.0,
+        "hybrid": 0.5,
+        "crosslingual": 0.0,
+        "hybrid_fgm": 0.5,
+        "hybrid_translations": 0.5,
+        "hybrid_alpha25": 0.25,
+        "hybrid_alpha75": 0.75,
+    }
+    assert sorted(arm for arm, config in configs.items() if config.hardening.method) == [
+        "hybrid_fgm",
+        "hybrid_translations",
+    ]
+    # Equal updates, examples, schedule and data: apart from what makes the arm, all configs are one.
+    shared = {
+        str(dataclasses.replace(c, data=c.data.__class__(), hardening=c.hardening.__class__(), output_dir="", seed=0))
+        for c in configs.values()
+    }
+    assert len(shared) == 1
+    for arm in study.arms.values():
+        assert set(arm.sections) - {"clean", "further", "checks"} <= set(study.attacks)
+    assert study.collection.name == "xquad-r" and "xquad" not in study.base.evaluation.dataset
+
+
+def test_first_seeds_come_first(tmp_path: Path) -> None:
+    runs = list(made.study(tmp_path).runs())
+    assert runs[:5] == [
+        Run("monolingual", 0),
+        Run("hybrid", 0),
+        Run("half", 0),
+        Run("monolingual", 1),
+        Run("hybrid", 1),
+    ]
+    assert runs[5:] == [Run("untrained", 0), Run("bm25", 0)]
+
+
+def test_an_arm_takes_the_rate_of_one_that_chooses(tmp_path: Path) -> None:
+    study = made.study(tmp_path)
+    with pytest.raises(ValueError, match="takes the learning rate of 'half', which chooses none"):
+        dataclasses.replace(study, arms=study.arms | {"other": Arm(rate_of="half")})
+
+
+def test_the_design_of_a_run_does_not_say_where_things_are(tmp_path: Path) -> None:
+    one = made.study(tmp_path)
+    moved = dataclasses.replace(one.base, data=dataclasses.replace(one.base.data, data_dir="elsewhere"))
+    other = dataclasses.replace(one, base=moved)
+    assert one.design_of(Run("hybrid", 0)) == other.design_of(Run("hybrid", 0))
+    assert one.design_of(Run("hybrid", 0)) != one.design_of(Run("monolingual", 0))
