@@ -63,6 +63,7 @@ def test_it_prints_clean_and_attacked_measures_and_leaves_everything(
     assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_suite_with_text_language_and_poison(call, tmp_path: Path) -> None:
     found = call(attack="suite", rho="0.1,1", languages="en,de", texts="3", poison_passes="400", slots="4")
     measures = found.settings["multi"].measures

@@ -29,6 +29,7 @@ def checked(subject: Victim) -> dict[str, Check]:
     return {check.name: check for check in strength_checks(subject, OPTIONS, 6)}
 
 
+@pytest.mark.slow
 def test_an_honest_model_passes_every_check() -> None:
     found = checked(victim("mono"))
     assert len(found) == 8
@@ -37,6 +38,7 @@ def test_an_honest_model_passes_every_check() -> None:
     assert budgets[-1] == 3 and lost[-1] == 1
 
 
+@pytest.mark.slow
 def test_a_model_that_turns_its_gradient_round_is_found_out() -> None:
     made = encoder().functions
     turned = TurnedRound(made.architecture, made.dtype, made.remat, made.dropout_rate)

@@ -159,7 +159,7 @@ def test_a_batch_is_searched_at_once_with_the_leaves_it_was_tuned_to(
 
 @pytest.mark.skipif(not approximate.available(), reason="ScaNN has no wheels for this platform")
 def test_clusters_that_are_tight_do_not_hide_those_that_are_loose(tmp_path: Path) -> None:
-    """With leaves that are not spherical .84 to .85 is found, with spherical ones .89 to .90."""
+    """With leaves that are not spherical .84 to .85 is found, with spherical ones .865 to .905: clusters begin by chance."""
 
     def drawn(count: int, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)
@@ -169,9 +169,14 @@ def test_clusters_that_are_tight_do_not_hide_those_that_are_loose(tmp_path: Path
 
     rows, queries = drawn(5_000, seed=0), drawn(300, seed=1)
     settings = approximate.ScannSettings.for_size(len(rows))
-    approximate.build_scann(rows, settings, "float32", tmp_path)
-    found, _ = approximate.ScannSearcher(tmp_path, settings).search(queries, 10)
-    assert measure.recall(found, np.argsort(-queries @ rows.T, axis=1)[:, :10]) > 0.875
+    truth, recalls = np.argsort(-queries @ rows.T, axis=1)[:, :10], []
+    for number in range(7):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        approximate.build_scann(rows, settings, "float32", directory)
+        found, _ = approximate.ScannSearcher(directory, settings).search(queries, 10)
+        recalls.append(measure.recall(found, truth))
+    assert np.median(recalls) > 0.86
 
 
 class Pretended(measure.Searchers):
