@@ -159,7 +159,7 @@ def test_a_batch_is_searched_at_once_with_the_leaves_it_was_tuned_to(
 
 @pytest.mark.skipif(not approximate.available(), reason="ScaNN has no wheels for this platform")
 def test_clusters_that_are_tight_do_not_hide_those_that_are_loose(tmp_path: Path) -> None:
-    """With leaves that are not spherical .84 to .85 is found, with spherical ones .865 to .905: clusters begin by chance."""
+    """With leaves that are not spherical .84 to .85 is found, with spherical ones .865 to .905, by chance."""
 
     def drawn(count: int, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)
