@@ -162,6 +162,7 @@ def arm_values(records: Mapping[str, RunRecord], study: Study, arm: str, measure
 
 
 def _results(records: Mapping[str, RunRecord], arm: str, seed: int, section: Section, name: str) -> Results | None:
+    """What a section found, if the measure has a value there."""
     record = records.get(f"{arm}-{seed}")
     found = record.sections.get(section) if record else None
-    return found.results() if found and name in found.by_task else None
+    return None if found is None or math.isnan(found.scalar(name)) else found.results()

@@ -4,13 +4,12 @@ Terms are the tokens of an encoder's vocabulary, whatever the language: no analy
 languages share (names, numbers) meets across them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import bm25s
 import numpy as np
 from jaxtyping import Float32
 
-from jaxretr.tokenization import Tokenization
 from jaxretr.types import RetrievalSet
 
 
@@ -24,7 +23,7 @@ class BM25Encoder:
       tokenization: from texts to token ids.
     """
 
-    def __init__(self, collection: RetrievalSet, tokenization: Tokenization):
+    def __init__(self, collection: RetrievalSet, tokenization: Callable[[list[str]], list[list[int]]]):
         self._tokenization = tokenization
         read = [passage.full_text for passage in collection.take_passages(range(len(collection.passages)))]
         documents = tokenization(read)

@@ -137,7 +137,7 @@ def further(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecor
         )
         records[one.data_dir or one.name] = SectionRecord.of(results)
     first = next(iter(records.values()))
-    means = {name: {m: record.scalar(m) for m in record.by_task} for name, record in records.items()}
+    means = {name: {m: v for m in record.by_task if (v := record.scalar(m)) == v} for name, record in records.items()}
     return dataclasses.replace(first, facts={"collections": means})
 
 
