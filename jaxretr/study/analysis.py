@@ -60,7 +60,7 @@ class Contrast:
     """An arm minus the baseline by one measure, over the seeds that both have.
 
     Attributes:
-      arm, measure: which.
+      arm, baseline, measure: which.
       arm_value, baseline_value: means.
       difference, low, high: with its 95 % interval.
       p: two-sided, of one test.
@@ -73,6 +73,7 @@ class Contrast:
     """
 
     arm: str
+    baseline: str
     measure: Measure
     arm_value: float
     baseline_value: float
@@ -93,18 +94,25 @@ class Contrast:
 
 
 def contrast(
-    records: Mapping[str, RunRecord], study: Study, arm: str, measure: Measure, *, section: Section | None = None
+    records: Mapping[str, RunRecord],
+    study: Study,
+    arm: str,
+    measure: Measure,
+    *,
+    baseline: str = "",
+    section: Section | None = None,
 ) -> Contrast | None:
-    """An arm against the baseline; None where no seed of both has been measured.
+    """An arm against the baseline, or another; None where no seed of both has been measured.
 
     Args:
       records: by name.
       study: whose baseline, and which seeds.
       arm: its name.
       measure: by which.
+      baseline: "" for the study's.
       section: of the arm, where it is not that of the measure (the matched checkpoint against the finished baseline).
     """
-    baseline = study.contrast[0]
+    baseline = baseline or study.contrast[0]
     pairs: list[tuple[Results, Results]] = []
     for seed in study.arms[arm].seeds:
         one = _results(records, arm, seed, section or measure.section, measure.name)
@@ -124,6 +132,7 @@ def contrast(
     values = {system.system: system.value for system in of_all.systems}
     return Contrast(
         arm=arm,
+        baseline=baseline,
         measure=measure,
         arm_value=values[arm],
         baseline_value=values[baseline],
@@ -147,6 +156,18 @@ def family(contrasts: Sequence[Contrast | None]) -> list[Contrast]:
         return []
     corrected = holm(np.array([one.p for one in found])).tolist()
     return [Contrast(**{**vars(one), "p_holm": p}) for one, p in zip(found, corrected, strict=True)]
+
+
+def by_task(records: Mapping[str, RunRecord], study: Study, arm: str, measure: Measure) -> dict[str, float]:
+    """The mean of a measure over seeds for each task, such as a query language; without those that have no value."""
+    found: dict[str, list[float]] = {}
+    for seed in study.arms[arm].seeds or (0,):
+        record = records.get(f"{arm}-{seed}")
+        section = record.sections.get(measure.section) if record else None
+        for task, value in (section.by_task.get(measure.name, {}) if section else {}).items():
+            if value is not None:
+                found.setdefault(task, []).append(value)
+    return {task: float(np.mean(values)) for task, values in found.items()}
 
 
 def arm_values(records: Mapping[str, RunRecord], study: Study, arm: str, measure: Measure) -> list[float]:

@@ -17,7 +17,7 @@ from jaxretr.attack.report.visible import plain
 from jaxretr.eval.plots import png
 from jaxretr.files import replaced_file
 from jaxretr.study import plots
-from jaxretr.study.analysis import PRIMARY, SECONDARY, Contrast, Measure, arm_values, contrast, family
+from jaxretr.study.analysis import PRIMARY, SECONDARY, Contrast, Measure, arm_values, by_task, contrast, family
 from jaxretr.study.design import Study
 from jaxretr.study.records import RunRecord, load_all
 
@@ -31,6 +31,13 @@ MAIN = (
     Measure("clean", "multi/rank_distance", "rank distance ↓", 1),
     Measure("further", "mono/nDCG@10", "Cranfield nDCG@10"),
 )
+
+BLACK_BOX = tuple(
+    measure
+    for measure in SECONDARY
+    if any(name in measure.name for name in ("typos", "homoglyphs", "invisible", "mixing"))
+)
+RADIUS_BY_DIRECTION = Measure("cross", "cross/pooled_radius@10", "pooled radius@10")
 
 Records = Mapping[str, RunRecord]
 
@@ -117,6 +124,9 @@ def results(records: Records, study: Study, directory: Path, base: Path) -> Iter
     yield from _contrast_table([contrast(records, study, asked, PRIMARY)], corrected=False)
     yield from _contrast_table(others)
     yield from _matched(records, study)
+    yield from _hardening(records, study, trained)
+    yield from _black_box(records, study)
+    yield from _by_language(records, study)
     if len(_by_alpha(records, study)) > 2:
         yield "### Clean quality over α, seed 0"
         yield f"![clean mAP over the share of monolingual batches]({where}/alpha.png)"
@@ -177,7 +187,7 @@ def _contrast_table(contrasts: Iterable[Contrast | None], *, corrected: bool = T
     found = family(list(contrasts))
     if not found:
         return
-    heading = ["arm", "measure", "arm", "baseline", "difference", "95 % interval"]
+    heading = ["arm − baseline", "measure", "arm", "baseline", "difference", "95 % interval"]
     heading += ["p after Holm" if corrected else "p", "Cohen's d", "by seed (p within the seed)"]
     yield table(heading, [_contrast_row(one, corrected) for one in found])
 
@@ -187,7 +197,7 @@ def _contrast_row(one: Contrast, corrected: bool) -> list[str]:
     seeds = zip(one.by_seed, one.p_by_seed, strict=True)
     p = one.p_holm if corrected else one.p
     return [
-        one.arm,
+        f"{one.arm} − {one.baseline}",
         one.measure.title,
         _number(one.arm_value, decimals),
         _number(one.baseline_value, decimals),
@@ -217,6 +227,50 @@ def _matched(records: Records, study: Study) -> Iterator[str]:
     )
     yield _wrapped(f"{asked}'s checkpoints and their multilingual nDCG@10 on validation pages, {said}.")
     yield from _contrast_table([found], corrected=False)
+
+
+def _hardening(records: Records, study: Study, trained: Sequence[str]) -> Iterator[str]:
+    """Each hardened arm against the one whose batches it shares."""
+    asked = study.contrast[1]
+    found = [
+        contrast(records, study, arm, measure, baseline=asked)
+        for arm in trained
+        if study.arms[arm].hardening.method
+        for measure in (PRIMARY, *CLEAN)
+    ]
+    if any(found):
+        yield f"### What hardening gains and costs, against {asked}"
+        yield from _contrast_table(found)
+
+
+def _black_box(records: Records, study: Study) -> Iterator[str]:
+    """Whether attacks that see no gradient rank the two arms as the gradient does."""
+    primary = contrast(records, study, study.contrast[1], PRIMARY)
+    blind = [contrast(records, study, study.contrast[1], measure) for measure in BLACK_BOX]
+    if primary and any(blind):
+        said = "; ".join(f"{one.measure.title} {_with_interval(one)}" for one in blind if one)
+        agreeing = sum(one.difference * primary.difference > 0 for one in blind if one)
+        yield "### Black box"
+        yield _wrapped(
+            f"Of {sum(map(bool, blind))} attacks that see scores alone, {agreeing} point the way the gradient does "
+            f"({_signed(primary.difference, 3)}): {said}."
+        )
+
+
+def _by_language(records: Records, study: Study) -> Iterator[str]:
+    """Success left after attacks on texts by language, and the pooled radius by direction, for the two arms."""
+    arms = study.contrast
+    for measures, heading, said in (
+        (BLACK_BOX, "Attacks on texts by language", "language"),
+        ((RADIUS_BY_DIRECTION,), "Pooled radius@10 by direction, question → passages", "direction"),
+    ):
+        found = {(measure, arm): by_task(records, study, arm, measure) for measure in measures for arm in arms}
+        tasks = sorted({task for values in found.values() for task in values})
+        if tasks:
+            yield f"### {heading}"
+            columns = [f"{measure.title}, {arm}" for measure, arm in found]
+            rows = [[task, *(_number(values.get(task, math.nan), 3) for values in found.values())] for task in tasks]
+            yield table([said, *columns], rows)
 
 
 def _poison(records: Records) -> Iterator[str]:
