@@ -3,7 +3,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
-from jaxretr.tokenization import Tokenization, bucket, clean_text, length_buckets
+from jaxretr.tokenization import MANY_TEXTS, Tokenization, bucket, clean_text, length_buckets
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,19 @@ def test_a_batch_is_as_long_as_the_smallest_bucket_that_holds_it(tokenizer: toke
     assert length_buckets(100)[-2:] == (96, 100)
     with pytest.raises(ValueError, match="129 tokens fits none"):
         bucket(129, tokenization.buckets)
+
+
+def test_many_texts_are_padded_less(tokenizer: tokenizers.Tokenizer) -> None:
+    """Of lengths like those of real passages, sorted, less than 5 % is padding; few texts compile for fewer lengths."""
+    tokenization = make(tokenizer, max_len=512)
+    lengths = np.sort(np.clip(np.random.default_rng(0).lognormal(4.8, 0.6, MANY_TEXTS), 10, 512).astype(int))
+    shares = {}
+    for texts in (MANY_TEXTS - 1, MANY_TEXTS):
+        buckets = tokenization.buckets_for(texts)
+        padded = sum(32 * bucket(max(some), buckets) for some in lengths.reshape(-1, 32))
+        shares[texts] = 1 - lengths.sum() / padded, len(buckets)
+    assert shares[MANY_TEXTS][0] < 0.05 < 0.1 < shares[MANY_TEXTS - 1][0]
+    assert (shares[MANY_TEXTS - 1][1], shares[MANY_TEXTS][1]) == (11, 32)
 
 
 def test_lone_surrogates_become_the_replacement_character(tokenizer: tokenizers.Tokenizer) -> None:

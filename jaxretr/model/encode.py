@@ -207,6 +207,7 @@ class Encoder:
         embeddings = np.empty((len(texts), self.dim), np.float32)
         dispatched: deque[tuple[np.ndarray, jax.Array]] = deque()
         run = _on_all_devices(self.functions)
+        buckets = tokenize.buckets_for(len(texts))
 
         def fetch() -> int:
             rows, result = dispatched.popleft()
@@ -217,7 +218,7 @@ class Encoder:
             task = bar.add_task("encode", total=len(texts))
             for start in range(0, len(texts), _WINDOW):
                 ids = tokenize(texts[start : start + _WINDOW])
-                for batch in plan_batches([len(row) for row in ids], tokenize.buckets, batch_size):
+                for batch in plan_batches([len(row) for row in ids], buckets, batch_size):
                     empty: list[list[int]] = [[]] * (batch.size - len(batch.rows))
                     tokens = tokenize.pad([ids[row] for row in batch.rows] + empty, batch.length)
                     dispatched.append((start + batch.rows, run(self.params, *parallel.split(tokens))))
