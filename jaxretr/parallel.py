@@ -3,10 +3,15 @@
 In: functions written for one device, and batches with one leading axis. Out: the same functions over all devices
 (of all processes), and batches split over them. A per-device function talks to its peers through `gather`, `mean`
 and `device_index`; it never sees a mesh.
+
+Every array that a process holds lies on its own devices, also what goes into and comes out of a `pmap` over the devices
+of all. Only checkpoints see the parts of all processes as one array (`as_global`, `as_local`).
 """
 
+import atexit
 import contextlib
 import os
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,23 +22,52 @@ from jax.experimental import multihost_utils
 
 AXIS = "devices"
 
+_HEARTBEAT = 60  # seconds of silence after which a process counts as dead
+_FAREWELL = 30  # seconds that a process which leaves waits for the others to leave too
+_ROWS = 16_384  # embeddings that a process sends to the others at once
+_DIED = (
+    "error: this process or another one of the job has ended unexpectedly; what is written above, here or on the other "
+    "host, says why. Start the same command again on all hosts: it goes on from what is saved."
+)
+
 
 def initialize() -> None:
     """Call once, before any array is made.
 
     Joins the other processes of a multi-host job: JAX finds them by itself on a TPU slice or under SLURM; elsewhere
-    set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Also switches on XLA's persistent compilation
-    cache (`~/.cache/jaxretr/xla`, or JAX_COMPILATION_CACHE_DIR), so that a second run does not compile again.
+    set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. When one of them dies, the others end within a
+    minute or two and say what to do. Also switches on XLA's persistent compilation cache (`~/.cache/jaxretr/xla`, or
+    JAX_COMPILATION_CACHE_DIR), so that a second run does not compile again.
     """
     many_hosts = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or int(os.environ.get("SLURM_NTASKS", "1")) > 1
     if "JAX_COORDINATOR_ADDRESS" in os.environ or many_hosts:
+        jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
         jax.distributed.initialize(
             num_processes=int(os.environ["JAX_NUM_PROCESSES"]) if "JAX_NUM_PROCESSES" in os.environ else None,
             process_id=int(os.environ["JAX_PROCESS_ID"]) if "JAX_PROCESS_ID" in os.environ else None,
+            heartbeat_timeout_seconds=_HEARTBEAT,
+            shutdown_timeout_seconds=_FAREWELL,
         )
+        _explain_sudden_ends()
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "jaxretr" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def _explain_sudden_ends() -> None:
+    """Prints what to do should this process end without leaving the job.
+
+    When another process has died JAX ends this one from C++, where no Python runs any more. So a shell waits for a line
+    on a pipe that closes with this process, and speaks where none comes.
+    """
+    command = ["sh", "-c", 'read -r _ || echo "$0" >&2', _DIED]
+    witness = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+    def leave() -> None:
+        jax.distributed.shutdown()  # waits for the others, and ends this process if they do not come
+        witness.communicate(b"left\n")
+
+    atexit.register(leave)
 
 
 def device_count() -> int:
@@ -54,14 +88,63 @@ def is_main_process() -> bool:
 @contextlib.contextmanager
 def main_process_first() -> Iterator[None]:
     """What the block makes on disk, the main process makes, and the others then find; each makes its own elsewhere."""
-    several = jax.process_count() > 1
-    if several and not is_main_process():
-        multihost_utils.sync_global_devices("made by the main process")
+    if not is_main_process():
+        wait_for_all()
     try:
         yield
     finally:  # an error of the main process does not leave the others waiting
-        if several and is_main_process():
-            multihost_utils.sync_global_devices("made by the main process")
+        if is_main_process():
+            wait_for_all()
+
+
+def wait_for_all() -> None:
+    """Returns when all processes have called it."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("jaxretr")
+
+
+def check_shared(path: Path) -> None:
+    """That this process sees what the main process has written.
+
+    Raises:
+      FileNotFoundError: it does not.
+    """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"process {jax.process_index()} does not see {path}, which the main process has written; give a directory "
+            "on storage that all processes share"
+        )
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process; all must ask."""
+    return bool(np.any(multihost_utils.process_allgather(np.int32(flag))))
+
+
+def of_main_process(flag: bool) -> bool:
+    """The main process's flag; all must ask. So they go the same way, whenever each looked at the disk."""
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
+
+
+def share_out(encode: Callable[[Sequence[str]], np.ndarray]) -> Callable[[Sequence[str]], np.ndarray]:
+    """`encode`, texts -> rows, shared by all processes: each encodes consecutive texts, and all get all rows.
+
+    All must call it, with the same texts.
+    """
+
+    def shared(texts: Sequence[str]) -> np.ndarray:
+        processes = jax.process_count()
+        if processes == 1:
+            return encode(texts)
+        size = -(-len(texts) // processes)
+        own = encode(texts[jax.process_index() * size :][:size])
+        own = np.pad(own, ((0, size - len(own)), (0, 0)))
+        rows = np.empty((processes, *own.shape), own.dtype)
+        for start in range(0, size, _ROWS):  # not all at once, for they pass through the memory of every device
+            rows[:, start : start + _ROWS] = multihost_utils.process_allgather(own[start : start + _ROWS])
+        return rows.reshape(-1, own.shape[1])[: len(texts)]
+
+    return shared
 
 
 def pmap(
@@ -79,7 +162,8 @@ def pmap(
       in_axes, out_axes: per argument, 0 where it carries the leading `devices` axis that `split` adds, None where
         every device gets (or returns) the same value; a None output must really be the same on every device.
       donate_argnums: arguments whose memory the outputs may reuse; they must not be read again.
-      devices: which, in order; None for all. They may be described only, to compile for (`jaxretr.compile`).
+      devices: which, in order; None for all of all processes, which then must make the same calls in the same order.
+        They may be described only, to compile for (`jaxretr.compile`).
     """
     return jax.pmap(
         fn, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate_argnums, devices=devices
@@ -140,11 +224,37 @@ def merge(x: jax.Array) -> np.ndarray:
 
 
 def replicate(tree: Any) -> Any:
-    """Host values -> arrays on every device of every process, laid out as `pmap` returns its None outputs."""
+    """Values -> arrays on every device of this process, laid out as `pmap` returns its None outputs."""
     return jax.device_put(tree, replicated_sharding())
 
 
 def replicated_sharding() -> jax.sharding.Sharding:
     """The layout of `replicate`."""
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), (AXIS,))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return _replicated_over(jax.local_devices())
+
+
+def as_global(tree: Any) -> Any:
+    """Replicated arrays of each process -> arrays replicated over the devices of all, in the same memory."""
+    return _relabelled(tree, global_sharding())
+
+
+def as_local(tree: Any) -> Any:
+    """The inverse of `as_global`."""
+    return _relabelled(tree, replicated_sharding())
+
+
+def global_sharding() -> jax.sharding.Sharding:
+    """The layout of `as_global`."""
+    return _replicated_over(jax.devices())
+
+
+def _replicated_over(devices: Sequence[jax.Device]) -> jax.sharding.Sharding:
+    return jax.sharding.NamedSharding(jax.sharding.Mesh(np.array(devices), (AXIS,)), jax.sharding.PartitionSpec())
+
+
+def _relabelled(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    def relabelled(x: jax.Array) -> jax.Array:
+        parts = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, sharding, parts)
+
+    return jax.tree.map(relabelled, tree)

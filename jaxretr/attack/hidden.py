@@ -49,7 +49,7 @@ def _hidden(encoder: EncoderFunctions) -> Callable:
     def hidden(params: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
         return encoder.hidden_states(params, encoder.embed_tokens(params, ids), mask)
 
-    return parallel.pmap(hidden, in_axes=(None, 0, 0))
+    return parallel.pmap(hidden, in_axes=(None, 0, 0), devices=jax.local_devices())
 
 
 @lru_cache(maxsize=8)
@@ -58,4 +58,4 @@ def _pooled(encoder: EncoderFunctions) -> Callable:
         hidden = encoder.hidden_states(params, encoder.embed_tokens(params, ids), mask)
         return encoder.pool(params, hidden, mask)
 
-    return parallel.pmap(pooled, in_axes=(None, 0, 0))
+    return parallel.pmap(pooled, in_axes=(None, 0, 0), devices=jax.local_devices())

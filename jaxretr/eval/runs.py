@@ -1,4 +1,5 @@
 """An evaluation on disk: a test collection and two encoding functions come in, a directory goes out that others read.
+Where several processes evaluate together, they share the encoding, and the main process writes.
 
 | file | holds |
 |---|---|
@@ -22,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from jaxretr import parallel
 from jaxretr.eval.evaluate import MEASURES, Ranking, evaluate
 from jaxretr.eval.held_out import allowed_settings
 from jaxretr.eval.measures import DEPTH
@@ -73,6 +75,7 @@ def evaluate_into(
 
     Raises:
       ValueError: `output_dir` holds something else; an id that a run cannot hold; see also `evaluate`.
+      FileNotFoundError: several processes do not share `output_dir`.
     """
     if unknown := sorted(set(runs) - set(SETTINGS)):
         raise ValueError(f"cannot write runs of {unknown[0]!r}; the settings are {', '.join(SETTINGS)}")
@@ -82,8 +85,10 @@ def evaluate_into(
     asked = {"collection": collection.name, **evaluation, "fingerprint": fingerprint}
     if calibrate:
         asked["calibrate"] = True
-    begun = (output_dir / RESULTS_FILE).exists() or (output_dir / EMBEDDINGS).exists()
-    claim(output_dir / EVALUATION_FILE, asked, begun=begun)
+    with parallel.main_process_first():
+        begun = (output_dir / RESULTS_FILE).exists() or (output_dir / EMBEDDINGS).exists()
+        claim(output_dir / EVALUATION_FILE, asked, begun=begun)
+        parallel.check_shared(output_dir / EVALUATION_FILE)
     settings = settings or allowed_settings(collection)
     reported: Setting | None = next((setting for setting in ("multi", "mono") if setting in settings), None)
     depths: dict[Setting, int] = dict.fromkeys(runs if run_depth else (), run_depth)
@@ -93,14 +98,14 @@ def evaluate_into(
     top: dict[str, list[ScoredPassage]] = {}
 
     def keep(ranking: Ranking) -> None:
-        if writer and ranking.task.setting in runs:
+        if writer and ranking.task.setting in runs and parallel.is_main_process():
             writer.write(ranking)
         if ranking.task.setting == reported:
             top.update(_top(collection, ids, ranking))
 
     results = evaluate(
         collection,
-        encode_query,
+        parallel.share_out(encode_query),
         encode_document,
         settings=settings,
         measures=measures,
@@ -111,10 +116,12 @@ def evaluate_into(
         depths=depths,
     )
     results = replace(results, system=system, evaluation=asked)
-    results.save(output_dir)
-    with replaced_file(output_dir / "results.md") as partial:
-        partial.write_text(page(results), "utf-8")
-    write_report(output_dir, results, collection, top)
+    if parallel.is_main_process():
+        results.save(output_dir)
+        with replaced_file(output_dir / "results.md") as partial:
+            partial.write_text(page(results), "utf-8")
+        write_report(output_dir, results, collection, top)
+    parallel.wait_for_all()
     return results
 
 
@@ -214,4 +221,5 @@ def claim(path: Path, asked: Mapping[str, Any], *, begun: bool) -> None:
             raise ValueError(
                 f"{path.parent} holds another evaluation ({differences}); give another output directory, or delete it"
             )
-    write_json(path, wanted)
+    if parallel.is_main_process():
+        write_json(path, wanted)

@@ -44,7 +44,7 @@ class Encoder:
 
     Args:
       functions: the architecture and how to compute it.
-      params: its parameters, host or device arrays; they are copied to every device.
+      params: its parameters, host or device arrays; they are copied to every device of this process.
       tokenizer: must fit the architecture.
       max_length: tokens of a text, special tokens included; None for as many as the model has positions.
       query_prefix, passage_prefix: put before every text.
@@ -206,7 +206,7 @@ class Encoder:
         texts = list(texts)
         embeddings = np.empty((len(texts), self.dim), np.float32)
         dispatched: deque[tuple[np.ndarray, jax.Array]] = deque()
-        run = _on_all_devices(self.functions)
+        run = _on_own_devices(self.functions)
         buckets = tokenize.buckets_for(len(texts))
 
         def fetch() -> int:
@@ -256,5 +256,5 @@ def plan_batches(lengths: Sequence[int], buckets: Sequence[int], batch_size: int
 
 
 @lru_cache(maxsize=8)
-def _on_all_devices(encoder: EncoderFunctions) -> Any:
-    return parallel.pmap(encoder.encode_ids, in_axes=(None, 0, 0))
+def _on_own_devices(encoder: EncoderFunctions) -> Any:
+    return parallel.pmap(encoder.encode_ids, in_axes=(None, 0, 0), devices=jax.local_devices())

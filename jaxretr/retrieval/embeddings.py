@@ -165,8 +165,7 @@ def embed(
         for path in directory.glob(f"*-{'[0-9a-f]' * 2 * _DIGEST_SIZE}.npy"):
             if path.name not in names:
                 path.unlink()
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("embedded")
+    parallel.wait_for_all()
     return Embeddings(directory)
 
 

@@ -2,7 +2,7 @@
 
 In: the training state, the position of the data iterator, the config, the held-out values so far. Out: Orbax
 checkpoints in `<output_dir>/checkpoints/<step>`, written in the background and renamed when whole, of which the last
-few and the best are kept.
+few and the best are kept. Nothing in them depends on the number of processes; all processes must make the same calls.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
     """The checkpoints in one directory; to be used in a `with` statement.
 
     Args:
-      directory: made if absent.
+      directory: made if absent; all processes must see the same.
       keep: how many of the latest stay; the best stays as well.
     """
 
@@ -70,7 +70,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state._asdict()),
+                    state=ocp.args.StandardSave(parallel.as_global(state._asdict())),
                     data=ocp.args.JsonSave(data),
                     config=ocp.args.JsonSave(config),
                     evaluations=ocp.args.JsonSave({str(step): value for step, value in evaluations.values.items()}),
@@ -101,12 +101,12 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         )
 
     def restore(self, like: TrainState, step: int | None = None) -> Restored:
-        """The checkpoint after update number `step`, the newest if None, its arrays replicated over all devices.
+        """The checkpoint after update number `step`, the newest if None, its arrays replicated over the devices.
 
         Args:
           like: a state of the same structure, shapes and dtypes; is donated (its values are not read).
         """
-        sharding = parallel.replicated_sharding()
+        sharding = parallel.global_sharding()
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like._asdict())
         for leaf in jax.tree.leaves(like):  # two states need not fit onto a device
             leaf.delete()
@@ -119,7 +119,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             ),
         )
         values = {int(number): value for number, value in read["evaluations"].items()}
-        return Restored(TrainState(**read["state"]), read["data"], values)
+        return Restored(TrainState(**parallel.as_local(read["state"])), read["data"], values)
 
     def __exit__(self, *_: object) -> None:
         """Waits for a save under way, also when the run failed, and ends the background threads."""

@@ -58,7 +58,8 @@ def fit(
     """Updates `state` until `schedule.steps` are made or `stopping` has enough.
 
     The host runs ahead of the devices and waits for them only where figures are logged, a checkpoint is written or an
-    evaluation is due. A batch's arrays go to the devices while the previous step is still running.
+    evaluation is due. A batch's arrays go to the devices while the previous step is still running. Several processes
+    stop together, at the next of these steps after one of them was interrupted.
 
     Args:
       state: replicated; is donated.
@@ -100,14 +101,14 @@ def fit(
             progress.advance()
 
             evaluating, last = schedule.evaluates_after(number), number == schedule.steps
-            interrupted = interruption.requested and not last
-            saving = evaluating or last or interrupted or number % schedule.checkpoint == 0
-            if saving or number % schedule.log == 0:
+            due = evaluating or last or number % schedule.checkpoint == 0
+            if due or number % schedule.log == 0 or interruption.is_ours:
                 figures = window.close(describe)
                 figures |= {"learning_rate": float(schedule.learning_rate(number - 1)), "compilations": len(shapes)}
                 tracker.log(number, figures, group="train")
                 progress.show(_summary(number, figures))
-                if saving:
+                interrupted = not last and interruption.agreed()
+                if due or interrupted:
                     checkpoints.save(state, batches.get_state(), config, stopping)
                 if interrupted:
                     checkpoints.wait()

@@ -23,10 +23,18 @@ def claim_output_dir(config: Config) -> Path:
 
     Raises:
       ValueError: where it holds a run of another config (naming the fields), or any run while `resume` is False.
+      FileNotFoundError: where several processes do not share it.
     """
     if not config.output_dir:
         raise ValueError("output_dir is empty; set it, for example to runs/hybrid.")
     output_dir = Path(config.output_dir).absolute()
+    with parallel.main_process_first():
+        _claim(output_dir, config)
+        parallel.check_shared(output_dir / "config.json")
+    return output_dir
+
+
+def _claim(output_dir: Path, config: Config) -> None:
     path, before = output_dir / "config.json", output_dir / "results_before.json"
     wanted = config.to_dict()
     if path.exists():
@@ -42,10 +50,8 @@ def claim_output_dir(config: Config) -> Path:
             )
         if changed:
             before.unlink(missing_ok=True)
-    output_dir.mkdir(parents=True, exist_ok=True)
     if parallel.is_main_process():
         write_json(path, wanted)
-    return output_dir
 
 
 def _completed(found: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

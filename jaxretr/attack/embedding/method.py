@@ -180,7 +180,7 @@ def perturb(
     """
     if not epsilon >= 0:
         raise ValueError(f"the radius is {epsilon}, expected 0 or more; give a budget that is not negative")
-    run = _on_all_devices(attack, objective, context, special_ids(encoder))
+    run = _on_own_devices(attack, objective, context, special_ids(encoder))
     hidden = encoder.functions.architecture.hidden_size
     deltas: list[np.ndarray] = [np.zeros((len(row), hidden), np.float32) for row in ids]
     embeddings = np.zeros((len(ids), encoder.dim), np.float32)
@@ -231,5 +231,6 @@ def on_one_device(attack: EmbeddingAttack, objective: Any, context: Callable, sp
 
 
 @lru_cache(maxsize=32)
-def _on_all_devices(attack: EmbeddingAttack, objective: Any, context: Callable, specials: tuple[int, ...]) -> Any:
-    return parallel.pmap(on_one_device(attack, objective, context, specials), in_axes=(None, 0, 0, 0, 0, 0))
+def _on_own_devices(attack: EmbeddingAttack, objective: Any, context: Callable, specials: tuple[int, ...]) -> Any:
+    run = on_one_device(attack, objective, context, specials)
+    return parallel.pmap(run, in_axes=(None, 0, 0, 0, 0, 0), devices=jax.local_devices())

@@ -216,7 +216,8 @@ def at_once(template: Template) -> int:
 @lru_cache(maxsize=16)
 def compiled_start(engine: Engine) -> Callable[[Shared, Problem], State]:
     """(shared, problems) -> states, with the leading axes of `parallel.split`."""
-    return parallel.pmap(jax.vmap(engine.start, in_axes=(None, 0)), in_axes=(None, 0))
+    start = jax.vmap(engine.start, in_axes=(None, 0))
+    return parallel.pmap(start, in_axes=(None, 0), devices=jax.local_devices())
 
 
 @lru_cache(maxsize=16)
@@ -235,4 +236,4 @@ def compiled_chunk(engine: Engine, iterations: int, at_once: int) -> Callable[..
         states, path = jax.lax.scan(iterate, states, done + 1 + jnp.arange(iterations))
         return states, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), path)
 
-    return parallel.pmap(chunk, in_axes=(None, 0, 0, None, None))
+    return parallel.pmap(chunk, in_axes=(None, 0, 0, None, None), devices=jax.local_devices())
