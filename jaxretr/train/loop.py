@@ -166,5 +166,6 @@ def _summary(number: int, figures: dict[str, float]) -> str:
     return (
         f"step {number}: loss {figures['loss']:.4f}, {figures['examples_per_second']:.1f} examples/s, "
         f"{figures['tokens_per_second']:,.0f} tokens/s, padding {figures['padding_share']:.0%}, "
+        f"idle for input {figures['input_wait_share']:.1%}, "
         f"{figures['compilations']} shapes compiled"
     )
