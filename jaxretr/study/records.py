@@ -31,14 +31,15 @@ class SectionRecord:
     Attributes:
       collection: name of the test collection.
       by_task: "setting/measure" -> mean of each task, by "query language" or "query language→corpus language".
-      per_query: setting -> task (same names) -> the ids of its queries and, by measure, their values; NaN is None.
+      per_query: setting -> task (same names) -> the ids of its queries (or the "setting/task" that has the same ones)
+        and, by measure, their values; NaN is None.
       facts: anything else worth keeping, such as costs, checks or example texts.
       seconds: how long it took to measure.
     """
 
     collection: str
     by_task: dict[str, dict[str, float | None]]
-    per_query: dict[str, dict[str, dict[str, list[Any]]]]
+    per_query: dict[str, dict[str, dict[str, Any]]]
     facts: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -55,7 +56,7 @@ class SectionRecord:
           others: further attributes.
         """
         by_task: dict[str, dict[str, float | None]] = {}
-        per_query: dict[str, dict[str, dict[str, list[Any]]]] = {}
+        per_query: dict[str, dict[str, dict[str, Any]]] = {}
         for setting, found in results.settings.items():
             for name in found.measures:
                 if not measures or name in measures:
@@ -64,7 +65,7 @@ class SectionRecord:
             tasks = [_over_languages(found)] if by_question else found.tasks
             per_query[setting] = {
                 _name(task): {
-                    "id": list(task.query_ids),
+                    "id": _said_before(per_query, list(task.query_ids)),
                     **{
                         name: [_short(value) for value in values.tolist()]
                         for name, values in task.per_query.items()
@@ -83,8 +84,15 @@ class SectionRecord:
         """The values per query as `jaxretr.eval.compare` takes them."""
         settings: dict[Setting, SettingResult] = {}
         for setting, tasks in self.per_query.items():
-            settings[setting] = SettingResult(tuple(_task(name, columns) for name, columns in tasks.items()))  # type: ignore[index]
+            found = [_task(name, columns, self._ids(columns["id"])) for name, columns in tasks.items()]
+            settings[setting] = SettingResult(tuple(found))  # type: ignore[index]
         return Results(self.collection, settings)
+
+    def _ids(self, said: list[str] | str) -> list[str]:
+        if isinstance(said, list):
+            return said
+        setting, _, task = said.partition("/")
+        return self._ids(self.per_query[setting][task]["id"])
 
 
 @dataclass(frozen=True)
@@ -161,7 +169,16 @@ def _over_languages(setting: SettingResult) -> TaskResult:
     )
 
 
-def _task(name: str, columns: dict[str, list[Any]]) -> TaskResult:
+def _said_before(per_query: dict[str, dict[str, dict[str, Any]]], ids: list[str]) -> list[str] | str:
+    """`ids`, or the name of the task that has the same."""
+    for setting, tasks in per_query.items():
+        for task, columns in tasks.items():
+            if columns["id"] == ids:
+                return f"{setting}/{task}"
+    return ids
+
+
+def _task(name: str, columns: dict[str, Any], ids: list[str]) -> TaskResult:
     asked, _, searched = name.partition("→")
     per_query = {
         measure: np.array([np.nan if value is None else value for value in values], np.float64)
@@ -171,11 +188,11 @@ def _task(name: str, columns: dict[str, list[Any]]) -> TaskResult:
     return TaskResult(
         query_language=asked,
         corpus_language=searched or None,
-        queries=len(columns["id"]),
+        queries=len(ids),
         dropped=0,
         passages=0,
         measures={measure: mean(values) for measure, values in per_query.items()},
-        query_ids=tuple(columns["id"]),
+        query_ids=tuple(ids),
         per_query=per_query,
     )
 

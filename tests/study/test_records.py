@@ -37,6 +37,15 @@ def test_means_over_languages_give_the_same_test_as_all_values() -> None:
     assert (by_question.low, by_question.high) == pytest.approx((for_all.low, for_all.high), abs=1e-4)
 
 
+def test_ids_are_kept_once() -> None:
+    values = np.arange(2.0 * made.QUESTIONS).reshape(2, -1)
+    found = SectionRecord.of(made.results({"mono/AP": values, "multi/AP": values}))
+    assert found.per_query["multi"]["en"]["id"] == "mono/en→en"
+    (_, english) = found.results().settings["multi"].tasks
+    assert english.query_ids == tuple(f"en:{question}" for question in range(made.QUESTIONS))
+    np.testing.assert_array_equal(english.per_query["AP"], values[1])
+
+
 def test_undefined_values_stay_undefined() -> None:
     values = np.full((2, made.QUESTIONS), 0.5)
     values[0, 3], values[:, 4] = np.nan, np.nan
