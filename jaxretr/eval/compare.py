@@ -23,6 +23,7 @@ from jaxretr.eval.results import Results
 from jaxretr.eval.settings import Setting
 from jaxretr.eval.significance import ALPHA, Outcome, contributions, holm, paired_test
 from jaxretr.files import replaced_file, write_json
+from jaxretr.tracking import console
 
 SCHEMA = 1
 _SIGN = {"higher": 1, "lower": -1, "neither": 0}
@@ -211,7 +212,7 @@ def compare(
         wanted = ", ".join(m for m in chosen if m not in shared) or " or ".join(_DEFAULT)
         raise ValueError(f"not all systems have {wanted}; choose of what all have: {', '.join(shared) or 'nothing'}")
     found = []
-    for measure in track(chosen, "comparing", transient=True):
+    for measure in track(chosen, "comparing", console=console, transient=True, disable=not console.is_terminal):
         tasks, values, left_out = _values(runs, measure)
         of_system = {name: values[[owner == name for owner, _ in runs]] for name in names}
         found.append(_compare(measure, tasks, of_system, left_out, resamples, seed))

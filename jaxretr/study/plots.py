@@ -54,7 +54,8 @@ def differences(contrasts: Sequence[Contrast]) -> Figure:
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="x", color=PALETTE["rule"], linewidth=0.6)
         axes.set_axisbelow(True)
-        axes.set_xlabel(f"{primary.arm} minus the baseline; filled: p < .05; small strokes: single seeds")
+        note = f"{primary.arm} minus {primary.baseline}; filled: p < .05; small strokes: single seeds"
+        figure.supxlabel(note, size=9, color=PALETTE["muted"])
     return figure
 
 
