@@ -48,5 +48,5 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--model", type=Path, required=True, help="a saved model with mean pooling")
     add("--torch_python", type=Path, required=True, help="the interpreter of the environment with PyTorch")
     add("--data_dir", type=Path, default=Path("data"), help="where LibreOffice's help is kept, or fetched to")
-    for name, size in {"texts": 256, "rounds": 5}.items():
+    for name, size in {"texts": 96, "rounds": 5}.items():
         add(f"--{name}", type=int, default=size, help="default: %(default)s")

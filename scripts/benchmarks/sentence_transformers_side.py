@@ -1,7 +1,6 @@
-"""The side of sentence-transformers in `scripts/benchmark.py train`, `encode` and `peak`.
+"""The side of sentence-transformers in `scripts/benchmark.py train` and `encode`.
 
-Talks JSON lines: texts (or the shape of a matrix product) and a setting come in, wall and CPU seconds and what was
-computed go out. Needs torch and sentence-transformers 6, nothing of jaxretr.
+Talks JSON lines: texts and a setting come in, wall and CPU seconds and what was computed go out. Needs torch and sentence-transformers 6, nothing of jaxretr.
 
 A training step is its model, its MultipleNegativesRankingLoss, clipping, and AdamW in one fused kernel, without the
 trainer around them, which would only add to it. Settings: float32 or bfloat16 (autocast in training; weights cast once
@@ -69,15 +68,6 @@ class Side:
             texts, prompt="passage: ", batch_size=batch_size, convert_to_numpy=False, show_progress_bar=False
         )
         return torch.stack(made).float()[:8].tolist()
-
-    def product(self, setting: str, rows: int, inner: int, columns: int) -> None:
-        dtype = getattr(torch, setting)
-        left, right = torch.ones(rows, inner, dtype=dtype), torch.ones(inner, columns, dtype=dtype)
-        began, times = time.perf_counter(), 0
-        while time.perf_counter() - began < 0.3:
-            left @ right
-            times += 1
-        return 2 * rows * inner * columns * times / (time.perf_counter() - began)
 
 
 def main(directory: str) -> None:
