@@ -1,6 +1,7 @@
 """The side of sentence-transformers in `scripts/benchmark.py train` and `encode`.
 
-Talks JSON lines: texts and a setting come in, wall and CPU seconds and what was computed go out. Needs torch and sentence-transformers 6, nothing of jaxretr.
+Talks JSON lines: texts and a setting come in, wall and CPU seconds and what was computed go out. Needs torch and
+sentence-transformers 6, nothing of jaxretr.
 
 A training step is its model, its MultipleNegativesRankingLoss, clipping, and AdamW in one fused kernel, without the
 trainer around them, which would only add to it. Settings: float32 or bfloat16 (autocast in training; weights cast once
