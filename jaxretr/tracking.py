@@ -1,10 +1,12 @@
 """What a run shows and records while it goes on.
 
 In: scalars by name. Out: `metrics.jsonl`, TensorBoard event files, optionally Weights & Biases, and a live progress
-line with an ETA. Only the main process writes.
+line with an ETA. Only the main process writes. Nothing can be appended to in a bucket: there the files of a run are
+kept on the disk and replaced as a whole whenever something is recorded.
 """
 
 import json
+import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,7 +25,7 @@ from rich.progress import (
 from tensorboardX import SummaryWriter
 
 from jaxretr import parallel
-from jaxretr.files import replaced_file
+from jaxretr.files import AnyPath, replaced_file, upload
 
 console = Console(highlight=False, soft_wrap=True)
 """Where the package prints."""
@@ -45,25 +47,32 @@ class Tracker(AbstractContextManager["Tracker"]):
       wandb_project: also log there, if not "" (needs the extra `wandb`).
     """
 
-    def __init__(self, output_dir: Path, *, first_step: int = 0, wandb_project: str = "", config: Any = None):
-        self._path = output_dir / "metrics.jsonl"
+    def __init__(self, output_dir: AnyPath, *, first_step: int = 0, wandb_project: str = "", config: Any = None):
+        path = output_dir / "metrics.jsonl"
         self._active = parallel.is_main_process()
         self._wandb = None
         if not self._active:
             return
         kept: list[str] = []
-        if self._path.exists():
-            for line in self._path.read_text(encoding="utf-8").splitlines():
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     kept += [line] if 0 < first_step >= json.loads(line)["step"] else []
                 except json.JSONDecodeError:  # the line that was being written when the run was killed
                     break
-        with replaced_file(self._path) as partial:
+        self._output_dir = output_dir
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        if isinstance(output_dir, Path):
+            self._directory = output_dir
+        else:
+            self._scratch = tempfile.TemporaryDirectory(prefix="jaxretr-")
+            self._directory = Path(self._scratch.name)
+        with replaced_file(self._directory / path.name) as partial:
             partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._recorded = set(kept)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = (self._directory / path.name).open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(
-            str(output_dir / "tensorboard"),
+            str(self._directory / "tensorboard"),
             purge_step=first_step + 1 if first_step else 0,
             flush_secs=1,  # a killed run's curves have no gap where it goes on
             filename_suffix=f".{first_step}",  # the rest of the name is the second it is made in
@@ -72,7 +81,7 @@ class Tracker(AbstractContextManager["Tracker"]):
             import wandb  # optional: the extra `wandb`
 
             self._wandb = wandb.init(
-                project=wandb_project, dir=str(output_dir), config=config, name=output_dir.name, resume="allow"
+                project=wandb_project, dir=str(self._directory), config=config, name=output_dir.name, resume="allow"
             )
 
     def log(self, step: int, scalars: Mapping[str, float], *, group: str) -> None:
@@ -91,11 +100,19 @@ class Tracker(AbstractContextManager["Tracker"]):
             self._tensorboard.add_scalar(tag, value, step)
         if self._wandb is not None:
             self._wandb.log(tagged, step=step)
+        self._tensorboard.flush()
+        self._publish()
+
+    def _publish(self) -> None:
+        if self._scratch is not None:
+            for file in (self._directory / "metrics.jsonl", *(self._directory / "tensorboard").iterdir()):
+                upload(file, self._output_dir / file.relative_to(self._directory))
 
     def __exit__(self, *_: object) -> None:
         if self._active:
             self._file.close()
             self._tensorboard.close()
+            self._publish()
             if self._wandb is not None:
                 self._wandb.finish()
 

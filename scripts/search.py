@@ -71,7 +71,7 @@ def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("query", nargs="*", help="questions")
-    add("--index", required=True, type=Path, action="append", help="its directory; once for each shard")
+    add("--index", required=True, action="append", help="its directory; once for each shard")
     add("--queries", type=Path, help="JSONL with `_id` and `text`")
     add("--k", type=int, default=10, help="passages wanted (default: %(default)s)")
     add("--languages", type=lambda text: tuple(text.split(",")), default=(), help="of the passages, such as en,ar")

@@ -52,7 +52,7 @@ def main() -> None:
 def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--index", required=True, type=Path, action="append", help="its directory; once for each shard")
+    add("--index", required=True, action="append", help="its directory; once for each shard")
     add("--model", help="where the model is now (default: where it was when the index was built)")
     add("--host", default="127.0.0.1", help="default: %(default)s")
     add("--port", type=int, default=8000, help="default: %(default)s; 0 for any that is free")

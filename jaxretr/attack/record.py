@@ -8,13 +8,12 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
 
-from jaxretr.files import replaced_file, write_json
+from jaxretr.files import AnyPath, replaced_file, write_json
 
 SCHEMA = 1
 RECORD_FILE = "attacks.json"
@@ -168,12 +167,12 @@ class Record:
     detections: tuple[Detection, ...] = ()
     checks: tuple[Check, ...] = ()
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: AnyPath) -> None:
         """Writes `attacks.json`, whole or not at all."""
         write_json(directory / RECORD_FILE, {"schema": SCHEMA, **dataclasses.asdict(self)})
 
     @classmethod
-    def load(cls, directory: Path) -> "Record":
+    def load(cls, directory: AnyPath) -> "Record":
         """Reads what `save` wrote.
 
         Raises:
@@ -195,14 +194,14 @@ class Record:
         )
 
 
-def save_texts(directory: Path, texts: Iterable[AdversarialText]) -> None:
+def save_texts(directory: AnyPath, texts: Iterable[AdversarialText]) -> None:
     """Writes `adversarial.jsonl`, a line for each text, whole or not at all."""
     with replaced_file(directory / TEXTS_FILE) as partial, partial.open("w", encoding="utf-8") as file:
         for text in texts:
             file.write(json.dumps(dataclasses.asdict(text), ensure_ascii=False) + "\n")
 
 
-def load_texts(directory: Path) -> list[AdversarialText]:
+def load_texts(directory: AnyPath) -> list[AdversarialText]:
     """Reads what `save_texts` wrote."""
     lines = (directory / TEXTS_FILE).read_text("utf-8").splitlines()
     return [AdversarialText(**json.loads(line)) for line in lines]

@@ -13,7 +13,6 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from jaxretr.attack.victim import Attacked, Victim
 from jaxretr.eval.results import RESULTS_FILE, Results
 from jaxretr.eval.runs import claim
 from jaxretr.eval.settings import Setting
+from jaxretr.files import AnyPath
 from jaxretr.model.encode import Encoder
 from jaxretr.tracking import say
 from jaxretr.types import RetrievalSet
@@ -42,7 +42,7 @@ MEASURES = ("AP", "nDCG@10", "RR", "R@1", "R@10")
 
 
 def attack_into(
-    output_dir: Path,
+    output_dir: AnyPath,
     encoder: Encoder,
     collection: RetrievalSet,
     options: AttackOptions,
@@ -113,7 +113,7 @@ def attack_into(
     return results
 
 
-def _run(output_dir: Path, victim: Victim, plan: Plan, before: Sequence[Trial]) -> Trial:
+def _run(output_dir: AnyPath, victim: Victim, plan: Plan, before: Sequence[Trial]) -> Trial:
     """A trial, from disk where it is there. What it perturbed stays on disk alone."""
     trial = Trial(plan.attack, plan.budget, (), plan.reference, plan.facts)
     found = load_trial(output_dir, trial.label, victim.tasks)

@@ -7,7 +7,6 @@ that no passage was optimised on, in whatever language.
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from jaxretr.attack.robustness import TOP
 from jaxretr.attack.token import Transfer, Vocabulary, disjoint_split, transfer_matrix
 from jaxretr.attack.victim import Victim
 from jaxretr.eval.results import Results, SettingResult, mean
+from jaxretr.files import AnyPath
 
 POISONED = f"poisoned@{TOP}"
 """1 where a poisoned passage is among the first 10 of a held-out query; NaN for queries that it was optimised on."""
@@ -51,7 +51,7 @@ class Poisoning:
         )
 
 
-def poison_all(output_dir: Path, victim: Victim, options: AttackOptions, attack: str) -> Poisoning:
+def poison_all(output_dir: AnyPath, victim: Victim, options: AttackOptions, attack: str) -> Poisoning:
     """Poisons the corpus once for each query language; searches are kept below `output_dir` and gone on with."""
     vocabulary = Vocabulary.of(victim.encoder)
     languages = dict.fromkeys(task.query_language for task in victim.tasks)

@@ -6,7 +6,6 @@ the embeddings that were measured. A directory belongs to one model, collection 
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,12 @@ import numpy as np
 from jaxretr.attack.embedding.passages import AttackedPassages
 from jaxretr.attack.victim import Attacked
 from jaxretr.eval.settings import Task
-from jaxretr.files import replaced_file
+from jaxretr.files import AnyPath, local_copy, replaced_file
 
 Outcomes = tuple[Attacked | AttackedPassages, ...]
 
 
-def save_trial(directory: Path, label: str, attacked: Outcomes) -> None:
+def save_trial(directory: AnyPath, label: str, attacked: Outcomes) -> None:
     """Writes what an attack left of every task, whole or not at all."""
     arrays: dict[str, Any] = {}
     for number, one in enumerate(attacked):
@@ -40,7 +39,7 @@ def save_trial(directory: Path, label: str, attacked: Outcomes) -> None:
         np.savez(file, **arrays)
 
 
-def load_trial(directory: Path, label: str, tasks: Sequence[Task]) -> Outcomes | None:
+def load_trial(directory: AnyPath, label: str, tasks: Sequence[Task]) -> Outcomes | None:
     """Reads what `save_trial` wrote; None where there is nothing.
 
     Args:
@@ -51,7 +50,7 @@ def load_trial(directory: Path, label: str, tasks: Sequence[Task]) -> Outcomes |
     path = _path(directory, label)
     if not path.exists():
         return None
-    with np.load(path) as arrays:
+    with np.load(local_copy(path)) as arrays:
         return tuple(_read(arrays, number, task) for number, task in enumerate(tasks))
 
 
@@ -76,5 +75,5 @@ def _read(arrays: Any, number: int, task: Task) -> Attacked | AttackedPassages:
     )
 
 
-def _path(directory: Path, label: str) -> Path:
+def _path(directory: AnyPath, label: str) -> AnyPath:
     return directory / "trials" / f"{label}.npz"

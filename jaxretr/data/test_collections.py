@@ -7,12 +7,12 @@ The files are prepared once (`jaxretr.data.sources`) below a cache directory; ch
 import dataclasses
 import difflib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxretr.data import sources
 from jaxretr.data.collection import load_collection
 from jaxretr.data.sources import base, lareqa
+from jaxretr.files import AnyPath
 from jaxretr.types import RetrievalSet
 
 
@@ -49,9 +49,9 @@ TEST_COLLECTIONS = {
 
 def load_test_collection(
     dataset: str,
-    data_dir: str | Path | None,
+    data_dir: str | AnyPath | None,
     *,
-    cache_dir: str | Path,
+    cache_dir: str | AnyPath,
     candidates: str | None = None,
     languages: Sequence[str] | None = None,
     split: str | None = None,

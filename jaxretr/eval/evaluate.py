@@ -6,7 +6,6 @@ baseline from another library or a perturbed encoder is evaluated in the same wa
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import overload, override
 
 import numpy as np
@@ -19,6 +18,7 @@ from jaxretr.eval import bias
 from jaxretr.eval.measures import parse, per_query
 from jaxretr.eval.results import Results, SettingResult, TaskResult, mean
 from jaxretr.eval.settings import SETTINGS, Pool, Setting, Task, make_tasks
+from jaxretr.files import AnyPath
 from jaxretr.retrieval.calibration import Calibrated
 from jaxretr.retrieval.embeddings import Encode, Rows, check_embeddings, embed
 from jaxretr.retrieval.exact import ranks, search
@@ -53,7 +53,7 @@ def evaluate(
     *,
     settings: Sequence[Setting] = SETTINGS,
     measures: Sequence[str] = MEASURES,
-    embeddings_dir: Path | None = None,
+    embeddings_dir: AnyPath | None = None,
     fingerprint: str = "",
     calibrate: bool = False,
     on_ranking: Callable[[Ranking], None] | None = None,

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
-from pathlib import Path
 from string import Template
 
 from matplotlib.figure import Figure
 
 from jaxretr.eval import plots
-from jaxretr.files import replaced_file
+from jaxretr.files import AnyPath, replaced_file
 
 REPORT_FILE = "report.html"
 
@@ -45,14 +44,14 @@ class Picture:
 
 
 def write_page(
-    directory: Path,
+    directory: AnyPath,
     *,
     title: str,
     subtitle: str,
     sections: Iterable[str],
     pictures: Iterable[Picture],
     style: str = "",
-) -> Path:
+) -> AnyPath:
     """Writes `report.html` and `plots/*.png` into `directory`, each whole or not at all.
 
     Args:

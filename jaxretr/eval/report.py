@@ -8,7 +8,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from jaxretr.eval.page import Picture, section, table, write_page
 from jaxretr.eval.results import Results, TaskResult
 from jaxretr.eval.settings import Setting
 from jaxretr.eval.table import language_rows, rows
+from jaxretr.files import AnyPath
 from jaxretr.types import RetrievalSet, ScoredPassage
 
 Top = Mapping[str, Sequence[ScoredPassage]]
@@ -34,7 +34,7 @@ _SETTINGS: dict[Setting, tuple[str, str]] = {
 }
 
 
-def write_report(directory: Path, results: Results, collection: RetrievalSet, top: Top) -> Path:
+def write_report(directory: AnyPath, results: Results, collection: RetrievalSet, top: Top) -> AnyPath:
     """Writes `report.html` and `plots/*.png` into `directory`, each whole or not at all.
 
     Args:

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float64
 
 from jaxretr.eval.settings import Setting
-from jaxretr.files import replaced_file, write_json
+from jaxretr.files import AnyPath, as_path, local_copy, replaced_file, write_json
 
 SCHEMA = 2
 RESULTS_FILE = "results.json"
@@ -99,7 +98,7 @@ class Results:
           path: a directory, which gets `results.json` and the values per query as `per_query.parquet`; or a name that
             ends in .json, for that file alone.
         """
-        path = Path(path)
+        target = as_path(path)
         content = {
             "schema": SCHEMA,
             "system": self.system,
@@ -107,13 +106,13 @@ class Results:
             "evaluation": self.evaluation,
             "settings": {name: _setting_to_json(setting) for name, setting in self.settings.items()},
         }
-        if path.suffix != ".json":
-            path = path / RESULTS_FILE
+        if target.suffix != ".json":
+            target = target / RESULTS_FILE
             if any(task.query_ids for setting in self.settings.values() for task in setting.tasks):
                 content["per_query"] = PER_QUERY_FILE
-                with replaced_file(path.parent / PER_QUERY_FILE) as partial:
+                with replaced_file(target.parent / PER_QUERY_FILE) as partial:
                     pq.write_table(_per_query_table(self.settings), partial)
-        write_json(path, content)
+        write_json(target, content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Results":
@@ -124,17 +123,17 @@ class Results:
           ValueError: the file is of another schema, or no results at all; or the values per query are of another
             evaluation.
         """
-        path = Path(path)
-        path = path / RESULTS_FILE if path.is_dir() else path
+        source = as_path(path)
+        source = source / RESULTS_FILE if source.is_dir() else source
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = json.loads(source.read_text("utf-8"))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON ({error}); evaluate again to replace it") from error
+            raise ValueError(f"{source} is not JSON ({error}); evaluate again to replace it") from error
         schema = content.get("schema") if isinstance(content, dict) else None
         if schema not in (1, SCHEMA):  # the first schema only lacked what defaults to nothing
-            raise ValueError(f"{path} has schema {schema!r}, expected 1 or {SCHEMA}; evaluate again to replace it")
+            raise ValueError(f"{source} has schema {schema!r}, expected 1 or {SCHEMA}; evaluate again to replace it")
         settings = {name: _setting_from_json(setting) for name, setting in content["settings"].items()}
-        per_query = path.parent / content["per_query"] if "per_query" in content else None
+        per_query = source.parent / content["per_query"] if "per_query" in content else None
         if per_query and per_query.exists():
             settings = _with_per_query(settings, per_query)
         return cls(content["collection"], settings, content.get("system", ""), content.get("evaluation", {}))
@@ -200,8 +199,8 @@ def _repeated(labels: Iterable[tuple[str | None, TaskResult]]) -> pa.Array:
     return pa.array([label for label, task in labels for _ in task.query_ids], pa.string())
 
 
-def _with_per_query(settings: dict[Setting, SettingResult], path: Path) -> dict[Setting, SettingResult]:
-    table = pq.read_table(path)
+def _with_per_query(settings: dict[Setting, SettingResult], path: AnyPath) -> dict[Setting, SettingResult]:
+    table = pq.read_table(local_copy(path))
     rows: dict[tuple[str, str, str | None], list[int]] = {}
     labels = (table[name].to_pylist() for name in ("setting", "query_language", "corpus_language"))
     for row, label in enumerate(zip(*labels, strict=True)):

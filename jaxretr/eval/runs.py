@@ -20,7 +20,6 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TextIO
 
 from jaxretr import parallel
@@ -31,7 +30,7 @@ from jaxretr.eval.report import write_report
 from jaxretr.eval.results import RESULTS_FILE, Results
 from jaxretr.eval.settings import SETTINGS, Setting
 from jaxretr.eval.table import page
-from jaxretr.files import replaced_file, write_json
+from jaxretr.files import AnyPath, replaced_file, write_json
 from jaxretr.retrieval.embeddings import Encode
 from jaxretr.types import RetrievalSet, ScoredPassage
 
@@ -46,7 +45,7 @@ _REPORTED = 10  # passages per query in the report
 
 
 def evaluate_into(
-    output_dir: Path,
+    output_dir: AnyPath,
     collection: RetrievalSet,
     encode_query: Encode,
     encode_document: Encode,
@@ -138,7 +137,7 @@ class RunWriter:
       ValueError: an id with white space, which would break the lines.
     """
 
-    def __init__(self, output_dir: Path, collection: RetrievalSet, *, tag: str, depth: int = DEPTH):
+    def __init__(self, output_dir: AnyPath, collection: RetrievalSet, *, tag: str, depth: int = DEPTH):
         self._output_dir = output_dir
         self._depth = depth
         self._collection = collection
@@ -196,7 +195,7 @@ def _top(collection: RetrievalSet, ids: Sequence[str], ranking: Ranking) -> dict
     }
 
 
-def claim(path: Path, asked: Mapping[str, Any], *, begun: bool) -> None:
+def claim(path: AnyPath, asked: Mapping[str, Any], *, begun: bool) -> None:
     """Makes a directory that of one run, or checks that it is. A run that left nothing yet gives way.
 
     Args:

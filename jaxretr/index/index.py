@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
+from jaxretr.files import AnyPath, on_disk
 from jaxretr.index import approximate, layout
 from jaxretr.index.approximate import ScannSearcher, ScannSettings
 from jaxretr.index.build import rebuild
@@ -45,7 +46,7 @@ class Index:
             raise
 
     @classmethod
-    def open(cls, directory: str | Path, *, writable: bool = False) -> "Index":
+    def open(cls, directory: str | AnyPath, *, writable: bool = False) -> "Index":
         """Opens an index.
 
         Raises:
@@ -53,7 +54,7 @@ class Index:
           ValueError: it is damaged, or of another version.
           RuntimeError: another process updates it already.
         """
-        directory = Path(directory)
+        directory = on_disk(directory, "an index")
         return cls(directory, layout.read_about(directory), writable=writable)
 
     def __enter__(self) -> "Index":

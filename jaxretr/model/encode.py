@@ -10,7 +10,6 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from jaxtyping import Float32, Int
 from transformers import PreTrainedTokenizerFast
 
 from jaxretr import parallel
+from jaxretr.files import AnyPath
 from jaxretr.model.functions import EncoderFunctions, Params, functions
 from jaxretr.model.saved import find_model, read_settings, replaced_directory, write_settings
 from jaxretr.model.tokenizer import check_tokenizer, load_tokenizer, save_tokenizer
@@ -90,7 +90,7 @@ class Encoder:
     @classmethod
     def load(
         cls,
-        name_or_path: str | Path,
+        name_or_path: str | AnyPath,
         *,
         dtype: DTypeLike = "float32",
         max_length: int | None = None,
@@ -100,7 +100,7 @@ class Encoder:
         """Loads a Hugging Face or sentence-transformers model: pooling, prompts and length as saved there.
 
         Args:
-          name_or_path: a directory, or a hub name such as "intfloat/multilingual-e5-base".
+          name_or_path: a directory, also in a bucket, or a hub name such as "intfloat/multilingual-e5-base".
           dtype: compute dtype, "float32" or "bfloat16".
           max_length: tokens of a text, special tokens included.
           query_prefix, passage_prefix: replace the saved prompts "query" and "document" (or "passage"). Some
@@ -173,10 +173,10 @@ class Encoder:
         """Cosine similarities of embeddings."""
         return queries @ passages.T
 
-    def save(self, path: str | Path, model_card: str | None = None) -> None:
+    def save(self, path: str | AnyPath, model_card: str | None = None) -> None:
         """Writes a directory that transformers, sentence-transformers (3 to 6) and `load` read.
 
-        A saved model that is there already is replaced as a whole, atomically.
+        A saved model that is there already is replaced as a whole, on a disk atomically.
 
         Args:
           path: the directory.

@@ -15,7 +15,7 @@ from typing import Any
 
 import huggingface_hub
 
-from jaxretr.files import write_json
+from jaxretr.files import AnyPath, as_path, in_bucket, local_copy, upload_directory, write_json
 from jaxretr.model.architecture import Architecture, Pooling
 
 WEIGHTS = "model.safetensors"
@@ -71,19 +71,19 @@ class SavedSettings:
     passage_prefix: str = ""
 
 
-def find_model(name_or_path: str | Path) -> Path:
-    """The local directory of a model: `name_or_path` itself, or a download from the hub under that name.
+def find_model(name_or_path: str | AnyPath) -> Path:
+    """The local directory of a model: `name_or_path` itself, or a copy of what a bucket or the hub has under that name.
 
     A directory that exists never touches the network.
 
     Raises:
       FileNotFoundError: for a path that does not exist, or a name that the hub (or, offline, its cache) lacks.
     """
-    directory = Path(name_or_path).expanduser()
+    directory = local_copy(as_path(name_or_path)).expanduser()
     if directory.is_dir():
         if not (directory / "config.json").is_file():
             raise FileNotFoundError(
-                f"{directory} holds no config.json; expected a Hugging Face model directory with config.json, "
+                f"{name_or_path} holds no config.json; expected a Hugging Face model directory with config.json, "
                 f"{WEIGHTS} and tokenizer.json"
             )
         return directory
@@ -180,15 +180,19 @@ def write_settings(
 
 
 @contextmanager
-def replaced_directory(path: str | Path) -> Iterator[Path]:
+def replaced_directory(path: str | AnyPath) -> Iterator[Path]:
     """A temporary directory that takes the place of `path` when the block ends without an error.
 
     The rename is atomic: at any moment, also after a crash, `path` is absent, the old model or the new one, whole.
-    Of two processes that write the same path at once, one wins.
+    Of two processes that write the same path at once, one wins. In a bucket, `path` is for a while no model.
 
     Raises:
       FileExistsError: when `path` exists and is not a saved model: nothing else is ever deleted.
     """
+    if in_bucket(path):
+        with _replaced_in_bucket(as_path(path)) as new:
+            yield new
+        return
     path = Path(path).absolute()
     if path.exists() and not (path / "config.json").is_file() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{path} exists and is no saved model (it has no config.json); choose another path")
@@ -207,6 +211,20 @@ def replaced_directory(path: str | Path) -> Iterator[Path]:
                 if not path.exists():
                     os.rename(old, path)
                     raise
+
+
+@contextmanager
+def _replaced_in_bucket(path: AnyPath) -> Iterator[Path]:
+    begun = path / ".incomplete"  # so that a model whose upload was interrupted is known for one
+    if path.exists() and not (path / "config.json").exists() and not begun.exists():
+        raise FileExistsError(f"{path} exists and is no saved model (it has no config.json); choose another path")
+    with tempfile.TemporaryDirectory(prefix="jaxretr-") as scratch:
+        new = Path(scratch) / path.name
+        new.mkdir()
+        yield new
+        write_json(begun, True)
+        upload_directory(new, path, last="config.json")
+        begun.unlink()
 
 
 def _read_pooling(path: Path) -> Pooling:

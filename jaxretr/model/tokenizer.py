@@ -10,13 +10,14 @@ from pathlib import Path
 import transformers
 from transformers import PreTrainedTokenizerFast
 
+from jaxretr.files import AnyPath
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.saved import find_model
 
 _FILES = ("tokenizer.json", "sentencepiece.bpe.model", "spiece.model", "vocab.txt")
 
 
-def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(name_or_path: str | AnyPath) -> PreTrainedTokenizerFast:
     """Loads `tokenizer.json` as it stands; from a sentencepiece model or vocab.txt only where there is none.
 
     The model-specific classes of transformers rebuild parts of the pipeline instead of reading it, so that ids of

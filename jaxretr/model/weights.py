@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import transformers
 
-from jaxretr.files import replaced_file, write_json
+from jaxretr.files import AnyPath, replaced_file, write_json
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.functions import Params, param_shapes
 from jaxretr.model.saved import DENSE, INDEX, WEIGHTS, find_model, read_settings
@@ -28,7 +28,7 @@ _ALIGNMENT = 64
 _NAMED = 8  # how many names an error lists
 
 
-def load_architecture(name_or_path: str | Path) -> Architecture:
+def load_architecture(name_or_path: str | AnyPath) -> Architecture:
     """The architecture of a saved model: its config.json, pooling and dense head. Reads no weights.
 
     Raises:
@@ -44,7 +44,7 @@ def load_architecture(name_or_path: str | Path) -> Architecture:
         raise ValueError(f"{directory / 'config.json'} describes no encoder that can be loaded: {error}") from error
 
 
-def load_params(name_or_path: str | Path, architecture: Architecture | None = None) -> tuple[Architecture, Params]:
+def load_params(name_or_path: str | AnyPath, architecture: Architecture | None = None) -> tuple[Architecture, Params]:
     """Loads a checkpoint into float32 numpy arrays, tensor by tensor, block by block.
 
     The files are read, not mapped: peak memory is the parameters themselves and one block of 16 MiB.

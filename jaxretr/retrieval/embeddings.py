@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float32, Int
 
 from jaxretr import parallel
-from jaxretr.files import replaced_file, write_json
+from jaxretr.files import AnyPath, as_path, local_copy, replaced_file, write_json
 from jaxretr.tracking import progress_bar, say
 
 Encode = Callable[[Sequence[str]], np.ndarray]
@@ -44,15 +44,15 @@ class Embeddings:
     """The shards of a directory that `embed` has finished, seen as one read-only float32 array [n, dim].
 
     A shard is mapped into memory when it is read and let go with the last view of it, so memory holds no more of the
-    corpus than its user does.
+    corpus than its user does. For that, shards in a bucket are first copied to the disk.
 
     Raises:
       FileNotFoundError: when no finished embeddings are there.
       ValueError: when a shard is damaged, or the shards do not fit together.
     """
 
-    def __init__(self, directory: str | Path):
-        directory = Path(directory)
+    def __init__(self, directory: str | AnyPath):
+        directory = as_path(directory)
         metadata = _read_metadata(directory)
         if metadata is None:
             raise FileNotFoundError(
@@ -60,8 +60,9 @@ class Embeddings:
             )
         self.shape: tuple[int, int] = (metadata["texts"], metadata["dim"])
         self._shard_size: int = metadata["shard_size"]
-        self._shards = [directory / name for name in metadata["shards"]]
-        for start, shard in zip(range(0, len(self), self._shard_size), self._shards, strict=True):
+        self._shards: list[Path] = []
+        for start, name in zip(range(0, len(self), self._shard_size), metadata["shards"], strict=True):
+            shard = directory / name
             expected = (min(self._shard_size, len(self) - start), self.shape[1])
             found = _shape(shard)
             if found != expected:
@@ -69,6 +70,7 @@ class Embeddings:
                     f"{shard} {f'has shape {found}' if found else 'is missing or damaged'}, expected {expected}; "
                     "embed the texts again, which redoes what is broken"
                 )
+            self._shards.append(local_copy(shard))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -116,7 +118,7 @@ class Subset:
 
 
 def embed(
-    texts: Sequence[str], encode: Encode, directory: str | Path, *, fingerprint: str, shard_size: int = 16_384
+    texts: Sequence[str], encode: Encode, directory: str | AnyPath, *, fingerprint: str, shard_size: int = 16_384
 ) -> Embeddings:
     """Embeds texts into a directory; what a former run has finished with the same texts and fingerprint is kept.
 
@@ -134,7 +136,7 @@ def embed(
       ValueError: when there are no texts, when `encode` returns the wrong shape or values that are not finite, or
         embeddings of another dimension than those that are there under the same fingerprint.
     """
-    directory = Path(directory)
+    directory = as_path(directory)
     if not len(texts) or shard_size < 1:
         raise ValueError(f"{len(texts)} texts in shards of {shard_size} to embed into {directory}; expected at least 1")
     directory.mkdir(parents=True, exist_ok=True)
@@ -195,7 +197,7 @@ def check_embeddings(embeddings: np.ndarray, texts: Sequence[str], name: str) ->
     return embeddings
 
 
-def _complete(path: Path, texts: Sequence[str], encode: Encode, dim: int | None) -> int:
+def _complete(path: AnyPath, texts: Sequence[str], encode: Encode, dim: int | None) -> int:
     """Embeds a shard unless it is there; returns its dimension, which must be `dim` where that is known."""
     found, new = _shape(path), None
     if found is None or found[0] != len(texts):
@@ -224,15 +226,15 @@ def _name(number: int, digest: np.ndarray) -> str:
     return f"{number:05}-{digest.tobytes().hex()}.npy"
 
 
-def _shape(path: Path) -> tuple[int, int] | None:
+def _shape(path: AnyPath) -> tuple[int, int] | None:
     """The shape of a whole shard; None where it is absent, cut off or something else."""
     try:
-        shard = np.load(path, mmap_mode="r")
+        shard = np.load(local_copy(path), mmap_mode="r")
     except (FileNotFoundError, EOFError, ValueError):
         return None
     return shard.shape if shard.ndim == 2 and shard.dtype == np.float32 else None
 
 
-def _read_metadata(directory: Path) -> dict[str, Any] | None:
+def _read_metadata(directory: AnyPath) -> dict[str, Any] | None:
     path = directory / _METADATA
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -1,8 +1,9 @@
 """Checkpoints of a run: everything a killed run needs to go on as if nothing had happened.
 
 In: the training state, the position of the data iterator, the config, the held-out values so far. Out: Orbax
-checkpoints in `<output_dir>/checkpoints/<step>`, written in the background and renamed when whole, of which the last
-few and the best are kept. Nothing in them depends on the number of processes; all processes must make the same calls.
+checkpoints in `<output_dir>/checkpoints/<step>`, written in the background, of which the last few and the best are
+kept. They are renamed when whole; in a bucket, what has no `commit_success.txt` yet is not looked at. Nothing in them
+depends on the number of processes; all processes must make the same calls.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from jaxretr import parallel
+from jaxretr.files import AnyPath
 from jaxretr.train.early_stopping import EarlyStopping
 from jaxretr.train.step import TrainState
 
@@ -35,12 +37,12 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
       keep: how many of the latest stay; the best stays as well.
     """
 
-    def __init__(self, directory: Path, *, keep: int):
+    def __init__(self, directory: AnyPath, *, keep: int):
         latest = checkpoint_managers.LatestN(n=keep)
         self._best = _Best()
         self._directory = directory
         self._manager = ocp.CheckpointManager(
-            directory.absolute(),
+            directory.absolute() if isinstance(directory, Path) else directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, self._best]),
                 cleanup_tmp_directories=True,

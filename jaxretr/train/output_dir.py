@@ -10,13 +10,13 @@ from typing import Any
 
 from jaxretr import parallel
 from jaxretr.config import Config
-from jaxretr.files import write_json
+from jaxretr.files import AnyPath, as_path, write_json
 
 MAY_CHANGE = {"resume", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "wandb_project"}
 """Fields of a config that a resumed run may change."""
 
 
-def claim_output_dir(config: Config) -> Path:
+def claim_output_dir(config: Config) -> AnyPath:
     """Makes `output_dir`, or checks that the run in it is this one. A run that has no checkpoint yet gives way.
 
     A setting that the run's config does not know yet had no effect then, which is what its default means.
@@ -27,14 +27,16 @@ def claim_output_dir(config: Config) -> Path:
     """
     if not config.output_dir:
         raise ValueError("output_dir is empty; set it, for example to runs/hybrid.")
-    output_dir = Path(config.output_dir).absolute()
+    output_dir = as_path(config.output_dir)
+    if isinstance(output_dir, Path):
+        output_dir = output_dir.absolute()
     with parallel.main_process_first():
         _claim(output_dir, config)
         parallel.check_shared(output_dir / "config.json")
     return output_dir
 
 
-def _claim(output_dir: Path, config: Config) -> None:
+def _claim(output_dir: AnyPath, config: Config) -> None:
     path, before = output_dir / "config.json", output_dir / "results_before.json"
     wanted = config.to_dict()
     if path.exists():

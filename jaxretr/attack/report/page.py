@@ -8,13 +8,13 @@ import math
 from collections.abc import Sequence
 from html import escape
 from itertools import chain
-from pathlib import Path
 
 from jaxretr.attack.record import TrialRecord
 from jaxretr.attack.report import pictures, strings
 from jaxretr.attack.report.system import System, check_comparable
 from jaxretr.attack.robustness import AREA, PROMOTED, TOP, WORST
 from jaxretr.eval.page import Picture, section, table, write_page
+from jaxretr.files import AnyPath
 
 _WIDE = ("Robust success by budget", "Poisoning across languages", "Detection", "Checks")
 """Sections whose pictures stand below each other."""
@@ -28,7 +28,7 @@ _FACTS = {
 """Facts of trials that have a column, and its heading; the others stand in the last one."""
 
 
-def write_report(directory: Path, systems: Sequence[System]) -> Path:
+def write_report(directory: AnyPath, systems: Sequence[System]) -> AnyPath:
     """Writes `report.html` and `plots/*.png` into `directory`, each whole or not at all.
 
     Args:

@@ -7,7 +7,6 @@ attacked one is of the same queries: those that the attack could change.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from jaxretr.attack.record import TEXTS_FILE, AdversarialText, Record, TrialReco
 from jaxretr.attack.robustness import PROMOTED, SMALLEST, SUCCESS, WORST
 from jaxretr.eval.results import Results, TaskResult, mean
 from jaxretr.eval.significance import bootstrap_interval, influences
+from jaxretr.files import AnyPath
 
 
 class Pair(NamedTuple):
@@ -50,7 +50,7 @@ class System:
     texts: Sequence[AdversarialText] = field(default=(), repr=False)
 
     @classmethod
-    def load(cls, directory: Path) -> "System":
+    def load(cls, directory: AnyPath) -> "System":
         """Reads a directory that holds `attacks.json`, `results.json` and `per_query.parquet`, perhaps texts too.
 
         Raises:

@@ -3,8 +3,6 @@
 After Zhong et al. (2023), arXiv 2310.19156: the passages promise to be found by queries that the attacker has not seen.
 """
 
-from pathlib import Path
-
 import numpy as np
 from jaxtyping import Bool, Float32
 from scipy.cluster.vq import ClusterError, kmeans2
@@ -15,6 +13,7 @@ from jaxretr.attack.token.schedules import HOTFLIP, Schedule
 from jaxretr.attack.token.search import search
 from jaxretr.attack.token.strings import Triggers, best_strings
 from jaxretr.attack.token.template import Frame, Template, make_template
+from jaxretr.files import AnyPath
 from jaxretr.model.encode import Encoder
 
 SLOTS = 50
@@ -47,7 +46,7 @@ def poison(
     schedule: Schedule = HOTFLIP,
     forward_passes: int,
     seed: int,
-    resume: Path | None = None,
+    resume: AnyPath | None = None,
 ) -> Triggers:
     """One adversarial passage for each target, most similar to it.
 

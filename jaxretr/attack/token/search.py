@@ -5,7 +5,6 @@ In: an engine and its problems. Out: the way of every trigger, iteration by iter
 
 import hashlib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from jaxtyping import Bool, Float32, Int32
 from jaxretr import parallel
 from jaxretr.attack.token.engine import Engine, Problem, Shared, State, at_once, compiled_chunk, compiled_start
 from jaxretr.attack.token.template import Template
-from jaxretr.files import replaced_file
+from jaxretr.files import AnyPath, local_copy, replaced_file
 from jaxretr.model.encode import Encoder
 from jaxretr.tracking import progress_bar
 
@@ -47,7 +46,7 @@ def search(
     *,
     forward_passes: int,
     seed: int,
-    resume: Path | None = None,
+    resume: AnyPath | None = None,
     chunk: int = CHUNK,
 ) -> Trace:
     """Searches for a batch of triggers.
@@ -120,11 +119,11 @@ def _steps(leaf: jax.Array, triggers: int) -> np.ndarray:
     return np.moveaxis(parallel.merge(leaf)[:triggers], 1, 0)
 
 
-def _saved(resume: Path | None, digest: str, states: State, first: State) -> tuple[State, State]:
+def _saved(resume: AnyPath | None, digest: str, states: State, first: State) -> tuple[State, State]:
     """What to go on from, and the path there."""
     if resume is None or not resume.exists():
         return states, first
-    with np.load(resume) as saved:
+    with np.load(local_copy(resume)) as saved:
         if str(saved["digest"]) != digest:
             raise ValueError(
                 f"{resume} holds another search (other texts, targets, tokens, schedule, seed or model); "

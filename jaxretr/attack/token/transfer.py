@@ -6,7 +6,6 @@ held-out queries have an adversarial passage among their first k, in the pool of
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -17,6 +16,7 @@ from jaxretr.attack.token.split import Split, check_disjoint
 from jaxretr.attack.token.strings import Triggers
 from jaxretr.attack.token.success import reaches_top, thresholds
 from jaxretr.attack.victim import Victim
+from jaxretr.files import AnyPath
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def transfer_matrix(
     schedule: Schedule = HOTFLIP,
     forward_passes: int,
     seed: int,
-    resume: Path | None = None,
+    resume: AnyPath | None = None,
 ) -> Transfer:
     """Poisons the corpus once for each language, and tests each time in all of them.
 

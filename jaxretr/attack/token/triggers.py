@@ -1,7 +1,6 @@
 """Triggers attached to texts: passages or queries come in, strings to put before or after them go out."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -14,6 +13,7 @@ from jaxretr.attack.token.schedules import HOTFLIP, Schedule
 from jaxretr.attack.token.search import search
 from jaxretr.attack.token.strings import Triggers, best_strings
 from jaxretr.attack.token.template import Frame, Role, Template, make_template
+from jaxretr.files import AnyPath
 from jaxretr.model.encode import Encoder
 
 Place = Literal["prefix", "suffix"]
@@ -33,7 +33,7 @@ def promote(
     schedule: Schedule = HOTFLIP,
     forward_passes: int,
     seed: int,
-    resume: Path | None = None,
+    resume: AnyPath | None = None,
 ) -> Triggers:
     """For each passage a trigger of its own, which brings it as near as possible to its target.
 
@@ -74,7 +74,7 @@ def universal_trigger(
     forward_passes: int,
     seed: int,
     starts: int = 1,
-    resume: Path | None = None,
+    resume: AnyPath | None = None,
 ) -> Triggers:
     """One trigger for many texts, found `starts` times from different beginnings.
 

@@ -23,6 +23,7 @@ from jaxretr.data.sources.mmarco import Mmarco
 from jaxretr.data.sources.mrtydi import MrTydi
 from jaxretr.data.sources.pairs import Pairs
 from jaxretr.data.sources.parallel_beir import ParallelBeir
+from jaxretr.files import AnyPath, as_path, disk_place, in_bucket, local_copy, upload_directory
 
 BUILDERS: dict[str, type[Source]] = {
     "libreoffice_help": LibreOfficeHelp,
@@ -34,6 +35,8 @@ BUILDERS: dict[str, type[Source]] = {
     "miracl": Miracl,
     "mrtydi": MrTydi,
 }
+
+_LAST = "dataset_info.json"  # written last: what has it, is whole
 
 
 def settings(name: str) -> list[str]:
@@ -47,7 +50,7 @@ def settings(name: str) -> list[str]:
     return list(BUILDERS[name].config_class.settings())
 
 
-def builder(name: str, *, data_dir: str | Path, **values: Any) -> Source:
+def builder(name: str, *, data_dir: str | AnyPath, **values: Any) -> Source:
     """The builder of dataset `name` under `data_dir`; `values` are those of its `settings`.
 
     Raises:
@@ -60,11 +63,12 @@ def builder(name: str, *, data_dir: str | Path, **values: Any) -> Source:
     return source(data_dir=data_dir, config=source.config_class(**values))
 
 
-def prepare(name: str, *, data_dir: str | Path, **values: Any) -> Source:
+def prepare(name: str, *, data_dir: str | AnyPath, **values: Any) -> Source:
     """`builder(...)` with its data on disk: made where absent, reused where there.
 
     tfds writes into a directory of another name and renames it when complete, so an interrupted preparation leaves
-    nothing that could be taken for data.
+    nothing that could be taken for data. ArrayRecord reads and writes on disks: a `data_dir` in a bucket keeps what was
+    prepared for other machines and later runs, and every machine reads a copy.
 
     Raises:
       ValueError: two records with the same key and language; and the builders' own errors.
@@ -73,15 +77,25 @@ def prepare(name: str, *, data_dir: str | Path, **values: Any) -> Source:
     try:
         # tfds announces "Unknown size" in prose.
         with parallel.main_process_first(), contextlib.redirect_stdout(io.StringIO()):
-            made = builder(name, data_dir=data_dir, **values)
-            made.download_and_prepare(
-                download_dir=Path(data_dir) / "downloads", file_format=tfds.core.FileFormat.ARRAY_RECORD
-            )
+            made = _prepared(name, as_path(data_dir), values)
     except Exception as error:
         # tfds reports duplicates through TensorFlow's parser; without it, the cause is in the context.
         if duplicate := _duplicate(error):
             raise ValueError(f"{name}: {duplicate}; keys must be unique within a language and split.") from error
         raise
+    return made
+
+
+def _prepared(name: str, data_dir: AnyPath, values: dict[str, Any]) -> Source:
+    on_disk = disk_place(data_dir)
+    made = builder(name, data_dir=on_disk, **values)
+    kept = data_dir / Path(made.data_dir).relative_to(on_disk) if in_bucket(data_dir) else None
+    if kept and (kept / _LAST).exists():
+        local_copy(kept, at=Path(made.data_dir))
+        return builder(name, data_dir=on_disk, **values)  # a builder looks for data when it is made
+    made.download_and_prepare(download_dir=on_disk / "downloads", file_format=tfds.core.FileFormat.ARRAY_RECORD)
+    if kept:
+        upload_directory(Path(made.data_dir), kept, last=_LAST)
     return made
 
 

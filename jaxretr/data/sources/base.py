@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
+from jaxretr.files import AnyPath, as_path, in_bucket, local_copy, name_anywhere
+
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # a tag such as de, zh-CN or sr-Latn
 
 # Every config here is a "custom data configuration" to tfds, which would warn each time one is built.
@@ -85,8 +87,14 @@ class Source(tfds.core.GeneratorBasedBuilder):
             raise ValueError(f"{self.name}: no record for the split {split!r} with the settings {self.builder_config}.")
 
 
-def existing_path(value: str | Path | None, setting: str) -> Path:
-    """`value` as an absolute path. Raises FileNotFoundError naming the setting where nothing is there."""
+def existing_path(value: str | AnyPath | None, setting: str) -> Path:
+    """`value` as an absolute path; what is in a bucket is copied to the disk.
+
+    Raises:
+      FileNotFoundError: nothing is there; names the setting.
+    """
+    if value and in_bucket(value):
+        return local_copy(as_path(value))
     if not value or not Path(value).expanduser().exists():
         raise FileNotFoundError(f"{setting}={value and str(value)!r} is no existing file or directory; give its path.")
     return Path(value).expanduser().absolute()
@@ -116,4 +124,4 @@ def _stamp(file: Path, name: str) -> tuple[str, int, int]:
 
 
 def _identity(value: Any) -> Any:
-    return [str(value), fingerprint(value)] if isinstance(value, Path) else value
+    return [name_anywhere(value), fingerprint(value)] if isinstance(value, Path) else value
