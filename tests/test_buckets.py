@@ -119,6 +119,7 @@ def in_bucket(bucket: type[buckets.Buckets], tiny_config: Config) -> Config:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_run_in_a_bucket_goes_on_bit_for_bit(
     in_bucket: Config, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,14 @@ from jaxretr.config import (
 )
 from tests import tiny
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+HARDENED = [f"hybrid_{method}" for method in ("fgm", "freelb", "translations", "typos", "vat")]
+FOLDER = Path(__file__).parents[1] / "configs"
+CONFIGS = [
+    # Each method of hardening has its own tests in tests/train/.
+    pytest.param(path, marks=pytest.mark.slow if path.stem in HARDENED else ())
+    for path in sorted(FOLDER.glob("*.py"))
+    if not path.stem.startswith("study_")  # see tests/study/test_design.py
+]
 
 
 def load(path: Path) -> Config:

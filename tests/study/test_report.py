@@ -37,6 +37,7 @@ def test_less_robust_is_said(tmp_path: Path) -> None:
     assert "make the model less robust" in written(tmp_path, -0.1)
 
 
+@pytest.mark.slow
 def test_drawing_again_changes_nothing(tmp_path: Path) -> None:
     before = written(tmp_path, 0.1)
     assert write_page(made.study(tmp_path), tmp_path / "study").read_text("utf-8") == before

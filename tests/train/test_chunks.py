@@ -30,7 +30,10 @@ def assert_equal(ours, theirs) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6 * norm), ours, theirs)
 
 
-@pytest.mark.parametrize(("columns", "chunk_size", "devices"), [(1, 4, 1), (3, 2, 2), (1, 1, 4)])
+@pytest.mark.parametrize(
+    ("columns", "chunk_size", "devices"),
+    [pytest.param(1, 4, 1, marks=pytest.mark.slow), (3, 2, 2), pytest.param(1, 1, 4, marks=pytest.mark.slow)],
+)
 def test_without_dropout_it_is_the_gradient_of_the_whole_batch(columns: int, chunk_size: int, devices: int) -> None:
     objective = Objective(functions(TINY, dropout_rate=0.0, remat="dots"), 0.05, True)
 

@@ -56,6 +56,7 @@ def test_power_iteration_finds_the_top_eigenvector_of_the_divergence() -> None:
     assert (np.asarray(found.queries)[0, 0] == 0).all() and (np.asarray(found.passages) == 0).all()
 
 
+@pytest.mark.slow
 def test_clean_queries_as_typos_teach_nothing() -> None:
     """Nor does any gradient flow into the teacher: the divergence is at its least in the student alone."""
     data = extended(2)
@@ -98,6 +99,7 @@ def test_the_gradient_of_self_teaching_does_not_flow_into_the_teacher() -> None:
     assert_close(grads, expected_grads, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_vat_regularises_more_than_a_random_direction() -> None:
     """And less for a smaller ball, quadratically."""
     data = extended(1)

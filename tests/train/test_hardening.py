@@ -152,6 +152,7 @@ def test_perturbations_stay_in_their_balls_and_off_padding_and_special_tokens(no
         assert np.asarray(size(jnp.asarray(perturbations[2][side]), norm)).max() == pytest.approx(radius, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "terms"), [("fgm", 1.7), ("freelb", 1.0)])
 def test_without_room_to_move_it_is_the_clean_gradient(name: str, terms: float) -> None:
     data = extended(2)
@@ -192,6 +193,7 @@ def test_freelb_averages_over_the_points_of_the_walk_and_starts_at_random() -> N
     assert_close(grads, expected_grads, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_more_steps_find_more_than_one() -> None:
     data = extended(1)
 

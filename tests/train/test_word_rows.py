@@ -109,6 +109,7 @@ def test_absent_rows_keep_every_bit_and_the_others_are_updated_as_with_the_whole
         assert (dense_later[gone] != dense[gone]).all()  # there momentum and decay go on
 
 
+@pytest.mark.slow
 def test_a_row_that_comes_back_goes_on_from_its_moments() -> None:
     """Against AdamW written out: moments as they were left, their bias corrected by the number of all updates."""
     word = 100
@@ -124,6 +125,7 @@ def test_a_row_that_comes_back_goes_on_from_its_moments() -> None:
     np.testing.assert_allclose(w3, w1 - 1e-2 * step, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_neither_memory_nor_what_devices_send_grows_with_the_vocabulary() -> None:
     def needs(sparse: bool, vocab_size: int) -> tuple[int, float]:
         state = jax.eval_shape(lambda: begin(vocab_size))
