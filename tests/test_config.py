@@ -46,10 +46,7 @@ def test_every_config_takes_a_step_when_shrunk(path: Path, tiny_root: Path, tmp_
 
 def test_the_three_recipes_differ_in_one_line() -> None:
     """Besides the docstring that names them."""
-    lines = [
-        (FOLDER / f"{name}.py").read_text().splitlines()[1:]
-        for name in ("hybrid", "monolingual", "crosslingual")
-    ]
+    lines = [(FOLDER / f"{name}.py").read_text().splitlines()[1:] for name in ("hybrid", "monolingual", "crosslingual")]
     differing = [set(line) for line in zip(*lines, strict=True) if len(set(line)) > 1]
     assert differing == [{"            alpha=0.5,", "            alpha=1.0,", "            alpha=0.0,"}]
 
