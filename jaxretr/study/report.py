@@ -76,7 +76,8 @@ def answer(records: Records, study: Study) -> str:
     if found.p >= 0.05:
         verdict = f"No effect of {asked} batches on robustness was found"
     else:
-        verdict = f"{asked.capitalize()} batches make the model {'more' if found.difference > 0 else 'less'} robust"
+        how = "more" if found.difference > 0 else "less"
+        verdict = f"{asked.capitalize()} batches make the model {how} robust in a pool of all languages"
     clean = [contrast(records, study, asked, measure) for measure in CLEAN]
     gains = "; ".join(f"{one.measure.title} {_with_interval(one)}" for one in clean if one)
     value, other = _number(found.arm_value, 3), _number(found.baseline_value, 3)
@@ -88,6 +89,10 @@ def answer(records: Records, study: Study) -> str:
     ]
     if gains:
         parts.append(f"Clean, on all questions, {asked} minus {baseline}: {gains}.")
+    others = [contrast(records, study, asked, measure) for measure in SECONDARY[:2]]
+    said = "; ".join(f"{one.measure.title} {_with_interval(one)}, {_seeds(one.seeds)}" for one in others if one)
+    if said:
+        parts.append(f"In the other settings, before correction: {said}.")
     matched = contrast(records, study, asked, PRIMARY, section="matched")
     if matched:
         parts.append(

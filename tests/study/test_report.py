@@ -19,7 +19,7 @@ def written(root: Path, gain: float) -> str:
 def test_answer_and_tables(tmp_path: Path) -> None:
     text = written(tmp_path, 0.1)
     answer = " ".join(text.partition("<!-- answer -->")[2].partition("<!-- /answer -->")[0].split())
-    assert "**Hybrid batches make the model more robust**" in answer
+    assert "**Hybrid batches make the model more robust in a pool of all languages**" in answer
     assert "2 seeds" in answer and "No run has been made" not in answer
     assert "| hybrid |" in text and "### hybrid minus monolingual, secondary measures" in text
     for name in ("robust_success", "differences", "alpha"):
