@@ -1,11 +1,12 @@
-"""Does hybrid batch training make a retriever robust? XLM-R base at full size, on a TPU slice or GPUs:
+"""Does hybrid batch training make a retriever robust? XLM-R base at full size, on TPU or GPUs:
 
-    python scripts/study.py --config configs/study_full.py --output_dir gs://BUCKET/study --collections collections \
+    python scripts/study.py --config configs/study_full.py --output_dir runs/study-full --collections collections \
       --data_dir data
 
 The recipe is the published one (`configs/hybrid_xlmr_base.py`): mMARCO, of which `data.source` names the files; the
 translated question-answering sets of the paper are not published, and can be trained on as `pairs`. `collections` holds
-xquad-r/, mlqa-r/, miracl/ and BEIR's scifact/, nfcorpus/, arguana/, fiqa/. docs/study.md says what such a run needs.
+xquad-r/, mlqa-r/, miracl/ and BEIR's scifact/, nfcorpus/, arguana/, fiqa/. docs/study.md says what such a run needs. One process trains and measures, with all devices of its machine; machines
+share out the arms (--arms).
 """
 
 import dataclasses

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from jaxretr.eval.compare import compare
+from jaxretr.eval.compare import MeasureComparison, compare
 from jaxretr.eval.results import Results
 from jaxretr.eval.significance import ALPHA, holm
 from jaxretr.study.design import Section, Study
@@ -31,6 +32,11 @@ class Measure:
     title: str
     decimals: int = 3
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it lies between 0 and 1, so that pictures may show it beside others; ranks do not."""
+        return self.decimals == 3
+
 
 PRIMARY = Measure("multi", f"multi/{AREA}", "area under robust success@10, multi")
 SECONDARY = (
@@ -53,6 +59,23 @@ SECONDARY = (
     Measure("clean", "multi/AP", "mAP, multi, clean"),
     Measure("further", "mono/nDCG@10", "nDCG@10, English (Cranfield), clean"),
 )
+
+
+CLEAN = tuple(Measure("clean", f"{setting}/AP", f"mAP, {setting}") for setting in ("mono", "cross", "multi"))
+MAIN = (
+    PRIMARY,
+    SECONDARY[0],
+    SECONDARY[1],
+    *CLEAN,
+    Measure("clean", "multi/rank_distance", "rank distance ↓", 1),
+    Measure("further", "mono/nDCG@10", "Cranfield nDCG@10"),
+)
+BLACK_BOX = tuple(
+    measure
+    for measure in SECONDARY
+    if any(name in measure.name for name in ("typos", "homoglyphs", "invisible", "mixing"))
+)
+RADIUS = Measure("cross", "cross/pooled_radius@10", "pooled radius@10")
 
 
 @dataclass(frozen=True)
@@ -93,60 +116,110 @@ class Contrast:
         return self.p_holm < ALPHA
 
 
-def contrast(
-    records: Mapping[str, RunRecord],
-    study: Study,
-    arm: str,
-    measure: Measure,
-    *,
-    baseline: str = "",
-    section: Section | None = None,
-) -> Contrast | None:
-    """An arm against the baseline, or another; None where no seed of both has been measured.
+@dataclass(frozen=True)
+class Analysis:
+    """What the records of a study say; each contrast is tested once.
 
-    Args:
+    Attributes:
       records: by name.
-      study: whose baseline, and which seeds.
-      arm: its name.
-      measure: by which.
-      baseline: "" for the study's.
-      section: of the arm, where it is not that of the measure (the matched checkpoint against the finished baseline).
+      study: whose arms, seeds and baseline.
     """
-    baseline = baseline or study.contrast[0]
-    pairs: list[tuple[Results, Results]] = []
-    for seed in study.arms[arm].seeds:
-        one = _results(records, arm, seed, section or measure.section, measure.name)
-        other = _results(records, baseline, seed, measure.section, measure.name)
-        if one and other:
-            pairs.append((one, other))
-    if not pairs:
-        return None
 
-    def tested(some: Sequence[tuple[Results, Results]]):  # type: ignore[no-untyped-def]
-        systems = {baseline: [other for _, other in some], arm: [one for one, _ in some]}
-        return compare(systems, measures=[measure.name], baseline=baseline).measures[0]
+    records: Mapping[str, RunRecord]
+    study: Study
+    _tested: dict[tuple[Any, ...], Contrast | None] = field(default_factory=dict, repr=False)
 
-    of_all = tested(pairs)
-    alone = [tested([pair]).pairs[0] for pair in pairs]
-    (found,) = of_all.pairs
-    values = {system.system: system.value for system in of_all.systems}
-    return Contrast(
-        arm=arm,
-        baseline=baseline,
-        measure=measure,
-        arm_value=values[arm],
-        baseline_value=values[baseline],
-        difference=found.difference,
-        low=found.low,
-        high=found.high,
-        p=found.p,
-        p_holm=found.p,
-        effect_size=found.effect_size,
-        seeds=len(pairs),
-        by_seed=tuple(one.difference for one in alone),
-        p_by_seed=tuple(one.p for one in alone),
-        questions=of_all.questions,
-    )
+    @property
+    def arms(self) -> list[str]:
+        """Those with a record, in the order of the design."""
+        return [arm for arm in self.study.arms if self.of_arm(arm)]
+
+    @property
+    def trained(self) -> list[str]:
+        """Those of them that are no references."""
+        return [arm for arm in self.arms if self.study.arms[arm].seeds]
+
+    @property
+    def secondary(self) -> list[Contrast]:
+        """The arm in question against the baseline by all secondary measures, corrected together."""
+        return family([self.contrast(self.study.contrast[1], measure) for measure in SECONDARY])
+
+    def of_arm(self, arm: str) -> dict[int, RunRecord]:
+        """The records of an arm by seed; a reference that is not trained has seed 0."""
+        seeds = self.study.arms[arm].seeds or (0,)
+        return {seed: self.records[name] for seed in seeds if (name := f"{arm}-{seed}") in self.records}
+
+    def contrast(
+        self, arm: str, measure: Measure, *, baseline: str = "", section: Section | None = None
+    ) -> Contrast | None:
+        """An arm against the baseline, or another; None where no seed of both has been measured.
+
+        Args:
+          arm: its name.
+          measure: by which.
+          baseline: "" for the study's.
+          section: of the arm, where it is not that of the measure (the matched checkpoint against the finished
+            baseline).
+        """
+        asked = arm, measure, baseline or self.study.contrast[0], section or measure.section
+        if asked not in self._tested:
+            self._tested[asked] = self._contrast(*asked)
+        return self._tested[asked]
+
+    def by_task(self, arm: str, measure: Measure) -> dict[str, float]:
+        """The mean over seeds for each task, such as a query language; without those that have no value."""
+        found: dict[str, list[float]] = {}
+        for record in self.of_arm(arm).values():
+            section = record.sections.get(measure.section)
+            for task, value in (section.by_task.get(measure.name, {}) if section else {}).items():
+                if value is not None:
+                    found.setdefault(task, []).append(value)
+        return {task: float(np.mean(values)) for task, values in found.items()}
+
+    def values(self, arm: str, measure: Measure) -> list[float]:
+        """The mean of a measure under each seed that has been measured."""
+        found = [
+            record.sections[measure.section].scalar(measure.name)
+            for record in self.of_arm(arm).values()
+            if measure.section in record.sections
+        ]
+        return [value for value in found if not math.isnan(value)]
+
+    def _contrast(self, arm: str, measure: Measure, baseline: str, section: Section) -> Contrast | None:
+        ones, others = self.of_arm(arm), self.of_arm(baseline)
+        pairs: list[tuple[Results, Results]] = []
+        for seed in sorted(ones.keys() & others.keys()):
+            one, other = _results(ones[seed], section, measure), _results(others[seed], measure.section, measure)
+            if one and other:
+                pairs.append((one, other))
+        if not pairs:
+            return None
+
+        def tested(some: Sequence[tuple[Results, Results]]) -> MeasureComparison:
+            systems = {baseline: [other for _, other in some], arm: [one for one, _ in some]}
+            return compare(systems, measures=[measure.name], baseline=baseline).measures[0]
+
+        of_all = tested(pairs)
+        alone = [tested([pair]).pairs[0] for pair in pairs]
+        (found,) = of_all.pairs
+        values = {system.system: system.value for system in of_all.systems}
+        return Contrast(
+            arm=arm,
+            baseline=baseline,
+            measure=measure,
+            arm_value=values[arm],
+            baseline_value=values[baseline],
+            difference=found.difference,
+            low=found.low,
+            high=found.high,
+            p=found.p,
+            p_holm=found.p,
+            effect_size=found.effect_size,
+            seeds=len(pairs),
+            by_seed=tuple(one.difference for one in alone),
+            p_by_seed=tuple(one.p for one in alone),
+            questions=of_all.questions,
+        )
 
 
 def family(contrasts: Sequence[Contrast | None]) -> list[Contrast]:
@@ -155,35 +228,10 @@ def family(contrasts: Sequence[Contrast | None]) -> list[Contrast]:
     if not found:
         return []
     corrected = holm(np.array([one.p for one in found])).tolist()
-    return [Contrast(**{**vars(one), "p_holm": p}) for one, p in zip(found, corrected, strict=True)]
+    return [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
 
 
-def by_task(records: Mapping[str, RunRecord], study: Study, arm: str, measure: Measure) -> dict[str, float]:
-    """The mean of a measure over seeds for each task, such as a query language; without those that have no value."""
-    found: dict[str, list[float]] = {}
-    for seed in study.arms[arm].seeds or (0,):
-        record = records.get(f"{arm}-{seed}")
-        section = record.sections.get(measure.section) if record else None
-        for task, value in (section.by_task.get(measure.name, {}) if section else {}).items():
-            if value is not None:
-                found.setdefault(task, []).append(value)
-    return {task: float(np.mean(values)) for task, values in found.items()}
-
-
-def arm_values(records: Mapping[str, RunRecord], study: Study, arm: str, measure: Measure) -> list[float]:
-    """The mean of a measure under each seed that has been measured."""
-    found = []
-    for seed in study.arms[arm].seeds or (0,):
-        record = records.get(f"{arm}-{seed}")
-        section = record.sections.get(measure.section) if record else None
-        value = section.scalar(measure.name) if section else math.nan
-        if not math.isnan(value):
-            found.append(value)
-    return found
-
-
-def _results(records: Mapping[str, RunRecord], arm: str, seed: int, section: Section, name: str) -> Results | None:
+def _results(record: RunRecord, section: Section, measure: Measure) -> Results | None:
     """What a section found, if the measure has a value there."""
-    record = records.get(f"{arm}-{seed}")
-    found = record.sections.get(section) if record else None
-    return None if found is None or math.isnan(found.scalar(name)) else found.results()
+    found = record.sections.get(section)
+    return None if found is None or math.isnan(found.scalar(measure.name)) else found.results()

@@ -14,8 +14,8 @@ from jaxretr.eval.settings import Setting
 Section = Literal["clean", "further", "multi", "mono", "cross", "matched", "checks", "poison"]
 """What is measured of a model, see `jaxretr.study.sections`."""
 
-UNTRAINED = "untrained"
 BM25 = "bm25"
+"""The arm of this name is not an encoder, see `jaxretr.study.bm25`."""
 
 
 @dataclass(frozen=True)

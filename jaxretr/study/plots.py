@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from jaxretr.attack.report.plots import Line, curves
 from jaxretr.eval.plots import PALETTE, ROW, STYLE
-from jaxretr.study.analysis import Contrast, family
+from jaxretr.study.analysis import Contrast
 
 
 def success_curves(arms: Mapping[str, Mapping[float, Sequence[float]]]) -> Figure:
@@ -32,10 +32,9 @@ def success_curves(arms: Mapping[str, Mapping[float, Sequence[float]]]) -> Figur
     )
 
 
-def differences(contrasts: Sequence[Contrast]) -> Figure:
+def differences(primary: Contrast, secondary: Sequence[Contrast]) -> Figure:
     """A row for each measure: the difference and its 95 % interval, filled where significant after correction."""
-    primary, *secondary = contrasts
-    rows = [primary, *family(secondary)]
+    rows = [primary, *secondary]
     at = np.arange(len(rows))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, ROW * len(rows) + 0.9), layout="constrained")

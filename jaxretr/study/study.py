@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from jaxretr.run import load_encoder
-from jaxretr.study.design import BM25, Run, Section, Study
+from jaxretr.study.design import BM25, Run, Study
 from jaxretr.study.records import RunRecord
 from jaxretr.study.sections import Files, RememberingEncoder, measure, measure_lexical
 from jaxretr.study.training import matched_checkpoint, trained
@@ -25,7 +25,7 @@ def run_study(
     collections: Path,
     *,
     arms: Sequence[str] = (),
-    sections: Sequence[Section] = (),
+    sections: Sequence[str] = (),
 ) -> None:
     """Does what is not done yet.
 
@@ -41,8 +41,10 @@ def run_study(
       ValueError: an arm or a section that the study does not have; a record of another design; what training,
         evaluation and attacks refuse.
     """
-    if unknown := set(arms) - set(study.arms):
-        raise ValueError(f"unknown arms {sorted(unknown)}; the study has {', '.join(study.arms)}")
+    measured = dict.fromkeys(section for arm in study.arms.values() for section in arm.sections)
+    for kind, named, known in (("arms", arms, study.arms), ("sections", sections, measured)):
+        if unknown := sorted(set(named) - set(known)):
+            raise ValueError(f"unknown {kind} {unknown}; the study has {', '.join(known)}")
     todo = [run for run in study.runs() if not arms or run.arm in arms]
     for number, run in enumerate(todo, 1):
         record = _begun(study, run, records)

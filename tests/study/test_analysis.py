@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxretr.study import analysis
-from jaxretr.study.analysis import PRIMARY, SECONDARY, contrast, family
+from jaxretr.study.analysis import PRIMARY, SECONDARY, Analysis, family
 from tests.study import made
 
 
@@ -16,7 +15,7 @@ def records(gain: float) -> dict:
 
 
 def test_a_difference_is_found_with_its_size(tmp_path: Path) -> None:
-    found = contrast(records(0.1), made.study(tmp_path), "hybrid", PRIMARY)
+    found = Analysis(records(0.1), made.study(tmp_path)).contrast("hybrid", PRIMARY)
     assert found is not None
     assert found.difference == pytest.approx(0.1, abs=0.02)
     assert found.low < 0.1 < found.high
@@ -28,13 +27,14 @@ def test_a_difference_is_found_with_its_size(tmp_path: Path) -> None:
 
 
 def test_no_difference_is_none(tmp_path: Path) -> None:
-    found = family([contrast(records(0.0), made.study(tmp_path), "hybrid", measure) for measure in SECONDARY])
+    found = Analysis(records(0.0), made.study(tmp_path)).secondary
     assert len(found) == len(SECONDARY)
     assert not any(one.significant for one in found)
 
 
 def test_a_family_is_corrected_together(tmp_path: Path) -> None:
-    single = [contrast(records(0.1), made.study(tmp_path), "hybrid", measure) for measure in SECONDARY[:3]]
+    analysis = Analysis(records(0.1), made.study(tmp_path))
+    single = [analysis.contrast("hybrid", measure) for measure in SECONDARY[:3]]
     corrected = family([*single, None])
     smallest = min(single, key=lambda one: one.p)
     assert min(one.p_holm for one in corrected) == pytest.approx(3 * smallest.p)
@@ -42,7 +42,7 @@ def test_a_family_is_corrected_together(tmp_path: Path) -> None:
 
 def test_what_is_not_measured_has_no_contrast(tmp_path: Path) -> None:
     study = made.study(tmp_path)
-    assert contrast({}, study, "hybrid", PRIMARY) is None
-    assert contrast(records(0.1), study, "half", PRIMARY) is None
+    assert Analysis({}, study).contrast("hybrid", PRIMARY) is None
+    assert Analysis(records(0.1), study).contrast("half", PRIMARY) is None
     assert family([None]) == []
-    assert analysis.arm_values({}, study, "hybrid", PRIMARY) == []
+    assert Analysis({}, study).values("hybrid", PRIMARY) == []

@@ -107,6 +107,10 @@ def test_from_nothing_to_the_page_and_on(
         call()
     with pytest.raises(SystemExit, match="unknown arms \\['other'\\]"):
         call("--arms", "other")
+    with pytest.raises(
+        SystemExit, match="unknown sections \\['other'\\]; the study has clean, multi, further, matched"
+    ):
+        call("--sections", "other")
 
 
 def test_bm25_scores_as_the_formula_says(tiny_root: Path) -> None:
