@@ -16,9 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxretr.config import Config
 from jaxretr.parallel import _DIED
-from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 600  # seconds for what takes a minute on a machine that is not busy
@@ -106,32 +104,24 @@ def test_two_processes_share_devices_and_encoding(start, tmp_path: Path) -> None
     assert written["AP"] == workers[0]["scalars"]["mono/AP"]
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model and its data."""
-    made = tmp_path_factory.mktemp("multihost")
-    tiny.shrink(Config(), made)
-    return made
-
-
 @pytest.fixture
-def train(start, root: Path, tmp_path: Path) -> Callable[..., Job]:
+def train(start, tiny_root: Path, tmp_path: Path) -> Callable[..., Job]:
     """Starts a run of eight steps."""
 
     def started(output_dir: Path, processes: int, devices: int, *flags: str) -> Job:
         command = ["scripts/train.py", "--config", "tests/tiny_config.py", f"--config.output_dir={output_dir}"]
         command += ["--config.train.steps=8", *EVERY_2, *flags]
-        return start(command, processes, devices, JAXRETR_TINY_ROOT=str(root))
+        return start(command, processes, devices, JAXRETR_TINY_ROOT=str(tiny_root))
 
     return started
 
 
 @pytest.fixture(scope="module")
-def alone(root: Path) -> Path:
+def alone(tiny_root: Path) -> Path:
     """What a run leaves of one process with four devices."""
-    output_dir = root / "alone"
+    output_dir = tiny_root / "alone"
     command = [sys.executable, "scripts/train.py", "--config", "tests/tiny_config.py", "--config.train.steps=8"]
-    environment = {**ENVIRONMENT, "JAX_NUM_CPU_DEVICES": "4", "JAXRETR_TINY_ROOT": str(root)}
+    environment = {**ENVIRONMENT, "JAX_NUM_CPU_DEVICES": "4", "JAXRETR_TINY_ROOT": str(tiny_root)}
     subprocess.run(
         [*command, *EVERY_2, f"--config.output_dir={output_dir}"],
         cwd=ROOT,
