@@ -5,8 +5,8 @@
 
 The recipe is the published one (`configs/hybrid_xlmr_base.py`): mMARCO, of which `data.source` names the files; the
 translated question-answering sets of the paper are not published, and can be trained on as `pairs`. `collections` holds
-xquad-r/, mlqa-r/, miracl/ and BEIR's scifact/, nfcorpus/, arguana/, fiqa/. docs/study.md says what such a run needs. One process trains and measures, with all devices of its machine; machines
-share out the arms (--arms).
+xquad-r/, mlqa-r/, miracl/ and BEIR's scifact/, nfcorpus/, arguana/, fiqa/. One process trains and measures, with all
+devices of its machine; machines share out the arms (--arms). docs/study.md says what such a run needs.
 """
 
 import dataclasses

