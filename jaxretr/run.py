@@ -271,7 +271,15 @@ def _reader(config: Config, encoder: Encoder, source: Sequence[dict[str, Any]], 
         num_hard_negatives=config.data.num_hard_negatives,
         fixed_length=jax.process_count() > 1,
         typos=Typos(config.hardening.edits, config.seed) if config.hardening.method == "typos" else None,
+        packed_pairs=_packed_pairs(config),
     )
+
+
+def _packed_pairs(config: Config) -> int:
+    """How many pairs share rows, see `PairReader`."""
+    if jax.process_count() > 1 or config.hardening.method in ("typos", "translations"):
+        return 0
+    return config.train.chunk_size or config.train.batch_size // jax.device_count()
 
 
 def load_held_out(config: Config, builder: tfds.core.DatasetBuilder) -> RetrievalSet:

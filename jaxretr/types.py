@@ -143,3 +143,17 @@ class TokenBatch(NamedTuple):
 
     ids: Int[Any, "*batch length"]
     mask: Bool[Any, "*batch length"]
+
+
+class Packing(NamedTuple):
+    """Where texts lie that share rows, so that little of what is encoded is padding.
+
+    A JAX pytree, as `TokenBatch` is. The texts, of one or several `TokenBatch`es, are numbered one after the other.
+
+    Attributes:
+      text: the number of the text at each position; -1 for padding.
+      start: where each text begins, as a position in all rows one after the other.
+    """
+
+    text: Int[Any, "rows row_length"]
+    start: Int[Any, " texts"]

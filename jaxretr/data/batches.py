@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Int, UInt32
 
 from jaxretr.data.hybrid import BatchPlan
+from jaxretr.data.packing import pack
 from jaxretr.data.typos import Typos
 from jaxretr.tokenization import Tokenization
-from jaxretr.types import TokenBatch
+from jaxretr.types import Packing, TokenBatch
 
 
 class Translations(NamedTuple):
@@ -44,6 +45,8 @@ class PairBatch(NamedTuple):
         not negatives of each other. 0 marks a hard negative that the example lacks.
       typo_queries: the queries with typos, [batch length]; None unless asked for.
       translations: None unless the plan offers them.
+      packing: where queries and then passages lie in the rows that they share; None where each has a row of its own.
+        It leads with rows, as many for each part of the batch that is encoded together.
     """
 
     queries: TokenBatch
@@ -52,6 +55,7 @@ class PairBatch(NamedTuple):
     passage_content: UInt32[Any, "batch columns"]
     typo_queries: TokenBatch | None = None
     translations: Translations | None = None
+    packing: Packing | None = None
 
 
 class Step(NamedTuple):
@@ -60,7 +64,7 @@ class Step(NamedTuple):
     Attributes:
       batch: for the devices.
       plan: where it came from.
-      tokens: real tokens in `batch`, and `slots`: token positions, padding included.
+      tokens: real tokens in `batch`, and `slots`: token positions that are encoded, padding included.
     """
 
     batch: PairBatch
@@ -80,6 +84,8 @@ class PairReader:
       fixed_length: pad to the full length instead of a bucket. Needed on several processes: they must agree on the
         shape, and each sees only its own rows.
       typos: what the queries with typos are made by; None for none.
+      packed_pairs: pack the texts of so many pairs together; 0 for not at all. Neither typos nor translations are
+        packed, and several processes would not agree on the number of rows.
     """
 
     def __init__(
@@ -92,14 +98,16 @@ class PairReader:
         num_hard_negatives: int = 0,
         fixed_length: bool = False,
         typos: Typos | None = None,
+        packed_pairs: int = 0,
     ):
         self._source = source
         self._query_tokenization = query_tokenization
         self._passage_tokenization = passage_tokenization
         self._rows = rows
         self._negatives = num_hard_negatives
-        self._fixed_length = fixed_length
+        self._fixed_length = fixed_length or packed_pairs > 0  # what is packed is not padded
         self._typos = typos
+        self._packed_pairs = packed_pairs
 
     def __call__(self, plan: BatchPlan) -> Step:
         """The texts of a plan as token batches. All queries of a step have one length, and all passages."""
@@ -138,7 +146,11 @@ class PairReader:
         masks = [
             side.mask for side in (query_tokens, typo_tokens, other_query_tokens, passage_tokens, other_passage_tokens)
         ]
-        return Step(batch, plan, sum(int(mask.sum()) for mask in masks), sum(mask.size for mask in masks))
+        slots = sum(mask.size for mask in masks)
+        if self._packed_pairs:
+            packing = packing_of(batch, self._packed_pairs)
+            batch, slots = batch._replace(packing=packing), packing.text.size
+        return Step(batch, plan, sum(int(mask.sum()) for mask in masks), slots)
 
     def _texts(self, side: str, rows: Int[np.ndarray, "batch others"] | None) -> list[bytes]:
         """One side of this process's translations, row after row."""
@@ -150,6 +162,13 @@ class PairReader:
         tokens = tokenization.pad(ids, tokenization.max_len if self._fixed_length else None)
         ends = np.cumsum([len(group) for group in groups])[:-1]
         return [TokenBatch(*parts) for parts in zip(*(np.split(leaf, ends) for leaf in tokens), strict=True)]
+
+
+def packing_of(batch: PairBatch, pairs: int) -> Packing:
+    """Packs the texts of a batch, those of `pairs` pairs together, into rows as long as its longest padded side."""
+    sides = (batch.queries.mask, batch.passages.mask)
+    lengths = [side.sum(-1).reshape(len(side) // pairs, -1) for side in sides]
+    return pack(np.concatenate(lengths, axis=1).tolist(), max(side.shape[-1] for side in sides))
 
 
 def _rows_of(tokens: TokenBatch, rows: int) -> TokenBatch:

@@ -9,6 +9,7 @@ given at the call, and no key means no dropout.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -20,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.products import matmul, matmul_transposed
+from jaxretr.types import Packing
 
 Remat = Literal["none", "dots", "full"]
 
@@ -84,23 +86,29 @@ class Embeddings(nnx.Module):
     def __call__(
         self,
         embeds: Float[Array, "batch length hidden"],
-        mask: Bool[Array, "batch length"],
+        positions: Int[Array, "batch length"],
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch length hidden"]:
-        length = mask.shape[1]
+        length = positions.shape[1]
         if length > self.architecture.max_length:
             raise ValueError(
                 f"a batch of {length} tokens is longer than the model's {self.architecture.max_length} positions; "
                 "truncate the texts to that many tokens"
             )
-        x = embeds + self.position(self._positions(mask)) + self.token_type.embedding[0]
+        x = embeds + self.position(positions) + self.token_type.embedding[0]
         return dropout(self.norm(x), self.architecture.hidden_dropout_prob, key).astype(self.dtype)
 
-    def _positions(self, mask: Bool[Array, "batch length"]) -> Int[Array, "batch length"]:
+    def positions(self, mask: Bool[Array, "batch length"]) -> Int[Array, "batch length"]:
         """0, 1, 2 … in BERT; in XLM-R the real tokens count up from `pad_token_id` + 1 and padding sits on the pad."""
         if self.architecture.model_type == "bert":
             return jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape)
         return jnp.cumsum(mask, axis=1) * mask + self.architecture.pad_token_id
+
+    def packed_positions(self, place: Int[Array, "rows row_length"]) -> Int[Array, "rows row_length"]:
+        """The same from each token's place in its text, 0, 1, 2 …; -1 for padding."""
+        if self.architecture.model_type == "bert":
+            return jnp.maximum(place, 0)
+        return place + 1 + self.architecture.pad_token_id
 
 
 class Linear(nnx.Linear):
@@ -127,14 +135,14 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch length hidden"],
-        mask: Bool[Array, "batch length"],
+        attended: Bool[Array, "batch #length length"],
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch length hidden"]:
         a = self.architecture
         heads = (*x.shape[:2], 3, a.num_attention_heads, a.head_dim)
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(heads), (2, 3), (0, 2))
         scores = matmul_transposed(q / math.sqrt(a.head_dim), k, jnp.float32)
-        probabilities = jax.nn.softmax(jnp.where(mask[:, None, None, :], scores, _NEVER))
+        probabilities = jax.nn.softmax(jnp.where(attended[:, None], scores, _NEVER))
         probabilities = dropout(probabilities, a.attention_probs_dropout_prob, key).astype(x.dtype)
         return self.output(jnp.swapaxes(matmul(probabilities, v), 1, 2).reshape(x.shape))
 
@@ -154,12 +162,12 @@ class Layer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch length hidden"],
-        mask: Bool[Array, "batch length"],
+        attended: Bool[Array, "batch #length length"],
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch length hidden"]:
         probabilities_key, attention_key, ffn_key = _split(key, 3)
-        attended = self.attention(x, mask, probabilities_key)
-        x = self.attention_norm(x + dropout(attended, self.dropout_rate, attention_key))
+        found = self.attention(x, attended, probabilities_key)
+        x = self.attention_norm(x + dropout(found, self.dropout_rate, attention_key))
         transformed = self.ffn_out(gelu(self.ffn_in(x)))
         return self.ffn_norm(x + dropout(transformed, self.dropout_rate, ffn_key))
 
@@ -198,20 +206,23 @@ class Transformer(nnx.Module):
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length hidden"]:
         """What the first layer reads: position and token type added to the word embeddings, then LayerNorm."""
-        return self.embeddings(embeds, mask, key)
+        return self.embeddings(embeds, self.embeddings.positions(mask), key)
 
     def transform(
         self,
         x: Float[Array, "batch length hidden"],
-        mask: Bool[Array, "batch length"],
+        attended: Bool[Array, "batch #length length"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length hidden"]:
-        """The last layer's token vectors from what the first layer reads; those of padding mean nothing."""
+        """The last layer's token vectors from what the first layer reads; those of padding mean nothing.
+
+        `attended`: which positions each one may look at; of an axis of 1, which all may.
+        """
         graph, parameters = nnx.split(self.layers)
 
         def step(x, layer):  # type: ignore[no-untyped-def]
             parameters, key = layer
-            return nnx.merge(graph, parameters)(x, mask, key), None
+            return nnx.merge(graph, parameters)(x, attended, key), None
 
         if self.remat != "none":
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
@@ -227,7 +238,7 @@ class Transformer(nnx.Module):
     ) -> Float[Array, "batch length hidden"]:
         """The last layer's token vectors; those of padding are finite and mean nothing."""
         embeddings_key, layers_key = _split(key, 2)
-        return self.transform(self.normalize_embeds(embeds, mask, embeddings_key), mask, layers_key)
+        return self.transform(self.normalize_embeds(embeds, mask, embeddings_key), mask[:, None], layers_key)
 
     def pool(
         self, hidden: Float[Array, "batch length hidden"], mask: Bool[Array, "batch length"]
@@ -259,6 +270,33 @@ class Transformer(nnx.Module):
     ) -> Float32[Array, "batch dim"]:
         """Sentence embeddings of unit length; zero for rows without any real token."""
         return self.normalize_pooled(self.pool(self.hidden_states(embeds, mask, key), mask))
+
+    def encode_packed(
+        self,
+        embeds: Sequence[Float[Array, "_ _ hidden"]],
+        masks: Sequence[Bool[Array, "_ _"]],
+        packing: Packing,
+        key: Key[Array, ""] | None = None,
+    ) -> list[Float32[Array, "_ dim"]]:
+        """What `encode` gives for each batch of texts, computed on rows that several texts share."""
+        embeddings_key, layers_key = _split(key, 2)
+        text, start = packing
+        # Padding reads some token; nothing reads padding.
+        place = jnp.where(text >= 0, jnp.arange(text.size).reshape(text.shape) - start[text], -1)
+        lengths = np.repeat([mask.shape[1] for mask in masks], [len(mask) for mask in masks])
+        first = jnp.asarray(np.cumsum(lengths) - lengths, jnp.int32)
+        tokens = jnp.concatenate([side.reshape(-1, side.shape[-1]) for side in embeds])
+        packed = tokens[first[text] + place]
+
+        x = self.embeddings(packed, self.embeddings.packed_positions(place), embeddings_key)
+        hidden = self.transform(x, text[:, :, None] == text[:, None, :], layers_key).reshape(text.size, -1)
+
+        starts = jnp.split(start, np.cumsum([len(mask) for mask in masks])[:-1])
+        pooled = [
+            self.pool(hidden[begin[:, None] + jnp.arange(mask.shape[1])], mask)
+            for begin, mask in zip(starts, masks, strict=True)
+        ]
+        return [self.normalize_pooled(side) for side in pooled]
 
 
 def _layer_norm(architecture: Architecture, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:

@@ -10,6 +10,7 @@ with dropout and encoding in bfloat16.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.encoder import Remat, Transformer
+from jaxretr.types import Packing
 
 Params = dict[str, Any]
 """Nested dict of arrays; leaves of `params["layers"]` have a leading `layers` axis."""
@@ -77,6 +79,27 @@ class EncoderFunctions:
         """Unit sentence embeddings from token ids: `encode` of `embed_tokens`."""
         return self.encode(params, self.embed_tokens(params, ids), mask, key)
 
+    def encode_packed(
+        self,
+        params: Params,
+        embeds: Sequence[Float[Array, "_ _ hidden"]],
+        masks: Sequence[Bool[Array, "_ _"]],
+        packing: Packing,
+        key: Key[Array, ""] | None = None,
+    ) -> list[Float32[Array, "_ dim"]]:
+        """What `encode` gives for each batch of texts, without encoding their padding.
+
+        Args:
+          params: parameters of `architecture`.
+          embeds, masks: as `encode` takes them, for one or several batches, right-padded to lengths of their own.
+          packing: which rows their texts share.
+          key: dropout key; drops other entries than `encode` with the same key.
+
+        Raises:
+          ValueError: when traced with rows longer than the model has positions.
+        """
+        return self._module(params).encode_packed(embeds, masks, packing, key)
+
     def normalize_embeds(
         self, params: Params, embeds: Float[Array, "batch length hidden"], mask: Bool[Array, "batch length"]
     ) -> Float[Array, "batch length hidden"]:
@@ -88,7 +111,7 @@ class EncoderFunctions:
     ) -> Float32[Array, "batch dim"]:
         """Unit sentence embeddings from what `normalize_embeds` gives: `encode` without its first step."""
         module = self._module(params)
-        return module.normalize_pooled(module.pool(module.transform(normalized, mask), mask))
+        return module.normalize_pooled(module.pool(module.transform(normalized, mask[:, None]), mask))
 
     def hidden_states(
         self,

@@ -35,7 +35,7 @@ def value_and_grad(
     if rows % chunk_size:
         raise ValueError(f"chunk_size is {chunk_size}; expected a divisor of the {rows} pairs of a device")
     chunks = rows // chunk_size
-    split = jax.tree.map(lambda leaf: leaf.reshape(chunks, chunk_size, *leaf.shape[1:]), batch)
+    split = jax.tree.map(lambda leaf: leaf.reshape(chunks, -1, *leaf.shape[1:]), batch)
     keys = None if key is None else jax.random.split(key, chunks)
 
     # The table of word embeddings is left out of the passes: its gradient is dense, as large in every chunk as in all.

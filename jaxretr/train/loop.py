@@ -77,7 +77,7 @@ def fit(
       OSError: when a checkpoint cannot be written.
     """
     first = int(state.step)
-    shapes: set[tuple[int, ...]] = set()  # XLA compiles the step once for each
+    shapes: set[tuple[tuple[int, ...], ...]] = set()  # XLA compiles the step once for each
 
     def evaluate_now(number: int) -> None:
         measures = evaluate(state)
@@ -97,7 +97,7 @@ def fit(
             window.waited += time.perf_counter() - waiting
             state, metrics = step(state, parallel.split(item.batch), key)
             window.add(item, metrics)
-            shapes.add(item.batch.queries.ids.shape + item.batch.passages.ids.shape)
+            shapes.add(tuple(leaf.shape for leaf in jax.tree.leaves(item.batch)))
             progress.advance()
 
             evaluating, last = schedule.evaluates_after(number), number == schedule.steps

@@ -43,9 +43,12 @@ class Objective:
 
     def sentences(self, params: Params, words: Words, batch: PairBatch, key: Key[Array, ""] | None) -> Sentences:
         """Encodes both sides; the same dropout key drops the same entries, None drops none."""
-        query_key, passage_key = (None, None) if key is None else jax.random.split(key)
-        queries = self.encoder.encode(params, words.queries, batch.queries.mask, query_key)
-        passages = self.encoder.encode(params, words.passages, passage_texts(batch).mask, passage_key)
+        masks = (batch.queries.mask, passage_texts(batch).mask)
+        if batch.packing:
+            queries, passages = self.encoder.encode_packed(params, words, masks, batch.packing, key)
+        else:
+            keys = (None, None) if key is None else jax.random.split(key)
+            queries, passages = (self.encoder.encode(params, *side) for side in zip(words, masks, keys, strict=True))
         return Sentences(queries, passages.reshape(*batch.passage_content.shape, -1))
 
     def contrast(self, sentences: Sentences, batch: PairBatch) -> Contrast:

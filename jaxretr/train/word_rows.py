@@ -27,7 +27,10 @@ def occurring(batch: PairBatch, vocab_size: int) -> Int32[Array, " rows"]:
     that do not.
     """
     ids = parallel.gather(jnp.concatenate([batch.queries.ids.ravel(), batch.passages.ids.ravel()]))
-    return jnp.unique(ids, size=min(ids.size, vocab_size), fill_value=vocab_size)
+    most = min(ids.size, vocab_size)
+    if batch.packing:  # says how many tokens are real; all others are padding, one id
+        most = min(most, len(ids) * batch.packing.text.size + 1)
+    return jnp.unique(ids, size=most, fill_value=vocab_size)
 
 
 def renumbered(batch: PairBatch, rows: Int32[Array, " rows"]) -> PairBatch:

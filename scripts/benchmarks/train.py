@@ -28,7 +28,7 @@ def run(
     import optax
 
     from jaxretr import parallel
-    from jaxretr.data.batches import PairBatch
+    from jaxretr.data.batches import PairBatch, packing_of
     from jaxretr.model.encode import Encoder
     from jaxretr.model.functions import functions
     from jaxretr.tokenization import Tokenization
@@ -66,12 +66,12 @@ def run(
     def ours(name: str, queries: list[str], passages: list[str]) -> tuple[tuple[float, float], float]:
         nonlocal state
         began, cpu_began = time.perf_counter(), time.process_time()
-        tokens = [side.pad(side(texts)) for side, texts in zip(sides, (queries, passages), strict=True)]
+        tokens = [side.pad(side(texts), side.max_len) for side, texts in zip(sides, (queries, passages), strict=True)]
         numbers = np.arange(1, pairs + 1, dtype=np.uint32)
         column = TokenBatch(*(leaf[:, None] for leaf in tokens[1]))
-        state, metrics = steps[name](
-            state, parallel.split(PairBatch(tokens[0], column, numbers, numbers[:, None])), key
-        )
+        batch = PairBatch(tokens[0], column, numbers, numbers[:, None])
+        batch = batch._replace(packing=packing_of(batch, pairs // jax.device_count()))
+        state, metrics = steps[name](state, parallel.split(batch), key)
         loss = float(metrics.loss)
         jax.block_until_ready(state)
         return (time.perf_counter() - began, time.process_time() - cpu_began), loss

@@ -66,6 +66,16 @@ def test_with_several_processes_all_pad_to_the_same_length() -> None:
     assert step.batch.queries.ids.shape == (4, 8) and step.batch.passages.ids.shape == (4, 1, 24)
 
 
+def test_packed_texts_are_those_of_the_batch() -> None:
+    step = reader(num_hard_negatives=1, packed_pairs=2)(PLANS[0])
+    batch, packing = step.batch, step.batch.packing
+    assert batch.queries.ids.shape == (4, 8) and batch.passages.ids.shape == (4, 2, 24)
+    assert packing.text.shape == (2 * 2, 24) and packing.start.shape == (2 * 6,)
+    assert step.slots == packing.text.size and step.tokens == np.count_nonzero(packing.text >= 0)
+    sizes = np.bincount(packing.text[2:][packing.text[2:] >= 0])  # of the second two queries and their passages
+    np.testing.assert_array_equal(sizes, [*batch.queries.mask[2:].sum(1), *batch.passages.mask[2:].sum(2).ravel()])
+
+
 @pytest.mark.parametrize("stop", [0, 1, 4])
 def test_the_iterator_goes_on_where_it_was(stop: int) -> None:
     whole = [step.batch.queries.ids for step in iterate(PLANS, reader())]

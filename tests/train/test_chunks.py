@@ -22,7 +22,7 @@ PARAMS = init_params(TINY, jax.random.key(0))
 def on(devices: int, per_device, data: PairBatch, out_axes=None):
     """Runs a function of a device's share of a batch."""
     mapped = jax.pmap(per_device, axis_name=parallel.AXIS, out_axes=out_axes, devices=jax.devices()[:devices])
-    return mapped(jax.tree.map(lambda x: x.reshape(devices, BATCH // devices, *x.shape[1:]), data))
+    return mapped(jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), data))
 
 
 def assert_equal(ours, theirs) -> None:

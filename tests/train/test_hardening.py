@@ -59,7 +59,7 @@ def run(method: Hardening, data, devices: int = 8, objective: Objective = OBJECT
         out_axes=None,
         devices=jax.devices()[:devices],
     )
-    share = jax.tree.map(lambda x: x.reshape(devices, BATCH // devices, *x.shape[1:]), data)
+    share = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), data)
     losses, grads = mapped(PARAMS, share, jax.random.key(1))
     return jax.tree.map(float, losses), jax.tree.map(np.asarray, grads)
 

@@ -40,7 +40,7 @@ def update(data: PairBatch, devices: int, *, dropout: bool = False, symmetric: b
     run = jax.pmap(
         step, axis_name=parallel.AXIS, in_axes=(None, 0, None), out_axes=None, devices=jax.devices()[:devices]
     )
-    share = jax.tree.map(lambda x: x.reshape(devices, BATCH // devices, *x.shape[1:]), data)
+    share = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), data)
     after, metrics = run(state, share, jax.random.key(1))
     return jax.tree.map(np.asarray, jax.tree.map(lambda a, b: b - a, after.params, params)), jax.tree.map(
         float, metrics

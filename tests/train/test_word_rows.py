@@ -46,7 +46,7 @@ def run(batches: list[PairBatch], sparse: bool, devices: int = 1, chunk_size: in
     """The states after each of several updates, and their gradient norms."""
     step, state, states, norms = compiled(sparse, devices, chunk_size=chunk_size), begin(), [], []
     for data in batches:
-        share = jax.tree.map(lambda x: x.reshape(devices, BATCH // devices, *x.shape[1:]), data)
+        share = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), data)
         state, metrics = step(state, share, KEY)
         states.append(jax.tree.map(np.array, state))
         norms.append(float(metrics.grad_norm))
