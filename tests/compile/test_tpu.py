@@ -9,10 +9,17 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from jaxretr.model.functions import param_shapes
+from jaxretr import parallel
+from jaxretr.compile.chips import Slice
+from jaxretr.compile.topology import describe
+from jaxretr.model.functions import functions, param_shapes
+from jaxretr.train.objective import Objective
 from tests.tiny import TINY
+from tests.train.test_packing import packed
+from tests.train.test_step import BATCH, batch
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = ("--config.train.batch_size=16", "--config.model.dtype=bfloat16", "--config.model.dropout=0")
@@ -58,3 +65,19 @@ def test_three_programs_on_four_chips(tmp_path: Path, tiny_root: Path) -> None:
 def test_two_cores_of_a_v4_are_one_device(tmp_path: Path, tiny_root: Path) -> None:
     (result,) = compiled(tmp_path, tiny_root, "--topology=v4:2x2x1", "--programs=encode")["results"]
     assert result["devices"] == 4 and result["topology"] == "v4:2x2x1"
+
+
+def test_packed_rows_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    objective = Objective(functions(TINY, dtype=jnp.bfloat16, remat="dots"), 0.05, True)
+    gradient = parallel.pmap(
+        lambda params, data, key: parallel.mean(jax.grad(objective, has_aux=True)(params, data, key)[0]),
+        in_axes=(None, 0, None),
+        out_axes=None,
+        devices=describe(Slice.parse("v5e:2x2")),
+    )
+    data = packed(batch(2), BATCH)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((4, *leaf.shape), leaf.dtype), data)
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
+    compiled = gradient.lower(param_shapes(TINY), shapes, key).compile()
+    assert 0 < compiled.memory_analysis().temp_size_in_bytes < 2**30
