@@ -63,6 +63,8 @@ def run(
     state = parallel.replicate(TrainState(np.int32(0), encoder.params, optimizer.init(encoder.params)))
     key = parallel.replicate(jax.random.key(0, impl="rbg"))
 
+    compiled: set[tuple[str, tuple[int, ...]]] = set()
+
     def ours(name: str, queries: list[str], passages: list[str]) -> tuple[tuple[float, float], float]:
         nonlocal state
         began, cpu_began = time.perf_counter(), time.process_time()
@@ -74,7 +76,12 @@ def run(
         state, metrics = steps[name](state, parallel.split(batch), key)
         loss = float(metrics.loss)
         jax.block_until_ready(state)
-        return (time.perf_counter() - began, time.process_time() - cpu_began), loss
+        taken = (time.perf_counter() - began, time.process_time() - cpu_began)
+        shape = (name, batch.packing.text.shape)
+        if shape not in compiled:  # a run compiles for each number of rows once
+            compiled.add(shape)
+            return ours(name, queries, passages)
+        return taken, loss
 
     seconds: dict[str, list[tuple[float, float]]] = {}
     with TorchProcess(torch_python, "sentence_transformers_side.py", model) as torch:
