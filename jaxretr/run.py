@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 from jaxretr import parallel
 from jaxretr.config import Config, parse_language_draw
 from jaxretr.data import pair_index, sources
-from jaxretr.data.batches import PairBatch, PairReader, iterate
+from jaxretr.data.batches import PairBatch, PairReader, agreed_rows, iterate
 from jaxretr.data.collection import load_collection
 from jaxretr.data.hybrid import BatchPlan, HybridPlan
 from jaxretr.data.pair_index import PairIndex
@@ -128,7 +128,7 @@ def _optimise(
         translations=config.hardening.translations if config.hardening.method == "translations" else 0,
         seed=config.seed,
     )
-    batches = iterate(plan, _reader(config, encoder, source, rows))
+    batches = iterate(plan, _reader(config, encoder, source, plan, rows))
     state = TrainState(
         parallel.replicate(jnp.int32(0)), encoder.params, parallel.replicate(update.optimizer.init(encoder.params))
     )
@@ -257,29 +257,29 @@ def _source_settings(config: Config) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name in known and value is not None}
 
 
-def _reader(config: Config, encoder: Encoder, source: Sequence[dict[str, Any]], rows: slice) -> PairReader:
+def _reader(
+    config: Config, encoder: Encoder, source: Sequence[dict[str, Any]], plan: Sequence[BatchPlan], rows: slice
+) -> PairReader:
     tokenizer = encoder.tokenizer
 
     def side(prefix: str, max_len: int) -> Tokenization:
         return Tokenization(tokenizer.backend_tokenizer, prefix=prefix, max_len=max_len, pad_id=tokenizer.pad_token_id)
 
-    return PairReader(
+    several = jax.process_count() > 1
+    make = partial(
+        PairReader,
         source,
         side(encoder.query_prefix, config.model.query_max_len),
         side(encoder.passage_prefix, config.model.passage_max_len),
-        rows=rows,
         num_hard_negatives=config.data.num_hard_negatives,
-        fixed_length=jax.process_count() > 1,
-        typos=Typos(config.hardening.edits, config.seed) if config.hardening.method == "typos" else None,
-        packed_pairs=_packed_pairs(config),
     )
-
-
-def _packed_pairs(config: Config) -> int:
-    """How many pairs share rows, see `PairReader`."""
-    if jax.process_count() > 1 or config.hardening.method in ("typos", "translations"):
-        return 0
-    return config.train.chunk_size or config.train.batch_size // jax.device_count()
+    if config.hardening.method in ("typos", "translations"):
+        typos = Typos(config.hardening.edits, config.seed) if config.hardening.method == "typos" else None
+        return make(rows=rows, fixed_length=several, typos=typos)
+    pairs = config.train.chunk_size or config.train.batch_size // jax.device_count()
+    # Several processes see only their own rows of a batch, and must give XLA the same shapes.
+    agreed = agreed_rows(plan, make(rows=slice(0, pairs), packed_pairs=pairs)) if several else 0
+    return make(rows=rows, packed_pairs=pairs, packed_rows=agreed)
 
 
 def load_held_out(config: Config, builder: tfds.core.DatasetBuilder) -> RetrievalSet:

@@ -5,15 +5,15 @@ the devices; its state is the number of the next step, so saving and restoring i
 """
 
 import zlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 import grain
 import numpy as np
 from jaxtyping import Int, UInt32
 
 from jaxretr.data.hybrid import BatchPlan
-from jaxretr.data.packing import pack
+from jaxretr.data.packing import cut_to_fit, pack
 from jaxretr.data.typos import Typos
 from jaxretr.tokenization import Tokenization
 from jaxretr.types import Packing, TokenBatch
@@ -65,12 +65,14 @@ class Step(NamedTuple):
       batch: for the devices.
       plan: where it came from.
       tokens: real tokens in `batch`, and `slots`: token positions that are encoded, padding included.
+      cut: tokens that texts lost because the rows that they share were full.
     """
 
     batch: PairBatch
     plan: BatchPlan
     tokens: int
     slots: int
+    cut: int = 0
 
 
 class PairReader:
@@ -84,8 +86,10 @@ class PairReader:
       fixed_length: pad to the full length instead of a bucket. Needed on several processes: they must agree on the
         shape, and each sees only its own rows.
       typos: what the queries with typos are made by; None for none.
-      packed_pairs: pack the texts of so many pairs together; 0 for not at all. Neither typos nor translations are
-        packed, and several processes would not agree on the number of rows.
+      packed_pairs: pack the texts of so many pairs together; 0 for not at all. Neither typos nor translations can be
+        packed.
+      packed_rows: into so many rows, always, and the longest texts lose their last tokens where they do not suffice;
+        0 for as many as it takes.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class PairReader:
         fixed_length: bool = False,
         typos: Typos | None = None,
         packed_pairs: int = 0,
+        packed_rows: int = 0,
     ):
         self._source = source
         self._query_tokenization = query_tokenization
@@ -108,6 +113,7 @@ class PairReader:
         self._fixed_length = fixed_length or packed_pairs > 0  # what is packed is not padded
         self._typos = typos
         self._packed_pairs = packed_pairs
+        self._packed_rows = packed_rows
 
     def __call__(self, plan: BatchPlan) -> Step:
         """The texts of a plan as token batches. All queries of a step have one length, and all passages."""
@@ -146,11 +152,14 @@ class PairReader:
         masks = [
             side.mask for side in (query_tokens, typo_tokens, other_query_tokens, passage_tokens, other_passage_tokens)
         ]
-        slots = sum(mask.size for mask in masks)
-        if self._packed_pairs:
-            packing = packing_of(batch, self._packed_pairs)
-            batch, slots = batch._replace(packing=packing), packing.text.size
-        return Step(batch, plan, sum(int(mask.sum()) for mask in masks), slots)
+        tokens = sum(int(mask.sum()) for mask in masks)
+        if not self._packed_pairs:
+            return Step(batch, plan, tokens, sum(mask.size for mask in masks))
+        if self._packed_rows:
+            batch = shortened(batch, self._packed_pairs, self._packed_rows, self._query_tokenization.pad_id)
+        packing = packing_of(batch, self._packed_pairs, self._packed_rows)
+        kept = int(np.count_nonzero(packing.text >= 0))
+        return Step(batch._replace(packing=packing), plan, kept, packing.text.size, cut=tokens - kept)
 
     def _texts(self, side: str, rows: Int[np.ndarray, "batch others"] | None) -> list[bytes]:
         """One side of this process's translations, row after row."""
@@ -164,11 +173,43 @@ class PairReader:
         return [TokenBatch(*parts) for parts in zip(*(np.split(leaf, ends) for leaf in tokens), strict=True)]
 
 
-def packing_of(batch: PairBatch, pairs: int) -> Packing:
-    """Packs the texts of a batch, those of `pairs` pairs together, into rows as long as its longest padded side."""
+def packing_of(batch: PairBatch, pairs: int, rows: int = 0) -> Packing:
+    """Packs the texts of a batch, those of `pairs` pairs together, into rows as long as its longest padded side.
+
+    `rows` as `pack` takes it.
+    """
+    return pack(_lengths(batch, pairs).tolist(), _row_length(batch), rows)
+
+
+def shortened(batch: PairBatch, pairs: int, rows: int, pad_id: int) -> PairBatch:
+    """The batch with the longest texts of each `pairs` pairs cut to what `rows` rows hold; see `cut_to_fit`."""
+    cut = np.array([cut_to_fit(part, _row_length(batch), rows) for part in _lengths(batch, pairs).tolist()])
+    queries, passages = np.split(cut, [pairs], axis=1)
+
+    def side(tokens: TokenBatch, lengths: np.ndarray) -> TokenBatch:
+        mask = np.arange(tokens.mask.shape[-1]) < lengths.reshape(*tokens.mask.shape[:-1], 1)
+        return TokenBatch(np.where(mask, tokens.ids, np.int32(pad_id)), mask)
+
+    return batch._replace(queries=side(batch.queries, queries), passages=side(batch.passages, passages))
+
+
+def agreed_rows(plans: Sequence[BatchPlan], read: Callable[[BatchPlan], Step], *, sample: int = 32) -> int:
+    """How many rows suffice for nearly all batches of a run: the most of a sample of them, evenly spaced.
+
+    Every process finds the same number where `read` reads and packs the same rows of the batches.
+    """
+    drawn = np.unique(np.linspace(0, len(plans) - 1, sample).astype(int))
+    return max(len(cast(Packing, read(plans[int(step)]).batch.packing).text) for step in drawn)
+
+
+def _lengths(batch: PairBatch, pairs: int) -> Int[np.ndarray, "parts texts"]:
+    """Tokens of the texts of each `pairs` pairs, queries first."""
     sides = (batch.queries.mask, batch.passages.mask)
-    lengths = [side.sum(-1).reshape(len(side) // pairs, -1) for side in sides]
-    return pack(np.concatenate(lengths, axis=1).tolist(), max(side.shape[-1] for side in sides))
+    return np.concatenate([mask.sum(-1).reshape(len(mask) // pairs, -1) for mask in sides], axis=1)
+
+
+def _row_length(batch: PairBatch) -> int:
+    return max(batch.queries.mask.shape[-1], batch.passages.mask.shape[-1])
 
 
 def _rows_of(tokens: TokenBatch, rows: int) -> TokenBatch:

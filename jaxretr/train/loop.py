@@ -128,6 +128,7 @@ class _Window:
     plans: list[BatchPlan] = field(default_factory=list)
     tokens: int = 0
     slots: int = 0
+    cut: int = 0
     waited: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
@@ -136,6 +137,7 @@ class _Window:
         self.plans.append(item.plan)
         self.tokens += item.tokens
         self.slots += item.slots
+        self.cut += item.cut
 
     def close(self, describe: Callable[[BatchPlan], str]) -> dict[str, float]:
         """Means over the window. Waits for the devices.
@@ -158,6 +160,7 @@ class _Window:
             "tokens_per_second": self.tokens * jax.process_count() / seconds,
             "seconds_per_step": seconds / len(metrics),
             "padding_share": 1 - self.tokens / self.slots,
+            "cut_share": self.cut / (self.tokens + self.cut),
             "input_wait_share": self.waited / seconds,
         }
 

@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from jaxretr.data.batches import PairReader, iterate
+from jaxretr.data.batches import PairReader, agreed_rows, iterate
 from jaxretr.data.hybrid import BatchPlan
 from jaxretr.data.typos import Typos, check_languages
 from jaxretr.perturb.text import typos
@@ -74,6 +74,24 @@ def test_packed_texts_are_those_of_the_batch() -> None:
     assert step.slots == packing.text.size and step.tokens == np.count_nonzero(packing.text >= 0)
     sizes = np.bincount(packing.text[2:][packing.text[2:] >= 0])  # of the second two queries and their passages
     np.testing.assert_array_equal(sizes, [*batch.queries.mask[2:].sum(1), *batch.passages.mask[2:].sum(2).ravel()])
+
+
+def test_processes_agree_on_rows_and_cut_what_does_not_fit() -> None:
+    # Each sees its own two rows, and all probe the first two of every batch.
+    rows = agreed_rows(PLANS, reader(rows=slice(0, 2), packed_pairs=2))
+    assert rows == max(len(reader(rows=slice(0, 2), packed_pairs=2)(plan).batch.packing.text) for plan in PLANS)
+    plain, fitted = (reader(rows=slice(2, 4), packed_pairs=2, packed_rows=n)(PLANS[0]) for n in (0, rows))
+    assert len(fitted.batch.packing.text) == rows and fitted.cut == 0
+    np.testing.assert_array_equal(fitted.batch.passages.ids, plain.batch.passages.ids)
+
+    tight = reader(rows=slice(2, 4), packed_pairs=2, packed_rows=1, num_hard_negatives=1)(PLANS[0])
+    whole = reader(rows=slice(2, 4), packed_pairs=2, num_hard_negatives=1)(PLANS[0])
+    sides = (tight.batch.queries, tight.batch.passages)
+    assert tight.batch.packing.text.shape == (1, 24)
+    assert tight.tokens == sum(side.mask.sum() for side in sides) and tight.cut == whole.tokens - tight.tokens > 0
+    for side in sides:  # what was cut is padding, and texts begin as they did
+        assert np.all(side.ids[~side.mask] == 1) and np.all(side.mask.sum(-1) >= 3)
+    np.testing.assert_array_equal(tight.batch.queries.ids[:, :3], whole.batch.queries.ids[:, :3])
 
 
 @pytest.mark.parametrize("stop", [0, 1, 4])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxretr.data.packing import pack
+from jaxretr.data.packing import cut_to_fit, pack
 
 
 @given(
@@ -43,3 +43,13 @@ def test_natural_lengths_leave_little_padding() -> None:
     lengths = np.concatenate([queries, passages]).astype(int)
     text, _ = pack([lengths.tolist()], 128)
     assert np.mean(text < 0) < 0.06 < 1 - lengths.sum() / (32 * (32 + 128))
+
+
+def test_the_longest_texts_are_cut_by_as_little_as_it_takes() -> None:
+    lengths = [9, 3, 8, 2, 4]
+    assert cut_to_fit(lengths, 10, 3) == lengths  # 9, 8 + 2 and 4 + 3
+    assert cut_to_fit(lengths, 10, 2) == [5, 3, 5, 2, 4]  # with 6 there would be 21 tokens
+    with pytest.raises(ValueError, match="the texts need 3 rows of 10 tokens, expected at most 2; cut them to fit"):
+        pack([lengths], 10, rows=2)
+    text, _ = pack([lengths], 10, rows=7)
+    assert text.shape == (7, 10) and np.count_nonzero(text >= 0) == sum(lengths)
