@@ -193,7 +193,7 @@ def shortened(batch: PairBatch, pairs: int, rows: int, pad_id: int) -> PairBatch
     return batch._replace(queries=side(batch.queries, queries), passages=side(batch.passages, passages))
 
 
-def agreed_rows(plans: Sequence[BatchPlan], read: Callable[[BatchPlan], Step], *, sample: int = 32) -> int:
+def agreed_rows(plans: Sequence[BatchPlan], read: Callable[[BatchPlan], Step], *, sample: int = 128) -> int:
     """How many rows suffice for nearly all batches of a run: the most of a sample of them, evenly spaced.
 
     Every process finds the same number where `read` reads and packs the same rows of the batches.
