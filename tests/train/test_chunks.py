@@ -14,7 +14,7 @@ from jaxretr.train.loss import Sentences
 from jaxretr.train.objective import Objective
 from jaxretr.train.step import TrainState, make_step
 from tests.tiny import TINY
-from tests.train.test_step import BATCH, batch
+from tests.train.test_step import BATCH, batch, shares
 
 PARAMS = init_params(TINY, jax.random.key(0))
 
@@ -22,7 +22,7 @@ PARAMS = init_params(TINY, jax.random.key(0))
 def on(devices: int, per_device, data: PairBatch, out_axes=None):
     """Runs a function of a device's share of a batch."""
     mapped = jax.pmap(per_device, axis_name=parallel.AXIS, out_axes=out_axes, devices=jax.devices()[:devices])
-    return mapped(jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), data))
+    return mapped(shares(data, devices))
 
 
 def assert_equal(ours, theirs) -> None:

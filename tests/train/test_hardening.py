@@ -19,7 +19,7 @@ from jaxretr.train.objective import Objective, passage_texts
 from jaxretr.train.step import TrainState, make_step
 from jaxretr.types import TokenBatch
 from tests.tiny import TINY
-from tests.train.test_step import BATCH, batch
+from tests.train.test_step import BATCH, batch, shares
 
 SPECIAL = (0, 1, 2, 5)
 OBJECTIVE = Objective(functions(TINY), 0.05, True)
@@ -59,7 +59,7 @@ def run(method: Hardening, data, devices: int = 8, objective: Objective = OBJECT
         out_axes=None,
         devices=jax.devices()[:devices],
     )
-    share = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), data)
+    share = shares(data, devices)
     losses, grads = mapped(PARAMS, share, jax.random.key(1))
     return jax.tree.map(float, losses), jax.tree.map(np.asarray, grads)
 

@@ -30,6 +30,11 @@ def batch(columns: int) -> PairBatch:
     return PairBatch(tokens(BATCH), tokens(BATCH, columns), np.arange(1, BATCH + 1, dtype=np.uint32), content)
 
 
+def shares(data: PairBatch, devices: int) -> PairBatch:
+    """The batch with a leading axis of devices."""
+    return jax.tree.map(lambda leaf: leaf.reshape(devices, -1, *leaf.shape[1:]), data)
+
+
 def update(data: PairBatch, devices: int, *, dropout: bool = False, symmetric: bool = False):
     encoder = functions(TINY, dropout_rate=0.2 if dropout else 0.0, remat="dots")
     params = init_params(TINY, jax.random.key(0))
@@ -40,7 +45,7 @@ def update(data: PairBatch, devices: int, *, dropout: bool = False, symmetric: b
     run = jax.pmap(
         step, axis_name=parallel.AXIS, in_axes=(None, 0, None), out_axes=None, devices=jax.devices()[:devices]
     )
-    share = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), data)
+    share = shares(data, devices)
     after, metrics = run(state, share, jax.random.key(1))
     return jax.tree.map(np.asarray, jax.tree.map(lambda a, b: b - a, after.params, params)), jax.tree.map(
         float, metrics

@@ -16,7 +16,7 @@ from jaxretr.model.functions import functions, init_params
 from jaxretr.train.optimizer import adamw
 from jaxretr.train.step import TrainState, make_step
 from tests.tiny import TINY
-from tests.train.test_step import BATCH, batch
+from tests.train.test_step import BATCH, batch, shares
 
 OPTIMIZER = adamw(optax.constant_schedule(1e-2), weight_decay=0.1, max_grad_norm=0.5)
 KEY = jax.random.key(1)
@@ -46,7 +46,7 @@ def run(batches: list[PairBatch], sparse: bool, devices: int = 1, chunk_size: in
     """The states after each of several updates, and their gradient norms."""
     step, state, states, norms = compiled(sparse, devices, chunk_size=chunk_size), begin(), [], []
     for data in batches:
-        share = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), data)
+        share = shares(data, devices)
         state, metrics = step(state, share, KEY)
         states.append(jax.tree.map(np.array, state))
         norms.append(float(metrics.grad_norm))
