@@ -34,7 +34,7 @@ class Translations(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-    """This process's rows of one batch of training pairs; all arrays lead with the same axis.
+    """This process's rows of one batch of training pairs; all arrays but those of `packing` lead with the same axis.
 
     A JAX pytree, as `TokenBatch` is.
 
