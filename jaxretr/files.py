@@ -123,10 +123,10 @@ def local_copy(path: AnyPath, at: Path | None = None) -> Path:
     for name, about in objects.items():
         file = copy if name == root else copy / name.removeprefix(f"{root}/")
         time = _time(about)
-        if not file.exists() or (file.stat().st_size, file.stat().st_mtime) != (about["size"], time):
+        if not file.exists() or (file.stat().st_size, file.stat().st_mtime_ns) != (about["size"], time):
             with replaced_file(file) as partial:
                 store.get_file(name, str(partial))
-                os.utime(partial, (time, time))
+                os.utime(partial, ns=(time, time))
         kept.add(file)
     for file in copy.rglob("*"):
         if file.is_file() and file not in kept and at is None:
@@ -169,8 +169,8 @@ def _store(path: AnyPath) -> tuple[Any, str]:
     return store, name.rstrip("/")
 
 
-def _time(about: dict[str, Any]) -> float:
-    """When an object was written, in whole seconds since 1970; 0 where the store does not tell."""
+def _time(about: dict[str, Any]) -> int:
+    """When an object was written, in nanoseconds since 1970 to the microsecond; 0 where the store does not tell."""
     for key in ("mtime", "updated", "created"):
         time = about.get(key)
         if isinstance(time, str):
@@ -178,5 +178,5 @@ def _time(about: dict[str, Any]) -> float:
         if isinstance(time, datetime.datetime):
             time = time.timestamp()
         if time is not None:
-            return float(int(time))
-    return 0.0
+            return round(time * 1e6) * 1000  # a float has no more digits
+    return 0

@@ -64,6 +64,15 @@ def test_a_copy_follows_what_is_in_the_bucket(bucket: type[buckets.Buckets]) -> 
         local_copy(path.parent / "absent")
 
 
+def test_a_copy_follows_writes_of_one_size_within_a_second(bucket: type[buckets.Buckets]) -> None:
+    path = as_path("gs://bucket/1.json")
+    for value in (1, 2):
+        write_json(path, value)
+        time = 1_700_000_000_000_000_000 + value * 1_000_000  # a millisecond apart
+        os.utime(bucket.root / "bucket" / "1.json", ns=(time, time))
+        assert json.loads(local_copy(path).read_text()) == value
+
+
 def test_what_tells_that_a_directory_is_whole_comes_last(bucket: type[buckets.Buckets], tmp_path: Path) -> None:
     made = tmp_path / "made"
     for name in ("a.json", "last.json", "z/b.json"):
