@@ -19,6 +19,7 @@ WRITTEN = AttackOptions(
 )
 POISON = AttackOptions(attacks=("hotflip",), slots=30, poison_passes=1_000)
 MOST = ("clean", "multi", "further", "mono", "cross")
+ONCE = ("checks", "poison")
 
 
 def get_study() -> Study:
@@ -41,8 +42,8 @@ def get_study() -> Study:
             keep_checkpoints=3,
         ),
         arms={
-            "monolingual": Arm(alpha=1.0, sections=(*MOST, "checks", "poison")),
-            "hybrid": Arm(alpha=0.5, sections=(*MOST, "matched", "checks", "poison")),
+            "monolingual": Arm(alpha=1.0, sections=MOST, sections_of_first_seed=ONCE),
+            "hybrid": Arm(alpha=0.5, sections=(*MOST, "matched"), sections_of_first_seed=ONCE),
             "crosslingual": Arm(alpha=0.0, sections=MOST),
             "hybrid_fgm": Arm(hardening=HardeningConfig(method="fgm"), rate_of="hybrid", sections=MOST),
             "hybrid_translations": Arm(

@@ -28,6 +28,7 @@ class Arm:
       seeds: of the training; () is for a reference that is not trained.
       rate_of: the arm whose learning rate it takes; "" chooses its own.
       sections: what is measured of it.
+      sections_of_first_seed: and what is measured under the first of its seeds alone.
     """
 
     alpha: float = 0.5
@@ -35,6 +36,12 @@ class Arm:
     seeds: tuple[int, ...] = (0, 1, 2)
     rate_of: str = ""
     sections: tuple[Section, ...] = ("clean", "further", "multi", "mono", "cross")
+    sections_of_first_seed: tuple[Section, ...] = ()
+
+    @property
+    def all_sections(self) -> tuple[Section, ...]:
+        """What is measured under any of its seeds."""
+        return (*self.sections, *self.sections_of_first_seed)
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,7 @@ class Study:
                     f"arm {name!r} takes the learning rate of {arm.rate_of!r}, which chooses none; "
                     f"name one of {', '.join(n for n, a in self.arms.items() if a.seeds and not a.rate_of)}"
                 )
-            unknown = set(arm.sections) - set(get_args(Section))
+            unknown = set(arm.all_sections) - set(get_args(Section))
             if unknown:
                 raise ValueError(f"arm {name!r} has sections {sorted(unknown)}; there are {get_args(Section)}")
         if not self.rates:
@@ -134,6 +141,11 @@ class Study:
         for name, arm in self.arms.items():
             if not arm.seeds:
                 yield Run(name, 0)
+
+    def sections_of(self, run: Run) -> tuple[Section, ...]:
+        """What is measured of a run."""
+        arm = self.arms[run.arm]
+        return arm.all_sections if run.seed in (arm.seeds or (0,))[:1] else arm.sections
 
     def config(self, run: Run, rate: float, output_dir: Path) -> Config:
         """The training of a run with this peak learning rate, in its own directory."""

@@ -41,16 +41,14 @@ def run_study(
       ValueError: an arm or a section that the study does not have; a record of another design; what training,
         evaluation and attacks refuse.
     """
-    measured = dict.fromkeys(section for arm in study.arms.values() for section in arm.sections)
+    measured = dict.fromkeys(section for arm in study.arms.values() for section in arm.all_sections)
     for kind, named, known in (("arms", arms, study.arms), ("sections", sections, measured)):
         if unknown := sorted(set(named) - set(known)):
             raise ValueError(f"unknown {kind} {unknown}; the study has {', '.join(known)}")
     todo = [run for run in study.runs() if not arms or run.arm in arms]
     for number, run in enumerate(todo, 1):
         record = _begun(study, run, records)
-        wanted = [
-            s for s in study.arms[run.arm].sections if (not sections or s in sections) and s not in record.sections
-        ]
+        wanted = [s for s in study.sections_of(run) if (not sections or s in sections) and s not in record.sections]
         if not wanted:
             continue
         say(f"run {number} of {len(todo)}: {run.name}")

@@ -125,9 +125,12 @@ def poison(analysis: Analysis) -> Iterator[str]:
         transfer = record.sections["poison"].facts["transfer"] if "poison" in record.sections else None
         if transfer:
             yield f"### Corpus poisoning, {name}"
+            success = np.asarray(transfer["success"])
+            within = np.asarray(transfer["optimised_on"])[:, None] == np.asarray(transfer["tested_on"])
             yield wrapped(
                 "Share of held-out questions with the poisoned passage in their first ten, by the language it was "
-                f"optimised on (rows) and that of the question (columns; {transfer['queries'][0]} questions each)."
+                f"optimised on (rows) and that of the question (columns; {transfer['queries'][0]} questions each): "
+                f"{number(success[within].mean(), 3)} within a language, {number(success[~within].mean(), 3)} across."
             )
             rows = [
                 [language, *(number(value, 2) for value in row)]

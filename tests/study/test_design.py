@@ -37,7 +37,9 @@ def test_shipped_designs(name: str, tmp_path: Path) -> None:
     }
     assert len(shared) == 1
     for arm in study.arms.values():
-        assert set(arm.sections) - {"clean", "further", "checks"} <= set(study.attacks)
+        assert set(arm.all_sections) - {"clean", "further", "checks"} <= set(study.attacks)
+    once = {"checks", "poison"}  # under seed 0, as docs/study.md says
+    assert {run.seed for run in study.runs() if once & set(study.sections_of(run))} == {0}
     assert study.collection.name == "xquad-r" and "xquad" not in study.base.evaluation.dataset
 
 

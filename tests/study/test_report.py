@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from jaxretr.study import tables
+from jaxretr.study.analysis import Analysis
+from jaxretr.study.records import SectionRecord
 from jaxretr.study.report import TEMPLATE, write_page
 from tests.study import made
 
@@ -35,6 +38,21 @@ def test_a_null_result_is_called_one(tmp_path: Path) -> None:
 
 def test_less_robust_is_said(tmp_path: Path) -> None:
     assert "make the model less robust" in written(tmp_path, -0.1)
+
+
+def test_poison_within_and_across_languages(tmp_path: Path) -> None:
+    transfer = {
+        "optimised_on": ["de", "en"],
+        "tested_on": ["de", "en"],
+        "success": [[0.5, 0.1], [0.2, 0.7]],
+        "queries": [30, 30],
+    }
+    run = made.record("hybrid", 0, gain=0.0).with_section(
+        "poison", SectionRecord("xquad-r", {}, {}, {"transfer": transfer}, 1.0)
+    )
+    text = "\n".join(tables.poison(Analysis({run.arm + "-0": run}, made.study(tmp_path))))
+    assert "### Corpus poisoning, hybrid-0" in text and "| en | 0.20 | 0.70 |" in text
+    assert "0.600 within a language, 0.150 across" in " ".join(text.split())
 
 
 @pytest.mark.slow

@@ -33,7 +33,9 @@ def design(root: Path) -> Study:
         ),
         arms={
             "monolingual": Arm(alpha=1.0, seeds=(0,), sections=("clean", "multi")),
-            "hybrid": Arm(alpha=0.5, seeds=(0, 1), sections=("clean", "further", "multi", "matched")),
+            "hybrid": Arm(
+                alpha=0.5, seeds=(0, 1), sections=("clean", "multi", "matched"), sections_of_first_seed=("further",)
+            ),
             "untrained": Arm(seeds=(), sections=("clean",)),
             "bm25": Arm(seeds=(), sections=("clean", "further")),
         },
@@ -74,7 +76,7 @@ def test_from_nothing_to_the_page_and_on(
     assert {name: set(record.sections) for name, record in records.items()} == {
         "monolingual-0": {"clean", "multi"},
         "hybrid-0": {"clean", "further", "multi", "matched"},
-        "hybrid-1": {"clean", "further", "multi", "matched"},
+        "hybrid-1": {"clean", "multi", "matched"},
         "untrained-0": {"clean"},
         "bm25-0": {"clean", "further"},
     }
@@ -108,7 +110,7 @@ def test_from_nothing_to_the_page_and_on(
     with pytest.raises(SystemExit, match="unknown arms \\['other'\\]"):
         call("--arms", "other")
     with pytest.raises(
-        SystemExit, match="unknown sections \\['other'\\]; the study has clean, multi, further, matched"
+        SystemExit, match="unknown sections \\['other'\\]; the study has clean, multi, matched, further"
     ):
         call("--sections", "other")
 
