@@ -6,7 +6,19 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jaxretr.attack.report.visible import plain
-from jaxretr.study.analysis import BLACK_BOX, CLEAN, MAIN, PRIMARY, RADIUS, Analysis, Contrast, Measure, family
+from jaxretr.study.analysis import (
+    BLACK_BOX,
+    CLEAN,
+    MAIN,
+    MARGIN,
+    PRIMARY,
+    RADIUS,
+    SMALLEST,
+    Analysis,
+    Contrast,
+    Measure,
+    family,
+)
 from jaxretr.study.words import number, p_value, signed, table, with_interval, wrapped
 
 
@@ -23,9 +35,13 @@ def _cells(analysis: Analysis, arm: str, measures: Sequence[Measure]) -> Iterato
         if not values:
             yield "–"
             continue
-        spread = f" ± {number(float(np.std(values, ddof=1)), measure.decimals)}" if len(values) > 1 else ""
         fewer = f" ({len(values)})" if len(values) < planned else ""
-        yield number(float(np.mean(values)), measure.decimals) + spread + fewer
+        yield _over_seeds(values, measure.decimals) + fewer
+
+
+def _over_seeds(values: Sequence[float], decimals: int) -> str:
+    spread = f" ± {number(float(np.std(values, ddof=1)), decimals)}" if len(values) > 1 else ""
+    return number(float(np.mean(values)), decimals) + spread
 
 
 def contrasts(found: Sequence[Contrast], *, corrected: bool = True) -> Iterator[str]:
@@ -101,6 +117,24 @@ def black_box(analysis: Analysis) -> Iterator[str]:
             f"Of {sum(map(bool, blind))} attacks that see scores alone, {agreeing} point the way the gradient does "
             f"({signed(primary.difference, 3)}): {said}."
         )
+
+
+def margin_and_sensitivity(analysis: Analysis) -> Iterator[str]:
+    """How far queries are from being lost, how small a change of their words takes them there, and the ratio."""
+    rows = []
+    for arm in analysis.arms:
+        radii, smallest = (analysis.values(arm, measure) for measure in (MARGIN, SMALLEST))
+        if radii and len(radii) == len(smallest):
+            ratios = [a / b for a, b in zip(smallest, radii, strict=True)]
+            rows.append([arm, *(_over_seeds(values, 3) for values in (radii, smallest)), _over_seeds(ratios, 2)])
+    if rows:
+        yield "### Margin and sensitivity, multi"
+        yield wrapped(
+            "A query is lost when a change of its words moves its pooled vector beyond its margin, the pooled radius@10 "
+            "(in lengths of that vector). The ratio, smallest ρ over radius, tells how large a change of the words "
+            "makes a move of a given size: the higher, the less sensitive the encoder. Not in the protocol."
+        )
+        yield table(["", MARGIN.title, SMALLEST.title, "ratio"], rows)
 
 
 def by_language(analysis: Analysis) -> Iterator[str]:
