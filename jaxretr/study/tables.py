@@ -108,14 +108,15 @@ def hardening(analysis: Analysis) -> Iterator[str]:
 def black_box(analysis: Analysis) -> Iterator[str]:
     """Whether attacks that see no gradient rank the two arms as the gradient does."""
     primary = analysis.contrast(analysis.study.contrast[1], PRIMARY)
-    blind = [analysis.contrast(analysis.study.contrast[1], measure) for measure in BLACK_BOX]
-    if primary and any(blind):
-        said = "; ".join(f"{one.measure.title} {with_interval(one)}" for one in blind if one)
-        agreeing = sum(one.difference * primary.difference > 0 for one in blind if one)
+    blind = [one for one in analysis.secondary if one.measure in BLACK_BOX]
+    if primary and blind:
+        said = "; ".join(f"{one.measure.title} {with_interval(one)}" for one in blind)
+        agreeing = sum(one.difference * primary.difference > 0 for one in blind)
+        certain = sum(one.significant for one in blind)
         yield "### Black box"
         yield wrapped(
-            f"Of {sum(map(bool, blind))} attacks that see scores alone, {agreeing} point the way the gradient does "
-            f"({signed(primary.difference, 3)}): {said}."
+            f"Of {len(blind)} attacks that see scores alone, {agreeing} point the way the gradient does "
+            f"({signed(primary.difference, 3)}), and {certain or 'none'} differ significantly after correction: {said}."
         )
 
 
