@@ -107,11 +107,9 @@ def results(analysis: Analysis, directory: Path, base: Path) -> Iterator[str]:
     others = [analysis.contrast(arm, PRIMARY) for arm in analysis.trained if arm not in analysis.study.contrast]
     yield from tables.contrasts(family([analysis.contrast(asked, PRIMARY)]), corrected=False)
     yield from tables.contrasts(family(others))
-    for part in (
-        *(tables.matched, tables.hardening, tables.margin_and_sensitivity),
-        *(tables.black_box, tables.by_language),
-    ):
+    for part in (tables.matched, tables.hardening, tables.margin_and_sensitivity, tables.black_box):
         yield from part(analysis)
+    yield from tables.by_language(analysis)
     if len(_by_alpha(analysis)) > 2:
         yield "### Clean quality over α, seed 0"
         yield f"![clean mAP over the share of monolingual batches]({where}/alpha.png)"
