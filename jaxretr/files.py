@@ -6,6 +6,7 @@ file is written through `replaced_file`, which is atomic, and durable: what it h
 """
 
 import contextlib
+import ctypes
 import datetime
 import errno
 import hashlib
@@ -30,6 +31,8 @@ BUCKETS = "gs://"
 COPIES = Path.home() / ".cache" / "jaxretr" / "copies"
 """Where `local_copy` puts what is in buckets."""
 
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 
 _PARTIAL = re.compile(r"\.\d+-[0-9a-f]{16}-")
 """How the name of a file begins that `replaced_file` has not finished."""
@@ -117,6 +120,22 @@ def sync_tree(path: Path) -> None:
 def _sync_file(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Swap the names of two files or directories of one file system, in one atomic step.
+
+    Raises:
+      OSError: the operating system (ENOSYS) or the file system (EINVAL, ENOTSUP) cannot do so; or one does not exist.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        code = errno.ENOSYS
+    elif renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+    else:
+        return
+    raise OSError(code, os.strerror(code), str(first), None, str(second))
 
 
 @contextlib.contextmanager

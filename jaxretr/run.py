@@ -32,6 +32,7 @@ from jaxretr.eval.held_out import Criterion, HeldOut
 from jaxretr.eval.results import Results
 from jaxretr.eval.table import markdown, rich_table
 from jaxretr.files import AnyPath
+from jaxretr.locks import locked
 from jaxretr.model.architecture import Architecture, Pooling
 from jaxretr.model.encode import Encoder
 from jaxretr.model.encoder import Remat
@@ -46,7 +47,7 @@ from jaxretr.train.early_stopping import EarlyStopping
 from jaxretr.train.hardening import Budget, Hardening, fgm, freelb, pgd, self_teaching, vat, worst_translations
 from jaxretr.train.loop import Schedule, fit
 from jaxretr.train.optimizer import adamw, learning_rate_schedule
-from jaxretr.train.output_dir import claim_output_dir
+from jaxretr.train.output_dir import claim_output_dir, output_directory
 from jaxretr.train.step import TrainState, make_step
 from jaxretr.types import RetrievalSet
 
@@ -56,6 +57,7 @@ def train(config: Config) -> AnyPath:
 
     Raises:
       ValueError: for settings that cannot be met; what can be checked is checked before anything is written.
+      DirectoryInUse: another run works in `output_dir`.
       KeyboardInterrupt, FloatingPointError, OSError: see `jaxretr.train.loop.fit`.
     """
     started = time.perf_counter()
@@ -64,6 +66,11 @@ def train(config: Config) -> AnyPath:
         check_languages(config.data.languages)
     rows = parallel.process_rows(config.train.batch_size)
     criterion = Criterion.parse(config.evaluation.best_measure) if config.evaluation.every_steps else None
+    with locked(output_directory(config), "wait until it has ended or stop it, or set another output_dir"):
+        return _train(config, rows, criterion, started)
+
+
+def _train(config: Config, rows: slice, criterion: Criterion | None, started: float) -> AnyPath:
     output_dir = claim_output_dir(config)
     before_path, after_path = output_dir / "results_before.json", output_dir / "results.json"
     model_dir = output_dir / "model"

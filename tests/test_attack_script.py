@@ -11,6 +11,7 @@ import pytest
 from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.record import Record
 from jaxretr.eval.results import Results
+from jaxretr.locks import locked
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "attack.py"
 
@@ -112,6 +113,11 @@ def test_bad_input_is_an_error_that_says_what_to_do(
     with pytest.raises(SystemExit) as stop:
         call(**flags)
     assert message in f"{stop.value.code} {capsys.readouterr().err}"
+
+
+def test_a_second_attack_into_the_same_directory_at_once_is_refused(call, tmp_path: Path) -> None:
+    with locked(tmp_path / "out", "stop it"), pytest.raises(SystemExit, match="out is in use by process"):
+        call(attack="fgm")
 
 
 def test_another_attack_into_the_same_directory_is_refused(call) -> None:

@@ -22,6 +22,7 @@ from jaxretr import Encoder, run
 from jaxretr.config import Config, HardeningConfig
 from jaxretr.eval.held_out import HeldOut
 from jaxretr.eval.results import Results
+from jaxretr.locks import DirectoryInUse
 from jaxretr.train import loop
 from tests import test_tracking, tiny
 
@@ -115,6 +116,22 @@ def test_interrupted_it_saves_and_goes_on_bit_for_bit(
     assert str(step) in [path.name for path in (Path(tiny_config.output_dir) / "checkpoints").iterdir()]
     assert_same_model(run.train(tiny_config), Path(finished.output_dir) / "model")
     assert [row["step"] for row in metrics(tiny_config) if row["step"] in (4, 8, 12)] == [4, 8, 12]
+
+
+def test_a_second_run_in_one_directory_is_refused_and_harms_nothing(
+    finished: Config, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = []
+
+    def again() -> None:
+        with pytest.raises(DirectoryInUse, match=r"run is in use by process .* holds .*lock; .* another output_dir"):
+            run.train(dataclasses.replace(tiny_config, resume=False))
+        refused.append(True)
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 7, again)
+        assert_same_model(run.train(tiny_config), Path(finished.output_dir) / "model")
+    assert refused == [True]
 
 
 def test_a_crash_goes_on_from_the_last_checkpoint_and_no_step_is_logged_twice(

@@ -33,6 +33,7 @@ from jaxretr.eval.results import RESULTS_FILE, Results
 from jaxretr.eval.runs import claim
 from jaxretr.eval.settings import Setting
 from jaxretr.files import AnyPath
+from jaxretr.locks import in_locked_directory
 from jaxretr.model.encode import Encoder
 from jaxretr.tracking import say
 from jaxretr.types import RetrievalSet
@@ -41,6 +42,7 @@ ATTACK_FILE = "attack.json"
 MEASURES = ("AP", "nDCG@10", "RR", "R@1", "R@10")
 
 
+@in_locked_directory
 def attack_into(
     output_dir: AnyPath,
     encoder: Encoder,
@@ -68,6 +70,7 @@ def attack_into(
 
     Raises:
       ValueError: `output_dir` holds something else, or the collection does not allow the setting or an attack.
+      DirectoryInUse: another run of attacks works in `output_dir`.
     """
     asked = {
         "collection": collection.name,

@@ -31,6 +31,7 @@ from jaxretr.eval.results import RESULTS_FILE, Results
 from jaxretr.eval.settings import SETTINGS, Setting
 from jaxretr.eval.table import page
 from jaxretr.files import AnyPath, replaced_file, write_json
+from jaxretr.locks import in_locked_directory
 from jaxretr.retrieval.embeddings import Encode
 from jaxretr.types import RetrievalSet, ScoredPassage
 
@@ -44,6 +45,7 @@ and passage: 131 million for XQuAD-R, 8 GB."""
 _REPORTED = 10  # passages per query in the report
 
 
+@in_locked_directory
 def evaluate_into(
     output_dir: AnyPath,
     collection: RetrievalSet,
@@ -75,6 +77,7 @@ def evaluate_into(
     Raises:
       ValueError: `output_dir` holds something else; an id that a run cannot hold; see also `evaluate`.
       FileNotFoundError: several processes do not share `output_dir`.
+      DirectoryInUse: another evaluation works in `output_dir`.
     """
     if unknown := sorted(set(runs) - set(SETTINGS)):
         raise ValueError(f"cannot write runs of {unknown[0]!r}; the settings are {', '.join(SETTINGS)}")

@@ -21,11 +21,11 @@ from transformers import PreTrainedTokenizerFast
 from jaxretr import parallel
 from jaxretr.files import AnyPath
 from jaxretr.model.functions import EncoderFunctions, Params, functions
-from jaxretr.model.saved import find_model, read_settings, replaced_directory, write_settings
+from jaxretr.model.saved import check_weights, find_model, read_settings, replaced_directory, write_settings
 from jaxretr.model.tokenizer import check_tokenizer, load_tokenizer, save_tokenizer
 from jaxretr.model.weights import load_params, save_params
 from jaxretr.tokenization import Tokenization, bucket
-from jaxretr.tracking import progress_bar
+from jaxretr.tracking import progress_bar, say
 
 _TOKENS_PER_TEXT = 128  # what `batch_size` counts in
 _WINDOW = 16_384  # texts tokenised and sorted by length together
@@ -103,15 +103,19 @@ class Encoder:
           name_or_path: a directory, also in a bucket, or a hub name such as "intfloat/multilingual-e5-base".
           dtype: compute dtype, "float32" or "bfloat16".
           max_length: tokens of a text, special tokens included.
-          query_prefix, passage_prefix: replace the saved prompts "query" and "document" (or "passage"). Some
-            published models have none saved and yet need them, see their model cards.
+          query_prefix, passage_prefix: replace the saved prompts "query" and "document" (else "passage", "corpus",
+            and for both the default prompt). Some published models have none saved and yet need them, see their model
+            cards.
 
         Raises:
           FileNotFoundError: when there is no such model.
           ValueError: when weights, configuration and tokenizer do not fit each other.
         """
         directory = find_model(name_or_path)
+        check_weights(directory, name_or_path)
         settings = read_settings(directory)
+        for note in settings.notes:
+            say(f"{name_or_path}: {note}")
         architecture, params = load_params(directory)
         return cls(
             functions(architecture, dtype=dtype),

@@ -11,25 +11,35 @@ from typing import Any
 from jaxretr import parallel
 from jaxretr.config import Config
 from jaxretr.files import AnyPath, as_path, write_json
+from jaxretr.train.checkpoint import finished_steps
 
 MAY_CHANGE = {"resume", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "wandb_project"}
 """Fields of a config that a resumed run may change."""
 
 
-def claim_output_dir(config: Config) -> AnyPath:
-    """Makes `output_dir`, or checks that the run in it is this one. A run that has no checkpoint yet gives way.
-
-    A setting that the run's config does not know yet had no effect then, which is what its default means.
+def output_directory(config: Config) -> AnyPath:
+    """Return the `output_dir` of a config as a path, absolute on a disk.
 
     Raises:
-      ValueError: where it holds a run of another config (naming the fields), or any run while `resume` is False.
-      FileNotFoundError: where several processes do not share it.
+      ValueError: `output_dir` is empty.
     """
     if not config.output_dir:
         raise ValueError("output_dir is empty; set it, for example to runs/hybrid.")
     output_dir = as_path(config.output_dir)
-    if isinstance(output_dir, Path):
-        output_dir = output_dir.absolute()
+    return output_dir.absolute() if isinstance(output_dir, Path) else output_dir
+
+
+def claim_output_dir(config: Config) -> AnyPath:
+    """Create `output_dir`, or check that the run in it is this one. A run without a finished checkpoint is overwritten.
+
+    A setting that is absent from the run's config counts as its default: the setting did not exist yet.
+
+    Raises:
+      ValueError: `output_dir` is empty, or holds a run of another config (naming the fields), or any run while
+        `resume` is False.
+      FileNotFoundError: several processes do not share it.
+    """
+    output_dir = output_directory(config)
     with parallel.main_process_first():
         _claim(output_dir, config)
         parallel.check_shared(output_dir / "config.json")
@@ -42,7 +52,7 @@ def _claim(output_dir: AnyPath, config: Config) -> None:
     if path.exists():
         found = _completed(json.loads(path.read_text(encoding="utf-8")), Config().to_dict())
         changed = sorted(_differences(found, wanted))
-        begun = any((output_dir / "checkpoints").glob("[0-9]*"))
+        begun = bool(finished_steps(output_dir / "checkpoints"))
         if begun and not config.resume:
             raise ValueError(f"{output_dir} holds a run and resume is False; delete it or set another output_dir.")
         if begun and changed:

@@ -12,6 +12,7 @@ from jaxretr.eval.evaluate import Ranking
 from jaxretr.eval.results import Results
 from jaxretr.eval.runs import RunWriter, evaluate_into
 from jaxretr.eval.settings import Pool, make_tasks
+from jaxretr.locks import DirectoryInUse
 from jaxretr.types import Passage, Query, RetrievalSet
 
 TREC_NAMES = {
@@ -99,6 +100,21 @@ def test_trec_eval_makes_the_same_values_of_the_files(written: Path) -> None:
             by_query = [expected[id][trec_name] for id in task.query_ids]
             np.testing.assert_array_equal(task.per_query[measure], by_query, err_msg=f"{name} {measure}")
     assert ties > 1000
+
+
+def test_a_second_evaluation_in_one_directory_is_refused(tmp_path: Path) -> None:
+    embed = Encoders()
+    refused = []
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        with pytest.raises(DirectoryInUse, match="out is in use by process .* another output directory"):
+            evaluated(tmp_path / "out")
+        refused.append(True)
+        return embed(texts)
+
+    evaluated(tmp_path / "out", encode=encode, settings=("mono",))
+    assert refused
+    assert not (tmp_path / "out" / "lock").exists()
 
 
 def test_a_run_reads_as_trecs_format_says(written: Path) -> None:

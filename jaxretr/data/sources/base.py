@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from jaxretr.files import AnyPath, as_path, in_bucket, local_copy, name_anywhere
+from jaxretr.files import AnyPath, as_path, in_bucket, local_copy, name_anywhere, sync_tree
 
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # a tag such as de, zh-CN or sr-Latn
 
@@ -70,7 +70,7 @@ class Source(tfds.core.GeneratorBasedBuilder):
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return _SyncedInfo(
             builder=self, description=self.description, features=type(self).features(), homepage=self.homepage
         )
 
@@ -87,6 +87,14 @@ class Source(tfds.core.GeneratorBasedBuilder):
             raise ValueError(f"{self.name}: no record for the split {split!r} with the settings {self.builder_config}.")
 
 
+class _SyncedInfo(tfds.core.DatasetInfo):
+    """tfds writes the info last, into a directory that it then renames: by then all data must be on the disk."""
+
+    def write_to_directory(self, dataset_info_dir: Any, all_metadata: bool = True) -> None:
+        super().write_to_directory(dataset_info_dir, all_metadata)
+        sync_tree(Path(dataset_info_dir))
+
+
 def existing_path(value: str | AnyPath | None, setting: str) -> Path:
     """`value` as an absolute path; what is in a bucket is copied to the disk.
 
@@ -95,9 +103,10 @@ def existing_path(value: str | AnyPath | None, setting: str) -> Path:
     """
     if value and in_bucket(value):
         return local_copy(as_path(value))
-    if not value or not Path(value).expanduser().exists():
+    path = Path(as_path(value)) if value else None
+    if path is None or not path.exists():
         raise FileNotFoundError(f"{setting}={value and str(value)!r} is no existing file or directory; give its path.")
-    return Path(value).expanduser().absolute()
+    return path.absolute()
 
 
 def listing(folder: Path) -> str:

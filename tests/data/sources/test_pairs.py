@@ -1,10 +1,16 @@
+import concurrent.futures
 import hashlib
+import os
+import threading
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from jaxretr import locks
 from jaxretr.data import schema, sources
+from jaxretr.data.sources.pairs import Pairs
 
 from .miniature import write, write_json_lines
 
@@ -38,6 +44,40 @@ def parts(record):
 def test_the_three_layouts(tmp_path, row):
     (record,) = one(tmp_path, row)
     assert parts(record) == ("q", "t p", ["n1", "n2", "n10"])
+
+
+def test_of_two_processes_that_prepare_the_same_data_one_finds_it_prepared(tmp_path, monkeypatch):
+    source = write_json_lines(tmp_path / "source/train.jsonl", [{"query": "q", "passage": "p"}])
+    records, waiting = Pairs.records, threading.Event()
+    calls = []
+
+    def slow(self, downloads):
+        calls.append(self.name)
+        assert waiting.wait(60)
+        return records(self, downloads)
+
+    monkeypatch.setattr(Pairs, "records", slow)
+    monkeypatch.setattr(locks, "say", lambda text: waiting.set())
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        assert [len(found) for found in threads.map(prepare, [source, source])] == [1, 1]
+    assert calls == ["pairs"]
+
+
+def test_prepared_data_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    events = []
+    fsync = os.fsync
+
+    def record(descriptor):
+        events.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(os, "rename", lambda *paths: (events.append("rename"), os.replace(*paths)))
+    prepare(write_json_lines(tmp_path / "source/train.jsonl", [{"query": "q", "passage": "p"}]))
+    before, after = events[: events.index("rename")], events[events.index("rename") + 1 :]
+    assert {"pairs-train.array_record-00000-of-00001", "dataset_info.json", "features.json"} < set(before)
+    assert before[-1].startswith("incomplete.")
+    assert [name.partition("-")[0] for name in after] == ["train"]  # the directory of the version
 
 
 def test_a_single_negative_and_none(tmp_path):
