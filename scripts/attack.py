@@ -20,7 +20,6 @@ from jaxretr.attack.options import ATTACKS, SUITE, AttackOptions
 from jaxretr.attack.report.tables import summary
 from jaxretr.attack.run import MEASURES, attack_into
 from jaxretr.eval.settings import SETTINGS
-from jaxretr.files import as_path
 from jaxretr.tracking import console
 
 FIELDS = {field.name: field.default for field in dataclasses.fields(AttackOptions)}
@@ -33,7 +32,7 @@ def main() -> None:
         options = AttackOptions(**{name: value for name, value in vars(args).items() if name in FIELDS})
         collection, encoder = load(args)
         results = attack_into(
-            as_path(args.output_dir),
+            args.output_dir,
             encoder,
             collection,
             options,

@@ -13,7 +13,8 @@ import dataclasses
 import itertools
 import json
 import sys
-from pathlib import Path
+
+from paths import model_flag, path_flag
 
 from jaxretr import parallel
 from jaxretr.config import MINI_ENCODER
@@ -54,20 +55,20 @@ def main() -> None:
 def build(args: argparse.Namespace) -> dict:
     if not (args.model and args.corpus):
         raise ValueError("--model and --corpus are needed to build an index")
-    directory, corpus = on_disk(args.index, "an index"), local_copy(as_path(args.corpus))
+    directory, corpus = on_disk(args.index, "an index"), local_copy(args.corpus)
     if not approximate.available():
         console.print("ScaNN is not installed here: search is exact, whatever the size")
     scann = {name: getattr(args, name) for name, _ in SCANN if getattr(args, name) is not None}
     options = BuildOptions(args.storage, args.target_recall, args.segment_size, *(args.shard or (0, 1)), scann=scann)
     next(itertools.islice(read_corpus(corpus), 1), None)  # a wrong path or layout, before the model is loaded
-    queries = [row["text"] for _, row in files.json_lines(args.queries)] if args.queries else ()
+    queries = [row["text"] for _, row in files.json_lines(local_copy(args.queries))] if args.queries else ()
     model = named_model(args.model, args.cache_dir)
     return build_index(
         directory,
         lambda: read_corpus(corpus, language=args.language),
         Encoder.load(model, dtype=args.dtype, max_length=args.max_length),
         source=[str(corpus.absolute()), corpus.stat().st_size, corpus.stat().st_mtime, args.language],
-        model=str(Path(model).absolute()) if Path(model).exists() else str(model),
+        model=str(as_path(model).absolute()) if as_path(model).exists() else str(model),
         queries=queries,
         options=options,
         overwrite=args.overwrite,
@@ -78,19 +79,23 @@ def build(args: argparse.Namespace) -> dict:
 def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--index", required=True, help="directory of the index")
-    add("--model", help=f"directory, hub name, or {MINI_ENCODER}, the mini encoder")
-    add("--corpus", help=".jsonl, .jsonl.gz, .parquet, a folder of .parquet, or a prepared collection")
+    add("--index", type=path_flag, required=True, help="directory of the index")
+    add("--model", type=model_flag, help=f"directory, hub name, or {MINI_ENCODER}, the mini encoder")
+    add("--corpus", type=path_flag, help=".jsonl, .jsonl.gz, .parquet, a folder of .parquet, or a prepared collection")
     add("--language", default=UNKNOWN_LANGUAGE, help="of passages that do not say theirs (default: %(default)s)")
     add("--storage", default="float32", choices=STORAGES, help="of the vectors (default: %(default)s)")
     add("--target_recall", type=float, help="of the first ten passages, such as 0.99: tune ScaNN to reach it")
-    add("--queries", type=Path, help="JSONL with `text`, to tune and measure with (default: made from the passages)")
+    add(
+        "--queries",
+        type=path_flag,
+        help="JSONL with `text`, to tune and measure with (default: made from the passages)",
+    )
     add("--segment_size", type=int, default=1_000_000, help="passages in memory at once (default: %(default)s)")
     add("--shard", type=shard, metavar="I/N", help="build shard I of N, counted from 0")
     add("--max_length", type=int, help="tokens of a text (default: as the model was saved)")
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="what the model computes in")
     add("--batch_size", type=int, default=32, help="texts of 128 tokens at once (default: %(default)s)")
-    add("--cache_dir", type=Path, default=Path("data"), help="where the mini encoder lives (default: %(default)s)")
+    add("--cache_dir", type=path_flag, default="data", help="where the mini encoder lives (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace an index of something else")
     add("--compact", action="store_true", help="build the index anew from what it holds now")
     for name, kind in SCANN:

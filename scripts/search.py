@@ -10,14 +10,14 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
+from paths import model_flag, path_flag
 from rich.markup import escape
 from rich.table import Table
 
 from jaxretr import parallel
 from jaxretr.data.sources import files
-from jaxretr.files import replaced_file
+from jaxretr.files import local_copy, replaced_file
 from jaxretr.index.encoder import load_encoder
 from jaxretr.index.shards import open_shards
 from jaxretr.index.types import Answer, SearchOptions
@@ -33,7 +33,8 @@ def main() -> None:
         if args.describe:
             console.print_json(json.dumps({name: value for name, value in about.items() if name != "files"}))
             return
-        asked = [(str(row["_id"]), row["text"]) for _, row in files.json_lines(args.queries)] if args.queries else []
+        rows = files.json_lines(local_copy(args.queries)) if args.queries else ()
+        asked = [(str(row["_id"]), row["text"]) for _, row in rows]
         asked += [(str(number), text) for number, text in enumerate(args.query, start=len(asked) + 1)]
         if not asked or not all(text.strip() for _, text in asked):
             raise ValueError("expected a question, or a file of them (--queries), none of them empty")
@@ -71,16 +72,16 @@ def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("query", nargs="*", help="questions")
-    add("--index", required=True, action="append", help="its directory; once for each shard")
-    add("--queries", type=Path, help="JSONL with `_id` and `text`")
+    add("--index", type=path_flag, required=True, action="append", help="its directory; once for each shard")
+    add("--queries", type=path_flag, help="JSONL with `_id` and `text`")
     add("--k", type=int, default=10, help="passages wanted (default: %(default)s)")
     add("--languages", type=lambda text: tuple(text.split(",")), default=(), help="of the passages, such as en,ar")
     add("--where", type=condition, action="append", default=[], metavar="KEY=VALUE", help="metadata they must have")
     add("--per_language", type=int, help="at most so many passages of one language")
     add("--calibrate", action="store_true", help="take off what the query scores on average in a passage's language")
-    add("--run", type=Path, help="write a TREC run instead of showing the passages")
+    add("--run", type=path_flag, help="write a TREC run instead of showing the passages")
     add("--describe", action="store_true", help="size, settings, measured recall and latency")
-    add("--model", help="directory of the model (default: where the index found it)")
+    add("--model", type=model_flag, help="directory of the model (default: where the index found it)")
     return parser
 
 

@@ -13,6 +13,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from paths import model_flag, path_flag
+
 from jaxretr import parallel
 from jaxretr.index.encoder import load_encoder
 from jaxretr.index.shards import open_shards
@@ -52,12 +54,12 @@ def main() -> None:
 def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--index", required=True, action="append", help="its directory; once for each shard")
-    add("--model", help="where the model is now (default: where it was when the index was built)")
+    add("--index", type=path_flag, required=True, action="append", help="its directory; once for each shard")
+    add("--model", type=model_flag, help="where the model is now (default: where it was when the index was built)")
     add("--host", default="127.0.0.1", help="default: %(default)s")
     add("--port", type=int, default=8000, help="default: %(default)s; 0 for any that is free")
     add("--writable", action="store_true", help="let clients put and delete passages")
-    add("--api_key_file", type=Path, help=f"holds the key that clients must send (default: {API_KEY_VARIABLE})")
+    add("--api_key_file", type=path_flag, help=f"holds the key that clients must send (default: {API_KEY_VARIABLE})")
     add("--insecure", action="store_true", help="let others than this machine in without a key")
     add("--log_queries", action="store_true", help="put the texts of queries into the access log")
     add("--no_micro_batching", dest="micro_batching", action="store_false", help="encode requests one after the other")

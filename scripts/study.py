@@ -15,8 +15,10 @@ import sys
 from pathlib import Path
 
 from model_and_collection import listed
+from paths import path_flag
 
 from jaxretr import parallel
+from jaxretr.files import AnyPath
 from jaxretr.study.design import Study
 from jaxretr.study.report import write_page
 from jaxretr.study.study import run_study
@@ -49,10 +51,10 @@ def main() -> None:
 def study_flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--config", default="configs/study_mini.py", help="the design (default: %(default)s)")
-    add("--output_dir", type=Path, default=Path("runs/study"), help="models and attacks (default: %(default)s)")
-    add("--record", type=Path, help="results, figures and, as RECORD.md, the page (default: OUTPUT_DIR/record)")
-    add("--collections", type=Path, help="published test collections by name (default: DATA_DIR/collections)")
+    add("--config", type=path_flag, default="configs/study_mini.py", help="the design (default: %(default)s)")
+    add("--output_dir", type=path_flag, default="runs/study", help="models and attacks (default: %(default)s)")
+    add("--record", type=path_flag, help="results, figures and, as RECORD.md, the page (default: OUTPUT_DIR/record)")
+    add("--collections", type=path_flag, help="published test collections by name (default: DATA_DIR/collections)")
     add("--data_dir", help="prepared data and models (default: as the design says)")
     add("--arms", type=listed, default=(), help="do these only")
     add("--sections", type=listed, default=(), help="measure these only")
@@ -60,9 +62,9 @@ def study_flags() -> argparse.ArgumentParser:
     return parser
 
 
-def load_study(config: str, data_dir: str | None) -> Study:
+def load_study(config: AnyPath | str, data_dir: str | None) -> Study:
     """What `get_study()` of a file returns."""
-    study: Study = runpy.run_path(config)["get_study"]()
+    study: Study = runpy.run_path(str(config))["get_study"]()
     if data_dir is None:
         return study
     data = dataclasses.replace(study.base.data, data_dir=data_dir)

@@ -12,6 +12,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxretr import parallel
+from jaxretr.files import as_path
 from jaxretr.run import train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, such as configs/hybrid.py.")
@@ -35,9 +36,15 @@ def main(_: list[str]) -> None:
 
 def parse_flags(arguments: list[str]) -> list[str]:
     try:
-        return app.parse_flags_with_usage(arguments)
+        return app.parse_flags_with_usage([_with_home(argument) for argument in arguments])
     except KeyError as error:  # how config_flags reports a field that does not exist
         sys.exit(f"error: {error.args[0]}; jaxretr/config.py lists them all")
+
+
+def _with_home(argument: str) -> str:
+    """Expand the path of --config=~/recipe.py, which shells leave as it is."""
+    flag, equals, value = argument.partition("=")
+    return f"{flag}={as_path(value)}" if flag in ("--config", "-config") and equals else argument
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from jaxretr.config import MINI_ENCODER, ModelConfig
+from jaxretr.files import as_path
 from jaxretr.model.architecture import Architecture, Pooling
 from jaxretr.model.saved import read_settings
 
@@ -57,7 +58,7 @@ def architecture_of(model: ModelConfig) -> Architecture:
     Raises:
       ValueError: for a model that is neither a directory with a config.json nor in the table.
     """
-    directory = Path(model.model_name_or_path)
+    directory = Path(as_path(model.model_name_or_path))
     if (directory / "config.json").is_file():
         settings = read_settings(directory)
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))

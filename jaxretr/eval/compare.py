@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -22,7 +21,7 @@ from jaxretr.eval.bias import RANK_DISTANCE, Better, better
 from jaxretr.eval.results import Results
 from jaxretr.eval.settings import Setting
 from jaxretr.eval.significance import ALPHA, Outcome, contributions, holm, paired_test
-from jaxretr.files import replaced_file, write_json
+from jaxretr.files import as_path, replaced_file, write_json
 from jaxretr.tracking import console
 
 SCHEMA = 1
@@ -168,8 +167,8 @@ class Comparison:
         """Writes `comparison.json`, which holds every figure, and `comparison.md`, each whole or not at all."""
         # JSON has null for what is not finite.
         content = json.loads(json.dumps({"schema": SCHEMA, **asdict(self)}), parse_constant=lambda _: None)
-        write_json(Path(directory, "comparison.json"), content)
-        with replaced_file(Path(directory, "comparison.md")) as partial:
+        write_json(as_path(directory) / "comparison.json", content)
+        with replaced_file(as_path(directory) / "comparison.md") as partial:
             partial.write_text(self.markdown(), "utf-8")
 
 

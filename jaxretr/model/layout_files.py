@@ -103,10 +103,10 @@ def read_dense(folder: Path) -> tuple[int, int]:
     activation = config.get("activation_function") or "Tanh"
     if not str(activation).endswith("Tanh") or config.get("bias") is False or config.get("use_residual"):
         raise ValueError(f"{path} describes {config}; only a dense layer with bias and tanh is supported")
-    widths = config.get("in_features"), config.get("out_features")
-    if not all(isinstance(width, int) and width > 0 for width in widths):
-        raise ValueError(f"{path} gives the widths {widths}; expected whole numbers in in_features and out_features")
-    return widths
+    first, last = config.get("in_features"), config.get("out_features")
+    if not (isinstance(first, int) and isinstance(last, int) and min(first, last) > 0):
+        raise ValueError(f"{path} gives the widths {(first, last)}; expected in_features and out_features")
+    return first, last
 
 
 def read_prompts(directory: Path, *, normalized: bool) -> Prompts:

@@ -21,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from jaxretr.files import as_path
 from jaxretr.serve.errors import error_response
 from jaxretr.serve.gate import LOOPBACK
 from jaxretr.serve.options import ServiceOptions
@@ -32,7 +33,7 @@ API_KEY_VARIABLE = "JAXRETR_API_KEY"
 
 def read_api_key(file: Path | None) -> str | None:
     """The key in `file`, or else in the environment; None when there is none. Command lines can be seen by others."""
-    return file.read_text("utf-8").strip() if file is not None else os.environ.get(API_KEY_VARIABLE)
+    return as_path(file).read_text("utf-8").strip() if file is not None else os.environ.get(API_KEY_VARIABLE)
 
 
 def allowed_hosts(host: str, api_key: str | None, *, insecure: bool = False) -> tuple[str, ...]:

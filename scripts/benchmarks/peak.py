@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from benchmarks.steps import first_state, in_turns, made_batch, make_update, stepping
+from paths import path_flag
 
 
 def run(model: Path, pairs: int, query_length: int, passage_length: int, size: int, rounds: int) -> None:
@@ -61,6 +62,6 @@ def _waiting(run: Any, *arguments: Any) -> None:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="a saved model")
+    parser.add_argument("--model", type=path_flag, required=True, help="a saved model")
     for name, size in {"pairs": 32, "query_length": 32, "passage_length": 128, "size": 2048, "rounds": 7}.items():
         parser.add_argument(f"--{name}", type=int, default=size, help="default: %(default)s")
