@@ -123,8 +123,8 @@ def build_index(
             there = layout.read_about(directory)
             if there["made_from"] == made_from:
                 say(f"{directory} holds this index already")
-                if _same(work / _CORPUS, made_from):  # killed after the switch
-                    shutil.rmtree(work)
+                if _same(work / _CORPUS, made_from) or not (work / _CORPUS).exists():  # killed after the switch
+                    shutil.rmtree(work, ignore_errors=True)
                 layout.tidy(directory)
                 return there
             raise FileExistsError(

@@ -16,7 +16,7 @@ class Disk:
     """Records every sync, rename and removal below a directory.
 
     SQLite syncs in C, which Python does not see. What its documentation promises is assumed instead, by the
-    `synchronous` setting that each connection has; `test_power_cut.test_sqlite_syncs_as_assumed` checks this with strace.
+    `synchronous` setting that each connection has; `test_power_cut.test_sqlite_syncs_as_assumed` checks it.
 
     Args:
       root: the directory; what is in it now counts as synced.
@@ -31,7 +31,7 @@ class Disk:
         self._held: dict[int, int] = {}  # open files, so that no inode is used again
         self._fsync = os.fsync
         for directory, _, names in os.walk(root):
-            for path in (directory, *(os.path.join(directory, name) for name in names)):
+            for path in (Path(directory), *(Path(directory, name) for name in names)):
                 self._synced(path)
         for name in ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir"):
             monkeypatch.setattr(os, name, self._recorded(getattr(os, name), is_sync=name == "fsync"))
@@ -43,7 +43,7 @@ class Disk:
             os.close(descriptor)
 
     def left(self, *, names_survive: bool) -> Tree:
-        """What is left: synced content under synced names, or under the present names where those happened to survive."""
+        """What is left: synced content under synced names, or under the present names if those happened to survive."""
         found: Tree = {}
 
         def visit(inode: int, path: str) -> None:
@@ -52,7 +52,7 @@ class Disk:
                 here = self._names(self._held[inode]) if names_survive else self._entries.get(inode, {})
                 for name, child in here.items():
                     if not name.endswith("-shm"):  # memory that SQLite makes anew
-                        visit(child, os.path.join(path, name))
+                        visit(child, str(Path(path, name)))
             else:
                 found[path] = self._contents.get(inode, b"")
 
@@ -73,38 +73,42 @@ class Disk:
 
     @property
     def _directories(self) -> set[int]:
-        return {inode for inode, descriptor in self._held.items() if os.path.isdir(f"/proc/self/fd/{descriptor}")}
+        return {inode for inode, descriptor in self._held.items() if _place(descriptor).is_dir()}
 
-    def _hold(self, path: Any) -> int:
-        inode = os.stat(path).st_ino
+    def _hold(self, file: Path | int) -> int:
+        inode = (_place(file) if isinstance(file, int) else file).stat().st_ino
         if inode not in self._held:
-            self._held[inode] = os.dup(path) if isinstance(path, int) else os.open(path, os.O_RDONLY)
+            self._held[inode] = os.dup(file) if isinstance(file, int) else os.open(file, os.O_RDONLY)
         return inode
 
     def _names(self, descriptor: int) -> dict[str, int]:
-        place = f"/proc/self/fd/{descriptor}"
-        return {name: self._hold(os.path.join(place, name)) for name in os.listdir(descriptor)}
+        return {path.name: self._hold(path) for path in _place(descriptor).iterdir()}
 
-    def _synced(self, path: Any) -> None:
-        inode = self._hold(path)
-        if os.path.isdir(path):
+    def _synced(self, file: Path | int) -> None:
+        inode = self._hold(file)
+        place = _place(self._held[inode])
+        if place.is_dir():
             self._entries[inode] = self._names(self._held[inode])
         else:
-            self._contents[inode] = Path(f"/proc/self/fd/{self._held[inode]}").read_bytes()
+            self._contents[inode] = place.read_bytes()
 
-    def sqlite_wrote(self, database: str, level: int, checkpoint: bool, wal_known: set[int]) -> None:
+    def sqlite_wrote(self, database: Path, level: int, checkpoint: bool, wal_known: set[int]) -> None:
         """What SQLite has synced when a statement that wrote has returned."""
-        log = f"{database}-wal"
-        if os.path.exists(log) and level >= 2:
+        log = database.with_name(f"{database.name}-wal")
+        if log.exists() and level >= 2:
             self._synced(log)
             if self._hold(log) not in wal_known:  # with the first sync of a log its name is synced
                 wal_known.add(self._hold(log))
-                self._synced(os.path.dirname(log))
+                self._synced(log.parent)
         inode = self._hold(database)
         # In WAL mode only a checkpoint writes to the file, and it syncs the log before and the file afterwards.
-        if level >= 1 and (checkpoint or Path(database).read_bytes() != self._contents.get(inode)):
+        if level >= 1 and (checkpoint or database.read_bytes() != self._contents.get(inode)):
             self._synced(database)
         self._moment()
+
+
+def _place(descriptor: int) -> Path:
+    return Path(f"/proc/self/fd/{descriptor}")
 
 
 def _connection_of(disk: Disk) -> type[sqlite3.Connection]:
@@ -129,13 +133,13 @@ def _connection_of(disk: Disk) -> type[sqlite3.Connection]:
             super().close()  # the last connection moves the log into the file
             self._note(file, level, True)
 
-        def _file_and_level(self) -> tuple[str, int]:
+        def _file_and_level(self) -> tuple[Path, int]:
             (level,) = super().execute("PRAGMA synchronous").fetchone()
             (*_, file) = super().execute("PRAGMA database_list").fetchone()
-            return file, level
+            return Path(file), level
 
-        def _note(self, file: str, level: int, checkpoint: bool) -> None:
-            if self.writes and file.startswith(f"{disk.root}/") and os.path.exists(file):
+        def _note(self, file: Path, level: int, checkpoint: bool) -> None:
+            if self.writes and file.is_relative_to(disk.root) and file.exists():
                 disk.sqlite_wrote(file, level, checkpoint, self.known)
 
     return Recorded

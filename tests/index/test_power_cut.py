@@ -6,14 +6,17 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from jaxretr.index import Index, IndexedPassage, SearchOptions, build, layout
+from jaxretr.index.build import BuildOptions, build_index
+from jaxretr.model.encode import Encoder
 from tests.index import made
 from tests.index.power_cut import Disk, Tree, write
 
@@ -109,17 +112,107 @@ def test_updates_and_compaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     answered.check(root / "index")
 
 
-def test_a_first_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Stub(Encoder):
+    """Encodes a text by its length."""
+
+    def __init__(self) -> None:
+        self.max_length, self.functions = 16, SimpleNamespace(dtype="float32")
+
+    fingerprint, dim = "stub", 16  # type: ignore[assignment]
+
+    def encode_document(self, texts: Sequence[str], **_: object) -> np.ndarray:
+        return np.stack([made.vectors(1, seed=len(text))[0] for text in texts])
+
+    encode_query = encode_document
+
+
+def make(directory: Path, **more: object) -> None:
+    def corpus() -> list[IndexedPassage]:
+        return made.passages(COUNT)
+
+    build_index(directory, corpus, Stub(), source="made", model="stub", options=BuildOptions(segment_size=25), **more)
+
+
+def test_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one, and one that replaces an index."""
     root, answered = tmp_path / "disk", Answered()
     root.mkdir()
+    finished = False
 
     def check(left: Path) -> None:
-        if (left / "index" / layout.INDEX).exists():
+        if finished or (left / "index" / layout.INDEX).exists():
             answered.check(left / "index")
 
-    with power_cuts(root, monkeypatch, tmp_path / "left", check):
-        made.build(root / "a" / "index", COUNT, segment_size=25)
-        monkeypatch.undo()
+    monkeypatch.setattr(build, "_AT_ONCE", 40)
     with power_cuts(root, monkeypatch, tmp_path / "left", check) as checked:
-        made.build(root / "index", COUNT, segment_size=25)
-    assert f"index/{layout.INDEX}" in checked[-1]
+        make(root / "index")
+        finished = True
+        build_index(root / "index", lambda: made.passages(COUNT), Stub(), source="new", model="stub", overwrite=True)
+    assert checked[-1].keys() >= {"index/index.json", "index/00002", "index/00002/passages.sqlite"}
+    assert "index/00001" not in checked[-1]
+
+
+def test_a_build_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_AT_ONCE", 40)
+    monkeypatch.setattr(build, "EXACT_BELOW", 20)
+    root = tmp_path / "disk"
+    root.mkdir()
+    with power_cuts(root, monkeypatch, tmp_path / "left", lambda left: None) as checked:
+        make(root / "index")
+    answered = Answered()
+    for tree in checked[::4]:  # each step takes several
+        write(tree, tmp_path / "left")
+        make(tmp_path / "left/index")
+        answered.check(tmp_path / "left/index")
+        assert sorted(path.name for path in (tmp_path / "left/index").iterdir())[1:] == [layout.INDEX, "lock"]
+        shutil.rmtree(tmp_path / "left")
+
+
+STRACED = """
+import sys
+from pathlib import Path
+import numpy as np
+from jaxretr.index import Index, IndexedPassage
+def upsert(name):
+    index.upsert([IndexedPassage(name, "text")], np.ones((1, 16), np.float32))
+    print("answered", flush=True)
+with Index.open(Path(sys.argv[1]), writable=True) as index:
+    upsert("a")
+    upsert("b")
+    index.compact()
+    upsert("c")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_sqlite_syncs_as_assumed(tmp_path: Path) -> None:
+    """As the kernel sees it: at each answer, and when index.json is replaced, every file that was written is synced."""
+    index, trace = tmp_path / "index", tmp_path / "trace"
+    made.build(index, COUNT)
+    calls = "write,pwrite64,ftruncate,fsync,fdatasync,rename,unlink,openat"
+    subprocess.run(
+        ["strace", "-f", "-y", "-s", "20", "-o", trace, "-e", f"trace={calls}", sys.executable, "-c", STRACED, index],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=os.environ,
+    )
+    unsynced: set[str] = set()  # written files, and new logs by the name of their directory
+    moments = []
+    for line in trace.read_text().splitlines():
+        if "answered" in line:
+            moments.append(("answered", sorted(unsynced)))
+        elif match := re.search(r"(?:fsync|fdatasync)\(\d+<(.*?)>", line):
+            unsynced.discard(match[1])
+        elif match := re.search(rf"(?:write|pwrite64|ftruncate)\(\d+<({index}/.*?)>", line):
+            unsynced |= {match[1]} if not match[1].endswith("-shm") else set()
+        elif match := re.search(rf'openat\(.*"({index}/.*)-wal", O_RDWR\|O_CREAT.*= \d', line):
+            unsynced.add(str(Path(match[1]).parent))
+        elif match := re.search(r'unlink\("(.*?)"', line):
+            unsynced.discard(match[1])
+        elif match := re.search(r'rename\("(.*?)", "(.*?)"\)', line):
+            if match[2] == f"{index}/{layout.INDEX}":
+                # The log of the new generation is empty as yet; what is in it later comes with its name.
+                moments.append(("switched", sorted(unsynced - {f"{index}/00001", f"{index}/00002"})))
+            unsynced = {path.replace(match[1], match[2], 1) if path.startswith(match[1]) else path for path in unsynced}
+    assert moments == [("answered", []), ("answered", []), ("switched", []), ("answered", [])]
