@@ -89,7 +89,12 @@ def test_updates_and_compaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     answered = Answered()
     write_generation = build.write_generation
 
-    with power_cuts(root, monkeypatch, tmp_path / "left", lambda left: answered.check(left / "index")) as checked:
+    def check(left: Path) -> None:
+        answered.check(left / "index")
+        Index.open(left / "index", writable=True).close()
+        assert len(list((left / "index").iterdir())) == 3, "leftovers stay"
+
+    with power_cuts(root, monkeypatch, tmp_path / "left", check) as checked:
         with Index.open(root / "index", writable=True) as index:
             answered.upsert(index, "new", "p3", text="before")
             answered.delete(index, "p4", "p5")
@@ -160,7 +165,7 @@ def test_a_build_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with power_cuts(root, monkeypatch, tmp_path / "left", lambda left: None) as checked:
         make(root / "index")
     answered = Answered()
-    for tree in checked[::4]:  # each step takes several
+    for tree in checked[::8]:  # each step takes several
         write(tree, tmp_path / "left")
         make(tmp_path / "left/index")
         answered.check(tmp_path / "left/index")
