@@ -52,14 +52,14 @@ def held(index: Index) -> set[str]:
 BUILT = {f"p{i}" for i in range(40)} | {"old"}
 
 
-def fail(patch: pytest.MonkeyPatch, number: int, *, after: bool, stays: bool) -> list[str]:
-    """Make one of the system calls that `compact` needs fail, counted from 0; returns the calls.
+def fail(patch: pytest.MonkeyPatch, calls: list[str], number: int, *, after: bool, stays: bool) -> None:
+    """Make one of the system calls that `compact` needs fail, counted from 0.
 
     Args:
+      calls: takes the names of all calls.
       after: the call does its work first.
       stays: all later calls fail, too.
     """
-    calls: list[str] = []
 
     def failing(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -76,7 +76,6 @@ def fail(patch: pytest.MonkeyPatch, number: int, *, after: bool, stays: bool) ->
 
     for name in ("fsync", "rename", "replace", "mkdir"):
         patch.setattr(os, name, failing(name, getattr(os, name)))
-    return calls
 
 
 @pytest.mark.parametrize(
@@ -85,14 +84,23 @@ def fail(patch: pytest.MonkeyPatch, number: int, *, after: bool, stays: bool) ->
 def test_a_system_call_fails_in_compaction(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool, stays: bool
 ) -> None:
-    number, reached = 0, True
+    """From the moment that the new generation has been written."""
+    number, reached, place = 0, True, layout.place
     while reached:
         directory = Path(shutil.copytree(built, tmp_path / str(number)))
         with Index.open(directory, writable=True) as index:
             answered = BUILT | {"before"}
             upsert(index, "before")
+            calls: list[str] = []
             with monkeypatch.context() as patch:
-                calls = fail(patch, number, after=after, stays=stays)
+
+                def then_fail(
+                    *arguments: Any, patch: pytest.MonkeyPatch = patch, calls: list[str] = calls, number: int = number
+                ) -> Any:
+                    fail(patch, calls, number, after=after, stays=stays)
+                    return place(*arguments)
+
+                patch.setattr(layout, "place", then_fail)
                 with suppress(OSError):  # some calls are not needed
                     index.compact()
                 reached = len(calls) > number
