@@ -163,8 +163,9 @@ class ShardedIndex:
     def close(self) -> None:
         """Lets go of the shards."""
         self._pool.shutdown()
-        for shard in self._shards:
-            shard.close()
+        with contextlib.ExitStack() as stack:  # all of them, whatever one raises
+            for shard in self._shards:
+                stack.callback(shard.close)
 
     def _check(self, options: Sequence[SearchOptions]) -> None:
         try:
@@ -215,9 +216,10 @@ class ShardedIndex:
         """Of all shards as they are now; of one that does not answer as it last was."""
         for number, sums in enumerate(self._ask(lambda shard, _: shard.language_sums)):
             self._sums[number] = self._sums[number] if sums is None else sums
-        names = list(self.languages)
+        all_sums = list(self._sums)  # other threads may replace them
+        names = sorted({name for sums in all_sums for name, (_, count) in sums.items() if count})
         nothing = (np.zeros(self._about[0]["dim"]), 0)
-        of_shards = [[of_one.get(name, nothing) for name in names] for of_one in self._sums]
+        of_shards = [[sums.get(name, nothing) for name in names] for sums in all_sums]
         totals = np.sum([[total for total, _ in shard] for shard in of_shards], 0)
         counts = np.sum([[count for _, count in shard] for shard in of_shards], 0)
         return dict(zip(names, language_means(totals, counts), strict=True))
@@ -243,6 +245,12 @@ def open_shards(directories: Sequence[Any], *, writable: bool = False) -> Index 
     Raises:
       FileNotFoundError, RuntimeError, ValueError: as for `Index.open` and `ShardedIndex`.
     """
-    opened = [Index.open(directory, writable=writable) for directory in directories]
-    of_many = len(opened) > 1 or opened[0].about["made_from"]["options"]["num_shards"] > 1
-    return ShardedIndex(opened) if of_many else opened[0]
+    with contextlib.ExitStack() as stack:  # closes all of them if one does not open
+        opened = [
+            stack.enter_context(contextlib.closing(Index.open(directory, writable=writable)))
+            for directory in directories
+        ]
+        of_many = len(opened) > 1 or opened[0].about["made_from"]["options"]["num_shards"] > 1
+        index = ShardedIndex(opened) if of_many else opened[0]
+        stack.pop_all()
+    return index

@@ -14,6 +14,10 @@ UNKNOWN_LANGUAGE = "und"
 """The language of a passage that has none: ISO 639's "undetermined"."""
 
 
+class DamagedIndexError(ValueError):
+    """A file of an index is missing, or does not hold what it should."""
+
+
 @dataclass(frozen=True, slots=True)
 class IndexedPassage:
     """A passage as an index keeps it.
