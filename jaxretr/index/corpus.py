@@ -12,11 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
 import tensorflow_datasets as tfds
 
 from jaxretr.data import schema
-from jaxretr.data.sources import files
+from jaxretr.data.sources import files, parquet
 from jaxretr.index.types import UNKNOWN_LANGUAGE, IndexedPassage, MetadataValue
 from jaxretr.tokenization import clean_text
 
@@ -40,8 +39,9 @@ def read_corpus(path: Path, *, language: str = UNKNOWN_LANGUAGE) -> Iterator[Ind
     if path.is_dir() and (path / _TFDS).exists():
         yield from _from_tfds(path)
     elif path.is_dir() or path.suffix == ".parquet":
-        for file in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
-            for number, row in enumerate(_parquet_rows(file), start=1):
+        entries = files.visible(path) if path.is_dir() else [path]
+        for file in (entry for entry in entries if entry.suffix == ".parquet"):
+            for number, row in parquet.rows(file):
                 yield _passage(row, f"{file}, row {number}", language, others_are_metadata=True)
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
         for number, row in files.json_lines(path):
@@ -90,15 +90,6 @@ def _passage(row: Mapping[str, Any], where: str, language: str, others_are_metad
     if others_are_metadata:
         metadata = {key: value for key, value in row.items() if key not in _TEXTS and key != "metadata"} | metadata
     return make_passage(**({"language": language} | known), metadata=metadata, where=where)
-
-
-def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches(1_024):
-                yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{file} is no readable parquet file ({error}); fetch or write it again") from error
 
 
 def _from_tfds(directory: Path) -> Iterator[IndexedPassage]:

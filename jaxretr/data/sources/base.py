@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
+from jaxretr.data.sources import files
 from jaxretr.files import AnyPath, as_path, in_bucket, local_copy, name_anywhere, sync_tree
 
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # a tag such as de, zh-CN or sr-Latn
@@ -111,7 +112,7 @@ def existing_path(value: str | AnyPath | None, setting: str) -> Path:
 
 def listing(folder: Path) -> str:
     """The names in a directory for an error to quote: the first ten."""
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    names = [path.name for path in files.visible(folder)] if folder.is_dir() else []
     return ", ".join(names[:10] + ["..."] * (len(names) > 10)) or "nothing"
 
 
@@ -121,8 +122,8 @@ def fingerprint(path: Path) -> list[tuple[str, int, int]]:
         return [_stamp(path, ".")]
     found = []
     for folder, below, names in os.walk(path, followlinks=True):  # collections are often put together from links
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        visible = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        below[:] = sorted(filter(files.is_visible, below))
+        visible = (Path(folder, name) for name in sorted(filter(files.is_visible, names)))
         found += [_stamp(file, str(file.relative_to(path))) for file in visible if file.is_file()]
     return found
 

@@ -12,7 +12,6 @@ Reference: Roy et al., LAReQA, arXiv 2004.05484.
 
 import collections
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, override
@@ -20,7 +19,7 @@ from typing import Any, override
 import tensorflow_datasets as tfds
 
 from jaxretr.data import schema
-from jaxretr.data.sources import base
+from jaxretr.data.sources import base, files
 
 REPOSITORY = "https://raw.githubusercontent.com/google-research-datasets/lareqa"
 COMMIT = "354d67d1cd066854cdfbf5ad0e6105528976141d"  # the last that has both collections
@@ -94,7 +93,8 @@ def find(source: Path) -> dict[str, Path]:
     Raises:
       FileNotFoundError: no `<language>.json`, or a JSON file whose name is no language's.
     """
-    paths = {path.stem: path for path in sorted(source.glob("*.json"))}
+    entries = files.visible(source) if source.is_dir() else []
+    paths = {path.stem: path for path in entries if path.suffix == ".json"}
     if not paths or not all(base.LANGUAGE.fullmatch(language) for language in paths):
         raise FileNotFoundError(
             f"source={str(source)!r}: looked for a directory of JSON files named <language>.json, such as de.json; "
@@ -112,7 +112,7 @@ def candidates(path: Path, kind: str) -> Iterator[tuple[str, str, dict[str, str]
     try:
         paragraphs = [
             (f"{article}.{place}", paragraph)
-            for article, content in enumerate(json.loads(path.read_text(encoding="utf-8"))["data"])
+            for article, content in enumerate(files.json_file(path)["data"])
             for place, paragraph in enumerate(content["paragraphs"])
         ]
         for key, paragraph in paragraphs:
@@ -130,7 +130,7 @@ def candidates(path: Path, kind: str) -> Iterator[tuple[str, str, dict[str, str]
                 if kind == "sentence+context":
                     text = f"{text} {context}"
                 yield (key if kind == "paragraph" else f"{key}.{place}"), text, asked[place]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is not in LAReQA's layout (SQuAD's data/paragraphs/qas with sentence_breaks): {error!r}."
         ) from error

@@ -13,6 +13,7 @@ Memory: 8 bytes per passage of one language at a time (71 MB) and the ids of the
 Reference: Bonifacio et al., mMARCO, arXiv 2108.13897.
 """
 
+import codecs
 import dataclasses
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -119,6 +120,7 @@ def read_qrels(file: Path) -> dict[int, list[int]]:
 def _language(
     language: str, collection: Path, queries: Path, judged: Mapping[int, list[int]]
 ) -> Iterator[dict[str, Any]]:
+    files.check_fetched(collection)
     offsets = _line_offsets(collection)
     with collection.open("rb") as file:
         for number, (key, query) in files.table(queries, columns=2):
@@ -134,10 +136,12 @@ def _line_offsets(collection: Path) -> np.ndarray:
     position = 0
     with collection.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            identifier = files.integer(line.partition(b"\t")[0].decode(errors="replace"), collection, number)
-            if identifier >= len(offsets):
-                offsets = np.concatenate([offsets, np.full(max(len(offsets), identifier), -1, np.int64)])
-            offsets[identifier] = position
+            key = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if key.strip():
+                identifier = files.integer(key.partition(b"\t")[0].decode(errors="replace"), collection, number)
+                if identifier >= len(offsets):
+                    offsets = np.concatenate([offsets, np.full(max(len(offsets), identifier), -1, np.int64)])
+                offsets[identifier] = position
             position += len(line)
     return offsets
 
@@ -146,7 +150,13 @@ def _passage(collection: BinaryIO, offsets: np.ndarray, identifier: int) -> str:
     if identifier >= len(offsets) or offsets[identifier] < 0:
         raise ValueError(f"The judgements name passage {identifier}, which {collection.name} lacks.")
     collection.seek(offsets[identifier])
-    return collection.readline().decode("utf-8").rstrip("\r\n").partition("\t")[2]
+    line = collection.readline()
+    try:
+        return line.decode("utf-8").rstrip("\r\n").partition("\t")[2]
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{collection.name}: passage {identifier} is not UTF-8 ({error.reason}); convert the file."
+        ) from error
 
 
 def _paths(source: Path, language: str) -> tuple[Path, Path]:

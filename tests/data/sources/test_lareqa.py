@@ -97,6 +97,23 @@ def test_bad_input_is_described(source):
         prepare(source)
 
 
+def test_what_systems_leave_is_no_data_and_lone_surrogates_become_replacement_characters(source):
+    for name in ("._de.json", ".DS_Store", "Thumbs.db"):
+        write(source / name, "\0\5")
+    write(source / "de.json", "\ufeff" + json.dumps(squad((["Eins \ud83d."], {"a": ("A?", 0)}))))
+    corpus, _ = prepare(source)
+    assert {language for language, _ in corpus} == {"en", "de"} and corpus["de", "0.0.0"]["text"] == "Eins \ufffd."
+
+
+def test_a_file_that_is_no_json_is_named(source):
+    write(source / "de.json", "version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"de\.json is a git-lfs pointer"):
+        prepare(source)
+    (source / "de.json").write_bytes(b'"b\xe4d"')
+    with pytest.raises(ValueError, match=r"de\.json: not JSON"):
+        prepare(source)
+
+
 def test_without_a_network_the_error_says_what_to_give(tmp_path, monkeypatch):
     def offline(*_):
         raise ConnectionError("no route")
