@@ -114,14 +114,14 @@ def test_embeddings_of_a_list_in_its_order(client: httpx.Client) -> None:
     ("body", "status", "expected"),
     [
         ({"input": [1, 2]}, 422, "token ids are not taken"),
-        ({"input": [[1, 2]]}, 422, "token ids are not taken"),
+        ({"input": [[1, 2]]}, 422, "check_embedding_ctx_length=False"),
         ({"input": ""}, 422, "input"),
         ({"input": []}, 422, "input"),
         ({"input": ["x"] * 11}, 422, "10 items"),
         ({"input": "x", "model": "gpt"}, 404, "there is no model 'gpt'; expected 'jaxretr'"),
         ({"input": "x", "dimensions": 8}, 422, "dimensions"),
         ({"input": "x", "encoding_format": "hex"}, 422, "'float' or 'base64'"),
-        ({"input": "x", "input_type": "document"}, 422, "'query' or 'passage'"),
+        ({"input": "x", "input_type": "sentence"}, 422, "'query', 'passage' or 'document'"),
     ],
 )
 def test_embeddings_that_are_refused(client: httpx.Client, body: Any, status: int, expected: str) -> None:
