@@ -10,7 +10,6 @@ Ctrl-C or SIGTERM, once what was accepted is answered. docs/serving.md describes
 import argparse
 import contextlib
 import dataclasses
-import errno
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,15 +54,13 @@ def main() -> None:
 
 
 def opened(directories: list[str], *, writable: bool) -> Any:
-    """The index, with advice if it lies on a volume that is read-only."""
+    """The index. If it cannot be written, as on a read-only volume, the error says how to serve it nevertheless."""
     try:
         return open_shards(directories, writable=writable)
     except OSError as error:
-        if writable and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise OSError(
-                f"the index cannot be written ({error}); serve it without --writable, or make it writable"
-            ) from error
-        raise
+        if not writable or isinstance(error, FileNotFoundError):
+            raise
+        raise OSError(f"{error}; to serve the index read-only, leave out --writable") from error
 
 
 def port(value: str) -> int:

@@ -99,9 +99,10 @@ def create_app(
         )
 
         def register(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+            described_route(endpoint)
             if method == "GET":  # the server leaves out the body of an answer to HEAD
                 app.add_api_route(path, endpoint, methods=["HEAD"], response_model=None, include_in_schema=False)
-            return described_route(endpoint)
+            return endpoint
 
         return register
 

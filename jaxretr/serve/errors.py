@@ -89,8 +89,10 @@ def index_error(error: Exception, *, writing: bool) -> ServiceError:
     """
     if type(error) is ValueError and error.__cause__ is None:
         return ServiceError(422, str(error))
-    if isinstance(error, ConnectionError) and error.errno is None:  # of `ShardedIndex`
-        return ServiceError(503, str(error), retry_after=5)
+    if isinstance(error, ConnectionError) and error.errno is None:  # of `ShardedIndex`, which may quote a shard's error
+        cause = error.__cause__
+        message = str(error).replace(f" ({cause})", "")
+        return ServiceError(503, message, retry_after=5, fault=None if cause is None else error)
     consequence = "nothing was changed: the index cannot be written" if writing else "the index cannot be read"
     chain = _chain(error)
     if writing and any(map(_is_full, chain)):

@@ -15,7 +15,7 @@ def report(scope: Scope, error: Exception) -> str:
     Messages of exceptions may hold paths and other facts about the machine, so a client never sees them.
     """
     request_id = scope["state"]["request_id"]
-    log(scope, error=repr(error)[:200])
+    log(scope, error=f"{type(error).__name__}: {error}"[:200])
     print(f"request {request_id} failed:", *traceback.format_exception(error), sep="\n", file=sys.stderr)
     return f"the log of the service says more, under request id {request_id}"
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +15,7 @@ from jaxretr.serve.batching import PATIENCE, Batcher, Kind
 from jaxretr.serve.errors import ServiceError
 from jaxretr.serve.metrics import Metrics
 from jaxretr.serve.options import ServiceOptions
+from tests.serve.fakes import damaged
 
 
 class Recorded:
@@ -250,17 +250,6 @@ def test_what_the_index_refuses_of_one_request_the_others_do_not_suffer_for() ->
     found = recorded.run(main)
     assert isinstance(found[2], ServiceError) and found[2].status == 422 and "no such language" in found[2].message
     assert [answers[0].hits[0].passage.id for n, answers in enumerate(found) if n != 2] == ["0", "1", "3", "4"]
-
-
-def damaged() -> Exception:
-    """As `Store` raises it."""
-    try:
-        try:
-            raise sqlite3.DatabaseError("database disk image is malformed")
-        except sqlite3.DatabaseError as error:
-            raise ValueError(f"/srv/index/passages.sqlite is damaged ({error}); restore the index") from error
-    except ValueError as error:
-        return error
 
 
 @pytest.mark.parametrize(
