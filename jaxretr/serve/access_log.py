@@ -79,7 +79,8 @@ class AccessLog:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(raw=message.setdefault("headers", []))
+                message.setdefault("headers", [])
+                headers = MutableHeaders(scope=message)  # a copy: a response may be the same object for all requests
                 for name, value in {**_HEADERS, "X-Request-ID": request_id}.items():
                     headers.setdefault(name, value)
             sent += len(message.get("body", b""))

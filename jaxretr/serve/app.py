@@ -11,7 +11,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import jaxretr
@@ -36,7 +35,7 @@ from jaxretr.serve.requests import (
     Request as Body,
 )
 from jaxretr.serve.responses import JSONResponse
-from jaxretr.serve.root_path import route_path
+from jaxretr.serve.root_path import RootPath, route_path
 from jaxretr.serve.service import Service
 
 _READING = (400, 408, 413, 415, 422, 500, 503)  # statuses that a request with a body can be answered with
@@ -72,7 +71,6 @@ def create_app(
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
-        root_path=options.root_path,
     )
     app.state.service = service
     html = page()
@@ -200,10 +198,11 @@ def create_app(
     app.add_middleware(AccessLog, metrics=service.metrics, routes=routes, write=write_log, clients=bool(proxies))
     if proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(proxies))
+    if options.root_path:
+        app.add_middleware(RootPath, root_path=options.root_path)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error if options.writable else _read_only_error)
-    app.router.default = _to_page(app.router.default)
     if options.api_key is not None:
         _describe_key(app)
     return app
@@ -239,17 +238,6 @@ def _check_root_path(root_path: str, routes: Sequence[Route]) -> None:
             )
 
 
-def _to_page(default: ASGIApp) -> ASGIApp:
-    """What answers paths without a route: the root path itself leads to the page, whose links are relative."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        root = scope.get("root_path")
-        found = scope["type"] == "http" and root and scope["path"] == root and scope["method"] in ("GET", "HEAD")
-        await (RedirectResponse(f"{root}/") if found else default)(scope, receive, send)
-
-    return answer
-
-
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     if error.fault is None:
@@ -265,6 +253,9 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    root = request.scope.get("root_path")
+    if error.status_code == 404 and root and request.scope["path"] == root and request.method in ("GET", "HEAD"):
+        return RedirectResponse(f"{root}/")  # to the page, whose links are relative
     headers = dict(error.headers or {})
     if headers.get("Allow") == "GET":
         headers["Allow"] = "GET, HEAD"

@@ -1,6 +1,6 @@
 """Paths below the root path, the prefix under which a reverse proxy shows the service."""
 
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 def route_path(scope: Scope) -> str:
@@ -12,3 +12,15 @@ def route_path(scope: Scope) -> str:
     if path == root:
         return "/"
     return path.removeprefix(root) if path.startswith(f"{root}/") else path
+
+
+class RootPath:
+    """Tells the app its root path, which the server does not know."""
+
+    def __init__(self, app: ASGIApp, root_path: str):
+        self._app = app
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["root_path"] = self._root_path
+        await self._app(scope, receive, send)

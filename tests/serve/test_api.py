@@ -568,6 +568,13 @@ def test_one_line_per_request_without_its_text(client: httpx.Client, running: Ru
     assert "secret" not in "".join(running.log)
 
 
+def test_every_answer_has_the_id_of_its_own_request(client: httpx.Client) -> None:
+    """Also the page, which is the same object for everyone."""
+    for path in ("/", "/healthz", "/openapi.json"):
+        for given in ("first", "second"):
+            assert client.get(path, headers={"X-Request-ID": given}).headers["x-request-id"] == given
+
+
 def test_texts_are_logged_when_asked_for() -> None:
     with serving(dataclasses.replace(QUICK, log_queries=True)) as running, running.client() as client:
         client.post("/search", json={"query": "no secret\n"})
