@@ -1,7 +1,7 @@
 """Every test runs on a CPU that shows eight devices, without a network and without the user's caches.
 
-A run of the whole suite uses all cores: pytest-xdist starts a worker for each. The first process makes one directory
-for compiled programs. Its workers and the processes that tests start share the directory. It is deleted with the session.
+A run of the whole suite uses all cores: pytest-xdist starts a worker for each. The first process makes a directory of
+compiled programs, which its workers and the processes that tests start share. It is deleted at the end of the session.
 """
 
 import os

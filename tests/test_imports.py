@@ -81,6 +81,11 @@ def used(tree: ast.Module, package: str) -> set[str]:
     return names | {name for name in attributes(tree, package) if not name.startswith("?")}
 
 
+@functools.cache
+def names_of(file: Path) -> set[str]:
+    return used(*parsed(file))
+
+
 def uses_pmap(tree: ast.Module, package: str) -> bool:
     """Whether the code uses any `pmap` but `jaxretr.parallel.pmap`, whatever name its module is imported under."""
     names = used(tree, package) | {*attributes(tree, package)}
@@ -107,7 +112,7 @@ def check_layers(part: str, names: set[str]) -> None:
 
 @pytest.mark.parametrize("file", PARTS, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_a_part_imports_only_what_comes_before_it(file: Path) -> None:
-    check_layers(file.relative_to(PACKAGE).parts[0].removesuffix(".py"), used(*parsed(file)))
+    check_layers(file.relative_to(PACKAGE).parts[0].removesuffix(".py"), names_of(file))
 
 
 def test_only_parallel_uses_pmap() -> None:
@@ -115,7 +120,7 @@ def test_only_parallel_uses_pmap() -> None:
 
 
 def importing(*packages: str) -> list[str]:
-    return [file.name for file in FILES if {name.split(".")[0] for name in used(*parsed(file))} & {*packages}]
+    return [file.name for file in FILES if {name.split(".")[0] for name in names_of(file)} & {*packages}]
 
 
 def test_only_one_file_needs_ray() -> None:
