@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import resource
@@ -22,7 +23,6 @@ from jaxretr import Encoder, run
 from jaxretr.config import Config, HardeningConfig
 from jaxretr.eval.held_out import HeldOut
 from jaxretr.eval.results import Results
-from jaxretr.train import loop
 from tests import test_tracking, tiny
 
 ROOT = Path(__file__).parents[1]
@@ -41,16 +41,31 @@ def metrics(config: Config) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
+def after_each_step(monkeypatch: pytest.MonkeyPatch, change) -> None:
+    """Pass the number and the metrics of each update that is dispatched to `change`, which returns the metrics."""
+    fit = run.fit
+
+    def changed(state, step, batches, **others):
+        numbers = itertools.count(int(state.step) + 1)
+
+        def stepped(*arguments):
+            after, metrics = step(*arguments)
+            return after, change(next(numbers), metrics)
+
+        return fit(state, stepped, batches, **others)
+
+    monkeypatch.setattr(run, "fit", changed)
+
+
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, action) -> None:
-    """Calls `action` when the loop has dispatched update number `step`."""
-    add = loop._Window.add
+    """Call `action` when update number `step` is dispatched."""
 
-    def added(self, item, values):
-        add(self, item, values)
-        if item.plan.step + 1 == step:
+    def change(number, metrics):
+        if number == step:
             action()
+        return metrics
 
-    monkeypatch.setattr(loop._Window, "add", added)
+    after_each_step(monkeypatch, change)
 
 
 @pytest.fixture(scope="module")
@@ -162,14 +177,10 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(
     tiny_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    close = loop._Window.close
-
-    def poisoned(self, describe):
-        if self.plans[0].step == 5:
-            self.metrics[1] = self.metrics[1]._replace(loss=jax.numpy.float32(np.nan))
-        return close(self, describe)
-
-    monkeypatch.setattr(loop._Window, "close", poisoned)
+    after_each_step(
+        monkeypatch,
+        lambda number, metrics: metrics._replace(loss=jax.numpy.float32(np.nan)) if number == 7 else metrics,
+    )
     with pytest.raises(FloatingPointError, match=r"loss of step 7 is nan.*batch of (en|de|el):train\d+, .*lower train"):
         run.train(tiny_config)
     assert [path.name for path in (Path(tiny_config.output_dir) / "checkpoints").iterdir()] == ["5"]
@@ -258,7 +269,7 @@ def watched(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     config = tiny.run_config(tiny_root, tmp_path_factory.mktemp("watched") / "run")
     config = with_evaluation(config, every_steps=5)
     compiled: list[int] = []
-    evaluate = run._evaluate
+    evaluate = HeldOut.evaluate
 
     def counted(*arguments):
         before = len(compilations)
@@ -269,7 +280,7 @@ def watched(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     with pytest.MonkeyPatch.context() as patch, compilation_events() as compilations:
         jax.jit(lambda x: x + 1)(np.zeros(3))
         assert compilations  # they are seen
-        patch.setattr(run, "_evaluate", counted)
+        patch.setattr(HeldOut, "evaluate", counted)
         run.train(config)
     return config, compiled
 
