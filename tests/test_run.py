@@ -1,6 +1,5 @@
 """Whole runs on a tiny model: what they leave, and that stopping them anywhere changes nothing."""
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -10,11 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.monitoring
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -24,6 +21,7 @@ from jaxretr.config import Config, HardeningConfig
 from jaxretr.eval.held_out import HeldOut
 from jaxretr.eval.results import Results
 from tests import test_tracking, tiny
+from tests.compilations import compilation_events
 
 ROOT = Path(__file__).parents[1]
 
@@ -278,8 +276,6 @@ def watched(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         return results
 
     with pytest.MonkeyPatch.context() as patch, compilation_events() as compilations:
-        jax.jit(lambda x: x + 1)(np.zeros(3))
-        assert compilations  # they are seen
         patch.setattr(HeldOut, "evaluate", counted)
         run.train(config)
     return config, compiled
@@ -287,20 +283,6 @@ def watched(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 def with_evaluation(config: Config, **changes) -> Config:
     return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, **changes))
-
-
-@contextlib.contextmanager
-def compilation_events() -> Iterator[list[str]]:
-    """Grows by one whenever a program is compiled or read from the persistent cache of compiled ones."""
-    seen: list[str] = []
-
-    def listen(event: str, duration: float, **_) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_evaluations_change_no_bit_of_the_training(watched: tuple[Config, list[int]], finished: Config) -> None:
