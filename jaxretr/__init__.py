@@ -1,13 +1,17 @@
 """jaxretr trains, evaluates, attacks and serves multilingual dense retrievers in JAX.
 
-The way of the data, folder by folder:
+The data flow, folder by folder:
 
     text ──data──▶ hybrid batches ──▶ token batches ──model──▶ embeddings ──train──▶ loss, step, checkpoint
                                                                   │
-                                                    retrieval ────┴──▶ ranking
-                                                    eval      ───────▶ measures, language bias, report
+                                                    retrieval ────┴──▶ ranking (run)
+                                                    index     ───────▶ ScaNN, updates ──serve──▶ HTTP, search page
+                                                    eval      ───────▶ measures, language bias, significance, report
+                 perturb ──▶ typos, balls ──────────attack    ───────▶ perturbed vectors, tokens, texts ──▶ robustness
 
-`jaxretr.run` strings them together for `scripts/train.py`. The names most users need are here:
+Two more folders use all of them: `compile` estimates memory and speed on TPU slices, and `study` trains and measures
+the models of docs/study.md. `jaxretr.run` runs one training job for `scripts/train.py`. docs/architecture.md describes
+each folder file by file. The names most users need are here:
 
     from jaxretr import Encoder
     encoder = Encoder.load("runs/hybrid/model")

@@ -27,7 +27,7 @@ AXIS = "devices"
 _HEARTBEAT = 60  # seconds of silence after which a process counts as dead
 _FAREWELL = 30  # seconds that a process which leaves waits for the others to leave too
 _ROWS = 16_384  # embeddings that a process sends to the others at once
-_DIED = (
+DIED = (
     "error: this process or another one of the job has ended unexpectedly; what is written above, here or on the other "
     "host, says why. Start the same command again on all hosts: it goes on from what is saved."
 )
@@ -62,7 +62,7 @@ def _explain_sudden_ends() -> None:
     When another process has died JAX ends this one from C++, where no Python runs any more. So a shell waits for a line
     on a pipe that closes with this process, and speaks where none comes.
     """
-    command = ["sh", "-c", 'read -r _ || echo "$0" >&2', _DIED]
+    command = ["sh", "-c", 'read -r _ || echo "$0" >&2', DIED]
     witness = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
     def leave() -> None:

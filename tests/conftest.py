@@ -1,31 +1,62 @@
-"""Every test runs on a CPU that shows eight devices, without a network and without the user's caches."""
+"""Every test runs on a CPU that shows eight devices, without a network and without the user's caches.
+
+A run of the whole suite uses all cores: pytest-xdist starts a worker for each. The first process makes a directory of
+compiled programs, which its workers and the processes that tests start share. It is deleted at the end of the session.
+"""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["JAX_PLATFORMS"] = "cpu"
-
-import jax
 import jaxtyping
 import pytest
 
-jax.config.update("jax_num_cpu_devices", 8)
-# What one test compiles, the next one finds; the directory goes with the session.
-_cache = tempfile.TemporaryDirectory(prefix="jaxretr-xla-")
-jax.config.update("jax_compilation_cache_dir", _cache.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+if TYPE_CHECKING:
+    from jaxretr.config import Config
 
-from jaxretr.config import Config
-from tests import tiny
+MAX_WORKERS = 8  # each needs up to 2 GB of memory and half a minute of CPU time to start
+ALONE = {"browser", "mteb", "ray", "tpu"}
+"""Markers of tests that run in one process: a browser, Ray and the TPU compiler use several cores themselves."""
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["JAX_PLATFORMS"] = "cpu"
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _shared = tempfile.TemporaryDirectory(prefix="jaxretr-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_shared.name}/xla"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    # With a limit, JAX locks the directory for each read and write. Without one, a process can read half a program.
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**36)
+    if sys.dont_write_bytecode:  # then every process that a test starts would compile all modules: 6 s of CPU time
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = f"{_shared.name}/pycache"
+        sys.dont_write_bytecode = False
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return the number of workers, 0 for none: starting workers does not pay for a few tests named by path."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or config.option.markexpr.strip() in ALONE:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_WORKERS) if cores > 1 else 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Show eight devices to JAX, in every process that runs tests."""
+    if hasattr(config, "workerinput") or config.getoption("dist") == "no":
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", 8)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled_functions() -> Iterator[None]:
     """Every compiled function maps memory, of which a process may have so many pieces; thousands of them end it."""
     yield
+    import jax
+
     jax.clear_caches()
 
 
@@ -41,12 +72,17 @@ def as_users_run() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a tiny saved model, `model`, and made-up pairs, `pairs`."""
+    from jaxretr.config import Config
+    from tests import tiny
+
     root = tmp_path_factory.mktemp("tiny")
     tiny.shrink(Config(), root)
     return root
 
 
 @pytest.fixture
-def tiny_config(tiny_root: Path, tmp_path: Path) -> Config:
+def tiny_config(tiny_root: Path, tmp_path: Path) -> "Config":
     """A run of twelve steps into a directory of its own."""
+    from tests import tiny
+
     return tiny.run_config(tiny_root, tmp_path / "run")

@@ -1,7 +1,7 @@
 """Whole runs on a tiny model: what they leave, and that stopping them anywhere changes nothing."""
 
-import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import resource
@@ -9,11 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.monitoring
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -25,6 +23,7 @@ from jaxretr.eval.results import Results
 from jaxretr.locks import DirectoryInUse
 from jaxretr.train import loop
 from tests import test_tracking, tiny
+from tests.compilations import compilation_events
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,16 +41,31 @@ def metrics(config: Config) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
+def after_each_step(monkeypatch: pytest.MonkeyPatch, change) -> None:
+    """Pass the number and the metrics of each update that is dispatched to `change`, which returns the metrics."""
+    fit = run.fit
+
+    def changed(state, step, batches, **others):
+        numbers = itertools.count(int(state.step) + 1)
+
+        def stepped(*arguments):
+            after, metrics = step(*arguments)
+            return after, change(next(numbers), metrics)
+
+        return fit(state, stepped, batches, **others)
+
+    monkeypatch.setattr(run, "fit", changed)
+
+
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, action) -> None:
-    """Calls `action` when the loop has dispatched update number `step`."""
-    add = loop._Window.add
+    """Call `action` when update number `step` is dispatched."""
 
-    def added(self, item, values):
-        add(self, item, values)
-        if item.plan.step + 1 == step:
+    def change(number, metrics):
+        if number == step:
             action()
+        return metrics
 
-    monkeypatch.setattr(loop._Window, "add", added)
+    after_each_step(monkeypatch, change)
 
 
 @pytest.fixture(scope="module")
@@ -179,14 +193,10 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(
     tiny_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    close = loop._Window.close
-
-    def poisoned(self, describe):
-        if self.plans[0].step == 5:
-            self.metrics[1] = self.metrics[1]._replace(loss=jax.numpy.float32(np.nan))
-        return close(self, describe)
-
-    monkeypatch.setattr(loop._Window, "close", poisoned)
+    after_each_step(
+        monkeypatch,
+        lambda number, metrics: metrics._replace(loss=jax.numpy.float32(np.nan)) if number == 7 else metrics,
+    )
     with pytest.raises(FloatingPointError, match=r"loss of step 7 is nan.*batch of (en|de|el):train\d+, .*lower train"):
         run.train(tiny_config)
     assert [path.name for path in (Path(tiny_config.output_dir) / "checkpoints").iterdir()] == ["5"]
@@ -301,7 +311,7 @@ def watched(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     config = tiny.run_config(tiny_root, tmp_path_factory.mktemp("watched") / "run")
     config = with_evaluation(config, every_steps=5)
     compiled: list[int] = []
-    evaluate = run._evaluate
+    evaluate = HeldOut.evaluate
 
     def counted(*arguments):
         before = len(compilations)
@@ -310,29 +320,13 @@ def watched(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         return results
 
     with pytest.MonkeyPatch.context() as patch, compilation_events() as compilations:
-        jax.jit(lambda x: x + 1)(np.zeros(3))
-        assert compilations  # they are seen
-        patch.setattr(run, "_evaluate", counted)
+        patch.setattr(HeldOut, "evaluate", counted)
         run.train(config)
     return config, compiled
 
 
 def with_evaluation(config: Config, **changes) -> Config:
     return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, **changes))
-
-
-@contextlib.contextmanager
-def compilation_events() -> Iterator[list[str]]:
-    """Grows by one whenever a program is compiled or read from the persistent cache of compiled ones."""
-    seen: list[str] = []
-
-    def listen(event: str, duration: float, **_) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_evaluations_change_no_bit_of_the_training(watched: tuple[Config, list[int]], finished: Config) -> None:

@@ -1,5 +1,6 @@
 """Alignment of words and code mixing."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -9,10 +10,13 @@ from jaxretr.attack.language import alignment, code_mixing
 from jaxretr.attack.language.alignment import Words, align, embed_words, phrases
 from jaxretr.attack.language.code_mixing import Swap, mixed, swaps_from
 from jaxretr.attack.victim import margin
+from jaxretr.eval.settings import Task
 from tests.attack.parallel_questions import encoder, victim
 
-VICTIM = victim("multi")
-ENGLISH = next(task for task in VICTIM.tasks if task.query_language == "en")
+
+@functools.cache
+def english() -> Task:
+    return next(task for task in victim().tasks if task.query_language == "en")
 
 
 def words_of(text: str) -> Words:
@@ -52,7 +56,7 @@ def test_words_are_what_blanks_part_and_pieces_where_there_are_none():
 def test_foreign_words_and_the_first_word_stay_whole_among_pieces():
     text = "美国BSkyB的1985年？"
     ends = [(0, 1), (0, 2), (2, 3), (3, 6), (6, 7), (7, 8), (8, 10), (10, 12), (12, 13), (13, 14)]
-    spans = alignment._pieces(text, [(start, stop, np.zeros(1)) for start, stop in ends])
+    spans = alignment.spans_of_pieces(text, [(start, stop, np.zeros(1)) for start, stop in ends])
     assert [text[start:stop] for start, stop in spans] == ["美国", "BSkyB", "的", "1985", "年"]
 
 
@@ -99,18 +103,20 @@ def test_what_is_written_alike_is_no_swap():
 @pytest.mark.parametrize(("words", "beam", "budget"), [(1, 1, 5), (2, 3, 20), (3, 2, 60)])
 def test_mixed_texts_are_reachable_and_within_the_budget(words, beam, budget, monkeypatch):
     scored = []
-    margins = type(VICTIM).margins
+    margins = type(victim()).margins
 
     def counted(self, task, candidates, rows, texts, k):
         scored.extend(rows)
         return margins(self, task, candidates, rows, texts, k)
 
-    monkeypatch.setattr(type(VICTIM), "margins", counted)
-    result = code_mixing(VICTIM, ENGLISH, words=words, beam=beam, budget=budget, margin_k=2)
+    monkeypatch.setattr(type(victim()), "margins", counted)
+    result = code_mixing(victim(), english(), words=words, beam=beam, budget=budget, margin_k=2)
     replaced = 0
-    for row, asked in enumerate(VICTIM.asked(ENGLISH)):
+    for row, asked in enumerate(victim().asked(english())):
         own = asked.text.split()
-        versions = {query.language: query.text.split() for query in VICTIM.collection.queries if query.key == asked.key}
+        versions = {
+            query.language: query.text.split() for query in victim().collection.queries if query.key == asked.key
+        }
         mixture = result.texts[row].split()
         foreign = [word for word in mixture if word not in own]
         assert all(word in versions[word[:2]] for word in foreign)
@@ -120,17 +126,17 @@ def test_mixed_texts_are_reachable_and_within_the_budget(words, beam, budget, mo
         assert texts <= budget + 1
         assert result.forward_passes[row] == texts + len(versions) - 1
     assert result.notes["replaced_words"] >= replaced > 0
-    clean = margin(VICTIM.queries[ENGLISH.queries], VICTIM.corpus(ENGLISH), VICTIM.candidates(ENGLISH), 2)
-    found = margin(result.embeddings, VICTIM.corpus(ENGLISH), VICTIM.candidates(ENGLISH), 2)
+    clean = margin(victim().queries[english().queries], victim().corpus(english()), victim().candidates(english()), 2)
+    found = margin(result.embeddings, victim().corpus(english()), victim().candidates(english()), 2)
     assert (found >= clean).all() and (found > clean).any()
 
 
 def test_one_swap_with_a_large_budget_is_the_worst_of_all():
-    result = code_mixing(VICTIM, ENGLISH, words=1, beam=1, budget=1000, margin_k=2)
-    candidates = VICTIM.candidates(ENGLISH)
-    found = margin(result.embeddings, VICTIM.corpus(ENGLISH), candidates, 2)
-    queries = VICTIM.collection.queries
-    for row, asked in enumerate(VICTIM.asked(ENGLISH)):
+    result = code_mixing(victim(), english(), words=1, beam=1, budget=1000, margin_k=2)
+    candidates = victim().candidates(english())
+    found = margin(result.embeddings, victim().corpus(english()), candidates, 2)
+    queries = victim().collection.queries
+    for row, asked in enumerate(victim().asked(english())):
         others = [query for query in queries if query.key == asked.key and query.language != "en"]
         source, *translated = embed_words(
             encoder(), [query.text for query in (asked, *others)], ["en", *(query.language for query in others)]
@@ -141,32 +147,32 @@ def test_one_swap_with_a_large_budget_is_the_worst_of_all():
                 words = asked.text.split()
                 words[i] = other.text.split()[j]
                 texts.append(" ".join(words))
-        expected = VICTIM.margins(ENGLISH, candidates, np.full(len(texts), row), texts, 2).max()
+        expected = victim().margins(english(), candidates, np.full(len(texts), row), texts, 2).max()
         assert found[row] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_query_without_translation_is_unchanged_and_only_languages_allowed():
-    result = code_mixing(VICTIM, ENGLISH, languages=["el"], words=2, budget=10, margin_k=2)
-    alone = [query.key for query in VICTIM.asked(ENGLISH)].index("q9")
+    result = code_mixing(victim(), english(), languages=["el"], words=2, budget=10, margin_k=2)
+    alone = [query.key for query in victim().asked(english())].index("q9")
     np.testing.assert_array_equal(np.flatnonzero(~result.changed), [alone])
     assert result.forward_passes[alone] == 1
     assert "de" not in " ".join(result.texts)
-    again = code_mixing(VICTIM, ENGLISH, languages=["el"], words=2, budget=10, margin_k=2)
+    again = code_mixing(victim(), english(), languages=["el"], words=2, budget=10, margin_k=2)
     assert again.texts == result.texts
 
 
 def test_swaps_that_are_the_clean_query_to_the_model_do_not_count(monkeypatch):
-    tokenization = VICTIM.encoder.query_tokenization
+    tokenization = victim().encoder.query_tokenization
     monkeypatch.setattr(
         type(tokenization), "__call__", lambda self, texts: [[0, len(text.split()), 2] for text in texts]
     )
-    result = code_mixing(VICTIM, ENGLISH, words=1, budget=10, margin_k=2)
+    result = code_mixing(victim(), english(), words=1, budget=10, margin_k=2)
     assert result.notes["undone"] == result.notes["offered"] > 0
     assert not result.changed.any()
 
 
 def test_errors():
     with pytest.raises(ValueError, match="no queries in fr, only in de, el, en"):
-        code_mixing(VICTIM, ENGLISH, languages=["fr"], margin_k=2)
+        code_mixing(victim(), english(), languages=["fr"], margin_k=2)
     with pytest.raises(ValueError, match="at least one text per word"):
-        code_mixing(VICTIM, ENGLISH, words=3, budget=2, margin_k=2)
+        code_mixing(victim(), english(), words=3, budget=2, margin_k=2)

@@ -71,7 +71,9 @@ def embed_words(encoder: Encoder, texts: Sequence[str], languages: Sequence[str]
             for (start, stop), vector in zip(offsets, of_tokens, strict=True)
             if stop > max(start, len(prefix))
         ]
-        spans = _pieces(text, pieces) if language in WITHOUT_BLANKS else [m.span() for m in _WORD.finditer(text)]
+        spans = (
+            spans_of_pieces(text, pieces) if language in WITHOUT_BLANKS else [m.span() for m in _WORD.finditer(text)]
+        )
         words = {
             (start, stop): np.mean(inside, axis=0)
             for start, stop in spans
@@ -110,7 +112,7 @@ def phrases(links: Sequence[tuple[int, int]]) -> list[Phrase]:
     return found
 
 
-def _pieces(text: str, pieces: Sequence[tuple[int, int, np.ndarray]]) -> list[tuple[int, int]]:
+def spans_of_pieces(text: str, pieces: Sequence[tuple[int, int, np.ndarray]]) -> list[tuple[int, int]]:
     """The spans of pieces, without blanks and punctuation around them; a foreign word or a number stays whole."""
     spans: list[tuple[int, int]] = []
     for first, last, _ in pieces:

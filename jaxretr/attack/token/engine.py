@@ -150,7 +150,7 @@ class Engine:
         def some(triggers: Array) -> Array:
             return self._objectives(shared, problem, jax.vmap(embed)(_filled(problem.template, triggers)))
 
-        return _in_parts(some, triggers, at_once)
+        return in_parts(some, triggers, at_once)
 
     def gradient(
         self, shared: Shared, problem: Problem, triggers: Int32[Array, "samples slots"], *, at_once: int
@@ -168,7 +168,7 @@ class Engine:
 
             return jax.grad(total)(embed(triggers))
 
-        return jnp.mean(_in_parts(some, triggers, at_once), axis=0)
+        return jnp.mean(in_parts(some, triggers, at_once), axis=0)
 
     def _objectives(self, shared: Shared, problem: Problem, embeds: Array) -> Float32[Array, " candidates"]:
         """Word embeddings [candidates, texts, length, hidden] -> objectives."""
@@ -194,7 +194,7 @@ def _flipped(key: Key[Array, ""], ids: Int32[Array, " slots"], allowed: Array, c
     return jnp.tile(ids, (count, 1)).at[jnp.arange(count), positions].set(allowed[tokens])
 
 
-def _in_parts(function: Callable[[Array], Array], rows: Array, size: int) -> Array:
+def in_parts(function: Callable[[Array], Array], rows: Array, size: int) -> Array:
     """`function(rows)`, `size` rows at once or, so that all parts are equal, a few less."""
     parts = -(-len(rows) // size)
     if parts == 1:

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from jaxretr.attack.victim import Victim, margin, relevant_passages
 from jaxretr.model.encode import Encoder
 from jaxretr.model.functions import EncoderFunctions
 from tests.attack.parallel_questions import collection, encoder, victim
+from tests.compilations import compilation_events
 
 PGD = EmbeddingAttack("pgd", steps=4)
 LOSS = Margin(3)
@@ -156,17 +156,8 @@ def test_negative_budgets_and_half_precision_are_errors() -> None:
 def test_one_compilation_serves_all_budgets() -> None:
     task = victim().tasks[0]
     attack_queries(victim(), task, PGD, rho=0.11, scale=scale(), loss=LOSS, seed=0)
-    compiled: list[str] = []
-
-    def listen(event: str, duration: float, **_: object) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with compilation_events() as compiled:
         attack_queries(victim(), task, PGD, rho=0.12, scale=scale(), loss=LOSS, seed=1)
-    finally:
-        jax.monitoring.clear_event_listeners()
     assert not compiled
 
 

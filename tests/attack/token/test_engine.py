@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxretr.attack.token.engine import Engine, Problem, Shared, _in_parts
+from jaxretr.attack.token.engine import Engine, Problem, Shared, in_parts
 from jaxretr.attack.token.objectives import Similarity
 from jaxretr.attack.token.schedules import AGGD, GASLITE, GCG, HOTFLIP, RankedFirst
 from jaxretr.attack.token.vocabulary import Vocabulary
@@ -165,4 +165,4 @@ def test_a_trigger_does_not_depend_on_the_others(encoder: Encoder, german: np.nd
 def test_memory_bounds_change_nothing() -> None:
     rows = jnp.arange(23.0).reshape(23, 1)
     for size in (1, 4, 7, 22, 23, 50):
-        np.testing.assert_array_equal(_in_parts(lambda part: part[:, 0] ** 2, rows, size), rows[:, 0] ** 2)
+        np.testing.assert_array_equal(in_parts(lambda part: part[:, 0] ** 2, rows, size), rows[:, 0] ** 2)
