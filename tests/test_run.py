@@ -21,7 +21,6 @@ from jaxretr.config import Config, HardeningConfig
 from jaxretr.eval.held_out import HeldOut
 from jaxretr.eval.results import Results
 from jaxretr.locks import DirectoryInUse
-from jaxretr.train import loop
 from tests import test_tracking, tiny
 from tests.compilations import compilation_events
 
