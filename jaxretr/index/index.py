@@ -18,7 +18,8 @@ from jaxretr.files import AnyPath, on_disk
 from jaxretr.index import approximate, layout
 from jaxretr.index.approximate import ScannSearcher, ScannSettings
 from jaxretr.index.build import rebuild
-from jaxretr.index.search import Found, Part, Snapshot, check_options, search
+from jaxretr.index.filters import check_options
+from jaxretr.index.search import Found, Part, Snapshot, search
 from jaxretr.index.store import Store, keys
 from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
 from jaxretr.index.vectors import Vectors
@@ -104,10 +105,15 @@ class Index:
         """The answer to each query, which has options of its own.
 
         Raises:
-          ValueError: for queries of another width, or a language or metadata key that the index does not have.
+          ValueError: for queries of another width, or a language, metadata key or kind of value that the index does
+            not have.
         """
-        metadata = self.metadata if any(of_query.where for of_query in options) else ()
-        check_options(options, self.languages, metadata)
+        store = self._state[1]
+        asked = {key for of_query in options for key in of_query.where}
+        kinds = store.metadata_kinds(asked)
+        if len(kinds) < len(asked):
+            kinds = store.metadata_kinds(store.metadata_keys())  # the error names them all
+        check_options(options, self.languages, kinds)
         return self.search_shard(queries, options)
 
     def search_shard(
@@ -185,6 +191,7 @@ class Index:
             "passages": len(self),
             "languages": self.languages,
             "metadata": self.metadata,
+            "metadata_kinds": self._state[1].metadata_kinds(self.metadata),
             "since_built": {"upserted": beside, "deleted": deleted},
             "search": "ScaNN" if any(part.searcher for part in snapshot.parts) else "exact",
         }
