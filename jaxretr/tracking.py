@@ -6,9 +6,10 @@ kept on the disk and replaced as a whole whenever something is recorded.
 """
 
 import json
+import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,23 @@ def say(text: str) -> None:
     """Prints a line that stays, above a live progress line, on the main process alone."""
     if parallel.is_main_process():
         console.print(text)
+
+
+@contextmanager
+def errors_as_lines(interrupted: str = "nothing was finished") -> Iterator[None]:
+    """End a script with one line on stderr and exit status 1 if its input or the machine is at fault.
+
+    Other exceptions are bugs and keep their traceback.
+
+    Args:
+      interrupted: what Ctrl-C leaves behind, unless the exception says it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        sys.exit(f"Interrupted: {stop or interrupted}")
+    except (ValueError, OSError, RuntimeError, ImportError, FloatingPointError, MemoryError) as error:
+        sys.exit(f"error: {error or type(error).__name__}")
 
 
 class Tracker(AbstractContextManager["Tracker"]):

@@ -23,6 +23,7 @@ from dataclasses import replace
 from typing import Any, TextIO
 
 from jaxretr import parallel
+from jaxretr.eval import trec
 from jaxretr.eval.evaluate import MEASURES, Ranking, evaluate
 from jaxretr.eval.held_out import allowed_settings
 from jaxretr.eval.measures import DEPTH
@@ -142,13 +143,9 @@ class RunWriter:
         self._depth = depth
         self._collection = collection
         self._passage_ids = collection.passage_ids
-        self._tag = "_".join(tag.split()) or "run"
-        for id in itertools.chain(self._passage_ids, (query.id for query in collection.queries)):
-            if len(id.split()) != 1:
-                raise ValueError(
-                    f"{collection.name}: the id {id!r} has white space, which TREC's format of runs cannot hold; "
-                    "rename it in the data, or write no runs (depth 0)"
-                )
+        self._tag = trec.tag(tag)
+        ids = itertools.chain(self._passage_ids, (query.id for query in collection.queries))
+        trec.check_ids(ids, collection.name, "rename it in the data, or write no runs (depth 0)")
 
     def write(self, ranking: Ranking) -> None:
         """Writes the run of one task and its qrels, each whole or not at all."""
