@@ -52,7 +52,7 @@ def build(args: argparse.Namespace) -> dict:
         console.print("ScaNN is not installed here: search is exact, whatever the size")
     scann = {name: getattr(args, name) for name, _ in SCANN if getattr(args, name) is not None}
     options = BuildOptions(args.storage, args.target_recall, args.segment_size, *(args.shard or (0, 1)), scann=scann)
-    next(read_corpus(corpus), None)  # refuses a wrong path or layout before the model is loaded
+    next(read_corpus(corpus, language=args.language), None)  # refuses a wrong path or layout before the model is loaded
     queries = [text for _, text in read_queries(args.queries)] if args.queries else ()
     model = named_model(args.model, args.cache_dir)
     return build_index(

@@ -196,7 +196,10 @@ def _parquet_columns(file: Path, left_out: set[str]) -> list[str]:
 
 
 def _from_tfds(directory: Path) -> Iterator[IndexedPassage]:
-    builder = tfds.builder_from_directory(directory)
+    try:
+        builder = tfds.builder_from_directory(directory)
+    except Exception as error:  # protobuf's own for a broken file, tfds's for others
+        raise ValueError(f"{directory / _TFDS} cannot be read ({error}); prepare the collection again") from error
     if "relevances" not in builder.info.features:
         raise ValueError(f"{directory} holds training pairs, no corpus; expected a test collection (docs/data.md)")
     for record in schema.scan(builder, schema.CORPUS_SPLIT):

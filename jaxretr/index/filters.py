@@ -77,10 +77,11 @@ def check_options(
                 raise ValueError(f"no passage has {what} {', '.join(unknown)}; there is {', '.join(there) or 'none'}")
         for key, value in of_query.where.items():
             values = wanted_values(value)
-            if not {kind_of(one) for one in values} & set(metadata[key]):
+            kinds = {kind_of(one): None for one in values}
+            if not kinds.keys() & set(metadata[key]):
                 raise ValueError(
-                    f"no passage has {_shown(values)}, a {kind_of(values[0])}, as metadata {key}; the values of {key} "
-                    f"are of kind {' and '.join(metadata[key])}"
+                    f"no passage has {_shown(values)} ({' or '.join(kinds)}) as metadata {key}; "
+                    f"the values of {key} are of kind {' and '.join(metadata[key])}"
                 )
 
 

@@ -113,11 +113,12 @@ class Encoder:
         directory = find_model(name_or_path)
         settings = read_settings(directory)
         architecture, params = load_params(directory)
+        saved_length = min(settings.max_seq_length or architecture.max_length, architecture.max_length)
         return cls(
             functions(architecture, dtype=dtype),
             params,
             load_tokenizer(directory),
-            max_length=max_length or min(settings.max_seq_length or architecture.max_length, architecture.max_length),
+            max_length=saved_length if max_length is None else max_length,
             query_prefix=settings.query_prefix if query_prefix is None else query_prefix,
             passage_prefix=settings.passage_prefix if passage_prefix is None else passage_prefix,
         )

@@ -17,7 +17,7 @@ from typing import Any, override
 import tensorflow_datasets as tfds
 
 from jaxretr.data import schema
-from jaxretr.data.sources import base, files, judged
+from jaxretr.data.sources import base, files, judged, parquet
 from jaxretr.data.sources.files import File
 
 LAYOUT = "corpus.jsonl, queries.jsonl (or .jsonl.gz) and qrels/<split>.tsv"
@@ -33,6 +33,7 @@ class BeirConfig(base.SourceConfig):
 
     @override
     def validate(self) -> None:
+        base.check_language(self.language, "language")
         self.source = base.existing_path(self.source, "source")
 
     @override
@@ -68,6 +69,8 @@ def locate(source: Path) -> tuple[File, File, list[File]]:
     """
     root: File = source
     if source.is_file():
+        if parquet.is_git_lfs_pointer(source):
+            raise ValueError(f"source={str(source)!r} is a git-lfs pointer, not the file; run `git lfs pull` there.")
         if not zipfile.is_zipfile(source):
             raise ValueError(f"source={str(source)!r} is neither a directory nor a zip; expected {LAYOUT}.")
         root = zipfile.Path(source)
