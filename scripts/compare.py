@@ -45,6 +45,8 @@ def load(arguments: Sequence[str]) -> dict[str, tuple[Results, ...]]:
                 f"{argument!r} is no directory; give one that scripts/evaluate.py wrote, or NAME=DIR,DIR,..."
             )
         directories = listed.split(",") if name else [listed]
+        if not all(directories):
+            raise ValueError(f"{argument!r} names an empty directory; expected NAME=DIR,DIR,...")
         for directory in directories:
             if Path(directory).resolve() in seen:
                 raise ValueError(f"{directory} is given twice; each evaluation counts once")

@@ -210,7 +210,12 @@ def claim(path: AnyPath, asked: Mapping[str, Any], *, begun: bool) -> None:
             "give another output directory"
         )
     if begun:
-        found = json.loads(path.read_text("utf-8"))
+        try:
+            found = dict(json.loads(path.read_text("utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); give another output directory, or delete {path.parent}"
+            ) from error
         changed = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
         if changed:
             differences = "; ".join(f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}" for name in changed)
