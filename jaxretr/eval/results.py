@@ -127,16 +127,20 @@ class Results:
         source = source / RESULTS_FILE if source.is_dir() else source
         try:
             content = json.loads(source.read_text("utf-8"))
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise ValueError(f"{source} is not JSON ({error}); evaluate again to replace it") from error
         schema = content.get("schema") if isinstance(content, dict) else None
         if schema not in (1, SCHEMA):  # the first schema only lacked what defaults to nothing
             raise ValueError(f"{source} has schema {schema!r}, expected 1 or {SCHEMA}; evaluate again to replace it")
-        settings = {name: _setting_from_json(setting) for name, setting in content["settings"].items()}
-        per_query = source.parent / content["per_query"] if "per_query" in content else None
+        try:
+            settings = {name: _setting_from_json(setting) for name, setting in content["settings"].items()}
+            per_query = source.parent / content["per_query"] if "per_query" in content else None
+            collection, system = str(content["collection"]), str(content.get("system", ""))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{source} is damaged ({error!r}); evaluate again to replace it") from error
         if per_query and per_query.exists():
             settings = _with_per_query(settings, per_query)
-        return cls(content["collection"], settings, content.get("system", ""), content.get("evaluation", {}))
+        return cls(collection, settings, system, content.get("evaluation", {}))
 
 
 def mean(values: Sequence[float] | Float64[np.ndarray, " n"]) -> float:

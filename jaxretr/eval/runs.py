@@ -23,6 +23,7 @@ from dataclasses import replace
 from typing import Any, TextIO
 
 from jaxretr import parallel
+from jaxretr.eval import trec
 from jaxretr.eval.evaluate import MEASURES, Ranking, evaluate
 from jaxretr.eval.held_out import allowed_settings
 from jaxretr.eval.measures import DEPTH
@@ -145,13 +146,9 @@ class RunWriter:
         self._depth = depth
         self._collection = collection
         self._passage_ids = collection.passage_ids
-        self._tag = "_".join(tag.split()) or "run"
-        for id in itertools.chain(self._passage_ids, (query.id for query in collection.queries)):
-            if len(id.split()) != 1:
-                raise ValueError(
-                    f"{collection.name}: the id {id!r} has white space, which TREC's format of runs cannot hold; "
-                    "rename it in the data, or write no runs (depth 0)"
-                )
+        self._tag = trec.tag(tag)
+        ids = itertools.chain(self._passage_ids, (query.id for query in collection.queries))
+        trec.check_ids(ids, collection.name, "rename it in the data, or write no runs (depth 0)")
 
     def write(self, ranking: Ranking) -> None:
         """Writes the run of one task and its qrels, each whole or not at all."""
@@ -216,7 +213,12 @@ def claim(path: AnyPath, asked: Mapping[str, Any], *, begun: bool) -> None:
             "give another output directory"
         )
     if begun:
-        found = json.loads(path.read_text("utf-8"))
+        try:
+            found = dict(json.loads(path.read_text("utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); give another output directory, or delete {path.parent}"
+            ) from error
         changed = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
         if changed:
             differences = "; ".join(f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}" for name in changed)

@@ -16,8 +16,9 @@ from jaxtyping import Float32, Float64
 from jaxretr.files import AnyPath, on_disk, sync_directory
 from jaxretr.index import layout
 from jaxretr.index.build import rebuild
+from jaxretr.index.filters import check_options
 from jaxretr.index.generation import Generation, open_current
-from jaxretr.index.search import Found, Snapshot, check_options, search
+from jaxretr.index.search import Found, Snapshot, search
 from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
 
 
@@ -111,10 +112,15 @@ class Index:
         """The answer to each query, which has options of its own.
 
         Raises:
-          ValueError: for queries of another width, or a language or metadata key that the index does not have.
+          ValueError: for queries of another width, or a language, metadata key or kind of value that the index does
+            not have.
         """
-        metadata = self.metadata if any(of_query.where for of_query in options) else ()
-        check_options(options, self.languages, metadata)
+        store = self._current.store
+        asked = {key for of_query in options for key in of_query.where}
+        kinds = store.metadata_kinds(asked)
+        if len(kinds) < len(asked):
+            kinds = store.metadata_kinds(store.metadata_keys())  # the error names them all
+        check_options(options, self.languages, kinds)
         return self.search_shard(queries, options)
 
     def search_shard(
@@ -230,10 +236,12 @@ class Index:
         base = sum(segment["rows"] for segment in about["segments"])
         deleted = base - sum(int(np.count_nonzero(part.alive)) for part in snapshot.parts[:-1])
         passages = int(snapshot.counts.sum())
+        keys = current.store.metadata_keys()
         return about | {
             "passages": passages,
             "languages": _counts(snapshot),
-            "metadata": current.store.metadata_keys(),
+            "metadata": keys,
+            "metadata_kinds": current.store.metadata_kinds(keys),
             "since_built": {"upserted": passages - base + deleted, "deleted": deleted},
             "search": "ScaNN" if any(part.searcher for part in snapshot.parts) else "exact",
         }

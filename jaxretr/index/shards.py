@@ -15,8 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from jaxretr.index.filters import KINDS, check_options
 from jaxretr.index.index import Index, check_passages, check_queries
-from jaxretr.index.search import check_options
 from jaxretr.index.store import keys
 from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
 from jaxretr.retrieval.calibration import language_means
@@ -140,7 +140,16 @@ class ShardedIndex:
     @property
     def metadata(self) -> list[str]:
         """The keys of the passages' metadata, as the shards last said."""
-        return sorted({key for about in self._about for key in about["metadata"]})
+        return sorted(self._metadata_kinds)
+
+    @property
+    def _metadata_kinds(self) -> dict[str, list[str]]:
+        """The kinds of values under each metadata key, as the shards last said."""
+        kinds: dict[str, set[str]] = {}
+        for about in self._about:
+            for key, of_shard in about["metadata_kinds"].items():
+                kinds.setdefault(key, set()).update(of_shard)
+        return {key: sorted(of_key, key=KINDS.index) for key, of_key in kinds.items()}
 
     def __len__(self) -> int:
         return sum(self.languages.values())
@@ -156,6 +165,7 @@ class ShardedIndex:
             "passages": len(self),
             "languages": self.languages,
             "metadata": self.metadata,
+            "metadata_kinds": self._metadata_kinds,
             "since_built": since_built,
             "shards": list(self._about),
         }
@@ -169,10 +179,10 @@ class ShardedIndex:
 
     def _check(self, options: Sequence[SearchOptions]) -> None:
         try:
-            check_options(options, self.languages, self.metadata)
+            check_options(options, self.languages, self._metadata_kinds)
         except ValueError:  # others may have added what was not there
             self._ask(lambda _, number: self._learn(number))
-            check_options(options, self.languages, self.metadata)
+            check_options(options, self.languages, self._metadata_kinds)
 
     def _ask(self, question: Callable[[Shard, int], Any]) -> list[Any]:
         """What each shard answers, all asked at once; None where it does not."""

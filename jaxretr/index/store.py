@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Float32, Int, UInt64
 
 from jaxretr.index.database import Reader, explained, open_writer
-from jaxretr.index.types import IndexedPassage, MetadataValue
+from jaxretr.index.filters import KINDS, json_forms
+from jaxretr.index.types import IndexedPassage, MetadataValue, wanted_values
 
 # Rows are found by number, by the id of a passage that is there, and by metadata; `deleted` is the revision that took
 # a row out. WITHOUT ROWID keeps the metadata's values and their rows together.
@@ -39,6 +40,12 @@ _COLUMNS = "id, text, title, language, metadata"
 _REVISION = """
 SELECT max(coalesce((SELECT revision FROM passages ORDER BY row DESC LIMIT 1), 0),
   coalesce((SELECT max(deleted) FROM passages WHERE deleted IS NOT NULL), 0))
+"""
+# JSON tells the kind of a value by its first character; every range is one look into the table's primary key.
+_KINDS_OF_KEY = """
+SELECT EXISTS (SELECT 1 FROM metadata WHERE key = ? AND value >= '"' AND value < '#'),
+  EXISTS (SELECT 1 FROM metadata WHERE key = ? AND value >= '-' AND value < ':'),
+  EXISTS (SELECT 1 FROM metadata WHERE key = ? AND value IN ('true', 'false'))
 """
 _VARIABLES = 30_000  # of one statement; SQLite's limit is 32,766
 
@@ -174,13 +181,16 @@ class Store:
         gone = np.asarray(deleted, np.int64).reshape(-1)
         return State(self.revision, languages, keys(id for _, id, _ in added), vectors, gone)
 
-    def matching(self, where: Mapping[str, MetadataValue | tuple[MetadataValue, ...]]) -> Int[np.ndarray, " rows"]:
+    def matching(self, where: Mapping[str, MetadataValue | Sequence[MetadataValue]]) -> Int[np.ndarray, " rows"]:
         """The rows whose metadata has, under every key, the value (one of the values) given."""
         found: np.ndarray | None = None
         for key, wanted in where.items():
-            values = [_encoded(value) for value in (wanted if isinstance(wanted, tuple) else (wanted,))]
-            marks = ",".join("?" * len(values))
-            rows = self._read(f"SELECT row FROM metadata WHERE key = ? AND value IN ({marks})", (key, *values))
+            values = sorted({form for value in wanted_values(wanted) for form in json_forms(value)})
+            rows: list[Any] = []
+            for start in range(0, len(values), _VARIABLES):
+                part = values[start : start + _VARIABLES]
+                marks = ",".join("?" * len(part))
+                rows += self._read(f"SELECT row FROM metadata WHERE key = ? AND value IN ({marks})", (key, *part))
             of_key = np.asarray(rows, np.int64).reshape(-1)
             found = of_key if found is None else np.intersect1d(found, of_key)
         return np.empty(0, np.int64) if found is None else found
@@ -188,8 +198,19 @@ class Store:
     def metadata_keys(self) -> list[str]:
         """Every key that metadata has or had."""
         found: list[str] = []
-        while row := self._read("SELECT min(key) FROM metadata WHERE key > ?", (found[-1] if found else "",))[0][0]:
+        row = self._read("SELECT min(key) FROM metadata")[0][0]
+        while row is not None:
             found.append(row)  # from one key to the next, without reading the rows of a key
+            row = self._read("SELECT min(key) FROM metadata WHERE key > ?", (row,))[0][0]
+        return found
+
+    def metadata_kinds(self, keys: Iterable[str]) -> dict[str, list[str]]:
+        """Which `filters.KINDS` of values metadata has or had under each key; a key without values is left out."""
+        found = {}
+        for key in keys:
+            there = self._read(_KINDS_OF_KEY, (key,) * len(KINDS))[0]
+            if any(there):
+                found[key] = [kind for kind, has in zip(KINDS, there, strict=True) if has]
         return found
 
     # Updating.
@@ -301,7 +322,7 @@ def _insert(
     connection.executemany(
         "INSERT INTO metadata VALUES (?, ?, ?)",
         (
-            (key, _encoded(value), row)
+            (key, json.dumps(value, ensure_ascii=False), row)
             for row, passage in enumerate(passages, start)
             for key, value in passage.metadata.items()
         ),
@@ -317,11 +338,6 @@ def _twice(connection: sqlite3.Connection, ids: Sequence[str], start: int) -> st
             return id
         seen.add(id)
     raise AssertionError("SQLite refused ids that are unique")
-
-
-def _encoded(value: MetadataValue) -> str:
-    """Tells 1 from "1" and from true."""
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _passage(columns: Sequence[Any]) -> IndexedPassage:

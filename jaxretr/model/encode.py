@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -117,11 +117,12 @@ class Encoder:
         for note in settings.notes:
             say(f"{name_or_path}: {note}")
         architecture, params = load_params(directory)
+        saved_length = min(settings.max_seq_length or architecture.max_length, architecture.max_length)
         return cls(
             functions(architecture, dtype=dtype),
             params,
             load_tokenizer(directory),
-            max_length=max_length or min(settings.max_seq_length or architecture.max_length, architecture.max_length),
+            max_length=saved_length if max_length is None else max_length,
             query_prefix=settings.query_prefix if query_prefix is None else query_prefix,
             passage_prefix=settings.passage_prefix if passage_prefix is None else passage_prefix,
         )
@@ -205,9 +206,17 @@ class Encoder:
     def _encode(self, texts: Iterable[str], tokenize: Tokenization, batch_size: int, progress: bool) -> np.ndarray:
         if isinstance(texts, str):
             raise TypeError(f"texts is one string, {texts[:40]!r}; expected a list of strings")
+        if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping):
+            raise TypeError(f"texts is {repr(texts)[:60]} of type {type(texts).__name__}; expected a list of strings")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         texts = list(texts)
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(
+                    f"texts[{place}] is {repr(text)[:60]} of type {type(text).__name__}; expected a string. Leave it "
+                    "out, or give an empty string for a missing text"
+                )
         embeddings = np.empty((len(texts), self.dim), np.float32)
         dispatched: deque[tuple[np.ndarray, jax.Array]] = deque()
         run = _on_own_devices(self.functions)

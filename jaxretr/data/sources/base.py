@@ -85,7 +85,9 @@ class Source(tfds.core.GeneratorBasedBuilder):
             key = record["query_id"] if "query_id" in record else record["key"]
             yield f"{record['language']}:{key}", record
         if empty:
-            raise ValueError(f"{self.name}: no record for the split {split!r} with the settings {self.builder_config}.")
+            config = self.builder_config
+            settings = ", ".join(f"{name}={getattr(config, name)!s}" for name in config.settings())
+            raise ValueError(f"{self.name}: no record for the split {split!r} with the settings {settings}.")
 
 
 class _SyncedInfo(tfds.core.DatasetInfo):
@@ -108,6 +110,12 @@ def existing_path(value: str | AnyPath | None, setting: str) -> Path:
     if path is None or not path.exists():
         raise FileNotFoundError(f"{setting}={value and str(value)!r} is no existing file or directory; give its path.")
     return path.absolute()
+
+
+def check_language(value: str, setting: str) -> None:
+    """Raises ValueError where `value` is no language tag; names the setting."""
+    if not LANGUAGE.fullmatch(value):
+        raise ValueError(f"{setting}={value!r} is no language tag; expected one such as de, zh-CN or sr-Latn.")
 
 
 def listing(folder: Path) -> str:

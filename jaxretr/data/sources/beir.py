@@ -33,6 +33,7 @@ class BeirConfig(base.SourceConfig):
 
     @override
     def validate(self) -> None:
+        base.check_language(self.language, "language")
         self.source = base.existing_path(self.source, "source")
 
     @override

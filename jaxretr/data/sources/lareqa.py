@@ -116,28 +116,36 @@ def candidates(path: Path, kind: str) -> Iterator[tuple[str, str, dict[str, str]
             for place, paragraph in enumerate(content["paragraphs"])
         ]
         for key, paragraph in paragraphs:
-            context = paragraph["context"]
+            context = _string(paragraph, "context")
             spans = [(0, len(context))] if kind == "paragraph" else paragraph["sentence_breaks"]
             asked: list[dict[str, str]] = [{} for _ in spans]
             for question in paragraph["qas"]:
+                id, text = _string(question, "id"), _string(question, "question")
                 for answer in question["answers"]:
                     place = _span_with(answer["answer_start"], spans)
                     if place is None:
-                        raise ValueError(f"{path}: the answer to question {question['id']} lies in no sentence.")
-                    asked[place][question["id"]] = question["question"]
-            for place, (start, end) in enumerate(spans):
-                text = context[start:end]
+                        raise LookupError(f"the answer to question {id} lies in no sentence")
+                    asked[place][id] = text
+            for place, span in enumerate(spans):
+                text = context[span[0] : span[1]]
                 if kind == "sentence+context":
                     text = f"{text} {context}"
                 yield (key if kind == "paragraph" else f"{key}.{place}"), text, asked[place]
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        why = str(error) if type(error) is LookupError else repr(error)
         raise ValueError(
-            f"{path} is not in LAReQA's layout (SQuAD's data/paragraphs/qas with sentence_breaks): {error!r}."
+            f"{path} is not in LAReQA's layout (SQuAD's data/paragraphs/qas with sentence_breaks): {why}."
         ) from error
 
 
+def _string(content: dict[str, Any], name: str) -> str:
+    if not isinstance(content[name], str):
+        raise TypeError(f"{name} is {content[name]!r}, expected a string")
+    return content[name]
+
+
 def _span_with(position: int, spans: Sequence[Sequence[int]]) -> int | None:
-    return next((place for place, (start, end) in enumerate(spans) if start <= position < end), None)
+    return next((place for place, span in enumerate(spans) if span[0] <= position < span[1]), None)
 
 
 def _download(collection: str, downloads: tfds.download.DownloadManager) -> dict[str, Path]:

@@ -31,6 +31,7 @@ LANGUAGES = {
     "it": "italian", "ja": "japanese", "nl": "dutch", "pt": "portuguese", "ru": "russian", "vi": "vietnamese",
     "zh": "chinese",
 }  # fmt: skip
+_IDS = 100_000_000  # more than ten times the passages of MS MARCO; their places take 8 bytes each
 TRIPLES, QRELS = "triples.train.ids.small.tsv", "qrels.train.tsv"
 
 
@@ -55,7 +56,8 @@ class MmarcoConfig(base.SourceConfig):
         if not (source / TRIPLES).exists() and not (source / QRELS).exists():
             missing.append(f"{TRIPLES} or {QRELS}")
         if missing:
-            raise FileNotFoundError(f"source={str(source)!r} lacks {', '.join(missing)}.")
+            some = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+            raise FileNotFoundError(f"source={str(source)!r} lacks {some}; found {base.listing(source)}.")
         if self.num_negatives < 0:
             raise ValueError(f"num_negatives={self.num_negatives} must not be negative.")
 
@@ -80,6 +82,8 @@ class Mmarco(base.Source):
             judged = read_triples(config.source / TRIPLES, config.num_negatives)
         else:
             judged = read_qrels(config.source / QRELS)
+        if not judged:
+            raise ValueError(f"source={str(config.source)!r} has no judgement in {TRIPLES} or {QRELS}.")
         splits: dict[str, dict[int, list[int]]] = {"train": {}, "validation": {}}
         for question, passages in judged.items():
             splits[split_of(passages[0])][question] = passages
@@ -138,7 +142,13 @@ def _line_offsets(collection: Path) -> np.ndarray:
         for number, line in enumerate(file, start=1):
             key = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if key.strip():
-                identifier = files.integer(key.partition(b"\t")[0].decode(errors="replace"), collection, number)
+                name, tab, _ = key.partition(b"\t")
+                identifier = files.integer(name.decode(errors="replace"), collection, number)
+                if not tab or not 0 <= identifier < _IDS:
+                    raise ValueError(
+                        f"{collection}, line {number}: expected a passage id below {_IDS:,}, a tab and a text, found "
+                        f"{line[:60].decode(errors='replace')!r}."
+                    )
                 if identifier >= len(offsets):
                     offsets = np.concatenate([offsets, np.full(max(len(offsets), identifier), -1, np.int64)])
                 offsets[identifier] = position
@@ -147,7 +157,7 @@ def _line_offsets(collection: Path) -> np.ndarray:
 
 
 def _passage(collection: BinaryIO, offsets: np.ndarray, identifier: int) -> str:
-    if identifier >= len(offsets) or offsets[identifier] < 0:
+    if not 0 <= identifier < len(offsets) or offsets[identifier] < 0:
         raise ValueError(f"The judgements name passage {identifier}, which {collection.name} lacks.")
     collection.seek(offsets[identifier])
     line = collection.readline()
