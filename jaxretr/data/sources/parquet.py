@@ -55,7 +55,7 @@ def rows(file: Path, wanted: Callable[[str], bool] = lambda _: True) -> Iterator
         names = [name for name in table.schema_arrow.names if wanted(name)]
         for batch in table.iter_batches(_ROWS_AT_ONCE, columns=names):
             columns = [
-                _values(values, f"{file}, column {name!r}", number)
+                _values(values, file, name, number)
                 for name, values in zip(batch.schema.names, batch.columns, strict=True)
             ]
             for row in zip(*columns, strict=True):
@@ -100,7 +100,7 @@ def holds_single_values(kind: pa.DataType) -> bool:
     return not any(is_refused(kind) for is_refused in refused)
 
 
-def _values(values: pa.Array, where: str, before: int) -> list[Any]:
+def _values(values: pa.Array, file: Path, name: str, before: int) -> list[Any]:
     """Convert one column of a batch; `before` counts the rows of the file before the batch."""
     try:
         converted = values.to_pylist()
@@ -109,7 +109,7 @@ def _values(values: pa.Array, where: str, before: int) -> list[Any]:
             return values.cast(pa.string()).to_pylist()  # a year, or a time zone, that Python does not have
         what = "a text is not UTF-8" if isinstance(error, UnicodeDecodeError) else "a value cannot be read"
         row = before + _first_unreadable(values)
-        raise ValueError(f"{where}, row {row}: {what} ({error}); write the file again") from error
+        raise ValueError(f"{file}, row {row}: {what} in column {name!r} ({error}); write the file again") from error
     if not (pa.types.is_float32(values.type) or pa.types.is_float16(values.type)):
         return converted
     single = np.float32 if pa.types.is_float32(values.type) else np.float16

@@ -13,13 +13,13 @@ def test_rows_are_numbered_and_have_no_nulls(tmp_path):
 
 
 def test_columns_that_are_not_wanted_are_not_read_whatever_their_type(tmp_path):
-    times = pyarrow.array([-(2**60)], pyarrow.timestamp("ms"))  # no year that Python knows
+    times = pyarrow.array([300_000_000_000_000], pyarrow.timestamp("ms"))  # the year 11476, which Python does not have
     table = pyarrow.table({"text": ["x"], "time": times, "list": [[datetime.date(2020, 1, 1)]]})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     assert list(parquet.rows(tmp_path / "a.parquet", lambda name: name == "text")) == [(1, {"text": "x"})]
     assert parquet.column_names(tmp_path / "a.parquet") == ["text", "time", "list"]
-    with pytest.raises(ValueError, match=r"a\.parquet, row 1: a value cannot be read"):
-        list(parquet.rows(tmp_path / "a.parquet"))
+    ((_, row),) = parquet.rows(tmp_path / "a.parquet")
+    assert row["time"].startswith("11476-") and row["list"] == [datetime.date(2020, 1, 1)]
 
 
 def test_texts_that_are_not_utf8_are_named_with_the_row(tmp_path):
