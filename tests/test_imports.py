@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "jaxretr"
 LAYERS = [
-    {"types", "config", "files", "parallel", "tokenization", "tracking"},
+    {"types", "config", "files", "fingerprint", "json_lines", "parallel", "tokenization", "tracking"},
     {"perturb"},
     {"data", "model"},
     {"train", "retrieval"},
