@@ -40,7 +40,7 @@ def stamps(path: Path) -> dict[str, str]:
     """
     if path.is_file():
         return {".": _stamp(path)}
-    found = {}
+    found: dict[str, str] = {}
     for folder, below, names in os.walk(path, followlinks=True):  # collections are often put together from links
         below[:] = sorted(name for name in below if not name.startswith("."))
         visible = (Path(folder, name) for name in sorted(names) if not name.startswith("."))

@@ -5,7 +5,8 @@ In: a `Config`. Out, in `output_dir`: `config.json`, `results_before.json` and `
 That model is the last state, or the best one of a run with `evaluation.patience`.
 
 Started again, a run goes on where it was: data and weights are prepared once, training resumes from the last
-checkpoint. Where several processes train together, all make these calls, and the main process writes.
+checkpoint. A run whose data or initial weights have changed is refused. Where several processes train together, all
+make these calls, and the main process writes.
 """
 
 import dataclasses
@@ -46,7 +47,7 @@ from jaxretr.train.early_stopping import EarlyStopping
 from jaxretr.train.hardening import Budget, Hardening, fgm, freelb, pgd, self_teaching, vat, worst_translations
 from jaxretr.train.loop import Schedule, fit
 from jaxretr.train.optimizer import adamw, learning_rate_schedule
-from jaxretr.train.output_dir import claim_output_dir
+from jaxretr.train.output_dir import check_content, claim_output_dir
 from jaxretr.train.step import TrainState, make_step
 from jaxretr.types import RetrievalSet
 
@@ -68,11 +69,14 @@ def train(config: Config) -> AnyPath:
     before_path, after_path = output_dir / "results_before.json", output_dir / "results.json"
     model_dir = output_dir / "model"
 
+    encoder = load_encoder(config)
+    builder = sources.prepare(config.data.name, data_dir=config.data.data_dir, **_source_settings(config))
+    index = pair_index.select(pair_index.load(builder, "train"), config.data.languages)
+    held_out = HeldOut(load_held_out(config, builder), criterion)
+    content = {"training data": index.fingerprint, "model": encoder.fingerprint, **held_out.collection.fingerprint}
+    check_content(output_dir, content)
+
     if not parallel.of_main_process(after_path.exists()):  # the last thing a run writes
-        encoder = load_encoder(config)
-        builder = sources.prepare(config.data.name, data_dir=config.data.data_dir, **_source_settings(config))
-        index = pair_index.select(pair_index.load(builder, "train"), config.data.languages)
-        held_out = HeldOut(load_held_out(config, builder), criterion)
         architecture = encoder.functions.architecture
         say(f"{architecture.model_type} of {_count(encoder.params):,} parameters; {builder.info.full_name}")
         say(f"training examples: {' '.join(f'{code} {size:,}' for code, size in index.sizes.items())}")
@@ -81,7 +85,7 @@ def train(config: Config) -> AnyPath:
             before = Results.load(before_path)
         else:
             say(f"evaluating before training on {held_out.collection.name}")
-            before = _evaluate(encoder, held_out)
+            before = dataclasses.replace(_evaluate(encoder, held_out), content=content)
             if parallel.is_main_process():
                 before.save(before_path)
 

@@ -71,6 +71,7 @@ def attack_into(
     """
     asked = {
         "collection": collection.name,
+        "content": collection.fingerprint,
         "setting": setting,
         **attacked,
         **dataclasses.asdict(options),
@@ -92,6 +93,7 @@ def attack_into(
         with_poisoning(robustness(victim, trials, measures=measures), poison),
         system=system,
         evaluation=asked,
+        content=collection.fingerprint,
     )
     results.save(output_dir)
     record = Record(

@@ -4,6 +4,7 @@ In: training pairs (`jaxretr.data.schema`). Out: a `PairIndex` of integer arrays
 memory when the texts are not (4 bytes an example and language), from which hybrid batches are planned.
 """
 
+import json
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from jaxtyping import Int
 
 from jaxretr.data import schema
 from jaxretr.files import replaced_file
+from jaxretr.fingerprint import checksum, stamps, text_checksum
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class PairIndex:
     languages: column names of `rows`.
     rows: record number in the data source of example e in language l, -1 where there is none.
     passages: number of the passage that answers example e; the examples of one passage share it in every language.
+    fingerprint: checksum of all records of the split, in every language.
     """
 
     languages: tuple[str, ...]
     rows: Int[np.ndarray, "examples languages"]
     passages: Int[np.ndarray, "examples"]
+    fingerprint: str = ""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -49,11 +53,12 @@ def scan(records: Iterable[Mapping[str, Any]]) -> PairIndex:
     examples: dict[str, int] = {}
     passages: dict[str, int] = {}
     languages: dict[str, int] = {}
-    numbers = array("i")
+    numbers, checksums = array("i"), array("Q")
     for record in records:
         numbers.append(examples.setdefault(record["query_id"], len(examples)))
         numbers.append(passages.setdefault(record["passage_id"], len(passages)))
         numbers.append(languages.setdefault(record["language"], len(languages)))
+        checksums.append(text_checksum(json.dumps(record, sort_keys=True)))
     example, passage, language = np.array(numbers, np.int32).reshape(-1, 3).T
     rows = np.full((len(examples), len(languages)), -1, np.int32)
     rows[example, language] = np.arange(len(example), dtype=np.int32)
@@ -65,18 +70,24 @@ def scan(records: Iterable[Mapping[str, Any]]) -> PairIndex:
         )
     passage_of = np.empty(len(examples), np.int32)
     passage_of[example] = passage
-    return PairIndex(tuple(languages), rows, passage_of)
+    return PairIndex(tuple(languages), rows, passage_of, checksum([np.frombuffer(checksums, np.uint64)]))
 
 
 def load(builder: tfds.core.DatasetBuilder, split: str) -> PairIndex:
-    """The index of a prepared split, scanned once and kept beside the data, which never changes once written."""
-    cache = Path(builder.data_path) / f"pair_index-{split}.npz"
+    """The index of a prepared split, scanned once and kept beside the data in a hidden file.
+
+    The split is scanned again if a file of the data has another size or time than when it was scanned.
+    """
+    cache = Path(builder.data_path) / f".pair_index-{split}.npz"
+    of = json.dumps(stamps(Path(builder.data_path)))
     if cache.exists():
         with np.load(cache) as kept:
-            return PairIndex(tuple(kept["languages"].tolist()), kept["rows"], kept["passages"])
+            if str(kept["of"]) == of:
+                languages = tuple(kept["languages"].tolist())
+                return PairIndex(languages, kept["rows"], kept["passages"], str(kept["fingerprint"]))
     index = scan(schema.scan(builder, split))
     with replaced_file(cache) as partial:
-        np.savez(partial, languages=np.array(index.languages), rows=index.rows, passages=index.passages)
+        np.savez(partial, of=np.array(of), **vars(index))
     return index
 
 
@@ -93,4 +104,4 @@ def select(index: PairIndex, languages: Sequence[str]) -> PairIndex:
         )
     rows = index.rows[:, [index.languages.index(code) for code in languages]]
     used = (rows >= 0).any(axis=1)
-    return PairIndex(tuple(languages), rows[used], index.passages[used])
+    return PairIndex(tuple(languages), rows[used], index.passages[used], index.fingerprint)

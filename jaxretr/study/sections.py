@@ -183,7 +183,7 @@ def checks(study: Study, encoder: Encoder, files: Files) -> SectionRecord:
         {"name": check.name, "passed": check.passed, "says": check.says}
         for check in strength_checks(victim, chosen.options, study.checked)
     ]
-    return SectionRecord(collection.name, {}, {}, {"checks": found})
+    return SectionRecord(collection.name, {}, {}, {"checks": found}, content=collection.fingerprint)
 
 
 def _drawn(study: Study, chosen: Attacks, files: Files) -> RetrievalSet:

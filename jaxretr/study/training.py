@@ -91,9 +91,9 @@ def criterion(output_dir: Path) -> float:
 
 
 def _train(study: Study, run: Run, rate: float, directory: Path) -> Path:
+    """Train, or check that the finished training in this directory is of the same config, data and initial model."""
     config = study.config(run, rate, directory)
     output_dir = Path(config.output_dir)
-    if not (output_dir / "results.json").exists():
-        say(f"training {output_dir.name}")
-        train(config)
+    say(f"training {output_dir.name}")
+    train(config)
     return output_dir

@@ -77,7 +77,7 @@ def test_some_languages_are_selected_without_reading(passages: StoredPassages, m
 
 def test_the_ids_are_scanned_once(builder: sources.Source, monkeypatch: pytest.MonkeyPatch) -> None:
     first = stored_passages.load(builder)
-    monkeypatch.setattr(stored_passages, "_index", None)
+    monkeypatch.setattr(stored_passages, "_scan", None)
     again = stored_passages.load(builder)
     assert (again.ids, again.languages, again.blank) == (first.ids, first.languages, first.blank)
 
@@ -85,7 +85,7 @@ def test_the_ids_are_scanned_once(builder: sources.Source, monkeypatch: pytest.M
 def test_an_interrupted_scan_leaves_no_index(
     builder: sources.Source, passages: StoredPassages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = Path(builder.data_path) / "passages.parquet"
+    kept = Path(builder.data_path) / ".passages.parquet"
     complete = kept.read_bytes()
     kept.unlink()
 
