@@ -183,6 +183,16 @@ def test_another_config_in_the_same_directory_is_refused(finished: Config) -> No
         run.train(dataclasses.replace(finished, resume=False))
 
 
+def test_changed_data_under_the_same_path_is_refused(finished: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed(*arguments: object) -> object:
+        return dataclasses.replace(load(*arguments), fingerprint="changed")
+
+    load = run.pair_index.load
+    monkeypatch.setattr(run.pair_index, "load", changed)
+    with pytest.raises(ValueError, match=r"other content under the same names \(training data was '\w+', is 'changed'"):
+        run.train(finished)
+
+
 def test_a_run_from_before_hardening_goes_on_unhardened(tiny_config: Config) -> None:
     """Its config.json has no such settings."""
     output = Path(tiny_config.output_dir)
