@@ -25,6 +25,7 @@ from etils import epath
 
 type AnyPath = Path | epath.Path
 
+_NEVER_DATA = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
 BUCKETS = "gs://"
 """How the name of a path in a bucket begins."""
 
@@ -39,6 +40,11 @@ _PARTIAL = re.compile(r"\.\d+-[0-9a-f]{16}-")
 
 _ABANDONED_SECONDS = 86_400
 """Age at which an unfinished copy counts as left behind by a killed process."""
+
+
+def is_visible(name: str) -> bool:
+    """Return whether a file or folder of this name can be data: it is not hidden, and no system creates it."""
+    return not name.startswith((".", "__MACOSX")) and name.lower() not in _NEVER_DATA
 
 
 def as_path(value: str | os.PathLike[str]) -> AnyPath:

@@ -6,7 +6,8 @@ That model is the last state, or the best one of a run with `evaluation.patience
 nothing is evaluated, and there are no results.
 
 Started again, a run goes on where it was: data and weights are prepared once, training resumes from the last
-checkpoint. Where several processes train together, all make these calls, and the main process writes.
+checkpoint. A run whose data or initial weights have changed is refused. Where several processes train together, all
+make these calls, and the main process writes.
 """
 
 import dataclasses
@@ -48,7 +49,7 @@ from jaxretr.train.early_stopping import EarlyStopping
 from jaxretr.train.hardening import Budget, Hardening, fgm, freelb, pgd, self_teaching, vat, worst_translations
 from jaxretr.train.loop import Schedule, fit
 from jaxretr.train.optimizer import adamw, learning_rate_schedule
-from jaxretr.train.output_dir import claim_output_dir, output_directory
+from jaxretr.train.output_dir import check_content, claim_output_dir, output_directory
 from jaxretr.train.step import TrainState, make_step
 from jaxretr.types import RetrievalSet
 
@@ -78,12 +79,16 @@ def _train(config: Config, rows: slice, criterion: Criterion | None, started: fl
     evaluated = config.evaluation.dataset != NO_EVALUATION
     last_written = after_path if evaluated else model_dir / "config.json"
 
+    encoder = load_encoder(config)
+    builder = sources.prepare(config.data.name, data_dir=config.data.data_dir, **_source_settings(config))
+    index = pair_index.select(pair_index.load(builder, "train"), config.data.languages)
+    index.check_negatives(config.data.num_hard_negatives)
+    held_out = HeldOut(load_held_out(config, builder), criterion) if evaluated else None
+    content = {"training data": index.fingerprint, "model": encoder.fingerprint}
+    content |= held_out.collection.fingerprint if held_out else {}
+    check_content(output_dir, content)
+
     if not parallel.of_main_process(last_written.exists()):
-        encoder = load_encoder(config)
-        builder = sources.prepare(config.data.name, data_dir=config.data.data_dir, **_source_settings(config))
-        index = pair_index.select(pair_index.load(builder, "train"), config.data.languages)
-        index.check_negatives(config.data.num_hard_negatives)
-        held_out = HeldOut(load_held_out(config, builder), criterion) if evaluated else None
         architecture = encoder.functions.architecture
         say(f"{architecture.model_type} of {_count(encoder.params):,} parameters; {builder.info.full_name}")
         say(f"training examples: {' '.join(f'{code} {size:,}' for code, size in index.sizes.items())}")

@@ -27,7 +27,7 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
-from jaxretr import parallel
+from jaxretr import json_lines, parallel
 from jaxretr.files import AnyPath, replaced_file, upload
 
 _OF_PATHS = {
@@ -89,13 +89,8 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._wandb = None
         if not self._active:
             return
-        kept: list[str] = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    kept += [line] if 0 < first_step >= json.loads(line)["step"] else []
-                except json.JSONDecodeError:  # the line that was being written when the run was killed
-                    break
+        rows = json_lines.read(path) if first_step and path.exists() else []
+        kept = [json.dumps(row) for row in rows if row["step"] <= first_step]
         self._output_dir = output_dir
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         if isinstance(output_dir, Path):

@@ -16,7 +16,8 @@ from paths import model_flag, path_flag
 
 from jaxretr import parallel
 from jaxretr.config import MINI_ENCODER
-from jaxretr.files import as_path, local_copy, on_disk
+from jaxretr.files import as_path, local_copy, name_anywhere, on_disk
+from jaxretr.fingerprint import stamps
 from jaxretr.index import approximate
 from jaxretr.index.approximate import ScannSettings
 from jaxretr.index.build import BuildOptions, build_index
@@ -60,7 +61,7 @@ def build(args: argparse.Namespace) -> dict:
         directory,
         lambda: read_corpus(corpus, language=args.language),
         Encoder.load(model, dtype=args.dtype, max_length=args.max_length),
-        source=[str(corpus.absolute()), corpus.stat().st_size, corpus.stat().st_mtime, args.language],
+        source={"path": name_anywhere(corpus.absolute()), "files": stamps(corpus), "language": args.language},
         model=str(as_path(model).absolute()) if as_path(model).exists() else str(model),
         queries=queries,
         options=options,

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -131,3 +132,13 @@ def test_options_that_contradict_each_other() -> None:
         AttackOptions(optimise=1.0)
     with pytest.raises(ValueError, match="names a budget twice"):
         AttackOptions(rho=(0.1, 0.1))
+
+
+def test_a_collection_that_has_changed_is_not_gone_on_with(call, tiny_root: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs"
+    shutil.copytree(tiny_root / "pairs", pairs)
+    call(attack="fgm", data_dir=pairs)
+    test = pairs / "test.jsonl"
+    test.write_text(test.read_text().replace('"passage": "en', '"passage": "en0 en', 1))
+    with pytest.raises(SystemExit, match=r"content: passages was '\w+', is '\w+'"):
+        call(attack="fgm", data_dir=pairs)

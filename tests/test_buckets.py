@@ -184,7 +184,7 @@ def test_a_run_in_a_bucket_goes_on_bit_for_bit(
 
     output = as_path(in_bucket.output_dir)
     assert {path.name for path in output.iterdir()} == {
-        *("config.json", "results_before.json", "results.json", "metrics.jsonl"),
+        *("config.json", "content.json", "results_before.json", "results.json", "metrics.jsonl"),
         *("checkpoints", "tensorboard", "model"),
     }
     same = ("step", "loss", "accuracy", "grad_norm", "learning_rate")

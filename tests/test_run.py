@@ -78,7 +78,7 @@ def finished(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Confi
 def test_a_run_leaves_what_it_promises(finished: Config) -> None:
     output = Path(finished.output_dir)
     assert {path.name for path in output.iterdir()} == {
-        *("config.json", "results_before.json", "results.json", "metrics.jsonl"),
+        *("config.json", "content.json", "results_before.json", "results.json", "metrics.jsonl"),
         *("checkpoints", "tensorboard", "model"),
     }
     assert json.loads((output / "config.json").read_text()) == finished.to_dict()
@@ -207,6 +207,16 @@ def test_another_config_in_the_same_directory_is_refused(finished: Config) -> No
         run.train(other)
     with pytest.raises(ValueError, match="holds a run and resume is False"):
         run.train(dataclasses.replace(finished, resume=False))
+
+
+def test_changed_data_under_the_same_path_is_refused(finished: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed(*arguments: object) -> object:
+        return dataclasses.replace(load(*arguments), fingerprint="changed")
+
+    load = run.pair_index.load
+    monkeypatch.setattr(run.pair_index, "load", changed)
+    with pytest.raises(ValueError, match=r"other content under the same names \(training data was '\w+', is 'changed'"):
+        run.train(finished)
 
 
 def test_a_run_from_before_hardening_goes_on_unhardened(tiny_config: Config) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float64
 
+from jaxretr import json_lines
 from jaxretr.files import AnyPath, replaced_file, write_json
 
 SCHEMA = 1
@@ -202,9 +203,13 @@ def save_texts(directory: AnyPath, texts: Iterable[AdversarialText]) -> None:
 
 
 def load_texts(directory: AnyPath) -> list[AdversarialText]:
-    """Reads what `save_texts` wrote."""
-    lines = (directory / TEXTS_FILE).read_text("utf-8").splitlines()
-    return [AdversarialText(**json.loads(line)) for line in lines]
+    """Reads what `save_texts` wrote.
+
+    Raises:
+      FileNotFoundError: there are no texts.
+      ValueError: a line is not JSON.
+    """
+    return [AdversarialText(**value) for value in json_lines.read(directory / TEXTS_FILE)]
 
 
 def as_tuples(matrix: Float64[np.ndarray, "rows columns"]) -> tuple[tuple[float, ...], ...]:

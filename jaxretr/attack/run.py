@@ -74,6 +74,7 @@ def attack_into(
     """
     asked = {
         "collection": collection.name,
+        "content": collection.fingerprint,
         "setting": setting,
         **attacked,
         **dataclasses.asdict(options),
@@ -95,6 +96,7 @@ def attack_into(
         with_poisoning(robustness(victim, trials, measures=measures), poison),
         system=system,
         evaluation=asked,
+        content=collection.fingerprint,
     )
     results.save(output_dir)
     record = Record(

@@ -79,12 +79,15 @@ class Results:
       settings: what was found in each setting; `multi` carries the measures of language bias too.
       system: what tables call the model.
       evaluation: how it was evaluated, as plain values: model, candidates, lengths, ...
+      content: fingerprints of what it depends on, as plain values: `RetrievalSet.fingerprint` of the collection, and in
+        a training run more. Empty for results of older versions, which do not record it.
     """
 
     collection: str
     settings: dict[Setting, SettingResult]
     system: str = ""
     evaluation: dict[str, Any] = field(default_factory=dict)
+    content: dict[str, str] = field(default_factory=dict)
 
     def scalars(self) -> dict[str, float]:
         """Macro averages by "setting/measure", such as "multi/AP"; those without a value are left out."""
@@ -104,6 +107,7 @@ class Results:
             "system": self.system,
             "collection": self.collection,
             "evaluation": self.evaluation,
+            "content": self.content,
             "settings": {name: _setting_to_json(setting) for name, setting in self.settings.items()},
         }
         if target.suffix != ".json":
@@ -140,7 +144,7 @@ class Results:
             raise ValueError(f"{source} is damaged ({error!r}); evaluate again to replace it") from error
         if per_query and per_query.exists():
             settings = _with_per_query(settings, per_query)
-        return cls(collection, settings, system, content.get("evaluation", {}))
+        return cls(collection, settings, system, content.get("evaluation", {}), content.get("content", {}))
 
 
 def mean(values: Sequence[float] | Float64[np.ndarray, " n"]) -> float:

@@ -32,6 +32,7 @@ from jaxretr.eval.results import RESULTS_FILE, Results
 from jaxretr.eval.settings import SETTINGS, Setting
 from jaxretr.eval.table import page
 from jaxretr.files import AnyPath, replaced_file, write_json
+from jaxretr.fingerprint import differences
 from jaxretr.locks import in_locked_directory
 from jaxretr.retrieval.embeddings import Encode
 from jaxretr.types import RetrievalSet, ScoredPassage
@@ -65,8 +66,9 @@ def evaluate_into(
     """Evaluates and writes everything into `output_dir`; interrupted, the same call goes on with the embeddings made.
 
     Args:
-      output_dir: made where absent. An evaluation that is there is replaced if it is the same one (`evaluation` and
-        `fingerprint` are equal) and refused otherwise; settings, measures and runs may change.
+      output_dir: made where absent. An evaluation that is there is replaced if it is the same one (`evaluation`,
+        `fingerprint` and the content of `collection` are equal) and refused otherwise; settings, measures and runs may
+        change.
       collection, encode_query, encode_document, measures, calibrate: see `jaxretr.eval.evaluate.evaluate`.
       system: what tables call the model.
       evaluation: what determines the figures, as plain values: model, candidates, lengths, ...
@@ -91,6 +93,7 @@ def evaluate_into(
     with parallel.main_process_first():
         begun = (output_dir / RESULTS_FILE).exists() or (output_dir / EMBEDDINGS).exists()
         claim(output_dir / EVALUATION_FILE, asked, begun=begun)
+        _check_content(output_dir, collection)
         parallel.check_shared(output_dir / EVALUATION_FILE)
     settings = settings or allowed_settings(collection)
     reported: Setting | None = next((setting for setting in ("multi", "mono") if setting in settings), None)
@@ -195,6 +198,17 @@ def _top(collection: RetrievalSet, ids: Sequence[str], ranking: Ranking) -> dict
     }
 
 
+def _check_content(output_dir: AnyPath, collection: RetrievalSet) -> None:
+    """Raises a ValueError if there are results of other content. Embeddings are made anew where texts have changed."""
+    before = Results.load(output_dir / RESULTS_FILE).content if (output_dir / RESULTS_FILE).exists() else {}
+    changed = differences(before, collection.fingerprint) if before else ""
+    if changed:
+        raise ValueError(
+            f"{output_dir} holds an evaluation of other content under the name {collection.name!r} ({changed}); give "
+            "another output directory, or delete it"
+        )
+
+
 def claim(path: AnyPath, asked: Mapping[str, Any], *, begun: bool) -> None:
     """Makes a directory that of one run, or checks that it is. A run that left nothing yet gives way.
 
@@ -219,11 +233,9 @@ def claim(path: AnyPath, asked: Mapping[str, Any], *, begun: bool) -> None:
             raise ValueError(
                 f"{path} is damaged ({error}); give another output directory, or delete {path.parent}"
             ) from error
-        changed = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-        if changed:
-            differences = "; ".join(f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}" for name in changed)
+        if changed := differences(found, wanted):
             raise ValueError(
-                f"{path.parent} holds another evaluation ({differences}); give another output directory, or delete it"
+                f"{path.parent} holds another evaluation ({changed}); give another output directory, or delete it"
             )
     if parallel.is_main_process():
         write_json(path, wanted)

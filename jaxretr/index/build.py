@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from jaxretr.files import replaced_file, sync_tree, write_json
+from jaxretr.fingerprint import checksum, differences
 from jaxretr.index import approximate, layout
 from jaxretr.index.approximate import EXACT_BELOW, ScannSettings, build_scann
 from jaxretr.index.encoder import describe_encoder
@@ -100,7 +101,8 @@ def build_index(
     Args:
       directory: of the index, made where it is absent.
       corpus: gives the passages from the first on, always in the same order.
-      source: what the corpus is made from, as JSON: a build goes on only where this is the same.
+      source: what the corpus is made from, as JSON, content included (`jaxretr.fingerprint`). A build resumes, and an
+        index is kept, only if this is the same.
       model: name or path of the encoder's model, kept for those who search.
       queries: such as will be asked, to tune and to measure recall with; without, titles and beginnings of passages.
       overwrite: replace an index of something else that is there.
@@ -117,22 +119,23 @@ def build_index(
     options = options or BuildOptions()
     fingerprint = encoder.fingerprint
     made_from = {"source": source, "fingerprint": fingerprint, "options": dataclasses.asdict(options)}
+    made_from = json.loads(json.dumps(made_from | {"queries": checksum(queries)}))
     with layout.lock(directory):
         work = directory / layout.BUILD
         if (directory / layout.INDEX).exists() and not overwrite:
             there = layout.read_about(directory)
             if there["made_from"] == made_from:
                 say(f"{directory} holds this index already")
-                if _same(work / _CORPUS, made_from) or not (work / _CORPUS).exists():  # killed after the switch
+                if not (work / _CORPUS).exists() or not _changed(work / _CORPUS, made_from):  # killed after the switch
                     shutil.rmtree(work, ignore_errors=True)
                 layout.tidy(directory)
                 return there
             raise FileExistsError(
-                f"{directory} holds an index of something else ({there['made_from']['source']}); choose another "
-                "directory, or replace it with --overwrite"
+                f"{directory} holds an index of something else ({differences(there['made_from'], made_from)}); choose "
+                "another directory, or replace it with --overwrite"
             )
-        if work.exists() and not _same(work / _CORPUS, made_from):
-            say("The build that was begun here is of something else; beginning anew")
+        if work.exists() and (changed := _changed(work / _CORPUS, made_from)):
+            say(f"The build that was begun here is of something else ({changed}); beginning anew")
             shutil.rmtree(work)
         generation = work / "generation"
         generation.mkdir(parents=True, exist_ok=True)
@@ -314,8 +317,9 @@ def _made_queries(store: Store) -> list[str]:
     return [passage.title or " ".join(passage.text.split()[:_WORDS]) for passage in store.take(rows.tolist()).values()]
 
 
-def _same(path: Path, value: Any) -> bool:
-    return path.exists() and json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(value))
+def _changed(path: Path, made_from: Mapping[str, Any]) -> str:
+    """What differs from the build that left `path`; "" if it is the same build."""
+    return differences(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}, made_from)
 
 
 class _Texts(Sequence[str]):

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from jaxretr.data import pair_index, sources
 
@@ -75,3 +76,18 @@ def test_hard_negatives_that_the_data_cannot_meet_are_an_error() -> None:
         german.check_negatives(2)
     with pytest.raises(ValueError, match="at most 0"):
         pair_index.scan(RECORDS).check_negatives(1)
+
+
+def test_data_that_has_changed_in_place_is_scanned_again(tmp_path: Path) -> None:
+    source = tmp_path / "train.jsonl"
+    source.write_text(json.dumps({"id": "q1", "query": "?", "passage": "old"}) + "\n")
+    old = sources.prepare("pairs", data_dir=tmp_path / "data", source=source)
+    first = pair_index.load(old, "train")
+    source.write_text(json.dumps({"id": "q1", "query": "?", "passage": "new"}) + "\n")
+    new = sources.prepare("pairs", data_dir=tmp_path / "data", source=source)
+    assert pair_index.load(new, "train").fingerprint != first.fingerprint
+    for file in new.data_path.glob("*array_record*"):  # such as a bucket's newer data, copied over the old
+        (Path(old.data_path) / file.name).write_bytes(Path(file).read_bytes())
+    assert pair_index.load(sources.builder("pairs", data_dir=tmp_path / "data", source=source), "train") is not first
+    old_again = tfds.builder_from_directory(old.data_path)
+    assert pair_index.load(old_again, "train").fingerprint == pair_index.load(new, "train").fingerprint

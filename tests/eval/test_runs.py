@@ -234,3 +234,14 @@ def test_a_crash_while_writing_leaves_no_half_run(tmp_path: Path, monkeypatch: p
     with pytest.raises(IndexError):
         RunWriter(tmp_path, source, tag="t").write(Ranking(task, np.zeros(passages.shape, np.float32), passages))
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_an_evaluation_of_other_content_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    evaluated(tmp_path, settings=["mono"])
+    source = collection()
+    changed = dataclasses.replace(
+        source, passages=(dataclasses.replace(source.passages[0], text="new"), *source.passages[1:])
+    )
+    with pytest.raises(ValueError, match=r"other content under the name 'made up' \(passages was '\w+', is '\w+'\)"):
+        evaluated(tmp_path, changed, settings=["mono"])
+    assert Results.load(tmp_path).content == source.fingerprint

@@ -123,8 +123,10 @@ def test_kill_9_at_any_moment(tmp_path: Path) -> None:
 def test_the_same_build_again_does_nothing_and_another_is_refused(tmp_path: Path, encoder: Encoder) -> None:
     first = make(tmp_path / "index", encoder)
     assert make(tmp_path / "index", encoder) == first
-    with pytest.raises(FileExistsError, match="holds an index of something else"):
+    with pytest.raises(FileExistsError, match=r"holds an index of something else \(source was 'made', is 'other'\)"):
         make(tmp_path / "index", encoder, source="other")
+    with pytest.raises(FileExistsError, match=r"holds an index of something else \(queries was"):
+        make(tmp_path / "index", encoder, queries=["en3 en21"])
     assert make(tmp_path / "index", encoder, source="other", overwrite=True)["generation"] == "00002"
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["00002", "index.json", "lock"]
 

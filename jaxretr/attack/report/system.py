@@ -14,6 +14,7 @@ from jaxtyping import Float64
 
 from jaxretr.attack.record import TEXTS_FILE, AdversarialText, Record, TrialRecord, Unit, load_texts
 from jaxretr.attack.robustness import PROMOTED, SMALLEST, SUCCESS, WORST
+from jaxretr.eval.compare import check_same_content
 from jaxretr.eval.results import Results, TaskResult, mean
 from jaxretr.eval.significance import bootstrap_interval, influences
 from jaxretr.files import AnyPath
@@ -180,6 +181,7 @@ def check_comparable(systems: Sequence[System]) -> None:
                 f"{first.name} and {system.name} were attacked with different queries or passages; attack all systems "
                 "on the same ones"
             )
+    check_same_content([(system.name, system.results) for system in systems])
     names = [system.name for system in systems]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two systems are called {twice[0]!r}; tell them apart with NAME=DIR")

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import tensorflow_datasets as tfds
 
 from jaxretr.data.sources import files
 from jaxretr.files import AnyPath, as_path, in_bucket, local_copy, name_anywhere, sync_tree
+from jaxretr.fingerprint import stamps
 
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # a tag such as de, zh-CN or sr-Latn
 
@@ -31,7 +31,7 @@ class SourceConfig(tfds.core.BuilderConfig):
     """Base of the builders' settings; subclasses add fields, check them in `validate` and give a readable `label`.
 
     The config's name is the label and a digest of all added fields. A field that holds a `Path` counts by the path and
-    by `fingerprint` of what lies there: other files, or the same ones changed, are prepared anew.
+    by the `stamps` of the files there: other files, or the same ones changed, are prepared anew.
     """
 
     name: str = ""
@@ -60,7 +60,8 @@ class SourceConfig(tfds.core.BuilderConfig):
 class Source(tfds.core.GeneratorBasedBuilder):
     """A TFDS builder of one of the two kinds of records in `jaxretr.data.schema`; subclasses implement `records`."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+    """To be raised whenever a builder makes other records of the same files, or old preparations would be reused."""
     config_class: ClassVar[type[SourceConfig]]
     features: ClassVar[Callable[[], tfds.features.FeaturesDict]]
     description: ClassVar[str]
@@ -124,22 +125,5 @@ def listing(folder: Path) -> str:
     return ", ".join(names[:10] + ["..."] * (len(names) > 10)) or "nothing"
 
 
-def fingerprint(path: Path) -> list[tuple[str, int, int]]:
-    """Name, size in bytes and modification time in ns of a file, or of all visible files below a directory."""
-    if path.is_file():
-        return [_stamp(path, ".")]
-    found = []
-    for folder, below, names in os.walk(path, followlinks=True):  # collections are often put together from links
-        below[:] = sorted(filter(files.is_visible, below))
-        visible = (Path(folder, name) for name in sorted(filter(files.is_visible, names)))
-        found += [_stamp(file, str(file.relative_to(path))) for file in visible if file.is_file()]
-    return found
-
-
-def _stamp(file: Path, name: str) -> tuple[str, int, int]:
-    stat = file.stat()
-    return name, stat.st_size, stat.st_mtime_ns
-
-
 def _identity(value: Any) -> Any:
-    return [name_anywhere(value), fingerprint(value)] if isinstance(value, Path) else value
+    return [name_anywhere(value), stamps(value)] if isinstance(value, Path) else value

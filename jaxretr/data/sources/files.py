@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, cast
 import rich.progress
 from rich.console import Console
 
+from jaxretr.files import is_visible
 from jaxretr.tokenization import clean_text
 
 CONSOLE = Console(stderr=True)  # what a command prints as its result goes to stdout
@@ -28,12 +29,6 @@ File = Path | zipfile.Path
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # JSON's escape of a surrogate; UTF-8 itself has none
-_NEVER_DATA = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
-
-
-def is_visible(name: str) -> bool:
-    """Whether a file or folder of this name can be data: it is not hidden, and no system puts it there on its own."""
-    return not name.startswith((".", "__MACOSX")) and name.lower() not in _NEVER_DATA
 
 
 def visible(folder: File) -> list[Any]:
