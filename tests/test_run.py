@@ -22,7 +22,7 @@ from jaxretr import Encoder, run
 from jaxretr.config import Config, HardeningConfig
 from jaxretr.eval.held_out import HeldOut
 from jaxretr.eval.results import Results
-from jaxretr.locks import DirectoryInUse
+from jaxretr.files import DirectoryInUse
 from jaxretr.train import loop
 from tests import test_tracking, tiny
 
