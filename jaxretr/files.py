@@ -1,4 +1,4 @@
-"""Paths that users give, and files that survive a crash whole, on a disk or in a bucket.
+"""Paths that users give, files that survive a crash whole, and locks, on a disk or in a bucket.
 
 A path is a `pathlib.Path` on a disk, an `epath.Path` in a bucket (`gs://bucket/…`); both have the same methods. Every
 path that a user gives goes through `as_path`. Libraries that need a file on a disk get it from `local_copy`. Every
@@ -9,16 +9,19 @@ import contextlib
 import ctypes
 import datetime
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
 import secrets
+import socket
 import tempfile
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 from etils import epath
@@ -142,6 +145,63 @@ def exchange(first: Path, second: Path) -> None:
     else:
         return
     raise OSError(code, os.strerror(code), str(first), None, str(second))
+
+
+class DirectoryInUse(RuntimeError):
+    """Another process works in a directory."""
+
+
+def lock_directory(directory: Path, remedy: str, *, wait: Callable[[str], None] | None = None) -> IO[str]:
+    """Make this the only holder of the file `lock` in `directory`, which is created if absent; see `unlock_directory`.
+
+    The kernel releases the lock (`flock`) when its holder ends, even if it is killed.
+
+    Args:
+      directory: what the lock protects, by agreement.
+      remedy: what the user can do if another process holds the lock; ends the error's message.
+      wait: is told who holds the lock, and this waits for them; None raises an error instead.
+
+    Raises:
+      DirectoryInUse: another process, or another call in this one, holds the lock.
+    """
+    make_directory(directory)
+    path = directory / "lock"
+    while True:
+        file = path.open("a+")
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                busy = f"{directory} is in use by {file.read() or 'another process'}, which holds {path}; {remedy}"
+                if wait is None:
+                    raise DirectoryInUse(busy) from error
+                wait(busy)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            warnings.warn(f"{path} cannot be locked ({error.strerror}); let only one process work there", stacklevel=2)
+        except BaseException:
+            file.close()
+            raise
+        if _is_open_file(path, file):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            return file
+        file.close()  # its last holder has deleted it meanwhile
+
+
+def unlock_directory(file: IO[str]) -> None:
+    """Release a lock, and delete its file."""
+    Path(file.name).unlink(missing_ok=True)
+    file.close()
+
+
+def _is_open_file(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

@@ -34,7 +34,6 @@ from jaxretr.eval.held_out import Criterion, HeldOut
 from jaxretr.eval.results import Results
 from jaxretr.eval.table import markdown, rich_table
 from jaxretr.files import AnyPath
-from jaxretr.locks import locked
 from jaxretr.model.architecture import Architecture, Pooling
 from jaxretr.model.encode import Encoder
 from jaxretr.model.encoder import Remat
@@ -68,7 +67,7 @@ def train(config: Config) -> AnyPath:
         check_languages(config.data.languages)
     rows = parallel.process_rows(config.train.batch_size)
     criterion = Criterion.parse(config.evaluation.best_measure) if config.evaluation.every_steps else None
-    with locked(output_directory(config), "wait until it has ended or stop it, or set another output_dir"):
+    with parallel.locked(output_directory(config), "wait until it has ended or stop it, or set another output_dir"):
         return _train(config, rows, criterion, started)
 
 

@@ -49,19 +49,19 @@ def study_flags() -> argparse.ArgumentParser:
     add("--output_dir", type=path_flag, default="runs/study", help="models and attacks (default: %(default)s)")
     add("--record", type=path_flag, help="results, figures and, as RECORD.md, the page (default: OUTPUT_DIR/record)")
     add("--collections", type=path_flag, help="published test collections by name (default: DATA_DIR/collections)")
-    add("--data_dir", help="prepared data and models (default: as the design says)")
+    add("--data_dir", type=path_flag, help="prepared data and models (default: as the design says)")
     add("--arms", type=listed, default=(), help="do these only")
     add("--sections", type=listed, default=(), help="measure these only")
     add("--report", action="store_true", help="only draw tables and figures anew")
     return parser
 
 
-def load_study(config: AnyPath | str, data_dir: str | None) -> Study:
+def load_study(config: AnyPath | str, data_dir: AnyPath | None) -> Study:
     """What `get_study()` of a file returns."""
     study: Study = runpy.run_path(str(config))["get_study"]()
     if data_dir is None:
         return study
-    data = dataclasses.replace(study.base.data, data_dir=data_dir)
+    data = dataclasses.replace(study.base.data, data_dir=str(data_dir))
     return dataclasses.replace(study, base=dataclasses.replace(study.base, data=data))
 
 

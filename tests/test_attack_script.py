@@ -12,7 +12,7 @@ import pytest
 from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.record import Record
 from jaxretr.eval.results import Results
-from jaxretr.locks import locked
+from jaxretr.parallel import locked
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "attack.py"
 

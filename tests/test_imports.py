@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxretr"
 LAYERS = [
-    {"types", "config", "files", "fingerprint", "json_lines", "locks", "parallel", "tokenization", "tracking"},
+    {"types", "config", "files", "fingerprint", "json_lines", "parallel", "tokenization", "tracking"},
     {"perturb"},
     {"data", "model"},
     {"train", "retrieval"},

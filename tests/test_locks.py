@@ -1,4 +1,4 @@
-"""`jaxretr.locks`: one process per directory."""
+"""Locks: one process per directory."""
 
 import fcntl
 import os
@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxretr import locks
-from jaxretr.files import as_path
-from jaxretr.locks import DirectoryInUse, in_locked_directory, lock, locked, unlock, wait_for_lock
+from jaxretr.files import DirectoryInUse, as_path, lock_directory, unlock_directory
+from jaxretr.parallel import in_locked_directory, locked
 
 HOLDER = """
 import fcntl, os, sys
@@ -27,13 +26,13 @@ sys.stdin.read()
 
 def test_a_second_holder_is_refused_and_told_who_is_first(tmp_path: Path) -> None:
     directory = tmp_path / "deep" / "run"
-    held = lock(directory, "stop it")
+    held = lock_directory(directory, "stop it")
     message = rf"{directory} is in use by process {os.getpid()} on \S+, which holds {directory / 'lock'}; stop it$"
     with pytest.raises(DirectoryInUse, match=message):
-        lock(directory, "stop it")
-    unlock(held)
+        lock_directory(directory, "stop it")
+    unlock_directory(held)
     assert list(directory.iterdir()) == []
-    unlock(lock(directory, "stop it"))
+    unlock_directory(lock_directory(directory, "stop it"))
 
 
 def test_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
@@ -75,22 +74,22 @@ def test_a_directory_that_stays_empty_is_not_left_behind(tmp_path: Path) -> None
 
 def test_who_waits_gets_the_lock_next(tmp_path: Path) -> None:
     """Also if the file it waited for was deleted: a third process may hold a new one."""
-    order = []
-    held = lock(tmp_path, "stop it")
+    order, said = [], []
+    held = lock_directory(tmp_path, "stop it")
 
     def wait(name: str) -> None:
-        waited = wait_for_lock(tmp_path)
+        waited = lock_directory(tmp_path, "", wait=said.append)
         order.append(f"{name} begins")
         time.sleep(0.05)
         order.append(f"{name} ends")
-        unlock(waited)
+        unlock_directory(waited)
 
     threads = [threading.Thread(target=wait, args=(name,)) for name in "abcd"]
     for thread in threads:
         thread.start()
     time.sleep(0.1)
-    assert order == []
-    unlock(held)
+    assert order == [] and len(said) == 4
+    unlock_directory(held)
     for thread in threads:
         thread.join()
     assert [event.partition(" ")[2] for event in order] == ["begins", "ends"] * 4
@@ -102,13 +101,9 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    said: list[str] = []
-    monkeypatch.setattr(locks, "say", said.append)
-    with locked(tmp_path, "stop it"):
+    message = r"lock cannot be locked \(Operation not supported\); let only one process work there"
+    with pytest.warns(UserWarning, match=message), locked(tmp_path, "stop it"):
         pass
-    assert said == [
-        f"{tmp_path / 'lock'} cannot be locked (Operation not supported); make sure that only one process works there"
-    ]
 
 
 def test_nothing_is_locked_in_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxretr import parallel
 from jaxretr.attack.checks import strength_checks
 from jaxretr.attack.detection import detections
 from jaxretr.attack.embedding.method import Scale
@@ -33,7 +34,6 @@ from jaxretr.eval.results import RESULTS_FILE, Results
 from jaxretr.eval.runs import claim
 from jaxretr.eval.settings import Setting
 from jaxretr.files import AnyPath
-from jaxretr.locks import in_locked_directory
 from jaxretr.model.encode import Encoder
 from jaxretr.tracking import say
 from jaxretr.types import RetrievalSet
@@ -42,7 +42,7 @@ ATTACK_FILE = "attack.json"
 MEASURES = ("AP", "nDCG@10", "RR", "R@1", "R@10")
 
 
-@in_locked_directory
+@parallel.in_locked_directory
 def attack_into(
     output_dir: AnyPath,
     encoder: Encoder,

@@ -33,7 +33,6 @@ from jaxretr.eval.settings import SETTINGS, Setting
 from jaxretr.eval.table import page
 from jaxretr.files import AnyPath, replaced_file, write_json
 from jaxretr.fingerprint import differences
-from jaxretr.locks import in_locked_directory
 from jaxretr.retrieval.embeddings import Encode
 from jaxretr.types import RetrievalSet, ScoredPassage
 
@@ -47,7 +46,7 @@ and passage: 131 million for XQuAD-R, 8 GB."""
 _REPORTED = 10  # passages per query in the report
 
 
-@in_locked_directory
+@parallel.in_locked_directory
 def evaluate_into(
     output_dir: AnyPath,
     collection: RetrievalSet,

@@ -18,7 +18,6 @@ from jaxtyping import Float32, Int
 
 from jaxretr import parallel
 from jaxretr.files import AnyPath, as_path, local_copy, replaced_file, write_json
-from jaxretr.locks import locked
 from jaxretr.tracking import progress_bar, say
 
 Encode = Callable[[Sequence[str]], np.ndarray]
@@ -141,7 +140,7 @@ def embed(
     directory = as_path(directory)
     if not len(texts) or shard_size < 1:
         raise ValueError(f"{len(texts)} texts in shards of {shard_size} to embed into {directory}; expected at least 1")
-    with locked(directory, "wait until it has ended, or embed into another directory"):
+    with parallel.locked(directory, "wait until it has ended, or embed into another directory"):
         return _embed(texts, encode, directory, fingerprint, shard_size)
 
 

@@ -23,8 +23,18 @@ from jaxretr.data.sources.mmarco import Mmarco
 from jaxretr.data.sources.mrtydi import MrTydi
 from jaxretr.data.sources.pairs import Pairs
 from jaxretr.data.sources.parallel_beir import ParallelBeir
-from jaxretr.files import AnyPath, as_path, disk_place, in_bucket, local_copy, sync_directory, upload_directory
-from jaxretr.locks import unlock, wait_for_lock
+from jaxretr.files import (
+    AnyPath,
+    as_path,
+    disk_place,
+    in_bucket,
+    local_copy,
+    lock_directory,
+    sync_directory,
+    unlock_directory,
+    upload_directory,
+)
+from jaxretr.tracking import say
 
 BUILDERS: dict[str, type[Source]] = {
     "libreoffice_help": LibreOfficeHelp,
@@ -97,13 +107,13 @@ def _prepared(name: str, data_dir: AnyPath, values: dict[str, Any]) -> Source:
         return builder(name, data_dir=on_disk, **values)  # a builder looks for data when it is made
     prepared = Path(made.data_dir)
     if not prepared.exists():
-        held = wait_for_lock(prepared.parent)  # of two processes that prepare the same data, one finds it prepared
+        held = lock_directory(prepared.parent, "waiting for it", wait=say)
         try:
             made = builder(name, data_dir=on_disk, **values)
             made.download_and_prepare(download_dir=on_disk / "downloads", file_format=tfds.core.FileFormat.ARRAY_RECORD)
             sync_directory(prepared.parent)
         finally:
-            unlock(held)
+            unlock_directory(held)
     if kept:
         upload_directory(Path(made.data_dir), kept, last=_LAST)
     return made

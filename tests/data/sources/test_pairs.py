@@ -8,7 +8,6 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from jaxretr import locks
 from jaxretr.data import schema, sources
 from jaxretr.data.sources import pair_rows
 from jaxretr.data.sources.pairs import Pairs
@@ -58,7 +57,7 @@ def test_of_two_processes_that_prepare_the_same_data_one_finds_it_prepared(tmp_p
         return records(self, downloads)
 
     monkeypatch.setattr(Pairs, "records", slow)
-    monkeypatch.setattr(locks, "say", lambda text: waiting.set())
+    monkeypatch.setattr(sources, "say", lambda text: waiting.set())
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
         assert [len(found) for found in threads.map(prepare, [source, source])] == [1, 1]
     assert calls == ["pairs"]
