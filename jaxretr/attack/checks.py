@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxretr.attack.embedding.method import EmbeddingAttack, Scale, measure_scale
-from jaxretr.attack.embedding.queries import attack_queries
+from jaxretr.attack.gradient.apgd import APGD
+from jaxretr.attack.gradient.attack import GradientAttack, Scale, measure_scale
+from jaxretr.attack.gradient.pgd import RANDOM
+from jaxretr.attack.gradient.queries import attack_queries
 from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.record import Check
-from jaxretr.attack.robustness import TOP
-from jaxretr.attack.victim import Attacked, Victim, margin
+from jaxretr.attack.result import AttackResult
+from jaxretr.attack.victim import TOP, Victim, margin
 from jaxretr.eval.settings import Task
 
 UNBOUNDED = 3.0
@@ -65,20 +67,20 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
             "there is nothing to lose; check with more queries"
         )
 
-    def tried(attack: EmbeddingAttack, some: Task = task, budgets: tuple[float, ...] = _BUDGETS) -> _Tried:
+    def tried(attack: GradientAttack, some: Task = task, budgets: tuple[float, ...] = _BUDGETS) -> _Tried:
         found = [_attacked(victim, some, attack, rho, options, scale) for rho in budgets]
         looked_at = victim.candidates(some)
         margins = [margin(one.embeddings, victim.corpus(some), looked_at, TOP) for one in found]
         return _Tried(np.array(margins), sum(one.notes.get("zero_gradients", 0.0) for one in found))
 
-    method = options.method("pgd")
-    fgm, pgd = tried(options.method("fgm")), tried(method)
-    apgd = tried(dataclasses.replace(method, method="apgd", steps=_equal_steps(method.steps)))
-    more_steps = tried(dataclasses.replace(method, steps=2 * method.steps))
-    more_restarts = tried(dataclasses.replace(method, restarts=method.restarts + 1))
+    pgd_attack = options.gradient_attack("pgd")
+    fgm, pgd = tried(options.gradient_attack("fgm")), tried(pgd_attack)
+    apgd = tried(dataclasses.replace(pgd_attack, algorithm=APGD, steps=_equal_steps(pgd_attack.steps)))
+    more_steps = tried(dataclasses.replace(pgd_attack, steps=2 * pgd_attack.steps))
+    more_restarts = tried(dataclasses.replace(pgd_attack, restarts=pgd_attack.restarts + 1))
     one = (options.reference_rho,)  # a random point costs a forward pass
-    random = tried(dataclasses.replace(method, method="random", steps=DRAWS, restarts=1), few, one)
-    drawn_pgd = tried(method, few, one)
+    random = tried(dataclasses.replace(pgd_attack, algorithm=RANDOM, steps=DRAWS, restarts=1), few, one)
+    drawn_pgd = tried(pgd_attack, few, one)
     curves = {
         name: (_BUDGETS, tuple((tried_one.lost(had) / had.sum()).tolist()))
         for name, tried_one in (("FGM", fgm), ("PGD", pgd), ("APGD", apgd))
@@ -121,7 +123,7 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
     )
     yield converged(more_steps, f"{2 * options.steps} steps find no more than {options.steps}")
     yield converged(more_restarts, f"{options.restarts + 1} restarts find no more than {options.restarts}")
-    gradients = method.gradients * len(task.queries) * len(_BUDGETS)
+    gradients = pgd_attack.gradients * len(task.queries) * len(_BUDGETS)
     yield Check(
         "gradients do not vanish",
         pgd.zero_gradients <= CONVERGED * gradients,
@@ -142,8 +144,8 @@ def first_queries(task: Task, count: int) -> Task:
 
 
 def _attacked(
-    victim: Victim, task: Task, attack: EmbeddingAttack, rho: float, options: AttackOptions, scale: Scale
-) -> Attacked:
+    victim: Victim, task: Task, attack: GradientAttack, rho: float, options: AttackOptions, scale: Scale
+) -> AttackResult:
     return attack_queries(
         victim,
         task,

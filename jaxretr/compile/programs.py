@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxretr import parallel
-from jaxretr.attack.embedding import InfoNCE, QueryObjective, Target
-from jaxretr.attack.embedding.method import EmbeddingAttack, on_one_device
-from jaxretr.attack.embedding.objective import AttackedEncoder
+from jaxretr.attack.gradient import InfoNCE, QueryObjective, Target
+from jaxretr.attack.gradient.attack import GradientAttack, on_one_device
+from jaxretr.attack.gradient.objective import SplitEncoder
+from jaxretr.attack.gradient.pgd import PGD
 from jaxretr.attack.victim import HARD_NEGATIVES
 from jaxretr.compile import flops
 from jaxretr.config import Config
@@ -28,7 +29,7 @@ from jaxretr.types import TokenBatch
 ENCODED_TOKENS = 32 * 128
 """Tokens that a device encodes at once, as `Encoder.encode_query` counts them."""
 
-ATTACK = EmbeddingAttack("pgd", steps=20)
+ATTACK = GradientAttack(PGD, steps=20)
 _ATTACKED_TOKENS = 8 * 128
 _SPECIAL_IDS = (0, 1, 2, 3)  # how many there are decides nothing but a few comparisons
 
@@ -97,7 +98,7 @@ def attack_program(config: Config, architecture: Architecture, devices: Sequence
     """`ATTACK` on queries of full length, in float32 as attacks are by default."""
     length = config.model.query_max_len
     batch, candidates = max(1, _ATTACKED_TOKENS // length), HARD_NEGATIVES + 1
-    objective = QueryObjective(AttackedEncoder(functions(architecture)), InfoNCE(config.train.temperature))
+    objective = QueryObjective(SplitEncoder(functions(architecture)), InfoNCE(config.train.temperature))
     attack = on_one_device(ATTACK, objective, _target, _SPECIAL_IDS)
     run = parallel.pmap(attack, in_axes=(None, 0, 0, 0, 0, 0), devices=devices)
     rows = (len(devices), batch)
@@ -107,7 +108,7 @@ def attack_program(config: Config, architecture: Architecture, devices: Sequence
     asked = flops.pgd(architecture, length, batch, ATTACK.steps)
     return Program(
         "attack",
-        f"{ATTACK.method} of {ATTACK.steps} steps on {batch} queries of {length} tokens, float32",
+        f"{ATTACK.algorithm.name} of {ATTACK.steps} steps on {batch} queries of {length} tokens, float32",
         batch,
         lambda: run.lower(param_shapes(architecture), *_tokens(*rows, length), fixed, _array(rows, jnp.float32), keys),
         asked,

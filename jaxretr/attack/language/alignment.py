@@ -12,7 +12,6 @@ import numpy as np
 import regex
 from jaxtyping import Float32
 
-from jaxretr.attack.hidden import token_vectors
 from jaxretr.model.encode import Encoder
 from jaxretr.tokenization import clean_text
 
@@ -63,7 +62,7 @@ def embed_words(encoder: Encoder, texts: Sequence[str], languages: Sequence[str]
         max_length=encoder.max_length,
         return_offsets_mapping=True,
     )
-    vectors = token_vectors(encoder, encoded["input_ids"])
+    vectors = encoder.token_vectors(encoded["input_ids"])
     found = []
     for text, language, offsets, of_tokens in zip(texts, languages, encoded["offset_mapping"], vectors, strict=True):
         pieces = [

@@ -1,6 +1,6 @@
 """Code mixing: words and phrases of a query replaced by those of its translations.
 
-In: a `Victim` of a collection with parallel queries, one of its tasks. Out: `Attacked`, with the mixed texts. After
+In: a `Victim` of a collection with parallel queries, one of its tasks. Out: `AttackResult`, with the mixed texts. After
 the phrase-level attack Bumblebee of Tan and Joty (2021, "Code-Mixing on Sesame Street"): phrases come from aligned
 translations, and a beam search chooses them. The aligner here is the attacked encoder itself.
 """
@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxretr.attack.language.alignment import WITHOUT_BLANKS, Words, align, embed_words, phrases
-from jaxretr.attack.language.parallel_queries import translations
-from jaxretr.attack.search import attacked_by_texts, score_lists, score_of
-from jaxretr.attack.victim import Attacked, Victim
+from jaxretr.attack.language.switch import translations
+from jaxretr.attack.result import AttackResult
+from jaxretr.attack.text.search import attacked_by_texts, score_lists, score_of
+from jaxretr.attack.victim import Victim
 from jaxretr.eval.settings import Task
 from jaxretr.perturb.text.edits import TokenIds, generator
 
@@ -42,7 +43,7 @@ def code_mixing(
     budget: int = 64,
     seed: int = 0,
     margin_k: int = 10,
-) -> Attacked:
+) -> AttackResult:
     """Replaces words of every query so that the attacker gains most.
 
     The beam search adds swap after swap: in each round every query in the beam is tried with every further swap, or

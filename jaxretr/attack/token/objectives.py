@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32
 
-from jaxretr.attack.embedding.losses import Loss
+from jaxretr.attack.gradient.losses import Loss
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Similarity:
 
 
 class Judged(NamedTuple):
-    """Passages of each query that decide whether it is lost; see `jaxretr.attack.embedding.losses`."""
+    """Passages of each query that decide whether it is lost; see `jaxretr.attack.gradient.losses`."""
 
     passages: Float32[Array, "texts candidates dim"]
     relevant: Bool[Array, "texts candidates"]

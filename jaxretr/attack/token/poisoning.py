@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Float32
 from scipy.cluster.vq import ClusterError, kmeans2
 
+from jaxretr.attack.token.decoding import Triggers, best_strings
 from jaxretr.attack.token.engine import Engine
 from jaxretr.attack.token.objectives import Similarity
 from jaxretr.attack.token.schedules import HOTFLIP, Schedule
 from jaxretr.attack.token.search import search
-from jaxretr.attack.token.strings import Triggers, best_strings
 from jaxretr.attack.token.template import Frame, Template, make_template
 from jaxretr.files import AnyPath
 from jaxretr.model.encode import Encoder

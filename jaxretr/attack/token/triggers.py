@@ -7,11 +7,11 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float32
 
+from jaxretr.attack.token.decoding import Triggers, best_strings
 from jaxretr.attack.token.engine import Engine, Objective
 from jaxretr.attack.token.objectives import Similarity
 from jaxretr.attack.token.schedules import HOTFLIP, Schedule
 from jaxretr.attack.token.search import search
-from jaxretr.attack.token.strings import Triggers, best_strings
 from jaxretr.attack.token.template import Frame, Role, Template, make_template
 from jaxretr.files import AnyPath
 from jaxretr.model.encode import Encoder

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from jaxretr.attack.embedding import Attack, apgd, fgm, pgd, random_draws
+from jaxretr.attack.gradient import BestPerturbation, apgd, fgm, pgd, random_draws
 from jaxretr.perturb import balls
-from tests.attack.embedding.models import (
+from tests.attack.gradient.models import (
     HIDDEN,
     LENGTH,
     NORMS,
@@ -28,7 +28,7 @@ SEARCHES = {
 }
 
 
-def run(name: str, objective, context, embeds, epsilon, *, norm: str, seed: int = 0) -> Attack:
+def run(name: str, objective, context, embeds, epsilon, *, norm: str, seed: int = 0) -> BestPerturbation:
     arguments = (objective, context, jnp.asarray(embeds), jnp.asarray(some_attackable()), epsilon)
     if name == "fgm":
         return fgm(*arguments, norm=norm)

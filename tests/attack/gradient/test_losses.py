@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jaxretr.attack.embedding.losses import InfoNCE, Loss, Margin, SmoothRank
-from tests.attack.embedding.models import normal
+from jaxretr.attack.gradient.losses import InfoNCE, Loss, Margin, SmoothRank
+from tests.attack.gradient.models import normal
 
 RELEVANT = np.array([[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 1]], bool)
 IRRELEVANT = np.array([[0, 1, 1, 1, 1], [1, 0, 0, 1, 0], [1, 1, 0, 0, 0]], bool)

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from jaxretr.attack.embedding import pgd, pooled_radii
-from tests.attack.embedding.models import keys, normal, pooled_margin
+from jaxretr.attack.gradient import pgd, pooled_radii
+from tests.attack.gradient.models import keys, normal, pooled_margin
 
 QUERIES, PASSAGES, DIM = 12, 60, 8
 

@@ -7,16 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxretr.attack.embedding.losses import Margin
-from jaxretr.attack.embedding.method import EmbeddingAttack, Scale, measure_scale, special_ids
-from jaxretr.attack.embedding.passages import PROMOTED_FROM, attack_passages, chosen_passages
-from jaxretr.attack.embedding.queries import attack_language_bias, attack_queries
+from jaxretr.attack.gradient.apgd import APGD
+from jaxretr.attack.gradient.attack import GradientAttack, Scale, measure_scale, special_ids
+from jaxretr.attack.gradient.losses import Margin
+from jaxretr.attack.gradient.passages import PROMOTED_FROM, attack_passages, attacked_passages
+from jaxretr.attack.gradient.pgd import FGM, PGD, RANDOM
+from jaxretr.attack.gradient.queries import attack_language_bias, attack_queries
 from jaxretr.attack.victim import Victim, margin, relevant_passages
 from jaxretr.model.encode import Encoder
 from jaxretr.model.functions import EncoderFunctions
 from tests.attack.parallel_questions import collection, encoder, victim
 
-PGD = EmbeddingAttack("pgd", steps=4)
+ATTACK = GradientAttack(PGD, steps=4)
 LOSS = Margin(3)
 
 
@@ -46,7 +48,7 @@ def test_the_scale_is_the_mean_norm_of_tokens_that_are_not_special() -> None:
 @pytest.mark.parametrize("layer", ["word", "post_ln"])
 def test_perturbations_stay_in_their_ball_and_off_special_tokens(layer: str) -> None:
     task = victim().tasks[0]
-    attack = dataclasses.replace(PGD, layer=layer)
+    attack = dataclasses.replace(ATTACK, layer=layer)
     found = attack_queries(victim(), task, attack, rho=0.5, scale=Scale(2.0, 1.0), loss=LOSS, seed=0)
     ids = encoder().query_tokenization([query.text for query in victim().asked(task)])
     for row, delta in zip(ids, found.deltas, strict=True):
@@ -60,7 +62,7 @@ def test_perturbations_stay_in_their_ball_and_off_special_tokens(layer: str) -> 
 
 def test_a_query_does_not_depend_on_its_batch() -> None:
     task = victim().tasks[0]
-    whole = attack_queries(victim(), task, PGD, rho=0.3, scale=scale(), loss=LOSS, seed=0)
+    whole = attack_queries(victim(), task, ATTACK, rho=0.3, scale=scale(), loss=LOSS, seed=0)
     keep = task.judged_query == 2
     alone = dataclasses.replace(
         task,
@@ -69,15 +71,15 @@ def test_a_query_does_not_depend_on_its_batch() -> None:
         judged_passage=task.judged_passage[keep],
         grade=task.grade[keep],
     )
-    found = attack_queries(victim(), alone, PGD, rho=0.3, scale=scale(), loss=LOSS, seed=0)
+    found = attack_queries(victim(), alone, ATTACK, rho=0.3, scale=scale(), loss=LOSS, seed=0)
     np.testing.assert_allclose(found.deltas[0], whole.deltas[2], atol=1e-4)
     np.testing.assert_allclose(found.embeddings[0], whole.embeddings[2], atol=1e-4)
 
 
 def test_without_a_budget_the_queries_are_the_clean_ones() -> None:
     task = victim().tasks[0]
-    for method in ("random", "apgd"):
-        attack = EmbeddingAttack(method, steps=2)
+    for algorithm in (RANDOM, APGD):
+        attack = GradientAttack(algorithm, steps=2)
         found = attack_queries(victim(), task, attack, rho=0.0, scale=scale(), loss=LOSS, seed=0)
         np.testing.assert_allclose(found.embeddings, victim().queries[task.queries], atol=1e-6)
         assert not any(delta.any() for delta in found.deltas)
@@ -85,21 +87,21 @@ def test_without_a_budget_the_queries_are_the_clean_ones() -> None:
 
 def test_a_query_lost_within_a_smaller_budget_keeps_its_perturbation() -> None:
     task = victim().tasks[0]
-    small = attack_queries(victim(), task, PGD, rho=0.1, scale=scale(), loss=LOSS, seed=0)
+    small = attack_queries(victim(), task, ATTACK, rho=0.1, scale=scale(), loss=LOSS, seed=0)
     candidates = victim().candidates(task)
     lost = margin(small.embeddings, victim().corpus(task), candidates, 3) > 0
     assert lost.any() and not lost.all()
-    large = attack_queries(victim(), task, PGD, rho=0.6, scale=scale(), loss=LOSS, seed=0, smaller=small, lost_at=3)
+    large = attack_queries(victim(), task, ATTACK, rho=0.6, scale=scale(), loss=LOSS, seed=0, smaller=small, lost_at=3)
     np.testing.assert_array_equal(large.embeddings[lost], small.embeddings[lost])
     np.testing.assert_array_equal(large.forward_passes > 0, ~lost)
-    fresh = attack_queries(victim(), task, PGD, rho=0.6, scale=scale(), loss=LOSS, seed=0)
+    fresh = attack_queries(victim(), task, ATTACK, rho=0.6, scale=scale(), loss=LOSS, seed=0)
     np.testing.assert_allclose(large.embeddings[~lost], fresh.embeddings[~lost], atol=1e-4)
 
 
 @pytest.mark.parametrize("goal", ["demote", "promote"])
 def test_an_attacked_passage_falls_or_rises(goal: str) -> None:
     task = victim().tasks[0]
-    chosen = chosen_passages(victim(), task, goal)
+    chosen = attacked_passages(victim(), task, goal)
     queries, corpus = victim().queries[task.queries], victim().corpus(task)
     for query, passage, own in zip(queries, chosen, relevant_passages(task), strict=True):
         scores = corpus @ query
@@ -108,14 +110,14 @@ def test_an_attacked_passage_falls_or_rises(goal: str) -> None:
         else:  # the corpus is smaller than PROMOTED_FROM: the last of the irrelevant ones
             assert len(corpus) < PROMOTED_FROM
             assert passage == min(set(range(len(corpus))) - set(own.tolist()), key=scores.__getitem__)
-    found = attack_passages(victim(), task, PGD, goal=goal, rho=0.5, scale=scale(), seed=0)
+    found = attack_passages(victim(), task, ATTACK, goal=goal, rho=0.5, scale=scale(), seed=0)
     before, after = (np.sum(queries * some, axis=1) for some in (corpus[chosen], found.embeddings))
     assert np.all(after > before) if goal == "promote" else np.all(after < before)
 
 
 def test_the_own_language_fills_the_top_at_the_relevance_there_was() -> None:
     task = victim().tasks[0]
-    found = attack_language_bias(victim(), task, PGD, rho=0.5, scale=scale(), seed=0)
+    found = attack_language_bias(victim(), task, ATTACK, rho=0.5, scale=scale(), seed=0)
     own = victim().pool.languages.index(task.query_language) == victim().pool.language_numbers()
     relevant = relevant_passages(task)
 
@@ -141,13 +143,13 @@ def test_a_model_without_a_gradient_is_an_error() -> None:
     made = encoder().functions
     rounded = Rounded(made.architecture, made.dtype, made.remat, made.dropout_rate)
     with pytest.raises(ValueError, match="gradient is exactly zero at all 4 points of all 9 texts"):
-        attack_queries(with_functions(rounded), victim().tasks[1], PGD, rho=0.1, scale=scale(), loss=LOSS, seed=0)
+        attack_queries(with_functions(rounded), victim().tasks[1], ATTACK, rho=0.1, scale=scale(), loss=LOSS, seed=0)
 
 
 def test_negative_budgets_and_half_precision_are_errors() -> None:
     task = victim().tasks[0]
     with pytest.raises(ValueError, match="the radius is -.*, expected 0 or more"):
-        attack_queries(victim(), task, PGD, rho=-0.1, scale=scale(), loss=LOSS, seed=0)
+        attack_queries(victim(), task, ATTACK, rho=-0.1, scale=scale(), loss=LOSS, seed=0)
     half = dataclasses.replace(encoder().functions, dtype="bfloat16")
     with pytest.raises(ValueError, match="attacks need float32"):
         Victim.of(with_functions(half).encoder, collection(), "multi")
@@ -155,7 +157,7 @@ def test_negative_budgets_and_half_precision_are_errors() -> None:
 
 def test_one_compilation_serves_all_budgets() -> None:
     task = victim().tasks[0]
-    attack_queries(victim(), task, PGD, rho=0.11, scale=scale(), loss=LOSS, seed=0)
+    attack_queries(victim(), task, ATTACK, rho=0.11, scale=scale(), loss=LOSS, seed=0)
     compiled: list[str] = []
 
     def listen(event: str, duration: float, **_: object) -> None:
@@ -164,14 +166,14 @@ def test_one_compilation_serves_all_budgets() -> None:
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        attack_queries(victim(), task, PGD, rho=0.12, scale=scale(), loss=LOSS, seed=1)
+        attack_queries(victim(), task, ATTACK, rho=0.12, scale=scale(), loss=LOSS, seed=1)
     finally:
         jax.monitoring.clear_event_listeners()
     assert not compiled
 
 
 def test_forward_passes_are_counted() -> None:
-    assert EmbeddingAttack("fgm").forward_passes == 4
-    assert EmbeddingAttack("pgd", steps=20, restarts=2).forward_passes == 2 * 61 + 1
-    assert EmbeddingAttack("apgd", steps=19).forward_passes == 61
-    assert EmbeddingAttack("random", steps=50).forward_passes == 51
+    assert GradientAttack(FGM).forward_passes == 4
+    assert GradientAttack(PGD, steps=20, restarts=2).forward_passes == 2 * 61 + 1
+    assert GradientAttack(APGD, steps=19).forward_passes == 61
+    assert GradientAttack(RANDOM, steps=50).forward_passes == 51

@@ -1,15 +1,15 @@
-"""How a gradient attack is made, and running one over any number of texts of any length.
+"""Run a gradient attack on any number of texts of any length.
 
-In: an `EmbeddingAttack`, token ids of texts, what stays fixed for each, and radii. Out: `Perturbed`, in the order of
-the texts. Texts go through in batches of a few shapes, spread over the devices of this process; each shape compiles
-once, whatever the radii.
+Input: a `GradientAttack`, token ids of texts, what stays fixed for each text, and a radius. Output: `Perturbed`, in the
+order of the texts. The texts run in batches of a few shapes, spread over the devices of this process. Each shape
+compiles once for all radii.
 """
 
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,43 +17,37 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from jaxretr import parallel
-from jaxretr.attack.embedding.apgd import apgd
-from jaxretr.attack.embedding.gradient import fgm, pgd, random_draws
-from jaxretr.attack.embedding.objective import AttackedEncoder, Layer
-from jaxretr.attack.embedding.space import Attack
+from jaxretr.attack.gradient.objective import Layer, SplitEncoder
+from jaxretr.attack.gradient.pgd import PGD
+from jaxretr.attack.gradient.space import Algorithm, BestPerturbation
 from jaxretr.model.encode import Encoder, plan_batches
 from jaxretr.perturb.balls import Norm, attackable, mean_row_norm, nearest_row_distance
 from jaxretr.tokenization import Tokenization
 from jaxretr.tracking import progress_bar
 
-Method = Literal["random", "fgm", "pgd", "apgd"]
-_BATCH_SIZE = 8  # texts of 128 tokens on one device; a gradient keeps about ten times what encoding does
+_BATCH_SIZE = 8  # texts of 128 tokens per device; a gradient keeps about ten times what encoding keeps
 
 
 @dataclass(frozen=True)
-class EmbeddingAttack:
+class GradientAttack:
     """An attack on token vectors, without its radius.
 
     Attributes:
-      method: `random` (the best of `steps` draws), `fgm` (with `linf`, this is FGSM), `pgd` or `apgd`.
-      norm: which ball, see `jaxretr.perturb.balls`.
-      layer: which vectors, see `jaxretr.attack.embedding.objective`.
-      steps: of each restart; draws of `random`; `fgm` has one.
-      restarts: from random points of the ball.
+      algorithm: the search, such as `PGD`.
+      norm: norm of the ball, see `jaxretr.perturb.balls`.
+      layer: the perturbed token vectors, see `jaxretr.attack.gradient.objective`.
+      steps: steps per restart; draws of `RANDOM`; `FGM` ignores them.
+      restarts: random starting points in the ball.
     """
 
-    method: Method = "pgd"
+    algorithm: Algorithm = PGD
     norm: Norm = "token_l2"
     layer: Layer = "word"
     steps: int = 20
     restarts: int = 1
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("method", self.method, get_args(Method)),
-            ("norm", self.norm, get_args(Norm)),
-            ("layer", self.layer, get_args(Layer)),
-        ):
+        for name, value, known in (("norm", self.norm, get_args(Norm)), ("layer", self.layer, get_args(Layer))):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; expected one of {', '.join(known)}")
         for name in ("steps", "restarts"):
@@ -62,43 +56,30 @@ class EmbeddingAttack:
 
     @property
     def gradients(self) -> int:
-        """Gradients taken for each text."""
-        runs = {"random": 0, "fgm": 1, "pgd": self.restarts * self.steps, "apgd": self.restarts * (self.steps + 1)}
-        return runs[self.method]
+        """Gradients per text."""
+        return self.algorithm.gradients(self.steps, self.restarts)
 
     @property
     def forward_passes(self) -> int:
-        """Cost for each text in encodings of it; a gradient counts as three."""
-        values = {"random": self.steps * self.restarts + 1, "fgm": 1, "pgd": self.restarts + 1, "apgd": 1}
-        return 3 * self.gradients + values[self.method]
+        """Cost per text in encodings of this text; a gradient counts as three."""
+        return 3 * self.gradients + self.algorithm.values(self.steps, self.restarts)
 
     def run(
-        self,
-        objective: Any,
-        context: Any,
-        vectors: jax.Array,
-        free: jax.Array,
-        epsilon: jax.Array,
-        keys: jax.Array,
-    ) -> Attack:
-        """The attack on one batch; arguments as in `jaxretr.attack.embedding.gradient`."""
-        batch = (objective, context, vectors, free, epsilon)
-        match self.method:
-            case "fgm":
-                return fgm(*batch, norm=self.norm)
-            case "random":
-                return random_draws(*batch, keys, norm=self.norm, draws=self.steps * self.restarts)
-        search = {"pgd": pgd, "apgd": apgd}[self.method]
-        return search(*batch, keys, norm=self.norm, steps=self.steps, restarts=self.restarts)
+        self, objective: Any, context: Any, vectors: jax.Array, free: jax.Array, epsilon: jax.Array, keys: jax.Array
+    ) -> BestPerturbation:
+        """Attack one batch; arguments as in `jaxretr.attack.gradient.pgd`."""
+        return self.algorithm.search(
+            objective, context, vectors, free, epsilon, keys, norm=self.norm, steps=self.steps, restarts=self.restarts
+        )
 
 
 class Scale(NamedTuple):
-    """The lengths that give radii a meaning on one checkpoint.
+    """The length scale of one checkpoint: radii are shares of it.
 
     Attributes:
       row_norm: mean L2 norm of the vectors that may be perturbed.
-      nearest_row: median L2 distance of their tokens' word embeddings to the nearest other row of the table; NaN
-        after LayerNorm, where a token has no one vector.
+      nearest_row: median L2 distance from the word embedding of their tokens to the nearest other row of the table; NaN
+        for the layer `post_ln`, where a token has no single vector.
     """
 
     row_norm: float
@@ -106,13 +87,13 @@ class Scale(NamedTuple):
 
 
 class Perturbed(NamedTuple):
-    """What was found for each text.
+    """The best perturbation of each text.
 
     Attributes:
-      deltas: perturbation of each text's tokens, float32 [tokens, hidden], special tokens included.
-      embeddings: of the perturbed texts.
-      loss: the objective there.
-      zero_gradients: at how many points the gradient was exactly zero.
+      deltas: perturbation of each text's token vectors, float32 [tokens, hidden], special tokens included.
+      embeddings: embeddings of the perturbed texts.
+      loss: the objective at the perturbation.
+      zero_gradients: number of points at which the gradient was exactly zero.
     """
 
     deltas: tuple[np.ndarray, ...]
@@ -122,19 +103,19 @@ class Perturbed(NamedTuple):
 
 
 def special_ids(encoder: Encoder) -> tuple[int, ...]:
-    """Ids of the tokens that are never perturbed."""
+    """Ids of the special tokens, which are never perturbed."""
     return tuple(sorted(encoder.tokenizer.all_special_ids))
 
 
 def measure_scale(encoder: Encoder, ids: Sequence[Sequence[int]], layer: Layer) -> Scale:
-    """The scale of a checkpoint over texts, given as token ids."""
+    """Measure the scale of a checkpoint over texts, given as token ids."""
     tokenization = encoder.query_tokenization
-    specials, cut = special_ids(encoder), AttackedEncoder(encoder.functions, layer)
+    specials, split = special_ids(encoder), SplitEncoder(encoder.functions, layer)
     total, count = 0.0, 0
     for batch in plan_batches([len(row) for row in ids], tokenization.buckets, 32):
         tokens, mask = map(jnp.asarray, tokenization.pad([ids[row] for row in batch.rows], batch.length))
         free = attackable(tokens, mask, specials)
-        total += float(mean_row_norm(cut.clean(encoder.params, tokens, mask), free)) * int(free.sum())
+        total += float(mean_row_norm(split.clean(encoder.params, tokens, mask), free)) * int(free.sum())
         count += int(free.sum())
     if not count:
         raise ValueError("no text has a token that may be perturbed; give texts that are not empty")
@@ -148,7 +129,7 @@ def measure_scale(encoder: Encoder, ids: Sequence[Sequence[int]], layer: Layer) 
 def perturb(
     encoder: Encoder,
     tokenization: Tokenization,
-    attack: EmbeddingAttack,
+    attack: GradientAttack,
     objective: Any,
     context: Callable[[Any, jax.Array, Any], Any],
     ids: Sequence[Sequence[int]],
@@ -159,24 +140,24 @@ def perturb(
     seed: int,
     description: str,
 ) -> Perturbed:
-    """Attacks every text.
+    """Attack every text.
 
     Args:
-      encoder: its parameters are the model.
-      tokenization: whose ids these are.
-      attack: how.
-      objective: (context, vectors) -> values; has an `AttackedEncoder` as `encoder`. Hashable.
-      context: (params, mask, rows of `fixed`) -> the objective's context. A function of a module, not a lambda: it
-        decides the compilation.
+      encoder: the attacked model.
+      tokenization: the tokenization that made `ids`.
+      attack: the search.
+      objective: (context, vectors) -> one value per text; hashable. Its attribute `encoder` is a `SplitEncoder`.
+      context: (params, mask, rows of `fixed`) -> the objective's context. Must be a module-level function, not a
+        lambda, because it is part of the compilation key.
       ids: token ids of each text.
-      fixed: pytree of numpy arrays with a row for each text.
+      fixed: pytree of numpy arrays with one row per text.
       epsilon: radius.
-      names: of the texts: a text's random numbers follow from its name and the seed.
-      seed: of all random numbers.
-      description: for the progress bar.
+      names: names of the texts. A text's random numbers depend on its name and the seed alone.
+      seed: seed of all random numbers.
+      description: label of the progress bar.
 
     Raises:
-      ValueError: for a negative radius, or where no gradient reaches the token vectors of any text.
+      ValueError: the radius is negative, or the gradient of every text is zero at every point.
     """
     if not epsilon >= 0:
         raise ValueError(f"the radius is {epsilon}, expected 0 or more; give a budget that is not negative")
@@ -193,9 +174,9 @@ def perturb(
         for batch in plan_batches([len(row) for row in ids], tokenization.buckets, _BATCH_SIZE):
             rows = np.concatenate([batch.rows, np.full(batch.size - len(batch.rows), batch.rows[0])])
             tokens = tokenization.pad([ids[row] for row in rows], batch.length)
-            own = jax.tree.map(lambda leaf: leaf[rows], fixed)  # noqa: B023 - used within this turn
+            batch_fixed = jax.tree.map(lambda leaf: leaf[rows], fixed)  # noqa: B023 - called within this iteration
             radii = np.full(batch.size, epsilon, np.float32)
-            found = run(encoder.params, *parallel.split((*tokens, own, radii, keys[rows])))
+            found = run(encoder.params, *parallel.split((*tokens, batch_fixed, radii, keys[rows])))
             delta, vectors, value, zero = (parallel.merge(part)[: len(batch.rows)] for part in found)
             for row, change in zip(batch.rows, delta, strict=True):
                 deltas[row] = change[: len(ids[row])]
@@ -210,16 +191,18 @@ def perturb(
     return Perturbed(tuple(deltas), embeddings, loss, dead)
 
 
-def on_one_device(attack: EmbeddingAttack, objective: Any, context: Callable, specials: tuple[int, ...]) -> Callable:
-    """What a device does with its texts: (params, ids, mask, rows of `fixed`, radii, keys) -> the parts of `Perturbed`.
+def on_one_device(attack: GradientAttack, objective: Any, context: Callable, specials: tuple[int, ...]) -> Callable:
+    """Build the per-device function (params, ids, mask, rows of `fixed`, radii, keys) -> the fields of `Perturbed`.
 
-    Arguments as in `perturb`; `specials` as `special_ids` gives them.
+    Args:
+      attack, objective, context: as in `perturb`.
+      specials: ids that are never perturbed, see `special_ids`.
     """
 
     def run(params, ids, mask, fixed, epsilon, keys):  # type: ignore[no-untyped-def]
-        around = context(params, mask, fixed)
+        objective_context = context(params, mask, fixed)
         vectors = objective.encoder.clean(params, ids, mask)
-        found = attack.run(objective, around, vectors, attackable(ids, mask, specials), epsilon, keys)
+        found = attack.run(objective, objective_context, vectors, attackable(ids, mask, specials), epsilon, keys)
         return (
             found.delta,
             objective.encoder.encode(params, vectors + found.delta, mask),
@@ -231,6 +214,6 @@ def on_one_device(attack: EmbeddingAttack, objective: Any, context: Callable, sp
 
 
 @lru_cache(maxsize=32)
-def _on_own_devices(attack: EmbeddingAttack, objective: Any, context: Callable, specials: tuple[int, ...]) -> Any:
+def _on_own_devices(attack: GradientAttack, objective: Any, context: Callable, specials: tuple[int, ...]) -> Any:
     run = on_one_device(attack, objective, context, specials)
     return parallel.pmap(run, in_axes=(None, 0, 0, 0, 0, 0), devices=jax.local_devices())

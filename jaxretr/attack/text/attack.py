@@ -1,21 +1,22 @@
-"""Attacks on the text of queries: typing errors, invisible characters, word order and the like.
+"""Attacks on the text of queries: typos, invisible characters, word order and similar edits.
 
-In: a `Victim`, one of its tasks, one or several kinds of `jaxretr.perturb.text`. Out: `Attacked`, with the texts that
-were found. The attacker is a black box: it sees scores, never a gradient, and every text goes through normaliser and
-tokenizer.
+Input: a `Victim`, one of its tasks, one or several kinds of edits from `jaxretr.perturb.text`. Output: an
+`AttackResult` with the texts found. The attacker is a black box: it sees scores and no gradient. Every text passes
+through the normalizer and the tokenizer.
 """
 
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from jaxretr.attack.search import attacked_by_texts, greedy, random_edits, score_of, worst_of_k
-from jaxretr.attack.victim import Attacked, Victim
+from jaxretr.attack.result import AttackResult
+from jaxretr.attack.text.search import attacked_by_texts, greedy, random_edits, score_of, worst_of_k
+from jaxretr.attack.victim import Victim
 from jaxretr.eval.settings import Task
 from jaxretr.perturb.text import Perturb
 
 Search = Literal["random", "worst_of_k", "greedy"]
-"""`random`: a text drawn once, which is noise and no attack. `worst_of_k`: the worst of `budget` texts drawn.
-`greedy`: edit after edit, each the worst of its share of the budget."""
+"""`random`: one random text, which measures noise and is no attack. `worst_of_k`: the worst of `budget` random texts.
+`greedy`: one edit after the other, each the worst of its share of the budget."""
 
 
 def text_attack(
@@ -28,26 +29,28 @@ def text_attack(
     budget: int = 32,
     seed: int = 0,
     margin_k: int = 10,
-) -> Attacked:
-    """Replaces every query by the worst text found with a number of edits.
+) -> AttackResult:
+    """Replace every query by the worst text found within a number of edits.
 
     Args:
       victim: the model and the collection.
-      task: whose queries are attacked.
-      perturb: the kind of edit; of several, each edit may be of any kind, in proportion to how many texts each offers.
-      search: how the text is found.
-      edits: edits in a text; `greedy` may make fewer.
-      budget: texts scored for each query besides the clean one; `random` scores one whatever the budget.
-      seed: of the draws.
-      margin_k: the attacker maximises `Victim.margins` at this k, to drive all relevant passages out of the top k.
+      task: the attacked task.
+      perturb: the kind of edit. With several kinds, each edit may be of any kind, in proportion to the number of texts
+        that each kind offers.
+      search: the search method.
+      edits: edits per text; `greedy` may make fewer.
+      budget: texts scored per query besides the clean text; `random` always scores one text.
+      seed: seed of the draws.
+      margin_k: the attacker maximizes `Victim.margins` at this k, to drive all relevant passages out of the top k.
 
     Returns:
-      The attacked queries. `changed` is the same for every search, budget and number of edits: False where no edit
-      reaches the model. Notes: texts one edit away that were `offered`, and those of them that are `undone`.
+      The result. `changed` does not depend on search, budget and number of edits: it is False if no edit reaches the
+      model. Notes: `offered`, the number of texts one edit away, and `undone`, how many of them equal the clean text
+      for the model.
 
     Raises:
-      ValueError: for another search, a language that the kind of edit does not know, or a `margin_k` or `budget` that
-        cannot be kept.
+      ValueError: the search is unknown, the kind of edit does not know a language, or `margin_k` or `budget` is
+        impossible.
     """
     kind = perturb if callable(perturb) else together(perturb)
     queries = victim.asked(task)
@@ -76,7 +79,7 @@ def text_attack(
 
 
 def together(kinds: Sequence[Perturb]) -> Perturb:
-    """Several kinds of edits as one that offers the texts of each, once."""
+    """Combine several kinds of edits into one that offers the texts of each kind, without repetition."""
 
     def perturb(text: str, language: str) -> list[str]:
         return list(dict.fromkeys(candidate for kind in kinds for candidate in kind(text, language)))

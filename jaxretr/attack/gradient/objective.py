@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int
 
-from jaxretr.attack.embedding.losses import Loss
+from jaxretr.attack.gradient.losses import Loss
 from jaxretr.model.functions import EncoderFunctions, Params
 
 Layer = Literal["word", "post_ln"]
@@ -21,7 +21,7 @@ which the first transformer layer reads."""
 
 
 @dataclass(frozen=True)
-class AttackedEncoder:
+class SplitEncoder:
     """An encoder cut open at the layer that is perturbed.
 
     Attributes:
@@ -55,7 +55,7 @@ class Target(NamedTuple):
       params: the encoder's parameters.
       mask: True for the queries' real tokens.
       passages: embeddings of each query's relevant passages and hard negatives.
-      relevant, irrelevant: which of `passages` count as what, see `jaxretr.attack.embedding.losses`.
+      relevant, irrelevant: which of `passages` count as what, see `jaxretr.attack.gradient.losses`.
     """
 
     params: Params
@@ -69,7 +69,7 @@ class Target(NamedTuple):
 class QueryObjective:
     """The loss of queries as a function of their token vectors."""
 
-    encoder: AttackedEncoder
+    encoder: SplitEncoder
     loss: Loss
 
     def __call__(self, target: Target, vectors: Float32[Array, "queries length hidden"]) -> Float32[Array, " queries"]:
@@ -108,12 +108,12 @@ class LanguageObjective:
         logsumexp(s / T over favoured) - logsumexp(s / T over others) - weight * max(floor - s+, 0) / T
 
     Attributes:
-      encoder: see `AttackedEncoder`.
+      encoder: see `SplitEncoder`.
       temperature: T, in units of the scores.
       weight: of the penalty on a fall of the best relevant score s+.
     """
 
-    encoder: AttackedEncoder
+    encoder: SplitEncoder
     temperature: float = 0.02
     weight: float = 10.0
 
@@ -142,11 +142,11 @@ class PassageObjective:
     """A passage's score for its query, or its negative: no other score changes, so its rank follows this alone.
 
     Attributes:
-      encoder: see `AttackedEncoder`.
+      encoder: see `SplitEncoder`.
       promote: whether the passage is to rise; otherwise it is to fall.
     """
 
-    encoder: AttackedEncoder
+    encoder: SplitEncoder
     promote: bool
 
     def __call__(

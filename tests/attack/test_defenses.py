@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from jaxretr.attack.defences import detect, mean_similarity, nearest_distance, occurrences, text_norms
+from jaxretr.attack.defenses import detect, mean_similarity, nearest_distance, occurrences, text_norms, threshold
 from tests import tiny
 
 SCORES = st.lists(st.integers(-3, 3), min_size=1, max_size=40)
@@ -14,40 +14,40 @@ SCORES = st.lists(st.integers(-3, 3), min_size=1, max_size=40)
 
 def of_one_language(clean, adversarial, rate=0.01):
     clean, adversarial = np.array(clean, np.float32), np.array(adversarial, np.float32)
-    return detect(clean, adversarial, ["en"] * len(clean), ["en"] * len(adversarial), max_false_positive_rate=rate)[
-        "en"
-    ]
+    (found,) = detect(clean, adversarial, ["en"] * len(clean), ["en"] * len(adversarial), max_false_positive_rate=rate)
+    return found
 
 
 @given(SCORES, SCORES)
 def test_roc_with_ties_equals_the_statistic_of_mann_and_whitney_and_brute_force(clean, adversarial):
     found = of_one_language(clean, adversarial)
     u = mannwhitneyu(adversarial, clean).statistic
-    assert found.auc == pytest.approx(u / (len(clean) * len(adversarial)))
+    assert found.area == pytest.approx(u / (len(clean) * len(adversarial)))
     points = {(0.0, 0.0)} | {
         (np.mean(np.array(clean) >= s), np.mean(np.array(adversarial) >= s)) for s in clean + adversarial
     }
     expected = np.array(sorted(points))
-    np.testing.assert_allclose(np.stack([found.false_positive_rates, found.true_positive_rates], 1), expected)
+    np.testing.assert_allclose(np.stack(found.roc, 1), expected)
     assert (expected[-1] == 1).all()
-    assert (found.num_clean, found.num_adversarial) == (len(clean), len(adversarial))
+    assert found.language == "en"
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=300), SCORES, st.sampled_from([0.0, 0.01, 0.05, 0.5]))
 def test_the_threshold_is_the_lowest_that_refuses_no_more_than_allowed(clean, adversarial, rate):
     found = of_one_language(clean, adversarial, rate)
     clean = np.array(clean)
-    assert found.false_positive_rate == np.mean(clean > found.threshold) <= rate
-    lower = clean[clean < found.threshold]
+    limit = threshold(clean.astype(np.float32), rate)
+    assert found.false_positive_rate == np.mean(clean > limit) <= rate
+    lower = clean[clean < limit]
     if len(lower):
         assert np.mean(clean > lower.max()) > rate
-    assert found.true_positive_rate == np.mean(np.array(adversarial) > found.threshold)
+    assert found.true_positive_rate == np.mean(np.array(adversarial) > limit)
 
 
 def test_normal_scores_have_the_area_of_the_closed_form():
     rng = np.random.default_rng(0)
     found = of_one_language(rng.standard_normal(20_000), rng.standard_normal(20_000) + 1)
-    assert found.auc == pytest.approx(0.7602, abs=0.01)  # Phi(1 / sqrt 2)
+    assert found.area == pytest.approx(0.7602, abs=0.01)  # Phi(1 / sqrt 2)
     assert found.true_positive_rate == pytest.approx(0.0924, abs=0.02)  # Phi(1 - 2.3263)
 
 
@@ -55,9 +55,9 @@ def test_each_language_has_its_own_threshold():
     clean = np.concatenate([np.arange(200), 1000 + np.arange(200)]).astype(np.float32)
     languages = ["en"] * 200 + ["th"] * 200
     found = detect(clean, np.array([500, 500, 1197.5], np.float32), languages, ["en", "th", "th"])
-    assert list(found) == ["en", "th"]
-    assert (found["en"].threshold, found["en"].true_positive_rate) == (197, 1)
-    assert (found["th"].threshold, found["th"].true_positive_rate) == (1197, 0.5)
+    assert [one.language for one in found] == ["en", "th"]
+    assert (threshold(clean[:200], 0.01), found[0].true_positive_rate) == (197, 1)
+    assert (threshold(clean[200:], 0.01), found[1].true_positive_rate) == (1197, 0.5)
     assert found["th"].false_positive_rate == 0.01
 
 
@@ -88,7 +88,7 @@ def units(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def test_occurrences_equal_full_rankings(monkeypatch):
-    monkeypatch.setattr("jaxretr.attack.defences._AT_ONCE", 100)
+    monkeypatch.setattr("jaxretr.attack.defenses._AT_ONCE", 100)
     rng = np.random.default_rng(0)
     corpus, queries, others = units(rng, 40), units(rng, 30), units(rng, 7)
     top = np.argsort(-(queries @ corpus.T), axis=1)[:, :5]
@@ -100,7 +100,7 @@ def test_occurrences_equal_full_rankings(monkeypatch):
 
 
 def test_nearest_distance_skips_the_own_group(monkeypatch):
-    monkeypatch.setattr("jaxretr.attack.defences._AT_ONCE", 100)
+    monkeypatch.setattr("jaxretr.attack.defenses._AT_ONCE", 100)
     rng = np.random.default_rng(0)
     references, groups = units(rng, 30), np.arange(30) // 3
     found = nearest_distance(references, references, groups, groups)

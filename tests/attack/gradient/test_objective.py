@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jaxretr.attack.embedding import InfoNCE, Margin, QueryObjective, Target, fgm, pgd
-from jaxretr.attack.embedding.objective import (
-    AttackedEncoder,
+from jaxretr.attack.gradient import InfoNCE, Margin, QueryObjective, Target, fgm, pgd
+from jaxretr.attack.gradient.objective import (
     LanguageObjective,
     LanguageTarget,
     PassageObjective,
     PassageTarget,
+    SplitEncoder,
 )
 from jaxretr.model.functions import functions, init_params
 from jaxretr.perturb import balls
-from tests.attack.embedding import reference
-from tests.attack.embedding.models import keys, normal
+from tests.attack.gradient import reference
+from tests.attack.gradient.models import keys, normal
 from tests.tiny import TINY
 
 QUERIES, LENGTH, PASSAGES = 4, 6, 12
-ENCODER = AttackedEncoder(functions(TINY))
+ENCODER = SplitEncoder(functions(TINY))
 OBJECTIVE = QueryObjective(ENCODER, Margin())
 
 
@@ -73,7 +73,7 @@ def test_without_a_budget_scores_are_the_clean_ones_bit_for_bit(batch) -> None:
 
 def test_both_layers_encode_alike_and_the_first_layer_reads_unit_variance(batch) -> None:
     target, embeds, _, ids = batch
-    after = AttackedEncoder(ENCODER.functions, "post_ln")
+    after = SplitEncoder(ENCODER.functions, "post_ln")
     vectors = after.clean(target.params, ids, target.mask)
     np.testing.assert_allclose(np.var(vectors, axis=2)[np.asarray(target.mask)], 1, rtol=1e-2)
     np.testing.assert_allclose(

@@ -1,15 +1,21 @@
-"""Attacked rankings in the measures of evaluation, against re-ranking by hand."""
+"""AttackResult rankings in the measures of evaluation, against re-ranking by hand."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from jaxretr.attack.embedding.passages import AttackedPassages
-from jaxretr.attack.robustness import Trial, area, robustness
-from jaxretr.attack.victim import Attacked, Victim, margin, relevant_passages
+from jaxretr.attack.measures import area, robustness
+from jaxretr.attack.result import AttackResult, Trial
+from jaxretr.attack.victim import Victim, margin, relevant_passages
 from jaxretr.eval.settings import Task
 from tests.attack.parallel_questions import victim
+
+
+def noise(
+    budget: float | None, results: tuple[AttackResult, ...], attack: str = "noise", reference: bool = False
+) -> Trial:
+    return Trial(attack, "embedding", budget, "rho", reference, results=results)
 
 
 def unit(seed: int, *shape: int) -> np.ndarray:
@@ -17,9 +23,9 @@ def unit(seed: int, *shape: int) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def attacked(task: Task, embeddings: np.ndarray, changed: np.ndarray | None = None) -> Attacked:
+def attacked(task: Task, embeddings: np.ndarray, changed: np.ndarray | None = None) -> AttackResult:
     queries = len(task.queries)
-    return Attacked(
+    return AttackResult(
         task,
         embeddings,
         changed=np.ones(queries, bool) if changed is None else changed,
@@ -27,7 +33,7 @@ def attacked(task: Task, embeddings: np.ndarray, changed: np.ndarray | None = No
     )
 
 
-def mixed(weight: float, seed: int = 0) -> tuple[Attacked, ...]:
+def mixed(weight: float, seed: int = 0) -> tuple[AttackResult, ...]:
     """Every query moved towards noise."""
     found = []
     for task in victim().tasks:
@@ -42,9 +48,9 @@ def best_ranks(queries: np.ndarray, corpus: np.ndarray, relevant: list[np.ndarra
 
 
 def test_attacked_measures_are_those_of_the_attacked_ranking() -> None:
-    trial = Trial("noise", 0.5, mixed(0.5))
+    trial = noise(0.5, mixed(0.5))
     tasks = robustness(victim(), [trial], measures=["RR"]).settings["multi"].tasks
-    for task, one, found in zip(victim().tasks, trial.attacked, tasks, strict=True):
+    for task, one, found in zip(victim().tasks, trial.results, tasks, strict=True):
         relevant, corpus = relevant_passages(task), victim().corpus(task)
         before = best_ranks(victim().queries[task.queries], corpus, relevant)
         after = best_ranks(one.embeddings, corpus, relevant)
@@ -57,8 +63,7 @@ def test_attacked_measures_are_those_of_the_attacked_ranking() -> None:
 
 def test_queries_that_an_attack_cannot_change_have_no_value() -> None:
     changed = [np.arange(len(task.queries)) % 2 == 0 for task in victim().tasks]
-    trial = Trial(
-        "noise",
+    trial = noise(
         None,
         tuple(dataclasses.replace(one, changed=some) for one, some in zip(mixed(0.3), changed, strict=True)),
     )
@@ -69,7 +74,7 @@ def test_queries_that_an_attack_cannot_change_have_no_value() -> None:
 
 def test_a_query_once_lost_stays_lost_along_the_ladder() -> None:
     """The second budget of three finds less than the first; the curve does not rise again."""
-    ladder = [Trial("noise", rho, mixed(weight)) for rho, weight in ((0.01, 0.8), (0.1, 0.0), (1.0, 0.9))]
+    ladder = [noise(rho, mixed(weight)) for rho, weight in ((0.01, 0.8), (0.1, 0.0), (1.0, 0.9))]
     (first, *_) = robustness(victim(), ladder, measures=["AP"]).settings["multi"].tasks
     curve = np.array([first.per_query[f"{trial.label} robust_success@10"] for trial in ladder])
     had = ~np.isnan(curve[0])
@@ -95,9 +100,9 @@ def test_the_area_is_that_of_scipy() -> None:
 
 def test_the_worst_case_is_the_worst_of_the_trials_that_count() -> None:
     trials = [
-        Trial("noise", 0.2, mixed(0.4), reference=True),
-        Trial("other", None, mixed(0.4, seed=1), reference=True),
-        Trial("more", None, mixed(0.9, seed=2)),
+        noise(0.2, mixed(0.4), reference=True),
+        noise(None, mixed(0.4, seed=1), "other", reference=True),
+        noise(None, mixed(0.9, seed=2), "more"),
     ]
     for task in robustness(victim(), trials, measures=["AP"]).settings["multi"].tasks:
         of_trials = [task.per_query[name] for name in ("AP", "noise@0.2 AP", "other AP")]
@@ -113,8 +118,17 @@ def test_each_query_meets_its_own_attacked_passage(goal: str) -> None:
         passages = np.random.default_rng(number).integers(0, task.num_passages, len(task.queries))
         made = unit(number, len(passages), 16)
         made[0] = victim().queries[task.queries[0]]  # one reaches the first rank
-        attacks.append(AttackedPassages(task, goal, passages, made, (), np.ones(len(passages), np.float32)))
-    tasks = robustness(victim(), [Trial(goal, 0.1, tuple(attacks))], measures=["RR"]).settings["multi"].tasks
+        attacks.append(
+            AttackResult(
+                task,
+                made,
+                changed=np.ones(len(passages), bool),
+                forward_passes=np.ones(len(passages), np.float32),
+                passages=passages,
+                goal=goal,
+            )
+        )
+    tasks = robustness(victim(), [noise(0.1, tuple(attacks), goal)], measures=["RR"]).settings["multi"].tasks
     for task, one, found in zip(victim().tasks, attacks, tasks, strict=True):
         for row, own in enumerate(relevant_passages(task)):
             corpus = victim().corpus(task).copy()

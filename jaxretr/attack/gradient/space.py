@@ -1,10 +1,12 @@
-"""What every attack in the embedding space is made of: a batch's objective over perturbations, and the best found.
+"""The building blocks of every gradient attack: the objective over perturbations of a batch, and the best point found.
 
-In: an objective, clean embeddings, radii and a norm. Out: values, gradients and steps that stay in the ball, and
-`Attack`, what an attack returns. See `jaxretr.attack.embedding.gradient` for what the arguments are.
+Input: an objective, clean embeddings, radii and a norm. Output: values, gradients, steps that stay in the ball, and the
+`BestPerturbation`. An attack combines these blocks into an `Algorithm`. `jaxretr.attack.gradient.pgd` describes the
+arguments.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,17 +20,34 @@ Objective = Callable[[Any, Array], Array]
 """(context, float32 [queries, length, hidden]) -> float32 [queries]."""
 
 Epsilon = Float[Array, " queries"] | Float[Array, ""] | float
-"""A radius for all queries, or one for each."""
+"""One radius for all queries, or one per query."""
 
 
-class Attack(NamedTuple):
-    """What an attack has found.
+@dataclass(frozen=True)
+class Algorithm:
+    """A search for the best perturbation, and its cost.
+
+    Attributes:
+      name: as users spell it.
+      search: (objective, context, embeds, attackable, epsilon, keys, *, norm, steps, restarts) -> `BestPerturbation`.
+      gradients: (steps, restarts) -> gradients per query.
+      values: (steps, restarts) -> evaluations of the objective per query besides those with a gradient.
+    """
+
+    name: str
+    search: Callable[..., "BestPerturbation"]
+    gradients: Callable[[int, int], int]
+    values: Callable[[int, int], int]
+
+
+class BestPerturbation(NamedTuple):
+    """The best perturbation of each query.
 
     Attributes:
       delta: the perturbation; the attacked embeddings are `embeds + delta`.
-      loss: the objective there.
-      zero_gradients: at how many points the gradient was exactly zero. Where it often is, the objective has
-        saturated, and a failed attack says nothing.
+      loss: the objective at the perturbation.
+      zero_gradients: number of points at which the gradient was exactly zero. If there are many, the objective is
+        saturated, and a failed attack proves nothing.
     """
 
     delta: Float32[Array, "queries length hidden"]
@@ -40,18 +59,18 @@ class Attack(NamedTuple):
         delta: Float32[Array, "queries length hidden"],
         loss: Float32[Array, " queries"],
         zero_gradients: Int32[Array, " queries"] | int = 0,
-    ) -> "Attack":
-        """For each query the point with the larger objective, the older one of equals; zero gradients add up."""
+    ) -> "BestPerturbation":
+        """Keep the point with the larger objective per query, the older point on a tie; add up the zero gradients."""
         better = loss > self.loss
-        return Attack(
+        return BestPerturbation(
             choose(better, delta, self.delta),
             jnp.where(better, loss, self.loss),
             self.zero_gradients + zero_gradients,
         )
 
 
-class Space:
-    """A batch's objective as a function of the perturbation; lives while an attack is traced."""
+class PerturbationSpace:
+    """The objective of a batch as a function of the perturbation; exists only while an attack is traced."""
 
     def __init__(
         self,
@@ -72,11 +91,14 @@ class Space:
     def ascend(
         self, delta: Float32[Array, "queries length hidden"]
     ) -> tuple[Float32[Array, " queries"], Float32[Array, "queries length hidden"], Int32[Array, " queries"]]:
-        """Values; gradients, zero where not attackable; and 1 for each query whose gradient is zero everywhere."""
+        """Return values, gradients (zero at positions that are not attackable) and 1 per query with a zero gradient."""
 
         def total(delta: Array) -> tuple[Array, Array]:
             values = self.value(delta)
-            return values.sum(), values  # each depends on its own query: the sum's gradient holds each one's
+            return (
+                values.sum(),
+                values,
+            )  # the sum's gradient holds the gradient of each query
 
         gradient, values = jax.grad(total, has_aux=True)(delta)
         gradient = jnp.where(self._attackable[:, :, None], gradient, 0)
@@ -88,20 +110,20 @@ class Space:
         gradient: Float32[Array, "queries length hidden"],
         step_size: Float32[Array, " queries"],
     ) -> Float32[Array, "queries length hidden"]:
-        """One projected step along the steepest direction."""
+        """Take one step along the steepest direction and project it onto the ball."""
         return self.project(delta + step_size[:, None, None] * steepest(gradient, self._norm))
 
     def project(self, delta: Float32[Array, "queries length hidden"]) -> Float32[Array, "queries length hidden"]:
         return project(delta, self.epsilon, self._norm)
 
     def draw(self, keys: Key[Array, " queries"]) -> Float32[Array, "queries length hidden"]:
-        """A random point of each query's ball."""
+        """Draw a random point of each query's ball."""
         return random_start(keys, self._attackable, self._embeds.shape[2], self.epsilon, self._norm)
 
-    def clean(self) -> Attack:
-        """No perturbation, as the first of the points to choose the best from."""
+    def clean(self) -> BestPerturbation:
+        """Return the zero perturbation, the first candidate for the best point."""
         zero = jnp.zeros_like(self._embeds)
-        return Attack(zero, self.value(zero), jnp.zeros(len(zero), jnp.int32))
+        return BestPerturbation(zero, self.value(zero), jnp.zeros(len(zero), jnp.int32))
 
 
 def choose(
@@ -109,10 +131,10 @@ def choose(
     these: Float32[Array, "queries length hidden"],
     others: Float32[Array, "queries length hidden"],
 ) -> Float32[Array, "queries length hidden"]:
-    """`these` for the queries where `first`, `others` for the rest."""
+    """Select `these` for the queries with `first`, `others` for the rest."""
     return jnp.where(first[:, None, None], these, others)
 
 
 def split_keys(keys: Key[Array, " queries"], count: int) -> Key[Array, "count queries"]:
-    """`count` new keys of each query."""
+    """Split the key of each query into `count` keys."""
     return jax.vmap(partial(jax.random.split, num=count), out_axes=1)(keys)

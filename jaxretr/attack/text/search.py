@@ -1,10 +1,10 @@
-"""Black-box search for the perturbed texts that hurt most: worst of k draws, and greedy edit after edit.
+"""Black-box search for the perturbed texts that hurt most: the worst of k draws, and greedy search edit by edit.
 
-In: queries, a perturbation, a tokenizer, and a function that scores texts. Out: for each query the worst text found,
-and what it cost. Every round scores the candidates of all queries in one batch; what is found for a query does not
-depend on the others.
+Input: queries, a perturbation, a tokenizer, and a function that scores texts. Output: per query the worst text found
+and its cost. Every round scores the candidates of all queries in one batch. The result of a query does not depend on
+the other queries.
 
-An edit that the tokenizer's normaliser undoes, or that truncation cuts off, costs nothing and is never drawn.
+An edit that the tokenizer's normalizer undoes, or that truncation removes, costs nothing and is never drawn.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,14 +14,15 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxretr.attack.victim import Attacked, Candidates, Victim
+from jaxretr.attack.result import AttackResult
+from jaxretr.attack.victim import Candidates, Victim
 from jaxretr.eval.settings import Task
 from jaxretr.perturb.text.edits import Perturb, TokenIds, draw, generator, screen
 from jaxretr.types import Query
 
 Score = Callable[[Int[np.ndarray, " texts"], list[str]], Float[np.ndarray, " texts"]]
-"""(rows, texts) -> what the attacker gains by asking `texts[i]` instead of query `rows[i]`; one call is one batch, one
-text one forward pass."""
+"""(rows, texts) -> gain of the attacker who asks `texts[i]` instead of query `rows[i]`. One call is one batch; one text
+is one forward pass."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class Found:
     """The result of a search for one query.
 
     Attributes:
-      text: the worst text; of `random_edits` the one drawn, otherwise the clean one if none is worse.
+      text: the worst text, or the clean text if no text is worse; for `random_edits`, the drawn text.
       score: its score.
-      edits: edits between it and the clean text; at most so many for random draws.
+      edits: edits between this text and the clean text; an upper bound for random draws.
       forward_passes: texts scored.
-      offered: texts one edit away from the clean one.
-      undone: how many of those are the clean text to the model. Where all are, the search had nothing to try.
+      offered: number of texts one edit away from the clean text.
+      undone: how many of them equal the clean text for the model. If all do, the search has no candidates.
     """
 
     text: str
@@ -46,7 +47,7 @@ class Found:
 
 
 def score_of(victim: Victim, task: Task, candidates: Candidates, k: int) -> Score:
-    """`Victim.margins` as what a search maximises.
+    """Return `Victim.margins` as the score that a search maximizes.
 
     Raises:
       ValueError: as `check_margin_k`.
@@ -56,10 +57,10 @@ def score_of(victim: Victim, task: Task, candidates: Candidates, k: int) -> Scor
 
 
 def check_margin_k(candidates: Candidates, k: int) -> None:
-    """Refuses a top k that no attack can drive every answer out of, for lack of other passages.
+    """Check that the corpus has enough irrelevant passages to drive every answer out of the top k.
 
     Raises:
-      ValueError: naming the largest k there is.
+      ValueError: it has not; the message names the largest possible k.
     """
     fewest = int(candidates.irrelevant.sum(axis=1).min())
     if not 1 <= k <= fewest:
@@ -70,7 +71,7 @@ def check_margin_k(candidates: Candidates, k: int) -> None:
 
 
 def score_lists(score: Score, texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
-    """The scores of each query's texts, in one call for all."""
+    """Score the texts of all queries in one call, and return the scores per query."""
     sizes = [len(of_query) for of_query in texts]
     scores = _scored(score, np.repeat(np.arange(len(texts)), sizes), [text for of_query in texts for text in of_query])
     return np.split(scores, np.cumsum(sizes)[:-1])
@@ -84,12 +85,12 @@ def attacked_by_texts(
     changed: Sequence[bool],
     forward_passes: Sequence[int],
     notes: dict[str, float],
-) -> Attacked:
-    """`Attacked` where `texts` are asked; those that are the clean ones keep the clean embeddings to the last bit."""
+) -> AttackResult:
+    """Build the `AttackResult` of asking `texts`; an unchanged text keeps its clean embedding, bit for bit."""
     embeddings = victim.queries[task.queries].copy()
     other = [i for i, (text, query) in enumerate(zip(texts, victim.asked(task), strict=True)) if text != query.text]
     embeddings[other] = victim.encoder.encode_query([texts[i] for i in other], progress=False)
-    return Attacked(
+    return AttackResult(
         task,
         embeddings,
         tuple(texts),
@@ -102,15 +103,15 @@ def attacked_by_texts(
 def random_edits(
     perturb: Perturb, queries: Sequence[Query], score: Score, *, token_ids: TokenIds, edits: int = 1, seed: int
 ) -> list[Found]:
-    """One random text a query, whatever its score: the noise that an attack must beat. One forward pass.
+    """Draw one random text per query, whatever its score: the noise that an attack must beat. One forward pass.
 
     Args:
       perturb: the kind of edit.
       queries: the clean texts and their languages.
-      score: what the attacker would maximise.
+      score: the score that an attacker would maximize.
       token_ids: the model's tokenizer.
-      edits: edits in each text, each uniform over what `perturb` offers; the first one reaches the model.
-      seed: of the draws; the text is the first that `worst_of_k` draws.
+      edits: edits per text, each uniform over the texts that `perturb` offers; the first edit reaches the model.
+      seed: seed of the draws; the text is the first that `worst_of_k` draws.
     """
     offers = [_Offer.of(perturb, query, token_ids) for query in queries]
     texts = [next(iter(offer.draw(1, edits, seed)), offer.query.text) for offer in offers]
@@ -124,16 +125,16 @@ def random_edits(
 def worst_of_k(
     perturb: Perturb, queries: Sequence[Query], score: Score, *, token_ids: TokenIds, k: int, edits: int = 1, seed: int
 ) -> list[Found]:
-    """The worst of k random texts a query, all scored in one batch with the clean ones: k + 1 forward passes.
+    """Return the worst of k random texts per query; one batch scores them with the clean texts: k + 1 forward passes.
 
     Args:
       perturb: the kind of edit.
       queries: the clean texts and their languages.
-      score: what to maximise.
+      score: the score to maximize.
       token_ids: the model's tokenizer.
-      k: how many texts are drawn, without repetition; fewer where there are not so many.
-      edits: edits in each.
-      seed: of the draws. Draws with a smaller k are among those with a larger one.
+      k: number of texts drawn without repetition; fewer if `perturb` offers fewer.
+      edits: edits per text.
+      seed: seed of the draws. The draws with a smaller k are a subset of the draws with a larger k.
     """
     offers = [_Offer.of(perturb, query, token_ids) for query in queries]
     tried = [
@@ -149,45 +150,45 @@ def worst_of_k(
 def greedy(
     perturb: Perturb, queries: Sequence[Query], score: Score, *, token_ids: TokenIds, edits: int, budget: int, seed: int
 ) -> list[Found]:
-    """Edit after edit, each the worst of those tried; one batch an edit. At most budget + 1 forward passes.
+    """Make one edit after the other, each the worst of its candidates. At most budget + 1 forward passes.
 
-    What the budget leaves is shared evenly among the edits to come. Where an edit has more candidates than its share,
-    some are drawn. Texts whose token ids were scored before are not scored again. The search for a query ends early
-    where no candidate of a complete set is worse than the text.
+    One batch scores the candidates of one edit. The remaining budget is shared evenly among the remaining edits. If an
+    edit has more candidates than its share, a random subset is scored. Texts with token ids that were scored before are
+    not scored again. The search for a query ends early if all candidates were scored and none is worse than the text.
 
     Args:
       perturb: the kind of edit.
       queries: the clean texts and their languages.
-      score: what to maximise.
+      score: the score to maximize.
       token_ids: the model's tokenizer.
-      edits: at most so many edits.
-      budget: texts scored for each query besides the clean one.
-      seed: of the draws.
+      edits: maximum number of edits.
+      budget: texts scored per query besides the clean text.
+      seed: seed of the draws.
 
     Raises:
-      ValueError: for a budget that does not reach for one candidate per edit.
+      ValueError: the budget is smaller than one candidate per edit.
     """
     if budget < edits:
         raise ValueError(f"A budget of {budget} texts is too small for {edits} edits; {edits} is the least.")
     offers = [_Offer.of(perturb, query, token_ids) for query in queries]
     clean = _scored(score, np.arange(len(queries)), [query.text for query in queries])
     clean_ids = token_ids([query.text for query in queries])
-    walks = [
-        _Walk(offer, offer.query.text, float(value), budget, generator(offer.query.text, seed), {tuple(ids)})
+    states = [
+        _GreedyState(offer, offer.query.text, float(value), budget, generator(offer.query.text, seed), {tuple(ids)})
         for offer, value, ids in zip(offers, clean, clean_ids, strict=True)
     ]
     for remaining in range(edits, 0, -1):
-        proposals = [walk.propose(remaining) for walk in walks]
+        proposals = [state.propose(remaining) for state in states]
         if not any(proposals):
             break
-        for walk, texts, scores in zip(walks, proposals, score_lists(score, proposals), strict=True):
-            walk.take(texts, scores)
-    return [walk.offer.found(walk.text, walk.score, walk.edits, 1 + budget - walk.left) for walk in walks]
+        for state, texts, scores in zip(states, proposals, score_lists(score, proposals), strict=True):
+            state.take(texts, scores)
+    return [state.offer.found(state.text, state.score, state.edits, 1 + budget - state.left) for state in states]
 
 
 @dataclass(frozen=True)
 class _Offer:
-    """The texts one edit away from a query, apart from those that are the query to the model."""
+    """The texts one edit away from a query, without the texts that equal the query for the model."""
 
     perturb: Perturb
     token_ids: TokenIds
@@ -200,7 +201,7 @@ class _Offer:
         return cls(perturb, token_ids, query, *screen(query.text, perturb(query.text, query.language), token_ids))
 
     def around(self, text: str, language: str) -> list[str]:
-        """The perturbation itself, but for the edits of the clean text that are undone."""
+        """Apply the perturbation; for the clean text, leave out the edits that are undone."""
         return self.first if text == self.query.text else self.perturb(text, language)
 
     def draw(self, count: int, edits: int, seed: int) -> list[str]:
@@ -213,8 +214,8 @@ class _Offer:
 
 
 @dataclass
-class _Walk:
-    """Where the greedy search for one query stands."""
+class _GreedyState:
+    """State of the greedy search for one query."""
 
     offer: _Offer
     text: str
@@ -227,7 +228,7 @@ class _Walk:
     over: bool = False
 
     def propose(self, remaining: int) -> list[str]:
-        """The texts to score next, with `remaining` edits to go."""
+        """Return the texts to score next, with `remaining` edits left."""
         if self.over:
             return []
         offered = self.offer.around(self.text, self.offer.query.language)
@@ -242,7 +243,7 @@ class _Walk:
         return [fresh[ids] for ids in chosen]
 
     def take(self, texts: list[str], scores: np.ndarray) -> None:
-        """Goes on from the worst of the proposed texts, if it is worse."""
+        """Continue from the worst proposed text if it is worse than the current text."""
         if len(texts) and scores.max() > self.score:
             self.text, self.score, self.edits = texts[int(scores.argmax())], float(scores.max()), self.edits + 1
         elif self.complete or not texts:
@@ -250,7 +251,7 @@ class _Walk:
 
 
 def _scored(score: Score, rows: Int[np.ndarray, " texts"], texts: list[str]) -> np.ndarray:
-    """The scores, one finite number per text."""
+    """Return the scores, one finite number per text."""
     scores = np.asarray(score(rows, texts))
     if scores.shape != (len(texts),) or not np.isfinite(scores).all():
         raise ValueError(f"score() gave {scores!r} for {len(texts)} texts; it must give one finite number for each.")

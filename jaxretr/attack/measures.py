@@ -1,33 +1,35 @@
-"""What attacks did to retrieval, in the measures of evaluation: trials come in, `Results` go out.
+"""Measures of attacked retrieval: trials in, `Results` out.
 
-Every figure is a measure per query of a task, named "{attack}@{budget} {measure}", so that tables, intervals and paired
-tests (`scripts/compare.py`) need nothing new:
+Every figure is a measure per query of a task, named "{attack}@{budget} {measure}". So tables, intervals and paired
+tests (`scripts/compare.py`) work on attacked retrieval without change:
 
-| name | says |
+| name | meaning |
 |---|---|
 | `AP`, `nDCG@10`, ... | the clean query |
-| `pgd@0.1 AP` | the query (or passage) attacked within that budget |
-| `pgd@0.1 robust_success@10` | 1 where a relevant passage is left in the top 10, else 0; of queries with one clean |
+| `pgd@0.1 AP` | the query (or passage) attacked within this budget |
+| `pgd@0.1 robust_success@10` | 1 if a relevant passage stays in the top 10, else 0; NaN without a clean success |
 | `pgd robust_success@10_area` | area under that curve over the logarithm of the budget, from 0 to 1 |
-| `pgd smallest_budget` | the smallest budget of the ladder that loses the top 10; the largest where none does |
-| `promote@0.1 promoted@10` | 1 where the promoted passage reaches the top 10 |
-| `worst AP` | the worst value of any trial that counts as reference, the clean one included |
-| `pooled_radius@10` | how far the clean query vector is from losing the top 10, in closed form |
+| `pgd smallest_budget` | the smallest budget of the ladder that loses the top 10; the largest budget if none does |
+| `promote@0.1 promoted@10` | 1 if the promoted passage reaches the top 10 |
+| `worst AP` | the worst value over the reference trials and the clean query |
+| `pooled_radius@10` | distance of the clean query vector from losing the top 10, in closed form |
+| `hotflip:en poisoned@10` | 1 if a passage poisoned on English queries reaches the top 10 of a held-out query |
 
-A perturbation within a small budget is one within a large budget too, so along a ladder of budgets a query once lost
-stays lost, even where the search within the larger ball has found nothing.
+A perturbation within a small budget is also within every larger budget. So along a ladder of budgets a lost query stays
+lost, even if the search within a larger ball finds nothing.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
-from jaxretr.attack.embedding.oracle import pooled_radii
-from jaxretr.attack.embedding.passages import AttackedPassages
-from jaxretr.attack.victim import Attacked, Victim, relevant_passages
+from jaxretr.attack.gradient.oracle import pooled_radii
+from jaxretr.attack.result import AttackResult, Trial
+from jaxretr.attack.token.transfer import Poisoning
+from jaxretr.attack.victim import TOP, Victim, relevant_passages
 from jaxretr.eval.bias import better
 from jaxretr.eval.evaluate import measure_bias, measure_tasks
 from jaxretr.eval.measures import parse
@@ -35,48 +37,24 @@ from jaxretr.eval.results import Results, SettingResult, TaskResult, mean
 from jaxretr.eval.settings import Task
 from jaxretr.retrieval.exact import ranks, search
 
-TOP = 10
-"""Ranks that a relevant passage must be left in: the k of `robust_success@k`."""
 SUCCESS = f"robust_success@{TOP}"
 AREA = f"{SUCCESS}_area"
 SMALLEST = "smallest_budget"
 PROMOTED = f"promoted@{TOP}"
 RADIUS = "pooled_radius"
 WORST = "worst"
+POISONED = f"poisoned@{TOP}"
 
 _BLOCK = 2**24  # scores held at once
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One attack with one budget on every task of a setting.
-
-    Attributes:
-      attack: its name, such as "pgd" or "typos".
-      budget: how much it may change, None where it has no budget.
-      attacked: what it left, task by task.
-      reference: whether it counts for the worst case.
-      facts: figures about it as a whole, such as the absolute radius.
-    """
-
-    attack: str
-    budget: float | None
-    attacked: tuple[Attacked | AttackedPassages, ...] = field(repr=False)
-    reference: bool = False
-    facts: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        return self.attack if self.budget is None else f"{self.attack}@{self.budget:g}"
-
-
-class Outcome(NamedTuple):
+class Rankings(NamedTuple):
     """Rankings of a task's queries.
 
     Attributes:
-      ranks: of the judged passages.
-      top: the first passages, as positions in the task's corpus.
-      values: measures of the attack itself.
+      ranks: rank of each judged passage, from 1.
+      top: the top passages, as positions in the task's corpus.
+      values: measures of the attack itself, by name.
       changed: False for queries without a value.
     """
 
@@ -89,18 +67,18 @@ class Outcome(NamedTuple):
 def robustness(
     victim: Victim, trials: Sequence[Trial], *, measures: Sequence[str], with_radius: bool = True
 ) -> Results:
-    """Measures clean and attacked retrieval.
+    """Measure clean and attacked retrieval.
 
     Args:
       victim: model, collection and tasks.
-      trials: with an entry for each of the victim's tasks.
+      trials: each with one result per task of the victim.
       measures: names as ir_measures spells them.
       with_radius: whether the pooled radius is computed.
     """
     clean = [_ranked(victim, task, victim.queries[task.queries]) for task in victim.tasks]
-    found: dict[str, list[Outcome]] = {"": clean}
+    found: dict[str, list[Rankings]] = {"": clean}
     for trial in trials:
-        found[f"{trial.label} "] = [outcome(victim, attacked) for attacked in trial.attacked]
+        found[f"{trial.label} "] = [attacked_rankings(victim, result) for result in trial.results]
     parsed = parse(dict.fromkeys([*measures, f"Success@{TOP}"]))
     values: list[dict[str, np.ndarray]] = [{} for _ in victim.tasks]
     mixes: list[dict[str, float]] = [{} for _ in victim.tasks]
@@ -126,16 +104,44 @@ def robustness(
     return Results(victim.collection.name, {setting: SettingResult(tuple(tasks))})
 
 
-def outcome(victim: Victim, attacked: Attacked | AttackedPassages) -> Outcome:
-    """The rankings that an attack leaves."""
-    if isinstance(attacked, Attacked):
-        found = _ranked(victim, attacked.task, attacked.embeddings)
-        return found._replace(changed=attacked.changed)
-    return _with_replaced(victim, attacked)
+def attacked_rankings(victim: Victim, result: AttackResult) -> Rankings:
+    """Rank the corpus under an attack."""
+    if result.passages is None:
+        return _ranked(victim, result.task, result.embeddings)._replace(changed=result.changed)
+    return _with_replaced(victim, result, result.passages)
+
+
+def with_poisoning(results: Results, poisonings: Sequence[Poisoning]) -> Results:
+    """Add the measure "{attack}:{language} poisoned@10" for each language that passages were optimized on.
+
+    The value is NaN for the queries that the passages were optimized on.
+    """
+    for poisoning in poisonings:
+        hits = {
+            (x, id): float(hit)
+            for x in poisoning.languages
+            for y in poisoning.languages
+            for id, hit in zip(poisoning.query_ids[y], poisoning.hits[x, y], strict=True)
+        }
+        settings = {}
+        for name, setting in results.settings.items():
+            tasks = []
+            for task in setting.tasks:
+                values = {
+                    f"{poisoning.attack}:{x} {POISONED}": np.array([hits.get((x, id), np.nan) for id in task.query_ids])
+                    for x in poisoning.languages
+                }
+                means = {measure: mean(value) for measure, value in values.items()}
+                tasks.append(
+                    dataclasses.replace(task, measures=task.measures | means, per_query=task.per_query | values)
+                )
+            settings[name] = SettingResult(tuple(tasks))
+        results = dataclasses.replace(results, settings=settings)
+    return results
 
 
 def area(curve: Float64[np.ndarray, "budgets queries"], budgets: Sequence[float]) -> Float64[np.ndarray, " queries"]:
-    """The area under each query's curve over the logarithm of the budget, divided by its width (trapezoidal rule).
+    """Return, per query, the area under its curve over log(budget), divided by the width (trapezoidal rule).
 
     Args:
       curve: values at each budget.
@@ -146,7 +152,7 @@ def area(curve: Float64[np.ndarray, "budgets queries"], budgets: Sequence[float]
 
 
 def ladders(trials: Iterable[Trial]) -> dict[str, list[Trial]]:
-    """The trials of each attack that has several positive budgets, by ascending budget."""
+    """Return the trials of each attack with several positive budgets, by ascending budget."""
     found: dict[str, list[Trial]] = {}
     for trial in trials:
         if trial.budget:
@@ -155,7 +161,7 @@ def ladders(trials: Iterable[Trial]) -> dict[str, list[Trial]]:
 
 
 def _summarise(values: dict[str, np.ndarray], trials: Sequence[Trial]) -> None:
-    """Adds what follows from several measures of one task: success, its area, the smallest budget, the worst case."""
+    """Add the measures that combine several trials: robust success, its area, the smallest budget, the worst case."""
     name = f"Success@{TOP}"
     had = values[name] > 0
     for trial in trials:
@@ -181,16 +187,16 @@ def _summarise(values: dict[str, np.ndarray], trials: Sequence[Trial]) -> None:
         values[f"{WORST} {SUCCESS}"] = np.where(had, values[f"{WORST} {name}"], np.nan)
 
 
-def _ranked(victim: Victim, task: Task, queries: np.ndarray) -> Outcome:
+def _ranked(victim: Victim, task: Task, queries: np.ndarray) -> Rankings:
     corpus = victim.corpus(task)
     _, top = search(queries, corpus, min(TOP, len(corpus)))
     found = ranks(queries, corpus, task.judged_query, task.judged_passage)
-    return Outcome(found, top, {}, np.ones(len(queries), bool))
+    return Rankings(found, top, {}, np.ones(len(queries), bool))
 
 
-def _with_replaced(victim: Victim, attacked: AttackedPassages) -> Outcome:
-    """Rankings in which every query meets its own attacked passage in place of the clean one."""
-    task, corpus = attacked.task, victim.corpus(attacked.task)
+def _with_replaced(victim: Victim, result: AttackResult, positions: Int[np.ndarray, " queries"]) -> Rankings:
+    """Rank a corpus in which the attacked passage of each query replaces the clean passage."""
+    task, corpus = result.task, victim.corpus(result.task)
     queries = victim.queries[task.queries]
     found, reached = np.empty(len(task.judged_query), np.int64), np.empty(len(queries), np.int64)
     top = np.empty((len(queries), min(TOP, len(corpus))), np.int64)
@@ -198,8 +204,8 @@ def _with_replaced(victim: Victim, attacked: AttackedPassages) -> Outcome:
     for start in range(0, len(queries), size):
         rows = slice(start, start + size)
         scores = queries[rows] @ corpus.T
-        each, own = np.arange(len(scores)), attacked.passages[rows]
-        scores[each, own] = np.sum(queries[rows] * attacked.embeddings[rows], axis=1)
+        each, own = np.arange(len(scores)), positions[rows]
+        scores[each, own] = np.sum(queries[rows] * result.embeddings[rows], axis=1)
         order = np.argsort(-scores, axis=1, kind="stable")  # ties by position, as everywhere
         rank = np.empty_like(order)
         np.put_along_axis(rank, order, np.arange(1, order.shape[1] + 1)[None], axis=1)
@@ -207,7 +213,7 @@ def _with_replaced(victim: Victim, attacked: AttackedPassages) -> Outcome:
         judged = (task.judged_query >= start) & (task.judged_query < start + len(scores))
         found[judged] = rank[task.judged_query[judged] - start, task.judged_passage[judged]]
     values = {"promoted_rank": reached.astype(np.float64), PROMOTED: (reached <= TOP).astype(np.float64)}
-    return Outcome(found, top, values if attacked.goal == "promote" else {}, np.ones(len(queries), bool))
+    return Rankings(found, top, values if result.goal == "promote" else {}, np.ones(len(queries), bool))
 
 
 def _radii(victim: Victim, task: Task) -> Mapping[str, np.ndarray]:
