@@ -1,8 +1,9 @@
-"""Whether gradient attacks are as strong as they look: a victim comes in, sanity checks with their figures go out.
+"""Checks that the gradient attacks are as strong as they look: a victim in, sanity checks with their figures out.
 
-A model that hides its gradient looks robust and is not. The signs are known (Athalye et al. 2018, arXiv 1802.00420;
-Carlini et al. 2019, arXiv 1902.06705): random points beat the gradient, one step beats many, a large budget does not
-reach every query, more steps go on finding more, gradients vanish. Every check is a comparison on the same queries.
+A model that hides its gradient looks robust without being robust. The signs are known (Athalye et al. 2018, arXiv
+1802.00420; Carlini et al. 2019, arXiv 1902.06705): random points beat the gradient, one step beats many, a large budget
+does not reach every query, more steps keep finding more, gradients vanish. Every check compares attacks on the same
+queries.
 """
 
 import dataclasses
@@ -22,35 +23,35 @@ from jaxretr.attack.victim import TOP, Victim, margin
 from jaxretr.eval.settings import Task
 
 UNBOUNDED = 3.0
-"""The budget within which every query must fall."""
+"""The budget at which every query must be lost."""
 CONVERGED = 0.01
-"""How much more success twice the effort may find: a hundredth of the queries, or one query of fewer than a hundred."""
+"""How many more queries twice the effort may find: a hundredth of the queries, but at least one query."""
 _BUDGETS: tuple[float, ...] = (0.03, 0.1, 0.3, UNBOUNDED)
-_DRAWN = 2  # queries that meet `DRAWS` random points, which are as many forward passes each
+_DRAWN = 2  # queries attacked with `DRAWS` random points; each point costs a forward pass
 DRAWS = 10_000
 
 
 class _Tried(NamedTuple):
-    """Margins [budgets, queries] after an attack, and how many of its gradients were exactly zero."""
+    """Margins [budgets, queries] after an attack, and the number of gradients that were exactly zero."""
 
     margins: np.ndarray
     zero_gradients: float
 
     def lost(self, had: np.ndarray) -> np.ndarray:
-        """How many of the queries with a clean success are lost at each budget."""
+        """Return the number of queries with a clean success that are lost at each budget."""
         return np.sum(self.margins[:, had] > 0, axis=1)
 
 
 def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Iterator[Check]:
-    """Every check, on the first `queries` of the first task.
+    """Run every check on the first `queries` queries of the first task.
 
     Args:
       victim: model and collection.
       options: norm, layer, steps and seed are those of the run; the loss is the margin at rank 10.
-      queries: how many; two of them meet 10,000 random points.
+      queries: number of queries; two of them are attacked with 10,000 random points.
 
     Raises:
-      ValueError: none of these queries has a relevant passage in the top 10 to lose.
+      ValueError: none of these queries has a relevant passage in the top 10.
     """
     scale = measure_scale(
         victim.encoder,
@@ -132,7 +133,7 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
 
 
 def first_queries(task: Task, count: int) -> Task:
-    """A task of the first `count` queries."""
+    """Return a task of the first `count` queries."""
     kept = task.judged_query < count
     return dataclasses.replace(
         task,
@@ -158,7 +159,7 @@ def _attacked(
 
 
 def _equal_steps(steps: int) -> int:
-    """Steps of APGD that cost no more than `steps` of PGD: 3 (n + 1) + 1 <= 3 steps + 2."""
+    """Return the steps of APGD that cost at most `steps` of PGD: 3 (n + 1) + 1 <= 3 steps + 2."""
     return max(1, steps - 1)
 
 

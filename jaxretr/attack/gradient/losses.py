@@ -1,12 +1,13 @@
-"""What an attack on a query maximises: scores of a fixed set of passages come in, one value a query goes out.
+"""What an attack on a query maximizes: scores of a fixed set of passages in, one value per query out.
 
-Larger is better for the attacker, that is worse for retrieval: every loss rises as relevant passages fall behind.
-An attacker who promotes passages marks them as the irrelevant ones. There is no mean over queries, so no query in a
-batch influences another. The losses are values: equal ones compare and hash equal, and share a compilation.
+A larger value is better for the attacker, that is worse for retrieval: every loss rises as relevant passages fall.
+An attacker who promotes passages marks them as the irrelevant passages. No loss averages over queries, so a query does
+not influence the other queries of a batch. Losses are values: equal losses compare and hash equal, and share a
+compilation.
 
-A passage may be neither relevant nor irrelevant to a query (batch padding, an unjudged translation of the answer);
-then it does not count. Every query needs at least one of each kind; the values of one that has not mean nothing.
-Where there are several relevant passages, the best one counts (in InfoNCE, their sum).
+A passage may be neither relevant nor irrelevant to a query (batch padding, an unjudged translation of the answer). Such
+a passage does not count. Every query needs at least one passage of each kind; otherwise its value means nothing. If
+there are several relevant passages, the best one counts (in InfoNCE, their sum).
 """
 
 from collections.abc import Callable
@@ -20,15 +21,15 @@ Scores = Float32[Array, "queries passages"]
 Marks = Bool[Array, "queries passages"]
 
 Loss = Callable[[Array, Array, Array], Array]
-"""(scores, relevant, irrelevant) -> one value a query; hashable."""
+"""(scores, relevant, irrelevant) -> one value per query; hashable."""
 
 
 @dataclass(frozen=True)
 class InfoNCE:
     """-log(sum over relevant of exp(s/T) / sum over all of exp(s/T)) (van den Oord et al. 2018, arXiv 1807.03748).
 
-    Computed as softplus(logsumexp(irrelevant) - logsumexp(relevant)), which keeps a gradient where the usual form
-    rounds to zero: at low temperatures, a clean query would otherwise look robust.
+    Computed as softplus(logsumexp(irrelevant) - logsumexp(relevant)). The usual form rounds to zero at low
+    temperatures, and a clean query would look robust for lack of a gradient; this form keeps the gradient.
 
     Attributes:
       temperature: T.
@@ -45,12 +46,12 @@ class InfoNCE:
 
 @dataclass(frozen=True)
 class Margin:
-    """The k-th best irrelevant passage's score minus the best relevant one's: positive where the top k are lost.
+    """Score of the k-th best irrelevant passage minus the best relevant score: positive if the top k is lost.
 
-    It never saturates, whatever the temperature a model was trained with.
+    The margin never saturates, at any training temperature.
 
     Attributes:
-      k: ranks that a relevant passage must be driven out of.
+      k: ranks out of which every relevant passage must be driven.
     """
 
     k: int = 1
@@ -62,7 +63,8 @@ class Margin:
 
 @dataclass(frozen=True)
 class SmoothRank:
-    """sum over irrelevant j of sigmoid((s_j - s+) / T), s+ the best relevant score: as T -> 0, the passages ahead.
+    """sum over irrelevant j of sigmoid((s_j - s+) / T), s+ the best relevant score: as T -> 0, the number of passages
+    ahead.
 
     Attributes:
       temperature: T, in units of the scores.

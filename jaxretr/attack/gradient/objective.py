@@ -1,8 +1,8 @@
-"""From a layer's token vectors to what an attack maximises: encoder, what stays fixed, and a loss put together.
+"""From the token vectors of a layer to the value that an attack maximizes: encoder, fixed inputs and a loss combined.
 
-In: token vectors of a batch, perturbed or not, and a context that the attack leaves fixed: `Target` for queries,
-`LanguageTarget` for their language bias, `PassageTarget` for passages. Out: one value a row. A context is a pytree that
-goes into the compiled attack as an argument; what decides the function is hashable.
+Input: token vectors of a batch, perturbed or not, and a context that the attack does not change: `Target` for queries,
+`LanguageTarget` for their language bias, `PassageTarget` for passages. Output: one value per row. A context is a pytree
+and an argument of the compiled attack; everything that determines the compiled function is hashable.
 """
 
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from jaxretr.attack.gradient.losses import Loss
 from jaxretr.model.functions import EncoderFunctions, Params
 
 Layer = Literal["word", "post_ln"]
-"""Which vectors are perturbed: word embeddings, before position, token type and LayerNorm; or those after all three,
-which the first transformer layer reads."""
+"""The perturbed vectors: word embeddings, before position, token type and LayerNorm (`word`); or the vectors after all
+three, which the first transformer layer reads (`post_ln`)."""
 
 
 @dataclass(frozen=True)
 class SplitEncoder:
-    """An encoder cut open at the layer that is perturbed.
+    """An encoder split at the perturbed layer.
 
     Attributes:
-      functions: in float32 for the figures that count; there is no dropout.
-      layer: where it is cut.
+      functions: the encoder, in float32 for figures that count; without dropout.
+      layer: the layer.
     """
 
     functions: EncoderFunctions
@@ -35,27 +35,27 @@ class SplitEncoder:
     def clean(
         self, params: Params, ids: Int[Array, "rows length"], mask: Bool[Array, "rows length"]
     ) -> Float32[Array, "rows length hidden"]:
-        """The token vectors at the layer."""
+        """Return the token vectors at the layer."""
         embeds = self.functions.embed_tokens(params, ids)
         return self.functions.normalize_embeds(params, embeds, mask) if self.layer == "post_ln" else embeds
 
     def encode(
         self, params: Params, vectors: Float32[Array, "rows length hidden"], mask: Bool[Array, "rows length"]
     ) -> Float32[Array, "rows dim"]:
-        """Unit embeddings from there."""
+        """Return the unit embeddings of token vectors at the layer."""
         if self.layer == "post_ln":
             return self.functions.encode_normalized(params, vectors, mask)
         return self.functions.encode(params, vectors, mask)
 
 
 class Target(NamedTuple):
-    """What an attack on a batch of queries leaves fixed.
+    """The fixed inputs of an attack on a batch of queries.
 
     Attributes:
       params: the encoder's parameters.
-      mask: True for the queries' real tokens.
+      mask: True for the real tokens of the queries.
       passages: embeddings of each query's relevant passages and hard negatives.
-      relevant, irrelevant: which of `passages` count as what, see `jaxretr.attack.gradient.losses`.
+      relevant, irrelevant: marks in `passages`, see `jaxretr.attack.gradient.losses`.
     """
 
     params: Params
@@ -78,18 +78,19 @@ class QueryObjective:
     def scores(
         self, target: Target, vectors: Float32[Array, "queries length hidden"]
     ) -> Float32[Array, "queries passages"]:
-        """Inner products in full float32 of the queries' embeddings with the passages'."""
+        """Return the inner products of the queries' embeddings with the passages, in full float32."""
         return _scores(self.encoder.encode(target.params, vectors, target.mask), target.passages)
 
 
 class LanguageTarget(NamedTuple):
-    """What an attack on the language bias of queries leaves fixed.
+    """The fixed inputs of an attack on the language bias of queries.
 
     Attributes:
       params, mask, passages: as in `Target`.
-      favoured: passages in the language that the attacker pushes up; `others`: all the rest.
-      relevant: passages whose best score is to stay, whatever their language.
-      floor: that score of the clean query.
+      favoured: passages in the language that the attacker promotes.
+      others: all other passages.
+      relevant: passages whose best score must not fall, in any language.
+      floor: that best score for the clean query.
     """
 
     params: Params
@@ -103,14 +104,14 @@ class LanguageTarget(NamedTuple):
 
 @dataclass(frozen=True)
 class LanguageObjective:
-    """How far score mass has moved to one language at fixed relevance.
+    """The score mass that moved to one language at unchanged relevance.
 
         logsumexp(s / T over favoured) - logsumexp(s / T over others) - weight * max(floor - s+, 0) / T
 
     Attributes:
       encoder: see `SplitEncoder`.
       temperature: T, in units of the scores.
-      weight: of the penalty on a fall of the best relevant score s+.
+      weight: weight of the penalty on a fall of the best relevant score s+.
     """
 
     encoder: SplitEncoder
@@ -130,7 +131,7 @@ class LanguageObjective:
 
 
 class PassageTarget(NamedTuple):
-    """What an attack on a batch of passages leaves fixed: the parameters, the real tokens, and a query for each."""
+    """The fixed inputs of an attack on a batch of passages: parameters, mask of real tokens, one query per passage."""
 
     params: Params
     mask: Bool[Array, "passages length"]
@@ -139,11 +140,12 @@ class PassageTarget(NamedTuple):
 
 @dataclass(frozen=True)
 class PassageObjective:
-    """A passage's score for its query, or its negative: no other score changes, so its rank follows this alone.
+    """The score of a passage for its query, or its negative. No other score changes, so this score alone decides the
+    rank.
 
     Attributes:
       encoder: see `SplitEncoder`.
-      promote: whether the passage is to rise; otherwise it is to fall.
+      promote: whether the passage rises; otherwise it falls.
     """
 
     encoder: SplitEncoder

@@ -1,11 +1,11 @@
-"""The pooled radius: how far a query vector is from losing its rank, in closed form, without an attack.
+"""The pooled radius: the distance of a query vector from losing its rank, in closed form, without an attack.
 
-Query and passage embeddings come in, signed L2 distances go out. A passage is ahead of the relevant one in a half
-space of query vectors, so how near that half space is needs no search. It is the yardstick of gradient attacks, and a
-measure of robustness by itself.
+Input: query and passage embeddings. Output: signed L2 distances. The query vectors for which a passage is ahead of the
+relevant passage form a half space, so the distance to it needs no search. The pooled radius is the reference for
+gradient attacks, and a robustness measure by itself.
 
-Dividing a query vector by its norm moves no passage in its ranking, so the radius is right with and without
-normalisation after the perturbation; it grows in proportion to the query vector. For unit vectors it is relative.
+Scaling a query vector does not change its ranking. So the radius is valid with and without normalization after the
+perturbation. It is proportional to the norm of the query vector; for unit vectors it is relative.
 """
 
 from functools import partial
@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float32, Int
 from jaxretr.retrieval.embeddings import Rows, Subset
 
 _SAME = 1e-5
-"""Passages whose squared distance is below this share of their squared norms are one: float32 cannot tell which of the
-two a query prefers, and copies of a text tie for every query."""
+"""Two passages count as equal if their squared distance is below this share of their squared norms: float32 cannot tell
+which of the two a query prefers, and copies of a text tie for every query."""
 
 
 def pooled_radii(
@@ -31,28 +31,29 @@ def pooled_radii(
     query_block: int = 512,
     passage_block: int = 8_192,
 ) -> Float32[np.ndarray, "queries k"]:
-    """The k smallest radii at which irrelevant passages overtake the relevant ones, ascending.
+    """Return the k smallest radii at which irrelevant passages overtake the relevant passages, in ascending order.
 
     Passage j overtakes p+ at
 
         q . (p+ - p_j) / ||p+ - p_j||
 
-    and all relevant passages no sooner than at the largest of these over p+. With one relevant passage, column 0 is the
-    exact distance to the nearest query vector that has another passage on top. Column k - 1 is a certified bound for
-    the top k: under smaller perturbations, fewer than k passages are ahead of the best relevant one. With several
-    relevant passages, all columns are such bounds.
+    and it overtakes all relevant passages no sooner than at the largest of these values over p+. With one relevant
+    passage, column 0 is the exact distance to the nearest query vector that ranks another passage first. Column k - 1
+    is a certified lower bound for the top k: under smaller perturbations, fewer than k passages are ahead of the best
+    relevant passage. With several relevant passages, every column is such a bound.
 
     Args:
-      queries: query vectors, unit length for relative radii.
-      passages: passage embeddings, float32 [passages, dim]; only blocks of them are ever on a device.
-      relevant: positions in `passages` of each query's relevant ones, at least one; the rest of a row is -1.
+      queries: query vectors; unit vectors for relative radii.
+      passages: passage embeddings, float32 [passages, dim]; only blocks of them are on a device at a time.
+      relevant: positions in `passages` of each query's relevant passages, at least one per query; rows are padded with
+        -1.
       k: number of radii.
       query_block, passage_block: vectors compared at once; a device holds a few times `query_block * passage_block`
         values.
 
     Returns:
-      Radii, in the units of the query vectors. Not positive: that passage is ahead already. Infinite: there are no k
-      passages that are neither relevant nor copies of a relevant one.
+      Radii in the units of the query vectors. A radius of 0 or below means that the passage is already ahead. Infinity
+      means that fewer than k passages are neither relevant nor copies of a relevant passage.
 
     Raises:
       ValueError: k is not positive, the widths differ, or a query has no relevant passage or one that does not exist.
@@ -82,7 +83,9 @@ def _nearest(
     passages: Float32[Array, "passages dim"],
     repeated: Int[Array, ""],
 ) -> Float32[Array, "queries k"]:
-    """The smallest radii so far and of one block of passages, whose first `repeated` have been seen."""
+    """Merge the radii of one block of passages into the smallest so far; its first `repeated` passages were seen
+    before.
+    """
     scores = _products(queries, passages)
     squares = jnp.sum(passages * passages, axis=1)
 
@@ -91,7 +94,7 @@ def _nearest(
         sizes = jnp.sum(answer * answer, axis=1)[:, None] + squares
         distance = sizes - 2 * _products(answer, passages)
         lead = jnp.sum(queries * answer, axis=1)[:, None] - scores
-        same = distance <= _SAME * sizes  # so is the relevant passage and itself
+        same = distance <= _SAME * sizes  # the relevant passage itself, or a copy of it
         radius = jnp.where(same, jnp.inf, lead / jnp.sqrt(jnp.where(same, 1, distance)))
         return jnp.where(real[:, None], jnp.maximum(hardest, radius), hardest), None
 

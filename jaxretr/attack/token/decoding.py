@@ -1,6 +1,6 @@
-"""Triggers as what they are in the end: strings that the victim tokenises itself.
+"""Decode triggers to strings, and measure the strings: the victim tokenizes a string by itself.
 
-In: the ways of searched triggers. Out: for each the best string, embedded by the whole pipeline.
+Input: the trace of a search. Output: the best string per trigger, embedded by the whole pipeline.
 """
 
 from collections.abc import Sequence
@@ -17,24 +17,24 @@ from jaxretr.attack.token.template import Frame, Role, Template, tokenization
 from jaxretr.model.encode import Encoder
 
 KEPT = 8
-"""How many of a trigger's last states are tried as strings: ids that the tokenizer would join otherwise lose a little,
-so that the best ids need not make the best string."""
+"""Last states per trigger that are tried as strings. The tokenizer may merge ids differently when it reads a string,
+which costs a little, so the best ids need not give the best string."""
 
 
 @dataclass(frozen=True)
 class Triggers:
-    """Found triggers; row i of everything belongs to trigger i.
+    """The triggers found; row i of every field belongs to trigger i.
 
     Attributes:
-      strings: the best string of each.
-      texts: the texts that it is part of, complete; of an adversarial passage, the passage.
+      strings: the best string of each trigger.
+      texts: the complete texts that the string is part of; for an adversarial passage, the passage.
       values: the objective of these texts, from string to embedding by the encoder itself.
-      embeddings: of these texts.
+      embeddings: embeddings of these texts.
       ids: the token ids that the string was decoded from.
-      survives: whether the tokenizer reads the texts as these very ids.
+      survives: whether the tokenizer reads the texts as exactly these ids.
       searched_values: the objective after each iteration, on token ids; row 0 is the start.
       survival: share of all strings tried that the tokenizer reads as the ids they were decoded from.
-      forward_passes: what each cost, strings included; a gradient counts as three.
+      forward_passes: cost per trigger, strings included; a gradient counts as three.
     """
 
     strings: tuple[str, ...]
@@ -57,13 +57,13 @@ def best_strings(
     context: object,
     trace: Trace,
 ) -> Triggers:
-    """Decodes the last states of every trigger, puts the strings into their texts, and keeps the best.
+    """Decode the last states of every trigger, put the strings into their texts, and keep the best.
 
     Args:
       encoder: the victim.
-      role: which prefix its texts get.
-      frames: of each trigger, its texts.
-      template, objective, context: what was searched with.
+      role: whether the texts are queries or passages, which decides their prefix.
+      frames: per trigger, its texts.
+      template, objective, context: those of the search.
       trace: the search.
     """
     rows, ids = _last_states(trace)
@@ -93,7 +93,7 @@ def best_strings(
 
 
 def _last_states(trace: Trace) -> tuple[Int32[np.ndarray, " states"], Int32[np.ndarray, "states slots"]]:
-    """Of each trigger the last `KEPT` different states, which are its best: the trigger's number, and its ids."""
+    """Return the last `KEPT` distinct states per trigger, which are its best: the trigger's number, and its ids."""
     rows, kept = [], []
     for trigger in range(trace.ids.shape[1]):
         different = dict.fromkeys(map(tuple, trace.ids[::-1, trigger].tolist()))
@@ -103,7 +103,7 @@ def _last_states(trace: Trace) -> tuple[Int32[np.ndarray, " states"], Int32[np.n
 
 
 def _meant(template: Template, row: int, trigger: np.ndarray) -> list[list[int]]:
-    """The ids of each text with the trigger in its slots."""
+    """Return the ids of each text with the trigger in its slots."""
     ids = template.ids[row].copy()
     np.put_along_axis(ids, template.slots[row], np.broadcast_to(trigger, template.slots[row].shape), axis=1)
     return [text[mask].tolist() for text, mask in zip(ids, template.mask[row], strict=True)]
