@@ -16,7 +16,7 @@ LAYERS = [
     {"attack", "serve"},
     {"model_card"},
     {"run"},
-    {"compile", "study"},
+    {"tpu_estimate", "study"},
 ]
 
 

@@ -58,7 +58,7 @@ def test_each_language_has_its_own_threshold():
     assert [one.language for one in found] == ["en", "th"]
     assert (threshold(clean[:200], 0.01), found[0].true_positive_rate) == (197, 1)
     assert (threshold(clean[200:], 0.01), found[1].true_positive_rate) == (1197, 0.5)
-    assert found["th"].false_positive_rate == 0.01
+    assert found[1].false_positive_rate == 0.01
 
 
 def test_detect_refuses_what_it_cannot_judge():

@@ -1,6 +1,7 @@
-"""What shape a model has, without its weights and without a hub.
+"""The architecture of a model without its weights and without a hub.
 
-In: a `model_name_or_path`. Out: an `Architecture`, of a directory on disk or of the table of published models here.
+Input: a `model_name_or_path`. Output: an `Architecture`, from a directory on disk or from the table of published
+  models.
 """
 
 import dataclasses
@@ -48,14 +49,14 @@ PUBLISHED = {
     "sentence-transformers/LaBSE": _LABSE,
     MINI_ENCODER: _MINI,
 }
-"""Numbers of the models' own config.json."""
+"""The values of the models' own config.json."""
 
 
 def architecture_of(model: ModelConfig) -> Architecture:
-    """The shape of the encoder that a run with this config trains.
+    """Return the architecture of the encoder that a run with this config trains.
 
     Raises:
-      ValueError: for a model that is neither a directory with a config.json nor in the table.
+      ValueError: the model is neither a directory with a config.json nor in the table.
     """
     directory = Path(model.model_name_or_path)
     if (directory / "config.json").is_file():

@@ -2,9 +2,9 @@ from collections import Counter
 
 import pytest
 
-from jaxretr.compile.chips import Slice
-from jaxretr.compile.costs import Collective, Costs
-from jaxretr.compile.roofline import Roofline
+from jaxretr.tpu_estimate.chips import Slice
+from jaxretr.tpu_estimate.costs import Collective, Costs
+from jaxretr.tpu_estimate.measure import Roofline
 
 COSTS = Costs(
     matmul_flops=10**12,

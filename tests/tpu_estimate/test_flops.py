@@ -6,10 +6,10 @@ import math
 import jax
 import pytest
 
-from jaxretr.compile import flops
-from jaxretr.compile.programs import attack_program, encode_program, train_program
 from jaxretr.config import Config, DataConfig, ModelConfig, TrainConfig
 from jaxretr.model.functions import functions, param_shapes
+from jaxretr.tpu_estimate import flops
+from jaxretr.tpu_estimate.programs import attack_program, encode_program, train_program
 from tests.tiny import TINY
 
 HEAD = dataclasses.replace(TINY, dense_head=(16, 24))

@@ -5,9 +5,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxretr.compile.architectures import PUBLISHED, architecture_of
 from jaxretr.config import ModelConfig
 from jaxretr.model.functions import param_shapes
+from jaxretr.tpu_estimate.architectures import PUBLISHED, architecture_of
 from tests import tiny
 
 

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxretr.compile.hlo import Module, Shape
+from jaxretr.tpu_estimate.hlo import Module, Shape
 
 TEXT = """\
 HloModule jit_step, is_scheduled=true

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxretr import parallel
-from jaxretr.compile.costs import Collective, Costs, matmul_flops
-from jaxretr.compile.hlo import Instruction, Module, Shape
+from jaxretr.tpu_estimate.costs import Collective, Costs, matmul_flops
+from jaxretr.tpu_estimate.hlo import Instruction, Module, Shape
 
 
 def counted(function, *shapes) -> Costs:

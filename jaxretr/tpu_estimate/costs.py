@@ -1,7 +1,8 @@
 """What one device computes and moves in one run of a compiled program.
 
-In: a `Module`. Out: `Costs`. XLA's own `cost_analysis()` counts the body of a loop once, however often it runs, and
-with it one layer of an encoder whose layers are a loop; here it counts as often as it runs.
+Input: a `Module`. Output: `Costs`. XLA's own `cost_analysis()` counts the body of a loop once, so it counts one layer
+  of
+an encoder whose layers run in a loop. Here a loop body counts as often as it runs.
 """
 
 import math
@@ -10,17 +11,18 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jaxretr.compile.hlo import Computation, Instruction, Module, Shape
+from jaxretr.tpu_estimate.hlo import Computation, Instruction, Module, Shape
 
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _NAMING = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "domain"}
 _FREE = _NAMING | {"partition-id", "replica-id"}
-"""Instructions that move nothing themselves."""
+"""Instructions that move no data themselves."""
 
 _FREE_CALLS = re.compile(r'custom_call_target="(AllocateBuffer|AsyncCollectiveStart|AsyncCollectiveDone)"')
 
 _PASSES = {"default": 1, "high": 3, "highest": 6}
-"""bfloat16 products that a TPU makes a float32 product of (`jax.lax.Precision`, https://docs.jax.dev/en/latest/jax.lax.html)."""
+"""bfloat16 products that a TPU uses for one float32 product (`jax.lax.Precision`,
+https://docs.jax.dev/en/latest/jax.lax.html)."""
 
 
 class Collective(NamedTuple):
@@ -28,8 +30,8 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: such as `all-reduce`.
-      group: devices that take part together.
-      payload: bytes of the whole array: what is reduced, or what is gathered.
+      group: number of devices that take part together.
+      payload: bytes of the whole array that is reduced or gathered.
     """
 
     kind: str
@@ -38,21 +40,21 @@ class Collective(NamedTuple):
 
     @property
     def sent(self) -> float:
-        """Bytes that a device must send at least (Patarasuk and Yuan 2009, doi 10.1016/j.jpdc.2008.09.002)."""
+        """Lower bound on the bytes that a device sends (Patarasuk and Yuan 2009, doi 10.1016/j.jpdc.2008.09.002)."""
         share = (self.group - 1) / self.group
         return self.payload * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
 
 
 @dataclass
 class Costs:
-    """Of one device and one run.
+    """Costs of one device and one run.
 
     Attributes:
-      matmul_flops: two for each product and sum of all matrix products.
-      matmul_passes: the same, a float32 product counted as often as bfloat16 products are made for it.
-      hbm_bytes: read from or written to main memory, without what stays in the chip's scratch memory.
-      collectives: how often each one runs.
-      unknown_loops: loops whose number of turns the text does not tell; they count once.
+      matmul_flops: operations of all matrix products; a multiply-add counts as two.
+      matmul_passes: the same operations, with a float32 product counted once per bfloat16 product that it needs.
+      hbm_bytes: bytes read from or written to main memory, without the chip's scratch memory.
+      collectives: number of runs per collective.
+      unknown_loops: loops with a trip count that the text does not show; they count once.
     """
 
     matmul_flops: int = 0
@@ -64,22 +66,22 @@ class Costs:
     @classmethod
     def of(cls, module: Module) -> "Costs":
         costs = cls()
-        _Walk(module, costs).computation(module.computations[module.entry], 1)
+        _CostCounter(module, costs).computation(module.computations[module.entry], 1)
         return costs
 
     @property
     def sent_bytes(self) -> float:
-        """Bytes that a device sends in collectives, at least."""
+        """Lower bound on the bytes that a device sends in collectives."""
         return sum((collective.sent * times for collective, times in self.collectives.items()), 0.0)
 
 
-class _Walk:
+class _CostCounter:
     def __init__(self, module: Module, costs: Costs) -> None:
         self._module, self._costs = module, costs
         self._chains: set[tuple[str, str]] = set()
 
     def computation(self, computation: Computation, times: int, *, fused: bool = False) -> None:
-        """Adds all that happens in `times` runs; inside of a fusion nothing touches main memory."""
+        """Add the costs of `times` runs; inside a fusion nothing touches main memory."""
         for instruction in computation.instructions.values():
             opcode = instruction.opcode
             if opcode == "while":
@@ -106,7 +108,7 @@ class _Walk:
         return self._module.computations[instruction.called(attribute)]
 
     def _turns(self, loop: Instruction) -> int:
-        """How often a loop runs: as XLA says, or as its counter (from 0, by 1) is compared with a constant."""
+        """Return the trip count of a loop: XLA's own, or the limit of its counter (from 0, by 1)."""
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(known[1])
         condition = self._called(loop, "condition").instructions.values()
@@ -118,7 +120,7 @@ class _Walk:
 
     def _collective(self, instruction: Instruction, computation: Computation, times: int) -> None:
         kind = instruction.opcode.removesuffix("-start")
-        # One that runs beside other work stands in each of these fusions, as a link of the same chain.
+        # An asynchronous collective occurs in several fusions, as links of the same chain; count it once.
         if chain := re.search(r'chain_id="\d+"', instruction.attributes):
             if (kind, chain[0]) in self._chains:
                 return
@@ -149,7 +151,7 @@ class _Walk:
         return sum(map(_in_hbm, operands)) + _in_hbm(instruction.shapes)
 
     def _read(self, fused: Computation, number: int) -> int:
-        """Bytes of a fusion's operand that it reads: no more than the slices that are cut from it."""
+        """Return the bytes that a fusion reads of an operand: at most the slices taken from it."""
         parameter = fused.instructions[fused.parameters[number]]
         whole = _in_hbm(parameter.shapes)
         read = 0
@@ -161,18 +163,18 @@ class _Walk:
                 inner = self._called(user, "calls")
                 read += sum(self._read(inner, place) for place in places)
             elif user.opcode in ("dynamic-update-slice", "scatter") and places == [0]:
-                continue  # changed in place
-            elif user.opcode != "tuple" and not _is_collective(user):  # what is handed on is not read
+                continue  # updated in place
+            elif user.opcode != "tuple" and not _is_collective(user):  # passed on without being read
                 return whole
         return min(read, whole)
 
     def _written(self, fused: Computation, name: str, shapes: tuple[Shape, ...]) -> int:
-        """Bytes of a fusion's result that it writes: the update alone where one is made in place."""
+        """Return the bytes that a fusion writes: only the update for an in-place update."""
         made = fused.instructions[name]
         if made.opcode == "tuple":
             return sum(self._written(fused, part, (shape,)) for part, shape in zip(made.operands, shapes, strict=False))
         if made.opcode == "parameter" or _is_collective(made) or _is_free_call(made):
-            return 0  # handed on, or counted with the collective
+            return 0  # passed on, or counted with the collective
         if made.opcode == "bitcast":
             return self._written(fused, made.operands[0], shapes)
         if made.opcode == "fusion":
@@ -185,7 +187,9 @@ class _Walk:
 
 
 def matmul_flops(instruction: Instruction, left: Shape, right: Shape) -> int:
-    """Two for each product and sum; of a convolution, as which a TPU makes all products, without padding and holes."""
+    """Count two operations per multiply-add. For a convolution (a TPU runs every product as one), leave out padding and
+    holes.
+    """
     result = instruction.shapes[0]
     if instruction.opcode == "dot":
         contracted = (int(axis) for axis in instruction.braces("lhs_contracting_dims").split(",") if axis)
@@ -211,7 +215,7 @@ def matmul_flops(instruction: Instruction, left: Shape, right: Shape) -> int:
 
 
 def _valid_pairs(inputs: int, kernel: int, outputs: int, window: dict[str, tuple[int, int]]) -> int:
-    """Pairs of an output and a kernel position along one axis that meet a real input."""
+    """Return the pairs of an output and a kernel position along one axis that meet a real input."""
     stride, low = window.get("stride", (1, 0))[0], window.get("pad", (0, 0))[0]
     dilate_left, dilate_right = window.get("lhs_dilate", (1, 0))[0], window.get("rhs_dilate", (1, 0))[0]
     places = (out * stride + place * dilate_right - low for out in range(outputs) for place in range(kernel))
@@ -219,7 +223,7 @@ def _valid_pairs(inputs: int, kernel: int, outputs: int, window: dict[str, tuple
 
 
 def _window(text: str) -> dict[str, list[tuple[int, int]]]:
-    """`size=2x3 pad=0_0x1_1` as numbers an axis; what has one number gets a 0 behind it."""
+    """Parse `size=2x3 pad=0_0x1_1` into number pairs per axis; a single number n becomes (n, 0)."""
     parts = (part.split("=") for part in text.split())
     numbers = {name: [tuple(map(int, value.split("_"))) for value in values.split("x")] for name, values in parts}
     return {name: [(value[0], value[-1] if len(value) > 1 else 0) for value in each] for name, each in numbers.items()}
@@ -238,7 +242,9 @@ def _two(computation: Computation, instruction: Instruction) -> tuple[Shape, Sha
 
 
 def _group_size(instruction: Instruction) -> int:
-    """Devices in a group: `{{0,1},{2,3}}`, `[groups,size]<=[…]` or `mesh['devices'=size] {…}`; 1 where unnamed."""
+    """Return the devices per group: `{{0,1},{2,3}}`, `[groups,size]<=[…]` or `mesh['devices'=size] {…}`; 1 if not
+    given.
+    """
     text = instruction.attributes
     if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", text):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))

@@ -1,15 +1,15 @@
-"""What was measured, as text and as JSON.
+"""Measurements as text and as a table.
 
-In: `Measured`. Out: lines for the console, and the rows of a table.
+Input: `Measured`. Output: lines for the console, and the rows of a Markdown table.
 """
 
 from collections.abc import Sequence
 
-from jaxretr.compile.measure import Measured
+from jaxretr.tpu_estimate.measure import Measured
 
 
 def text(measured: Measured) -> str:
-    """Everything about one program."""
+    """Describe one program in full."""
     memory, costs, roofline, chip = measured.memory, measured.costs, measured.roofline, measured.slice.chip
     program = measured.program
     fits = "fits" if memory.total <= chip.hbm_bytes else "DOES NOT FIT"
@@ -49,7 +49,7 @@ def text(measured: Measured) -> str:
 
 
 def markdown(model: str, results: Sequence[Measured]) -> str:
-    """A table with a row for each program; where there are two figures, for parts one by one and all at once."""
+    """Format one row per program. Two figures are for parts one after the other and for full overlap."""
     head = (
         "| model | slice | program | a chip | memory | products | main memory | sent | roofline: these three | "
         "run | examples/s | of peak | compiled in (CPU) |"

@@ -1,7 +1,7 @@
-"""The text of a compiled program, read into computations and instructions.
+"""The text of a compiled program, parsed into computations and instructions.
 
-In: `compiled.as_text()`, HLO as XLA prints it after its last pass (https://openxla.org/xla/operation_semantics). Out:
-`Module`. Nothing is interpreted here but shapes; `jaxretr.compile.costs` gives the instructions their meaning.
+Input: `compiled.as_text()`, HLO as XLA prints it after its last pass (https://openxla.org/xla/operation_semantics).
+Output: a `Module`. This module interprets shapes only; `jaxretr.tpu_estimate.costs` interprets the instructions.
 """
 
 import math
@@ -21,7 +21,7 @@ _COMMENT = re.compile(r"/\*.*?\*/")
 
 
 class Shape(NamedTuple):
-    """One array: element type, sizes, and the memory space its layout names: 0 is the chip's main memory."""
+    """One array: element type, sizes, and the memory space of its layout; space 0 is the chip's main memory."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -29,12 +29,12 @@ class Shape(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return math.prod(self.dims)
 
     @property
     def bytes(self) -> int:
-        """Without the padding of tiles."""
+        """Bytes, without the padding of tiles."""
         digits = re.search(r"\d+", self.dtype)
         bits = _BITS[self.dtype] if self.dtype in _BITS else int(digits[0]) if digits else 0
         return self.size * bits // 8
@@ -45,10 +45,10 @@ class Instruction:
     """One line.
 
     Attributes:
-      name: of the result.
+      name: name of the result.
       opcode: such as `convolution`.
-      shapes: of the result, the arrays of a tuple in order.
-      operands: names; the number of a parameter, the value of a constant.
+      shapes: shapes of the result; for a tuple, its arrays in order.
+      operands: names of the operands; the number of a parameter; the value of a constant.
       attributes: the rest of the line.
     """
 
@@ -59,51 +59,51 @@ class Instruction:
     attributes: str
 
     def called(self, attribute: str) -> str:
-        """The computation that `attribute` (`calls`, `body`, `condition`) names, "" for none."""
+        """Return the computation that `attribute` (`calls`, `body`, `condition`) names, or ""."""
         found = re.search(rf"\b{attribute}={_NAME}", self.attributes)
         return found[1] if found else ""
 
     def braces(self, attribute: str) -> str:
-        """What stands in the braces after `attribute=`, "" for nothing."""
+        """Return the text in the braces after `attribute=`, or ""."""
         found = re.search(rf"\b{attribute}=\{{([^{{}}]*)\}}", self.attributes)
         return found[1] if found else ""
 
 
 @dataclass(frozen=True)
 class Computation:
-    """Instructions by name, in the order of the text; the last one marked is the root."""
+    """Instructions by name, in the order of the text; `root` names the last instruction marked as root."""
 
     name: str
     instructions: dict[str, Instruction] = field(default_factory=dict)
     root: list[str] = field(default_factory=list)
 
     def operand_shapes(self, instruction: Instruction) -> list[tuple[Shape, ...]]:
-        """Of each operand that is an instruction."""
+        """Return the shapes of each operand that is an instruction."""
         return [self.instructions[name].shapes for name in instruction.operands if name in self.instructions]
 
     @cached_property
     def parameters(self) -> dict[int, str]:
-        """Their names by number."""
+        """Names of the parameters by number."""
         return {int(i.operands[0]): i.name for i in self.instructions.values() if i.opcode == "parameter"}
 
     def users(self, name: str) -> Iterator[Instruction]:
-        """The instructions that read `name`."""
+        """Return the instructions that read `name`."""
         return (i for i in self.instructions.values() if name in i.operands)
 
 
 @dataclass(frozen=True)
 class Module:
-    """All computations of a program by name; `entry` names the one it starts with."""
+    """All computations of a program by name; `entry` names the first one."""
 
     entry: str
     computations: dict[str, Computation]
 
     @classmethod
     def parse(cls, text: str) -> "Module":
-        """Reads a program.
+        """Parse a program.
 
         Raises:
-          ValueError: where the text has no entry computation.
+          ValueError: the text has no entry computation.
         """
         entry = ""
         computations: dict[str, Computation] = {}
@@ -123,7 +123,7 @@ class Module:
 
 
 def _instruction(name: str, rest: str) -> Instruction:
-    """What follows `name = `: a type, `opcode(operands)` and attributes."""
+    """Parse the text after `name = `: a type, `opcode(operands)` and attributes."""
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     shapes = tuple(_shape(*match.groups()) for match in _SHAPE.finditer(rest[:end]))
     opcode, _, _ = rest[end:].strip().partition("(")
@@ -140,7 +140,7 @@ def _shape(dtype: str, dims: str, layout: str | None) -> Shape:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the parenthesis at `start` closes."""
+    """Return the position at which the parenthesis at `start` closes."""
     depth = 0
     for place in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[place], 0)
@@ -150,7 +150,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _split(operands: str) -> list[str]:
-    """At the commas outside of brackets."""
+    """Split at the commas outside brackets."""
     parts, depth, start = [], 0, 0
     for place, character in enumerate(operands):
         depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(character, 0)

@@ -1,6 +1,6 @@
 import pytest
 
-from jaxretr.compile.chips import CHIPS, Slice
+from jaxretr.tpu_estimate.chips import CHIPS, Slice
 
 
 @pytest.mark.parametrize(

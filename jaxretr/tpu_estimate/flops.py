@@ -1,7 +1,8 @@
-"""Matrix products that the mathematics asks for, counted by hand.
+"""The matrix products of the model's mathematics, counted by formula.
 
-In: an `Architecture` and lengths. Out: floating-point operations, two for each product and sum. LayerNorm, softmax and
-what else is no matrix product is not counted; nor is anything that a compiler adds.
+Input: an `Architecture` and lengths. Output: floating-point operations; a multiply-add counts as two. LayerNorm,
+  softmax
+and everything else that is no matrix product is left out, and so is everything that a compiler adds.
 """
 
 from jaxretr.config import Config
@@ -9,7 +10,7 @@ from jaxretr.model.architecture import Architecture
 
 
 def weights(architecture: Architecture, length: int) -> int:
-    """Products with weights to encode one text: 4 hidden² and 2 hidden · ffn a token and layer, and the head."""
+    """Products with weights to encode one text: 4 hidden² + 2 hidden · ffn per token and layer, and the head."""
     a = architecture
     per_token = 4 * a.hidden_size**2 + 2 * a.hidden_size * a.intermediate_size
     head = a.dense_head[0] * a.dense_head[1] if a.dense_head else 0
@@ -22,14 +23,14 @@ def attention(architecture: Architecture, length: int) -> int:
 
 
 def encode(architecture: Architecture, length: int) -> int:
-    """To encode one text."""
+    """All products to encode one text."""
     return weights(architecture, length) + attention(architecture, length)
 
 
 def train(config: Config, architecture: Architecture, batch: int, devices: int) -> int:
-    """One update on one device with `batch` pairs: a gradient costs three times its function, scores included.
+    """Products of one update on one device with `batch` pairs: a gradient costs three forward passes, scores included.
 
-    What is made again for the backward pass (`model.remat`) is not counted, nor is hardening.
+    Recomputation in the backward pass (`model.remat`) and hardening are not counted.
     """
     columns = 1 + config.data.num_hard_negatives
     query, passage = (
@@ -41,10 +42,10 @@ def train(config: Config, architecture: Architecture, batch: int, devices: int) 
 
 
 def recomputed(config: Config, architecture: Architecture, batch: int) -> int:
-    """What one device makes twice on purpose.
+    """Products that one device repeats by design.
 
-    With `model.remat` `dots` the products inside of attention, with `full` every layer; with `train.chunk_size`
-    everything is encoded once more, before the gradient.
+    With `model.remat="dots"`, the products inside attention; with "full", every layer; with `train.chunk_size`, one
+    more encoding of everything before the gradient.
     """
     again = {"none": lambda *_: 0, "dots": attention, "full": encode}[config.model.remat]
     columns = 1 + config.data.num_hard_negatives
@@ -56,8 +57,9 @@ def recomputed(config: Config, architecture: Architecture, batch: int) -> int:
 
 
 def pgd(architecture: Architecture, length: int, batch: int, steps: int) -> int:
-    """Projected gradient ascent on token vectors: a gradient costs twice its function, since no weight gets one.
+    """Products of projected gradient ascent on token vectors: a gradient costs two forward passes, since no weight gets
+    one.
 
-    Beside `steps` gradients there are three encodings: of the clean text, of the last point, and of the best one.
+    Besides `steps` gradients there are three encodings: the clean text, the last point and the best point.
     """
     return batch * encode(architecture, length) * (2 * steps + 3)

@@ -1,7 +1,7 @@
 import pytest
 
-from jaxretr.compile.batch import STEP, largest_batch
-from jaxretr.compile.measure import TooLarge
+from jaxretr.tpu_estimate.check import STEP, largest_batch
+from jaxretr.tpu_estimate.measure import TooLarge
 
 LIMIT = 16 * 2**30
 

@@ -6,14 +6,14 @@ import sys
 import jax
 import pytest
 
-from jaxretr.compile import check as checking
-from jaxretr.compile import topology
-from jaxretr.compile.check import check
-from jaxretr.compile.chips import Slice
-from jaxretr.compile.measure import TooLarge, measure
-from jaxretr.compile.programs import encode_program
-from jaxretr.compile.report import markdown, text
 from jaxretr.config import Config, ModelConfig
+from jaxretr.tpu_estimate import check as checking
+from jaxretr.tpu_estimate import chips
+from jaxretr.tpu_estimate.check import check
+from jaxretr.tpu_estimate.chips import Slice
+from jaxretr.tpu_estimate.measure import TooLarge, measure
+from jaxretr.tpu_estimate.programs import encode_program
+from jaxretr.tpu_estimate.report import markdown, text
 from tests.tiny import TINY
 
 V5E = Slice.parse("v5e:2x4")
@@ -32,7 +32,7 @@ def test_without_the_compiler_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
     def absent(**_):
         raise RuntimeError("Unable to initialize backend 'tpu'")
 
-    monkeypatch.setattr(topology.topologies, "get_topology_desc", absent)
+    monkeypatch.setattr(chips.topologies, "get_topology_desc", absent)
     with pytest.raises(RuntimeError, match=r"cannot be loaded: Unable.*--extra tpu"):
         topology.describe(V5E)
 

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import pytest
 
 from jaxretr import parallel
-from jaxretr.compile.chips import Slice
-from jaxretr.compile.topology import describe
 from jaxretr.model.functions import functions, param_shapes
+from jaxretr.tpu_estimate.chips import Slice, describe
 from jaxretr.train.objective import Objective
 from tests.tiny import TINY
 from tests.train.test_packing import packed

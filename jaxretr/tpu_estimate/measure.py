@@ -1,28 +1,73 @@
-"""Compiling a program and reading what the compiler says of it.
+"""Compile a program, read the compiler's figures, and bound its time.
 
-In: a `Program` and the slice it is for. Out: `Measured`, plain numbers of one device and one run.
+Input: a `Program` and its slice. Output: `Measured`, plain numbers of one device and one run. The `Roofline` bounds the
+times of arithmetic, memory and network, each at its published peak (Williams, Waterman, Patterson 2009,
+doi 10.1145/1498765.1498785).
 """
 
 import dataclasses
 import re
 import time
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 
-from jaxretr.compile.chips import Slice
-from jaxretr.compile.costs import Costs
-from jaxretr.compile.hlo import Module
-from jaxretr.compile.programs import Program
-from jaxretr.compile.roofline import Roofline
+from jaxretr.tpu_estimate.chips import Slice
+from jaxretr.tpu_estimate.costs import Costs
+from jaxretr.tpu_estimate.hlo import Module
+from jaxretr.tpu_estimate.programs import Program
+
+ASSUMPTIONS = (
+    "matrix products run at the chip's published peak; a float32 product counts as the 1, 3 or 6 bfloat16 products "
+    "that its precision asks for; all other arithmetic is free",
+    "what the compiled text reads from and writes to main memory moves once, at the published bandwidth; scratch "
+    "memory on the chip is free; tiles are not padded",
+    "a collective sends the least it can (all-reduce 2(n-1)/n of its bytes, all-gather (n-1)/n), over all links of the "
+    "chip that has the fewest, at their published speed one way; latency is free",
+    "loops count as often as they run (XLA's own counts take a body once)",
+    "the host keeps up: no time for input, launching or checkpoints",
+)
+
+
+class Roofline(NamedTuple):
+    """Seconds of one run, each part alone."""
+
+    compute: float
+    memory: float
+    network: float
+
+    @classmethod
+    def of(cls, costs: Costs, slice_: Slice) -> "Roofline":
+        chip = slice_.chip
+        egress = slice_.links * chip.link_bandwidth
+        return cls(
+            compute=costs.matmul_passes / chip.peak_flops,
+            memory=costs.hbm_bytes / chip.hbm_bandwidth,
+            network=costs.sent_bytes / egress if egress else 0.0,
+        )
+
+    @property
+    def overlapped(self) -> float:
+        """The lower bound: all three parts overlap."""
+        return max(self)
+
+    @property
+    def serial(self) -> float:
+        """All three parts one after the other. A real run is slower if a part misses its peak."""
+        return sum(self)
+
+    @property
+    def bound_by(self) -> str:
+        """The longest part."""
+        return self._fields[self.index(max(self))]
 
 
 class TooLarge(ValueError):
-    """A program that needs more memory than a chip has.
+    """A program needs more memory than a chip has.
 
     Attributes:
-      needed: bytes it would need at once, 0 where the compiler does not say.
+      needed: bytes needed at once; 0 if the compiler does not say.
     """
 
     def __init__(self, message: str, needed: int) -> None:
@@ -35,11 +80,12 @@ class Memory:
     """Bytes on one device, as the compiler counts them.
 
     Attributes:
-      arguments, outputs: parameters, optimiser state and batch; what the program returns.
-      aliased: outputs that take the place of donated arguments.
-      temporaries: all that is made on the way; parts of it take each other's place, and that of donated arguments.
+      arguments: parameters, optimizer state and batch.
+      outputs: what the program returns.
+      aliased: outputs that reuse the memory of donated arguments.
+      temporaries: all intermediate arrays; they may share memory with each other and with donated arguments.
       code: the program.
-      peak: of arguments, outputs and temporaries, what is there at once.
+      peak: maximum of arguments, outputs and temporaries that exist at once.
     """
 
     arguments: int
@@ -51,7 +97,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """What must be there at once."""
+        """Bytes needed at once."""
         return self.peak + self.code
 
 
@@ -60,11 +106,11 @@ class Measured:
     """One program on one slice.
 
     Attributes:
-      program, slice: what was compiled for what.
-      seconds, cpu_seconds: that tracing and compiling took, by the clock and of all cores together.
-      memory: of one device.
-      costs, roofline: of one device and one run.
-      compiler_flops, compiler_bytes: XLA's own counts, with a loop's body counted once.
+      program, slice: the program and the slice it was compiled for.
+      seconds, cpu_seconds: time of tracing and compiling, wall clock and CPU time of all cores.
+      memory: memory of one device.
+      costs, roofline: costs of one device and one run.
+      compiler_flops, compiler_bytes: XLA's own counts, which count a loop body once.
     """
 
     program: Program
@@ -78,15 +124,15 @@ class Measured:
     compiler_bytes: float
 
     def share_of_peak(self, seconds: float) -> float:
-        """The model's own matrix products in this time, as a share of what the chip can do."""
+        """Return the model's own matrix products in this time as a share of the chip's peak."""
         return self.program.model_flops / (seconds * self.slice.chip.peak_flops)
 
     def examples_per_second(self, seconds: float) -> float:
-        """Of all devices."""
+        """Return the examples per second of all devices."""
         return self.program.batch * self.slice.devices / seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; times in seconds, sizes in bytes."""
+        """Return plain values; times in seconds, sizes in bytes."""
         roofline, costs = self.roofline, self.costs
         return {
             "program": self.program.name,
@@ -123,10 +169,10 @@ class Measured:
 
 
 def measure(program: Program, slice_: Slice) -> Measured:
-    """Compiles.
+    """Compile and measure.
 
     Raises:
-      TooLarge: where the chip's memory does not hold it.
+      TooLarge: the program does not fit into the chip's memory.
     """
     started, cpu_started = time.perf_counter(), time.process_time()
     lowered = program.lower()
@@ -162,7 +208,7 @@ def measure(program: Program, slice_: Slice) -> Measured:
 
 
 def too_large(program: Program, slice_: Slice, amount: str, needed: int = 0) -> TooLarge:
-    """The error of a program that needs `amount`, in words, and `needed`, in bytes."""
+    """Build the error of a program that needs `amount` (in words) or `needed` (in bytes)."""
     return TooLarge(
         f"{program.name} with {program.what} on each chip does not fit into a {slice_.chip.name}: it needs {amount}. "
         "Take a smaller --config.train.batch_size or a larger slice, set --config.model.remat=full or "

@@ -1,6 +1,7 @@
 """The programs of a run as they are compiled for a slice: one update, encoding, one gradient attack.
 
-In: a config, an architecture, devices and texts a device. Out: `Program`s, to be lowered; all arguments are shapes.
+Input: a config, an architecture, devices and texts per device. Output: `Program`s to be lowered; all arguments are
+shapes.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +18,12 @@ from jaxretr.attack.gradient.attack import GradientAttack, on_one_device
 from jaxretr.attack.gradient.objective import SplitEncoder
 from jaxretr.attack.gradient.pgd import PGD
 from jaxretr.attack.victim import HARD_NEGATIVES
-from jaxretr.compile import flops
 from jaxretr.config import Config
 from jaxretr.data.batches import PairBatch, Translations
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.functions import functions, param_shapes
 from jaxretr.run import make_update
+from jaxretr.tpu_estimate import flops
 from jaxretr.train.step import TrainState
 from jaxretr.types import TokenBatch
 
@@ -31,20 +32,20 @@ ENCODED_TOKENS = 32 * 128
 
 ATTACK = GradientAttack(PGD, steps=20)
 _ATTACKED_TOKENS = 8 * 128
-_SPECIAL_IDS = (0, 1, 2, 3)  # how many there are decides nothing but a few comparisons
+_SPECIAL_IDS = (0, 1, 2, 3)  # their number affects only a few comparisons
 
 
 @dataclass(frozen=True)
 class Program:
-    """Something to compile.
+    """A program to compile.
 
     Attributes:
       name: `train`, `encode` or `attack`.
-      what: of what one device's share consists.
-      batch: pairs or texts of one device.
-      lower: traces it.
-      model_flops: matrix products of one device's run that the mathematics asks for.
-      flops: the same and what is made again on purpose; None where that has not been counted by hand.
+      what: one device's share, in words.
+      batch: pairs or texts per device.
+      lower: trace the program.
+      model_flops: matrix products of one device's run according to the model's mathematics.
+      flops: `model_flops` plus deliberate recomputation; None if no formula covers it.
     """
 
     name: str
@@ -95,7 +96,7 @@ def encode_program(config: Config, architecture: Architecture, devices: Sequence
 
 
 def attack_program(config: Config, architecture: Architecture, devices: Sequence[jax.Device]) -> Program:
-    """`ATTACK` on queries of full length, in float32 as attacks are by default."""
+    """`ATTACK` on queries of full length, in float32, the default of attacks."""
     length = config.model.query_max_len
     batch, candidates = max(1, _ATTACKED_TOKENS // length), HARD_NEGATIVES + 1
     objective = QueryObjective(SplitEncoder(functions(architecture)), InfoNCE(config.train.temperature))
@@ -117,7 +118,7 @@ def attack_program(config: Config, architecture: Architecture, devices: Sequence
 
 
 def pair_batch(config: Config, devices: int, batch: int) -> PairBatch:
-    """The shapes of what `jaxretr.data.batches` reads for this config, with a leading devices axis."""
+    """The shapes of a batch that `jaxretr.data.batches` reads for this config, with a leading devices axis."""
     tokens, rows = partial(_tokens, devices, batch), (devices, batch)
     queries, passages = config.model.query_max_len, config.model.passage_max_len
     columns = 1 + config.data.num_hard_negatives
