@@ -34,7 +34,7 @@ def test_without_the_compiler_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(chips.topologies, "get_topology_desc", absent)
     with pytest.raises(RuntimeError, match=r"cannot be loaded: Unable.*--extra tpu"):
-        topology.describe(V5E)
+        chips.describe(V5E)
 
 
 class _Exhausted:
