@@ -1,7 +1,8 @@
-"""Reads which key carries which character from the system's keyboard database; prints `layouts.py`.
+"""Read from the system's keyboard database which key types which character, and print `layouts.py`.
 
-In: libxkbcommon and the layouts of xkeyboard-config (Debian: libxkbcommon0, xkb-data). Out: Python source. Only who
-adds a language needs this: `python -m jaxretr.perturb.text.xkb > layouts.py`.
+    python scripts/make_keyboard_layouts.py > jaxretr/perturb/text/layouts.py
+
+Needs libxkbcommon and the layouts of xkeyboard-config (Debian: libxkbcommon0, xkb-data). Run it only to add a language.
 """
 
 import ctypes
@@ -27,7 +28,7 @@ _NUMBERED = [
     [f"A{row}{i:02}" for i in range(1, count + 1)] for row, count in zip("EDCB", (12, 12, 11, 10), strict=True)
 ]
 KEYS = (("TLDE", *_NUMBERED[0]), tuple(_NUMBERED[1]), (*_NUMBERED[2], "BKSL"), ("LSGT", *_NUMBERED[3]))
-"""XKB's names of the keys of each row of a pc105 keyboard, left to right."""
+"""XKB's names of the keys in each row of a pc105 keyboard, left to right."""
 
 
 class _RuleNames(ctypes.Structure):
@@ -35,16 +36,16 @@ class _RuleNames(ctypes.Structure):
 
 
 def read_layout(name: str) -> list[list[str]]:
-    """What each row of keys types: first the four rows without, then the four with Shift.
+    """Return what each row of keys types: first the four rows without Shift, then the four rows with Shift.
 
     Args:
       name: a layout of xkeyboard-config, such as "us".
 
     Returns:
-      Characters per key; "" for keys that type nothing by themselves.
+      Characters per key; "" for a key that types nothing by itself.
 
     Raises:
-      OSError: where the library or the layout is missing.
+      OSError: the library or the layout is missing.
     """
     library = _library()
     context = library.xkb_context_new(0)
@@ -59,12 +60,13 @@ def read_layout(name: str) -> list[list[str]]:
 
 
 def source(layouts: Mapping[str, list[list[str]]]) -> str:
-    """The module `layouts.py`: language -> rows, the keys of a row parted by blanks."""
+    """Return the module `layouts.py`: language -> rows; blanks separate the keys of a row."""
     lines = [
-        '"""Which key types which character. Facts from xkeyboard-config, written by `xkb.py`; do not edit.',
+        '"""Which key types which character. Facts from xkeyboard-config.',
         "",
-        "Language -> rows of keys, top to bottom, first without and then with Shift; keys left to right, parted by",
-        "blanks; nothing between two blanks is a key that types no character by itself.",
+        "Written by `scripts/make_keyboard_layouts.py`; do not edit. Language -> rows of keys, top to bottom, first",
+        "without and then with Shift; keys left to right, separated by blanks. Nothing between two blanks stands for a",
+        "key that types no character by itself.",
         '"""',
         "",
         "LAYOUTS: dict[str, tuple[str, ...]] = {",
@@ -84,7 +86,7 @@ def _typed(library: ctypes.CDLL, keymap: int, key: str, level: int) -> str:
     symbols = ctypes.POINTER(ctypes.c_uint32)()
     count = library.xkb_keymap_key_get_syms_by_level(keymap, code, 0, level, ctypes.byref(symbols))
     character = chr(library.xkb_keysym_to_utf32(symbols[0])) if count == 1 else "\0"
-    # Arabic ligatures have keys, but text spells them out.
+    # Arabic ligatures have keys, but texts spell them out.
     ligature = unicodedata.decomposition(character).startswith("<isolated>")
     return "" if ligature or character == "\0" else character
 

@@ -1,9 +1,15 @@
+"""The script that writes the keyboard layouts."""
+
 import ctypes.util
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from jaxretr.perturb.text import xkb
 from jaxretr.perturb.text.layouts import LAYOUTS
+
+xkb = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "make_keyboard_layouts.py")))
 
 
 def test_source_writes_what_the_committed_layouts_say():
