@@ -213,7 +213,7 @@ def pmap(
         every device gets (or returns) the same value; a None output must really be the same on every device.
       donate_argnums: arguments whose memory the outputs may reuse; they must not be read again.
       devices: which, in order; None for all of all processes, which then must make the same calls in the same order.
-        They may be described only, to compile for (`jaxretr.compile`).
+        They may be described only, to compile for (`jaxretr.tpu_estimate`).
     """
     return jax.pmap(
         fn, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate_argnums, devices=devices

@@ -16,11 +16,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # on a TPU VM too: nothing runs here, and t
 from absl import app, flags, logging
 from train import parse_flags  # and the flag --config
 
-from jaxretr.compile.check import PROGRAMS, check
-from jaxretr.compile.chips import Slice
-from jaxretr.compile.report import markdown, text
-from jaxretr.compile.roofline import ASSUMPTIONS
 from jaxretr.files import as_path, replaced_file
+from jaxretr.tpu_estimate.check import PROGRAMS, check
+from jaxretr.tpu_estimate.chips import Slice
+from jaxretr.tpu_estimate.measure import ASSUMPTIONS
+from jaxretr.tpu_estimate.report import markdown, text
 from jaxretr.tracking import errors_as_lines, say
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "The slice, such as v5e:4x4 or v4:4x4x4.", required=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxretr.compile.architectures import architecture_of
 from jaxretr.config import Config, DataConfig, EvaluationConfig, ModelConfig
 from jaxretr.data.sources.base import existing_path
 from jaxretr.eval.results import Results
@@ -19,6 +18,7 @@ from jaxretr.model.encode import Encoder
 from jaxretr.model.saved import find_model, replaced_directory
 from jaxretr.retrieval.embeddings import embed
 from jaxretr.serve.server import read_api_key
+from jaxretr.tpu_estimate.architectures import architecture_of
 from jaxretr.train.output_dir import claim_output_dir
 from tests import tiny
 

@@ -18,7 +18,7 @@ LAYERS = [
     {"attack", "serve"},
     {"model_card"},
     {"run"},
-    {"compile", "study"},
+    {"tpu_estimate", "study"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
 PARTS = [file for file in FILES if file != PACKAGE / "__init__.py"]

@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from jaxretr.tracking import progress_bar, say
 
 _TOKENS_PER_TEXT = 128  # what `batch_size` counts in
 _WINDOW = 16_384  # texts tokenised and sorted by length together
+_BATCH_SIZE = 32  # texts of 128 tokens per device
 _IN_FLIGHT = 2  # batches dispatched before the oldest is fetched
 
 
@@ -154,7 +155,7 @@ class Encoder:
         return digest.hexdigest()
 
     def encode_query(
-        self, texts: Iterable[str], *, batch_size: int = 32, progress: bool = True
+        self, texts: Iterable[str], *, batch_size: int = _BATCH_SIZE, progress: bool = True
     ) -> Float32[np.ndarray, "queries dim"]:
         """Embeds questions, `query_prefix` before each.
 
@@ -167,7 +168,7 @@ class Encoder:
         return self._encode(texts, self.query_tokenization, batch_size, progress)
 
     def encode_document(
-        self, texts: Iterable[str], *, batch_size: int = 32, progress: bool = True
+        self, texts: Iterable[str], *, batch_size: int = _BATCH_SIZE, progress: bool = True
     ) -> Float32[np.ndarray, "passages dim"]:
         """Embeds passages, `passage_prefix` before each; otherwise as `encode_query`."""
         return self._encode(texts, self.passage_tokenization, batch_size, progress)
@@ -177,6 +178,34 @@ class Encoder:
     ) -> Float32[np.ndarray, "queries passages"]:
         """Cosine similarities of embeddings."""
         return queries @ passages.T
+
+    def token_vectors(self, ids: Sequence[Sequence[int]]) -> list[Float32[np.ndarray, "tokens hidden"]]:
+        """Return the last layer's vector of every token of every text, special tokens included.
+
+        Args:
+          ids: token ids per text, as `query_tokenization` or `passage_tokenization` gives them.
+        """
+        vectors: list[np.ndarray] = [np.empty(0)] * len(ids)
+        for rows, hidden in self._batches(_hidden_on_own_devices(self.functions), ids):
+            for row, of_text in zip(rows, hidden, strict=True):
+                vectors[row] = of_text[: len(ids[row])].astype(np.float32)
+        return vectors
+
+    def pooled_norms(self, ids: Sequence[Sequence[int]]) -> Float32[np.ndarray, " texts"]:
+        """Return the L2 norm of every text's pooled vector before normalization; `ids` as in `token_vectors`."""
+        norms = np.empty(len(ids), np.float32)
+        for rows, pooled in self._batches(_pooled_on_own_devices(self.functions), ids):
+            norms[rows] = np.linalg.norm(pooled, axis=1)
+        return norms
+
+    def _batches(self, run: Callable, ids: Sequence[Sequence[int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield, batch by batch, the positions of the texts and the output of `run` for them."""
+        tokenization = self.query_tokenization  # both tokenizations pad alike
+        for batch in plan_batches([len(row) for row in ids], tokenization.buckets, _BATCH_SIZE):
+            empty: list[Sequence[int]] = [[]] * (batch.size - len(batch.rows))
+            tokens = tokenization.pad([*(ids[row] for row in batch.rows), *empty], batch.length)
+            result = run(self.params, *parallel.split(tokens))
+            yield batch.rows, parallel.merge(result)[: len(batch.rows)]
 
     def save(self, path: str | AnyPath, model_card: str | None = None) -> None:
         """Writes a directory that transformers, sentence-transformers (3 to 6) and `load` read.
@@ -271,3 +300,20 @@ def plan_batches(lengths: Sequence[int], buckets: Sequence[int], batch_size: int
 @lru_cache(maxsize=8)
 def _on_own_devices(encoder: EncoderFunctions) -> Any:
     return parallel.pmap(encoder.encode_ids, in_axes=(None, 0, 0), devices=jax.local_devices())
+
+
+@lru_cache(maxsize=8)
+def _hidden_on_own_devices(encoder: EncoderFunctions) -> Any:
+    def hidden(params: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
+        return encoder.hidden_states(params, encoder.embed_tokens(params, ids), mask)
+
+    return parallel.pmap(hidden, in_axes=(None, 0, 0), devices=jax.local_devices())
+
+
+@lru_cache(maxsize=8)
+def _pooled_on_own_devices(encoder: EncoderFunctions) -> Any:
+    def pooled(params: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
+        hidden = encoder.hidden_states(params, encoder.embed_tokens(params, ids), mask)
+        return encoder.pool(params, hidden, mask)
+
+    return parallel.pmap(pooled, in_axes=(None, 0, 0), devices=jax.local_devices())

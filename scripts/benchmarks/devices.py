@@ -18,10 +18,10 @@ DEVICES = 8
 
 
 def run(model: Path, pairs: int, query_length: int, passage_length: int, dtype: str) -> None:
-    from jaxretr.compile.costs import Costs
-    from jaxretr.compile.hlo import Module
     from jaxretr.model.functions import param_shapes
     from jaxretr.model.weights import load_params
+    from jaxretr.tpu_estimate.costs import Costs
+    from jaxretr.tpu_estimate.hlo import Module
     from jaxretr.train.step import TrainState
 
     if jax.device_count() < DEVICES:

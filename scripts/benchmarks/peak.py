@@ -1,8 +1,8 @@
 """What share of the machine's own matrix products training and encoding reach.
 
-The peak is measured here, in turns with the rest: square products of `--size`, in float32 and bfloat16, by XLA. Counted
-of a step and of encoding are the products that the mathematics asks for (`jaxretr.compile.flops`), a gradient as three
-of its function; nothing that is made twice. Texts have no padding.
+This benchmark measures the peak itself, interleaved with the rest: square products of `--size`, in float32 and
+bfloat16, by XLA. It counts the products of a step and of encoding by formula (`jaxretr.tpu_estimate.flops`); a gradient
+counts as three forward passes, and recomputation does not count. Texts have no padding.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from paths import path_flag
 
 def run(model: Path, pairs: int, query_length: int, passage_length: int, size: int, rounds: int) -> None:
     from jaxretr import parallel
-    from jaxretr.compile import flops
     from jaxretr.config import Config, ModelConfig, TrainConfig
     from jaxretr.model.encode import Encoder
     from jaxretr.model.functions import functions
+    from jaxretr.tpu_estimate import flops
 
     parallel.initialize()
     encoder = Encoder.load(model)

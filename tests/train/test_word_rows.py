@@ -9,10 +9,10 @@ import optax
 import pytest
 
 from jaxretr import parallel
-from jaxretr.compile.costs import Costs
-from jaxretr.compile.hlo import Module
 from jaxretr.data.batches import PairBatch, packing_of
 from jaxretr.model.functions import functions, init_params
+from jaxretr.tpu_estimate.costs import Costs
+from jaxretr.tpu_estimate.hlo import Module
 from jaxretr.train.optimizer import adamw
 from jaxretr.train.step import TrainState, make_step
 from jaxretr.train.word_rows import occurring

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from jaxretr.attack.record import TEXTS_FILE, AdversarialText, Record, TrialRecord, Unit, load_texts
-from jaxretr.attack.robustness import PROMOTED, SMALLEST, SUCCESS, WORST
+from jaxretr.attack.measures import PROMOTED, SMALLEST, SUCCESS, WORST
+from jaxretr.attack.record import TEXTS_FILE, AdversarialText, Record, load_texts
+from jaxretr.attack.result import Trial, Unit
 from jaxretr.eval.compare import check_same_content
 from jaxretr.eval.results import Results, TaskResult, mean
 from jaxretr.eval.significance import bootstrap_interval, influences
@@ -112,9 +113,9 @@ class System:
         """Robust success under the trial `label`, or in the worst case."""
         return self.average(f"{label} {SUCCESS}")
 
-    def ladders(self) -> dict[str, list[TrialRecord]]:
+    def ladders(self) -> dict[str, list[Trial]]:
         """Trials of each attack that demotes and has several budgets, ascending, in the order of the record."""
-        found: dict[str, list[TrialRecord]] = {}
+        found: dict[str, list[Trial]] = {}
         for trial in self.record.trials:
             promotes = any(f"{trial.label} {PROMOTED}" in task.measures for task in self.tasks)
             if trial.budget and not promotes and not math.isnan(self.success(trial.label)):
