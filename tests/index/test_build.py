@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from jaxretr.index import Index, IndexedPassage, SearchOptions, approximate, build, layout
@@ -220,9 +222,6 @@ def test_shards_take_the_passages_between_them(tmp_path: Path, encoder: Encoder)
 
 
 def test_corpora_in_every_layout(tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
     rows = [
         {"_id": "1", "title": "T", "text": "one", "language": "en", "metadata": {"year": 1999, "url": None}},
         {"_id": "2", "text": "zwei \ud800", "metadata": {}},
@@ -241,6 +240,16 @@ def test_corpora_in_every_layout(tmp_path: Path) -> None:
             IndexedPassage("1", "a", "x", metadata={"year": 1}),
             IndexedPassage("2", "b"),
         ]
+
+
+def test_what_systems_leave_beside_a_corpus_is_not_read_and_git_lfs_pointers_are_named(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"_id": ["1"], "text": ["x"]}), tmp_path / "a.parquet")
+    for name in ("._a.parquet", ".DS_Store", "Thumbs.db"):
+        (tmp_path / name).write_text("x")
+    assert [passage.id for passage in read_corpus(tmp_path)] == ["1"]
+    (tmp_path / "b.parquet").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"b\.parquet is a git-lfs pointer"):
+        list(read_corpus(tmp_path))
 
 
 def test_a_prepared_collection_is_a_corpus(tmp_path: Path) -> None:
