@@ -60,7 +60,7 @@ def errors_as_lines(interrupted: str = "nothing was finished") -> Iterator[None]
     try:
         yield
     except KeyboardInterrupt as stop:
-        sys.exit(f"Interrupted: {stop or interrupted}")
+        sys.exit(f"Interrupted: {str(stop) or interrupted}")
     except (ValueError, OSError, RuntimeError, ImportError, FloatingPointError, MemoryError) as error:
         sys.exit(f"error: {_one_line(error)}")
 
