@@ -34,7 +34,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
     """The arguments that are no flags; ends the program where --config or one of its fields is wrong."""
     try:
         rest = app.parse_flags_with_usage(arguments)
-        _ = _CONFIG.value  # raises if the file could not be loaded
+        _ = _CONFIG.value.output_dir  # raises if the file could not be loaded, or is no recipe
         return rest
     except KeyError as error:  # how config_flags reports a field that does not exist
         sys.exit(f"error: {error.args[0]}; jaxretr/config.py lists them all")
