@@ -30,13 +30,10 @@ from tensorboardX import SummaryWriter
 from jaxretr import json_lines, parallel
 from jaxretr.files import AnyPath, replaced_file, upload
 
-_OF_PATHS = {
-    errno.ENOENT: "does not exist",
-    errno.EISDIR: "is a directory; expected a file",
-    errno.ENOTDIR: "cannot be reached: a part of it is a file; expected a directory",
-    errno.EEXIST: "is a file; expected a directory",  # what `mkdir(exist_ok=True)` says
-    errno.EACCES: "may not be read or written by this user",
-    errno.EROFS: "is on a file system that cannot be written",
+_EXPECTED = {
+    errno.EISDIR: "; expected a file there",
+    errno.ENOTDIR: "; expected a directory there",
+    errno.EEXIST: "; expected a directory there",  # as `mkdir(exist_ok=True)` fails on a file
 }
 
 console = Console(highlight=False, soft_wrap=True)
@@ -61,16 +58,15 @@ def errors_as_lines(interrupted: str = "nothing was finished") -> Iterator[None]
     try:
         yield
     except KeyboardInterrupt as stop:
-        sys.exit(f"Interrupted: {stop or interrupted}")
+        sys.exit(f"Interrupted: {str(stop) or interrupted}")
     except (ValueError, OSError, RuntimeError, ImportError, FloatingPointError, MemoryError) as error:
         sys.exit(f"error: {_one_line(error)}")
 
 
 def _one_line(error: Exception) -> str:
-    """What a user reads of an error: for one of the file system, the path and what is wrong with it."""
-    if isinstance(error, OSError) and error.errno in _OF_PATHS and error.filename is not None:
-        return f"{error.filename2 or error.filename} {_OF_PATHS[error.errno]}"
-    return str(error) or type(error).__name__
+    """What a user reads of an error; for one of the file system also what should be at the path."""
+    expected = _EXPECTED.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+    return (str(error) or type(error).__name__) + expected
 
 
 class Tracker(AbstractContextManager["Tracker"]):

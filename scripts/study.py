@@ -57,8 +57,19 @@ def study_flags() -> argparse.ArgumentParser:
 
 
 def load_study(config: AnyPath | str, data_dir: AnyPath | None) -> Study:
-    """What `get_study()` of a file returns."""
-    study: Study = runpy.run_path(str(config))["get_study"]()
+    """Return what `get_study()` of a file returns.
+
+    Raises:
+      ValueError: the file does not run, or makes no `Study`.
+    """
+    try:
+        study = runpy.run_path(str(config))["get_study"]()
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{config} cannot be run as a design ({error!r}); see configs/study_mini.py") from error
+    if not isinstance(study, Study):
+        raise ValueError(f"get_study() of {config} returned {study!r}; expected a jaxretr.study.design.Study")
     if data_dir is None:
         return study
     data = dataclasses.replace(study.base.data, data_dir=str(data_dir))

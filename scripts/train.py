@@ -32,10 +32,16 @@ def main(_: list[str]) -> None:
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
+    """The arguments that are no flags; ends the program where --config or one of its fields is wrong."""
     try:
-        return app.parse_flags_with_usage([_with_home(argument) for argument in arguments])
+        rest = app.parse_flags_with_usage([_with_home(argument) for argument in arguments])
+        _ = _CONFIG.value.output_dir  # raises if the file could not be loaded, or is no recipe
+        return rest
     except KeyError as error:  # how config_flags reports a field that does not exist
         sys.exit(f"error: {error.args[0]}; jaxretr/config.py lists them all")
+    except Exception as error:  # whatever a config file raises
+        reason = (str(error).splitlines() or [""])[-1].strip()
+        sys.exit(f"error: the file of --config cannot be loaded ({type(error).__name__}: {reason})")
 
 
 def _with_home(argument: str) -> str:

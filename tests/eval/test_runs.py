@@ -211,6 +211,8 @@ def test_ids_that_a_run_cannot_hold_are_refused_before_anything_is_encoded(tmp_p
     for broken in (
         dataclasses.replace(source, passages=(*source.passages, Passage("a\u00a0b", "zh", "text"))),
         dataclasses.replace(source, queries=(*source.queries, Query("a b", "zh", "text"))),
+        dataclasses.replace(source, queries=(*source.queries, Query("a\n", "zh", "text"))),
+        dataclasses.replace(source, queries=(*source.queries, Query("a\0b", "zh", "text"))),
     ):
         with pytest.raises(ValueError, match="the id .* has white space.*rename it in the data, or write no runs"):
             evaluated(tmp_path, broken, encode=encode)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxretr.data import schema, sources
+from jaxretr.data.sources import lareqa
 
 from .miniature import write
 
@@ -135,3 +136,19 @@ def test_xquad_r_has_the_published_counts(tmp_path):
     queries = list(schema.scan(builder, "test"))
     assert len(queries) == 11 * 1190
     assert all(sorted(i.partition(":")[0] for i in query["relevant_ids"]) == sorted(count) for query in queries)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff",
+        b"[]",
+        b'{"data": [{"paragraphs": [{"context": 5, "sentence_breaks": [], "qas": []}]}]}',
+        b'{"data": [{"paragraphs": [{"context": "x", "sentence_breaks": [[0]], "qas": []}]}]}',
+        b'{"data": [{"paragraphs": [{"context": "x", "sentence_breaks": [], "qas": [{"id": "q", "question": 1}]}]}]}',
+    ],
+)
+def test_a_file_in_another_layout_is_named(tmp_path, content):
+    (tmp_path / "en.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"en\.json is not in LAReQA's layout"):
+        list(lareqa.candidates(tmp_path / "en.json", "sentence"))
