@@ -18,6 +18,7 @@ from jaxtyping import Float, Float32, Float64, Int, Int64
 from jaxretr.attack.hidden import pooled_norms
 from jaxretr.model.encode import Encoder
 from jaxretr.retrieval.exact import search
+from jaxretr.retrieval.scores import largest_norm, rounding_error, scores_at
 
 MAX_FALSE_POSITIVE_RATE = 0.01
 """The share of clean texts of a language that a filter may refuse."""
@@ -117,8 +118,17 @@ def occurrences(
     Returns:
       The number of queries for which no k passages of the corpus score higher; a tie counts for the passage.
     """
-    kth = search(queries, corpus, k)[0][:, -1]
-    counts = [(rows @ queries.T >= kth).sum(axis=1) for rows in _blocks(passages, len(queries))]
+    _, positions = search(queries, corpus, k)
+    kth = scores_at(queries, corpus, np.arange(len(queries)), positions[:, -1])
+    error = rounding_error(queries, largest_norm(passages))
+    counts = []
+    for rows in _blocks(passages, len(queries)):
+        products = rows @ queries.T
+        count = (products > kth + error).sum(axis=1)
+        # Products may be rounded differently from scores, so near the k-th score the scores decide.
+        row, query = np.nonzero(np.abs(products - kth) <= error)
+        np.add.at(count, row, scores_at(queries, rows, query, row) >= kth[query])
+        counts.append(count)
     return np.concatenate(counts)
 
 

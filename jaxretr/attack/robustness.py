@@ -33,7 +33,8 @@ from jaxretr.eval.evaluate import measure_bias, measure_tasks
 from jaxretr.eval.measures import parse
 from jaxretr.eval.results import Results, SettingResult, TaskResult, mean
 from jaxretr.eval.settings import Task
-from jaxretr.retrieval.exact import ranks, search
+from jaxretr.retrieval.exact import count_ahead, ranks, search
+from jaxretr.retrieval.scores import pair_scores, scores_at
 
 TOP = 10
 """Ranks that a relevant passage must be left in: the k of `robust_success@k`."""
@@ -43,8 +44,6 @@ SMALLEST = "smallest_budget"
 PROMOTED = f"promoted@{TOP}"
 RADIUS = "pooled_radius"
 WORST = "worst"
-
-_BLOCK = 2**24  # scores held at once
 
 
 @dataclass(frozen=True)
@@ -191,21 +190,32 @@ def _ranked(victim: Victim, task: Task, queries: np.ndarray) -> Outcome:
 def _with_replaced(victim: Victim, attacked: AttackedPassages) -> Outcome:
     """Rankings in which every query meets its own attacked passage in place of the clean one."""
     task, corpus = attacked.task, victim.corpus(attacked.task)
-    queries = victim.queries[task.queries]
-    found, reached = np.empty(len(task.judged_query), np.int64), np.empty(len(queries), np.int64)
-    top = np.empty((len(queries), min(TOP, len(corpus))), np.int64)
-    size = max(1, _BLOCK // len(corpus))
-    for start in range(0, len(queries), size):
-        rows = slice(start, start + size)
-        scores = queries[rows] @ corpus.T
-        each, own = np.arange(len(scores)), attacked.passages[rows]
-        scores[each, own] = np.sum(queries[rows] * attacked.embeddings[rows], axis=1)
-        order = np.argsort(-scores, axis=1, kind="stable")  # ties by position, as everywhere
-        rank = np.empty_like(order)
-        np.put_along_axis(rank, order, np.arange(1, order.shape[1] + 1)[None], axis=1)
-        top[rows], reached[rows] = order[:, : top.shape[1]], rank[each, own]
-        judged = (task.judged_query >= start) & (task.judged_query < start + len(scores))
-        found[judged] = rank[task.judged_query[judged] - start, task.judged_passage[judged]]
+    queries, own, all_queries = victim.queries[task.queries], attacked.passages, np.arange(len(task.queries))
+    before = scores_at(queries, corpus, all_queries, own)
+    after = pair_scores(queries, attacked.embeddings)
+
+    # Only the own passage of a query changes its place, and it passes the others that stand between its two scores.
+    query, passage = task.judged_query, task.judged_passage
+    at = np.concatenate([own, passage])
+    score = np.concatenate([after, scores_at(queries, corpus, query, passage)])
+    ahead = count_ahead(queries, corpus, np.concatenate([all_queries, query]), at, score).astype(np.int64)
+    reached, found = 1 + ahead[: len(own)], 1 + ahead[len(own) :]
+    of_passage = score[len(own) :]
+
+    def is_ahead(of_own: np.ndarray) -> np.ndarray:
+        return (of_own > of_passage) | ((of_own == of_passage) & (own[query] < passage))
+
+    found = found - is_ahead(before[query]) + is_ahead(after[query])
+    found = np.where(passage == own[query], reached[query], found)
+
+    k = min(TOP, len(corpus))
+    _, clean = search(queries, corpus, min(k + 1, len(corpus)))
+    row, place = np.nonzero(clean != own[:, None])
+    others = np.full(clean.shape, -np.inf, np.float32)
+    others[row, place] = scores_at(queries, corpus, row, clean[row, place])
+    scores = np.concatenate([others, after[:, None]], 1)
+    positions = np.concatenate([clean, own[:, None]], 1)
+    top = np.take_along_axis(positions, np.lexsort((positions, -scores))[:, :k], 1)
     values = {"promoted_rank": reached.astype(np.float64), PROMOTED: (reached <= TOP).astype(np.float64)}
     return Outcome(found, top, values if attacked.goal == "promote" else {}, np.ones(len(queries), bool))
 

@@ -14,6 +14,7 @@ from jaxretr.attack.embedding.objective import AttackedEncoder, PassageObjective
 from jaxretr.attack.victim import Victim, relevant_passages
 from jaxretr.eval.settings import Task
 from jaxretr.retrieval.exact import search
+from jaxretr.retrieval.scores import pair_scores
 
 Goal = Literal["demote", "promote"]
 PROMOTED_FROM = 100
@@ -50,9 +51,14 @@ def chosen_passages(victim: Victim, task: Task, goal: Goal) -> Int[np.ndarray, "
     queries, corpus = victim.queries[task.queries], victim.corpus(task)
     relevant = relevant_passages(task)
     if goal == "demote":
-        return np.array([own[np.argmax(corpus[own] @ query)] for query, own in zip(queries, relevant, strict=True)])
+        return np.array([_best_ranked(query, corpus, own) for query, own in zip(queries, relevant, strict=True)])
     _, ranked = search(queries, corpus, min(PROMOTED_FROM, len(corpus)))
     return np.array([found[~np.isin(found, own)][-1] for found, own in zip(ranked, relevant, strict=True)])
+
+
+def _best_ranked(query: np.ndarray, corpus: np.ndarray, some: np.ndarray) -> int:
+    """The passage of some that stands first in the ranking of a query; equal scores come in order of position."""
+    return int(some[np.lexsort((some, -pair_scores(query, corpus[some])))[0]])
 
 
 def attack_passages(

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float32
 
 from jaxretr.retrieval.embeddings import Rows
 from jaxretr.retrieval.exact import search
+from jaxretr.retrieval.scores import scores_at
 
 
 def thresholds(queries: Float32[np.ndarray, "queries dim"], passages: Rows, k: int) -> Float32[np.ndarray, " queries"]:
@@ -18,7 +19,7 @@ def thresholds(queries: Float32[np.ndarray, "queries dim"], passages: Rows, k: i
     Raises:
       ValueError: the corpus has fewer than `k` passages.
     """
-    return search(queries, passages, k)[0][:, -1]
+    return _scores_of(queries, passages, k)
 
 
 def reaches_top(
@@ -35,4 +36,12 @@ def reaches_top(
       adversarial: embeddings of the adversarial passages, from their strings.
       thresholds: as `thresholds` gives them.
     """
-    return search(queries, adversarial, 1)[0][:, 0] > thresholds
+    return _scores_of(queries, adversarial, 1) > thresholds
+
+
+def _scores_of(
+    queries: Float32[np.ndarray, "queries dim"], passages: Rows, rank: int
+) -> Float32[np.ndarray, " queries"]:
+    """The score of the passage at a rank of each query's ranking, to be compared with scores of other searches."""
+    _, positions = search(queries, passages, rank)
+    return scores_at(queries, passages, np.arange(len(queries)), positions[:, -1])
