@@ -24,6 +24,7 @@ from jaxretr.attack.token.transfer import Poisoning
 from jaxretr.attack.victim import TOP, Victim
 from jaxretr.model.encode import Encoder
 from jaxretr.retrieval.exact import search
+from jaxretr.retrieval.scores import largest_norm, rounding_error, scores_at
 
 MAX_FALSE_POSITIVE_RATE = 0.01
 """Share of clean texts of a language that a filter may reject."""
@@ -158,8 +159,17 @@ def occurrences(
     Returns:
       The number of queries for which fewer than k passages of the corpus score higher; a tie counts for the passage.
     """
-    kth = search(queries, corpus, k)[0][:, -1]
-    counts = [(rows @ queries.T >= kth).sum(axis=1) for rows in _blocks(passages, len(queries))]
+    _, positions = search(queries, corpus, k)
+    kth = scores_at(queries, corpus, np.arange(len(queries)), positions[:, -1])
+    error = rounding_error(queries, largest_norm(passages))
+    counts = []
+    for rows in _blocks(passages, len(queries)):
+        products = rows @ queries.T
+        count = (products > kth + error).sum(axis=1)
+        # Products round differently from scores. Near the k-th score, scores decide.
+        row, query = np.nonzero(np.abs(products - kth) <= error)
+        np.add.at(count, row, scores_at(queries, rows, query, row) >= kth[query])
+        counts.append(count)
     return np.concatenate(counts)
 
 

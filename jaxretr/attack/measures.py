@@ -35,7 +35,8 @@ from jaxretr.eval.evaluate import measure_bias, measure_tasks
 from jaxretr.eval.measures import parse
 from jaxretr.eval.results import Results, SettingResult, TaskResult, mean
 from jaxretr.eval.settings import Task
-from jaxretr.retrieval.exact import ranks, search
+from jaxretr.retrieval.exact import count_ahead, ranks, search
+from jaxretr.retrieval.scores import pair_scores, scores_at
 
 SUCCESS = f"robust_success@{TOP}"
 AREA = f"{SUCCESS}_area"
@@ -44,8 +45,6 @@ PROMOTED = f"promoted@{TOP}"
 RADIUS = "pooled_radius"
 WORST = "worst"
 POISONED = f"poisoned@{TOP}"
-
-_BLOCK = 2**24  # scores held at once
 
 
 class Rankings(NamedTuple):
@@ -194,26 +193,38 @@ def _ranked(victim: Victim, task: Task, queries: np.ndarray) -> Rankings:
     return Rankings(found, top, {}, np.ones(len(queries), bool))
 
 
-def _with_replaced(victim: Victim, result: AttackResult, positions: Int[np.ndarray, " queries"]) -> Rankings:
+def _with_replaced(victim: Victim, result: AttackResult, attacked: Int[np.ndarray, " queries"]) -> Rankings:
     """Rank a corpus in which the attacked passage of each query replaces the clean passage."""
     task, corpus = result.task, victim.corpus(result.task)
-    queries = victim.queries[task.queries]
-    found, reached = np.empty(len(task.judged_query), np.int64), np.empty(len(queries), np.int64)
-    top = np.empty((len(queries), min(TOP, len(corpus))), np.int64)
-    size = max(1, _BLOCK // len(corpus))
-    for start in range(0, len(queries), size):
-        rows = slice(start, start + size)
-        scores = queries[rows] @ corpus.T
-        each, own = np.arange(len(scores)), positions[rows]
-        scores[each, own] = np.sum(queries[rows] * result.embeddings[rows], axis=1)
-        order = np.argsort(-scores, axis=1, kind="stable")  # ties by position, as everywhere
-        rank = np.empty_like(order)
-        np.put_along_axis(rank, order, np.arange(1, order.shape[1] + 1)[None], axis=1)
-        top[rows], reached[rows] = order[:, : top.shape[1]], rank[each, own]
-        judged = (task.judged_query >= start) & (task.judged_query < start + len(scores))
-        found[judged] = rank[task.judged_query[judged] - start, task.judged_passage[judged]]
+    queries, all_queries = victim.queries[task.queries], np.arange(len(task.queries))
+    before = scores_at(queries, corpus, all_queries, attacked)
+    after = pair_scores(queries, result.embeddings)
+
+    # Only the attacked passage moves, and it passes the passages with scores between its old and its new score.
+    query, passage = task.judged_query, task.judged_passage
+    at = np.concatenate([attacked, passage])
+    score = np.concatenate([after, scores_at(queries, corpus, query, passage)])
+    ahead = count_ahead(queries, corpus, np.concatenate([all_queries, query]), at, score).astype(np.int64)
+    reached, judged_ranks = 1 + ahead[: len(attacked)], 1 + ahead[len(attacked) :]
+    judged_scores = score[len(attacked) :]
+
+    def is_ahead(attacked_scores: np.ndarray) -> np.ndarray:
+        tie = (attacked_scores == judged_scores) & (attacked[query] < passage)
+        return (attacked_scores > judged_scores) | tie
+
+    judged_ranks = judged_ranks - is_ahead(before[query]) + is_ahead(after[query])
+    judged_ranks = np.where(passage == attacked[query], reached[query], judged_ranks)
+
+    k = min(TOP, len(corpus))
+    _, clean = search(queries, corpus, min(k + 1, len(corpus)))
+    row, place = np.nonzero(clean != attacked[:, None])
+    others = np.full(clean.shape, -np.inf, np.float32)
+    others[row, place] = scores_at(queries, corpus, row, clean[row, place])
+    scores = np.concatenate([others, after[:, None]], 1)
+    positions = np.concatenate([clean, attacked[:, None]], 1)
+    top = np.take_along_axis(positions, np.lexsort((positions, -scores))[:, :k], 1)
     values = {"promoted_rank": reached.astype(np.float64), PROMOTED: (reached <= TOP).astype(np.float64)}
-    return Rankings(found, top, values if result.goal == "promote" else {}, np.ones(len(queries), bool))
+    return Rankings(judged_ranks, top, values if result.goal == "promote" else {}, np.ones(len(queries), bool))
 
 
 def _radii(victim: Victim, task: Task) -> Mapping[str, np.ndarray]:

@@ -16,6 +16,7 @@ from jaxretr.eval.settings import Pool, Setting, Task, make_tasks
 from jaxretr.model.encode import Encoder
 from jaxretr.retrieval.embeddings import check_embeddings
 from jaxretr.retrieval.exact import search
+from jaxretr.retrieval.scores import pair_scores
 from jaxretr.types import Query, RetrievalSet
 
 TOP = 10
@@ -139,7 +140,7 @@ def margin(
     for start in range(0, len(queries), _ROWS):
         rows = slice(start, start + _ROWS)
         passages, relevant, irrelevant = (part[rows] for part in candidates)
-        scores = np.einsum("qd,qcd->qc", queries[rows], corpus[passages], optimize=True)
+        scores = pair_scores(queries[rows, None], corpus[passages])
         others = np.sort(np.where(irrelevant, scores, -np.inf), axis=1)[:, -k]
         found[rows] = others - np.max(scores, axis=1, where=relevant, initial=-np.inf)
     return found

@@ -12,6 +12,7 @@ from jaxretr.attack.result import AttackResult, Goal
 from jaxretr.attack.victim import Victim, relevant_passages
 from jaxretr.eval.settings import Task
 from jaxretr.retrieval.exact import search
+from jaxretr.retrieval.scores import pair_scores
 
 PROMOTED_FROM = 100
 """Clean rank of the promoted passage (in a smaller corpus, the last rank): far from the top, yet not the worst case."""
@@ -27,9 +28,14 @@ def attacked_passages(victim: Victim, task: Task, goal: Goal) -> Int[np.ndarray,
     queries, corpus = victim.queries[task.queries], victim.corpus(task)
     relevant = relevant_passages(task)
     if goal == "demote":
-        return np.array([own[np.argmax(corpus[own] @ query)] for query, own in zip(queries, relevant, strict=True)])
+        return np.array([_best_ranked(query, corpus, own) for query, own in zip(queries, relevant, strict=True)])
     _, ranked = search(queries, corpus, min(PROMOTED_FROM, len(corpus)))
     return np.array([found[~np.isin(found, own)][-1] for found, own in zip(ranked, relevant, strict=True)])
+
+
+def _best_ranked(query: np.ndarray, corpus: np.ndarray, passages: np.ndarray) -> int:
+    """Return the passage among `passages` that ranks first for a query; ties rank by position."""
+    return int(passages[np.lexsort((passages, -pair_scores(query, corpus[passages])))[0]])
 
 
 def attack_passages(

@@ -25,6 +25,7 @@ from jaxretr.attack.victim import TOP, Victim
 from jaxretr.files import AnyPath
 from jaxretr.retrieval.embeddings import Rows
 from jaxretr.retrieval.exact import search
+from jaxretr.retrieval.scores import scores_at
 
 if TYPE_CHECKING:
     from jaxretr.attack.options import AttackOptions
@@ -194,7 +195,7 @@ def thresholds(queries: Float32[np.ndarray, "queries dim"], passages: Rows, k: i
     Raises:
       ValueError: the corpus has fewer than `k` passages.
     """
-    return search(queries, passages, k)[0][:, -1]
+    return _scores_at_rank(queries, passages, k)
 
 
 def reaches_top(
@@ -212,4 +213,12 @@ def reaches_top(
       adversarial: embeddings of the adversarial passages, computed from their strings.
       thresholds: see the function `thresholds`.
     """
-    return search(queries, adversarial, 1)[0][:, 0] > thresholds
+    return _scores_at_rank(queries, adversarial, 1) > thresholds
+
+
+def _scores_at_rank(
+    queries: Float32[np.ndarray, "queries dim"], passages: Rows, rank: int
+) -> Float32[np.ndarray, " queries"]:
+    """Return the score of the passage at a rank per query, comparable with the scores of other searches."""
+    _, positions = search(queries, passages, rank)
+    return scores_at(queries, passages, np.arange(len(queries)), positions[:, -1])
