@@ -84,10 +84,11 @@ def test_processes_may_copy_one_path_at_once(bucket: type[buckets.Buckets], monk
 
     def halfway(store, name, target):
         monkeypatch.setattr(bucket, "get_file", get_file)
-        Path(target).write_text("hal")
-        os.utime(target, (1, 1))
-        assert local_copy(path) == files.disk_place(path)
         get_file(store, name, target)
+        os.utime(target, (1, 1))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 1)  # another process
+            assert local_copy(path) == files.disk_place(path)
 
     monkeypatch.setattr(bucket, "get_file", halfway)
     copy = local_copy(path)
