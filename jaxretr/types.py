@@ -140,7 +140,8 @@ class RetrievalSet:
         """Checksums of the queries, the judgements and the passages.
 
         Two collections with equal fingerprints have the same content, in any order, on any machine. Computed at every
-        call: a second per 500,000 texts, and next to nothing for stored passages, whose checksums are kept.
+        call: about 3.5 µs of CPU time per text of 360 characters, and less for stored passages, whose checksums are
+        kept.
         """
         passages = self.passages
         return {
