@@ -142,6 +142,7 @@ class TrainConfig:
       schedule: after the warm-up "constant", or "linear" or "cosine" decay to 0 at `steps`.
       weight_decay: decoupled; not applied to biases and LayerNorm.
       max_grad_norm: the global norm that gradients are clipped to.
+      loss: name of a loss in `jaxretr.train.loss.LOSSES`.
       temperature: divides the cosine in the loss.
       symmetric: also rank the queries for each passage; the two losses are averaged.
       chunk_size: pairs that a device encodes at once, 0 for all of its share. The gradient is the same (gradient
@@ -157,6 +158,7 @@ class TrainConfig:
     schedule: str = "linear"
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    loss: str = "info_nce"
     temperature: float = 0.02
     symmetric: bool = False
     chunk_size: int = 0

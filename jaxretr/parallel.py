@@ -123,7 +123,7 @@ def locked(directory: AnyPath, remedy: str) -> Iterator[None]:
         except (OSError, DirectoryInUse) as error:
             failure = error
     try:
-        if of_main_process(failure is not None):
+        if broadcast_from_main(failure is not None):
             raise failure or DirectoryInUse(f"the main process could not lock {directory}; it says why")
         yield
     finally:
@@ -171,12 +171,12 @@ def any_process(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.int32(flag))))
 
 
-def of_main_process(flag: bool) -> bool:
+def broadcast_from_main(flag: bool) -> bool:
     """The main process's flag; all must ask. So they go the same way, whenever each looked at the disk."""
     return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
 
 
-def share_out(encode: Callable[[Sequence[str]], np.ndarray]) -> Callable[[Sequence[str]], np.ndarray]:
+def encode_sharded(encode: Callable[[Sequence[str]], np.ndarray]) -> Callable[[Sequence[str]], np.ndarray]:
     """`encode`, texts -> rows, shared by all processes: each encodes consecutive texts, and all get all rows.
 
     All must call it, with the same texts.
@@ -235,7 +235,7 @@ def device_index() -> jax.Array:
     return jax.lax.axis_index(AXIS)
 
 
-def share(batch_size: int, devices: int) -> int:
+def per_device_batch_size(batch_size: int, devices: int) -> int:
     """Rows of a global batch that each device takes.
 
     Raises:
@@ -255,9 +255,9 @@ def process_rows(batch_size: int) -> slice:
     """The rows of a global batch of `batch_size` that belong to this process, in the order of its devices.
 
     Raises:
-      ValueError: see `share`.
+      ValueError: see `per_device_batch_size`.
     """
-    rows = share(batch_size, device_count()) * local_device_count()
+    rows = per_device_batch_size(batch_size, device_count()) * local_device_count()
     return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
 
 

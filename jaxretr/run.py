@@ -30,9 +30,9 @@ from jaxretr.data.hybrid import BatchPlan, HybridPlan
 from jaxretr.data.pair_index import PairIndex
 from jaxretr.data.test_collections import load_test_collection
 from jaxretr.data.typos import Typos, check_languages
-from jaxretr.eval.held_out import Criterion, HeldOut
 from jaxretr.eval.results import Results
 from jaxretr.eval.table import markdown, rich_table
+from jaxretr.eval.validation import SelectionMetric, Validator
 from jaxretr.files import AnyPath
 from jaxretr.model.architecture import Architecture, Pooling
 from jaxretr.model.encode import Encoder
@@ -47,6 +47,7 @@ from jaxretr.train.checkpoint import Checkpoints
 from jaxretr.train.early_stopping import EarlyStopping
 from jaxretr.train.hardening import Budget, Hardening, fgm, freelb, pgd, self_teaching, vat, worst_translations
 from jaxretr.train.loop import Schedule, fit
+from jaxretr.train.loss import loss_by_name
 from jaxretr.train.optimizer import adamw, learning_rate_schedule
 from jaxretr.train.output_dir import check_content, claim_output_dir, output_directory
 from jaxretr.train.step import TrainState, make_step
@@ -65,13 +66,14 @@ def train(config: Config) -> AnyPath:
     config = config.validated()
     if config.hardening.method == "typos":
         check_languages(config.data.languages)
+    loss_by_name(config.train.loss)  # an unknown name ends the run before anything is written
     rows = parallel.process_rows(config.train.batch_size)
-    criterion = Criterion.parse(config.evaluation.best_measure) if config.evaluation.every_steps else None
+    criterion = SelectionMetric.parse(config.evaluation.best_measure) if config.evaluation.every_steps else None
     with parallel.locked(output_directory(config), "wait until it has ended or stop it, or set another output_dir"):
         return _train(config, rows, criterion, started)
 
 
-def _train(config: Config, rows: slice, criterion: Criterion | None, started: float) -> AnyPath:
+def _train(config: Config, rows: slice, criterion: SelectionMetric | None, started: float) -> AnyPath:
     output_dir = claim_output_dir(config)
     before_path, after_path = output_dir / "results_before.json", output_dir / "results.json"
     model_dir = output_dir / "model"
@@ -82,12 +84,12 @@ def _train(config: Config, rows: slice, criterion: Criterion | None, started: fl
     builder = sources.prepare(config.data.name, data_dir=config.data.data_dir, **_source_settings(config))
     index = pair_index.select(pair_index.load(builder, "train"), config.data.languages)
     index.check_negatives(config.data.num_hard_negatives)
-    held_out = HeldOut(load_held_out(config, builder), criterion) if evaluated else None
+    held_out = Validator(load_held_out(config, builder), criterion) if evaluated else None
     content = {"training data": index.fingerprint, "model": encoder.fingerprint}
     content |= held_out.collection.fingerprint if held_out else {}
     check_content(output_dir, content)
 
-    if not parallel.of_main_process(last_written.exists()):
+    if not parallel.broadcast_from_main(last_written.exists()):
         architecture = encoder.functions.architecture
         say(f"{architecture.model_type} of {_count(encoder.params):,} parameters; {builder.info.full_name}")
         say(f"training examples: {' '.join(f'{code} {size:,}' for code, size in index.sizes.items())}")
@@ -97,7 +99,7 @@ def _train(config: Config, rows: slice, criterion: Criterion | None, started: fl
             say(f"with {count} hard negatives: {having}; the others are trained on with those that they have")
 
         before = None
-        if held_out and parallel.of_main_process(before_path.exists()):
+        if held_out and parallel.broadcast_from_main(before_path.exists()):
             before = Results.load(before_path)
         elif held_out:
             say(f"evaluating before training on {held_out.collection.name}")
@@ -133,7 +135,7 @@ def _optimise(
     index: PairIndex,
     source: Sequence[dict[str, Any]],
     rows: slice,
-    held_out: HeldOut | None,
+    held_out: Validator | None,
     before: Results | None,
 ) -> Params:
     """Trains from the encoder's parameters, whose memory is reused, or from the last checkpoint.
@@ -237,6 +239,7 @@ def make_update(config: Config, architecture: Architecture, special_ids: tuple[i
         optimizer,
         temperature=config.train.temperature,
         symmetric=config.train.symmetric,
+        loss=loss_by_name(config.train.loss),
         dropout=config.model.dropout != 0,
         hardening=_hardening(config, special_ids),
         chunk_size=config.train.chunk_size,
@@ -332,8 +335,10 @@ def load_held_out(config: Config, builder: tfds.core.DatasetBuilder) -> Retrieva
     return load_collection(builder, chosen.split, languages=chosen.languages or config.data.languages, **drawn)
 
 
-def _evaluate(encoder: Encoder, held_out: HeldOut) -> Results:
-    return held_out.evaluate(parallel.share_out(encoder.encode_query), parallel.share_out(encoder.encode_document))
+def _evaluate(encoder: Encoder, held_out: Validator) -> Results:
+    return held_out.evaluate(
+        parallel.encode_sharded(encoder.encode_query), parallel.encode_sharded(encoder.encode_document)
+    )
 
 
 def _describe(plan: BatchPlan, source: Sequence[dict[str, Any]]) -> str:

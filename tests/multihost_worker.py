@@ -38,7 +38,7 @@ def made(output_dir: Path) -> dict:
     encoder = tiny.encoder()
 
     sharing = Counting(encoder)
-    shared = parallel.share_out(sharing.encode_query)(TEXTS)
+    shared = parallel.encode_sharded(sharing.encode_query)(TEXTS)
     for _ in range(process):  # as often as this process likes: nobody waits
         encoder.encode_query(TEXTS[:3])
 
@@ -71,7 +71,7 @@ def made(output_dir: Path) -> dict:
         "is_global": everywhere.is_fully_replicated and len(everywhere.sharding.device_set) == jax.device_count(),
         "back": parallel.as_local(everywhere).tolist(),
         "any": [parallel.any_process(process == processes - 1), parallel.any_process(False)],
-        "main": [parallel.of_main_process(process == 0), parallel.of_main_process(process > 0)],
+        "main": [parallel.broadcast_from_main(process == 0), parallel.broadcast_from_main(process > 0)],
         "scalars": results.scalars(),
     }
 

@@ -15,7 +15,7 @@ from jaxretr.data.sources.base import existing_path
 from jaxretr.eval.results import Results
 from jaxretr.index.index import Index
 from jaxretr.model.encode import Encoder
-from jaxretr.model.saved import find_model, replaced_directory
+from jaxretr.model.hf_layout import find_model, replaced_directory
 from jaxretr.retrieval.embeddings import embed
 from jaxretr.serve.server import read_api_key
 from jaxretr.tpu_estimate.architectures import architecture_of

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 
 from jaxretr import Encoder, run
 from jaxretr.config import Config, HardeningConfig
-from jaxretr.eval.held_out import HeldOut
 from jaxretr.eval.results import Results
+from jaxretr.eval.validation import Validator
 from jaxretr.files import DirectoryInUse
 from tests import test_tracking, tiny
 from tests.compilations import compilation_events
@@ -320,7 +320,7 @@ def watched(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     config = tiny.run_config(tiny_root, tmp_path_factory.mktemp("watched") / "run")
     config = with_evaluation(config, every_steps=5)
     compiled: list[int] = []
-    evaluate = HeldOut.evaluate
+    evaluate = Validator.evaluate
 
     def counted(*arguments):
         before = len(compilations)
@@ -329,7 +329,7 @@ def watched(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         return results
 
     with pytest.MonkeyPatch.context() as patch, compilation_events() as compilations:
-        patch.setattr(HeldOut, "evaluate", counted)
+        patch.setattr(Validator, "evaluate", counted)
         run.train(config)
     return config, compiled
 
@@ -372,13 +372,13 @@ def test_early_stopping_exports_the_best_state(
 ) -> None:
     """A measure that peaks after step 3, of twelve, with patience for two evaluations."""
     real: list[dict[str, float]] = []
-    curves = HeldOut.curves
+    curves = Validator.curves
 
     def peaked(self, results):
         real.append(curves(self, results))
         return real[-1] | {"multi/AP": [0.1, 0.9, 0.7, 0.8][len(real) - 1]}
 
-    monkeypatch.setattr(HeldOut, "curves", peaked)
+    monkeypatch.setattr(Validator, "curves", peaked)
     config = with_evaluation(tiny_config, every_steps=3, patience=2)
     model = run.train(config)
     output = Path(config.output_dir)

@@ -25,12 +25,12 @@ from typing import Any, TextIO
 from jaxretr import parallel
 from jaxretr.eval import trec
 from jaxretr.eval.evaluate import MEASURES, Ranking, evaluate
-from jaxretr.eval.held_out import allowed_settings
 from jaxretr.eval.measures import DEPTH
 from jaxretr.eval.report import write_report
 from jaxretr.eval.results import RESULTS_FILE, Results
 from jaxretr.eval.settings import SETTINGS, Setting
 from jaxretr.eval.table import page
+from jaxretr.eval.validation import allowed_settings
 from jaxretr.files import AnyPath, replaced_file, write_json
 from jaxretr.fingerprint import differences
 from jaxretr.retrieval.embeddings import Encode
@@ -110,7 +110,7 @@ def evaluate_into(
 
     results = evaluate(
         collection,
-        parallel.share_out(encode_query),
+        parallel.encode_sharded(encode_query),
         encode_document,
         settings=settings,
         measures=measures,

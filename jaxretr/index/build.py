@@ -25,8 +25,8 @@ from jaxretr.index import approximate, layout
 from jaxretr.index.approximate import EXACT_BELOW, ScannSettings, build_scann
 from jaxretr.index.encoder import describe_encoder
 from jaxretr.index.generation import Generation
-from jaxretr.index.measure import measure
 from jaxretr.index.store import Store, keys
+from jaxretr.index.tuning import measure
 from jaxretr.index.types import IndexedPassage
 from jaxretr.index.vectors import STORAGES, Storage, write_vectors
 from jaxretr.model.encode import Encoder

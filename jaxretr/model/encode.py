@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from jaxretr import parallel
 from jaxretr.files import AnyPath
 from jaxretr.model.functions import EncoderFunctions, Params, functions
-from jaxretr.model.saved import check_weights, find_model, read_settings, replaced_directory, write_settings
+from jaxretr.model.hf_layout import check_weights, find_model, read_settings, replaced_directory, write_settings
 from jaxretr.model.tokenizer import check_tokenizer, load_tokenizer, save_tokenizer
 from jaxretr.model.weights import load_params, save_params
 from jaxretr.tokenization import Tokenization, bucket

@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from jaxretr.model.architecture import Architecture
-from jaxretr.model.products import matmul, matmul_transposed
+from jaxretr.model.matmul import matmul, matmul_transposed
 from jaxretr.types import Packing
 
 Remat = Literal["none", "dots", "full"]

@@ -30,7 +30,7 @@ from jaxretr.files import AnyPath, as_path, disk_place, on_disk
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.charsmap import precompile
 from jaxretr.model.functions import Params, param_shapes
-from jaxretr.model.saved import WEIGHTS, replaced_directory, write_settings
+from jaxretr.model.hf_layout import WEIGHTS, replaced_directory, write_settings
 from jaxretr.model.tokenizer import save_tokenizer
 from jaxretr.model.weights import checkpoint_views, save_params
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from jaxretr.files import AnyPath
 from jaxretr.model.architecture import Architecture
-from jaxretr.model.saved import find_model
+from jaxretr.model.hf_layout import find_model
 
 _FILES = ("tokenizer.json", "sentencepiece.bpe.model", "spiece.model", "vocab.txt")
 

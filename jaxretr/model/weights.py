@@ -19,7 +19,7 @@ import transformers
 from jaxretr.files import AnyPath, replaced_file, write_json
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.functions import Params, param_shapes
-from jaxretr.model.saved import DENSE, INDEX, WEIGHTS, check_weights, find_model, read_settings
+from jaxretr.model.hf_layout import DENSE, INDEX, WEIGHTS, check_weights, find_model, read_settings
 
 _FLOAT_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 _EXTRAS = re.compile(r"(pooler|lm_head|cls)\.|embeddings\.(position_ids|token_type_ids)$")

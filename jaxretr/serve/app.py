@@ -16,12 +16,12 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 import jaxretr
 from jaxretr.index.types import Searchable
 from jaxretr.model.encode import Encoder
-from jaxretr.serve import answers, metrics
+from jaxretr.serve import metrics, responses
 from jaxretr.serve.access_log import AccessLog, log, to_stderr
-from jaxretr.serve.body import BoundedBody
+from jaxretr.serve.auth import OPEN, Gate
+from jaxretr.serve.body_limit import BoundedBody
 from jaxretr.serve.errors import ServiceError, error_response, validation_error
 from jaxretr.serve.faults import Faults, report
-from jaxretr.serve.gate import OPEN, Gate
 from jaxretr.serve.options import ServiceOptions
 from jaxretr.serve.page import page
 from jaxretr.serve.requests import (
@@ -81,7 +81,7 @@ def create_app(
         """Registers an endpoint, its errors and whether it needs the key."""
         key = options.api_key is not None and path not in OPEN
         described: dict[int | str, dict[str, Any]] = {
-            status: {"model": answers.Error, "description": HTTPStatus(status).phrase}
+            status: {"model": responses.Error, "description": HTTPStatus(status).phrase}
             for status in (*statuses, *((400,) if options.allowed_hosts else ()), *((401,) if key else ()))
         }
         if content is not None:
@@ -104,7 +104,7 @@ def create_app(
 
         return register
 
-    @route("POST", "/search", answers.SearchAnswer | answers.SearchAnswers, _ENCODING)
+    @route("POST", "/search", responses.SearchAnswer | responses.SearchAnswers, _ENCODING)
     @_taking(models.search)
     async def search(request: Request, body: SearchRequest) -> Response:
         """The passages that answer a query, or each of several, best first."""
@@ -113,7 +113,7 @@ def create_app(
             log(request.scope, queries=body.texts)
         return JSONResponse(await service.search(body))
 
-    @route("POST", "/v1/embeddings", answers.Embeddings, (*_ENCODING, 404))
+    @route("POST", "/v1/embeddings", responses.Embeddings, (*_ENCODING, 404))
     @_taking(models.embeddings)
     async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
         """Embeddings of texts, as OpenAI's API gives them."""
@@ -122,48 +122,48 @@ def create_app(
             log(request.scope, queries=body.input)
         return JSONResponse(await service.embed(body))
 
-    @route("GET", "/v1/models", answers.Models)
+    @route("GET", "/v1/models", responses.Models)
     async def list_models() -> Response:
         """The model, as OpenAI's API lists them."""
         return JSONResponse(service.models())
 
-    @route("GET", "/v1/models/{id:path}", answers.Model, (404, 422))
+    @route("GET", "/v1/models/{id:path}", responses.Model, (404, 422))
     async def get_model(id: str) -> Response:
         """The model of this name, as OpenAI's API describes it."""
         return JSONResponse(service.model(id))
 
     if options.writable:
 
-        @route("PUT", "/passages", answers.Upserted, (*_ENCODING, 507))
+        @route("PUT", "/passages", responses.Upserted, (*_ENCODING, 507))
         @_taking(models.put)
         async def put_passages(request: Request, body: PutRequest) -> Response:
             """Adds passages, or replaces those of the same ids: all or none. Answered when they are on disk."""
             log(request.scope, texts=len(body.passages))
             return JSONResponse(await service.upsert(body))
 
-        @route("POST", "/passages/delete", answers.Deleted, (*_READING, 507))
+        @route("POST", "/passages/delete", responses.Deleted, (*_READING, 507))
         @_taking(models.delete)
         async def delete_passages(request: Request, body: DeleteRequest) -> Response:
             """Takes passages out. Answered when that is on disk."""
             log(request.scope, texts=len(body.ids))
             return JSONResponse(await service.delete(body))
 
-        @route("POST", "/passages/compact", answers.Compaction, (409,), status=202)
+        @route("POST", "/passages/compact", responses.Compaction, (409,), status=202)
         async def compact_index() -> Response:
             """Begins to build the index anew from what it holds, so that new passages are searched like all others."""
             return JSONResponse(service.compact(), 202)
 
-    @route("GET", "/info", answers.Info)
+    @route("GET", "/info", responses.Info)
     def info() -> Response:
         """What is served, and how much a request may hold."""
         return JSONResponse(service.info())
 
-    @route("GET", "/healthz", answers.Status)
+    @route("GET", "/healthz", responses.Status)
     async def healthz() -> Response:
         """200 while the process lives."""
         return JSONResponse({"status": "alive"})
 
-    @route("GET", "/readyz", answers.Status, (503,))
+    @route("GET", "/readyz", responses.Status, (503,))
     async def readyz() -> Response:
         """200 when texts can be encoded at full speed; 503 before that and while shutting down."""
         if service.unready:

@@ -24,7 +24,7 @@ from jaxretr.serve.options import ServiceOptions
 Kind = Literal["query", "passage"]
 """Which prefix a text gets; the two never share a batch."""
 
-PATIENCE = 4
+MAX_QUERY_BATCHES_AHEAD = 4
 """Batches of queries that may go before one of passages that waits."""
 _SEARCHES = 2  # batches being searched or waiting for it before no more queries are encoded
 
@@ -44,7 +44,7 @@ class Batcher:
     While the device is busy, requests wait; when it is free, those that wait go together. It is not left idle for
     others to come, with one exception: clients that were just answered often ask again at once, so for `max_wait_ms`
     after a batch it waits until as many requests are there as were before. Passages go when no query waits, or when
-    they have let `PATIENCE` batches of queries go first. A request that is cancelled leaves the queue.
+    they have let `MAX_QUERY_BATCHES_AHEAD` batches of queries go first. A request that is cancelled leaves the queue.
 
     At most `max_queue` texts of each kind wait. All texts of a request count from the moment it is accepted, although
     only those of its next batch are in the queue.
@@ -196,7 +196,7 @@ class Batcher:
 
     def _next_kind(self) -> Kind | None:
         queries = bool(self._queues["query"]) and self._searching < _SEARCHES
-        if self._queues["passage"] and (not queries or self._passed_over >= PATIENCE):
+        if self._queues["passage"] and (not queries or self._passed_over >= MAX_QUERY_BATCHES_AHEAD):
             return "passage"
         return "query" if queries else None
 

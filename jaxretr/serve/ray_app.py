@@ -29,7 +29,7 @@ from jaxretr.index.index import Index
 from jaxretr.index.shards import ShardedIndex
 from jaxretr.index.types import Answer, IndexedPassage, SearchOptions
 from jaxretr.serve.app import create_app
-from jaxretr.serve.gate import LOOPBACK
+from jaxretr.serve.auth import LOOPBACK
 from jaxretr.serve.options import ServiceOptions
 from jaxretr.serve.server import read_api_key
 from jaxretr.tracking import say

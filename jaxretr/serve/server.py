@@ -23,8 +23,8 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from jaxretr.files import as_path
+from jaxretr.serve.auth import LOOPBACK
 from jaxretr.serve.errors import error_response
-from jaxretr.serve.gate import LOOPBACK
 from jaxretr.serve.options import ServiceOptions
 from jaxretr.serve.service import Service
 from jaxretr.tracking import say

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxretr.index.types import Searchable
 from jaxretr.model.encode import Encoder
-from jaxretr.serve import answers
+from jaxretr.serve import responses
 from jaxretr.serve.batching import Batcher, Kind
 from jaxretr.serve.errors import ServiceError, index_error, shown
 from jaxretr.serve.metrics import Metrics
@@ -85,7 +85,7 @@ class Service:
             )
         self._check_ready()
         async with self._deadline():
-            found = [answers.hits(one) for one in await self._batcher.search(texts, request.options())]
+            found = [responses.hits(one) for one in await self._batcher.search(texts, request.options())]
         body: dict[str, Any] = {"answers": found} if request.queries else found[0]
         return {**body, "took_ms": round(1000 * (time.perf_counter() - started), 3)}
 
@@ -97,7 +97,7 @@ class Service:
         async with self._deadline():
             vectors = await self._batcher.embed(request.kind, request.input)
             tokens = await asyncio.to_thread(self._count_tokens, request.kind, request.input)
-        return answers.embeddings(
+        return responses.embeddings(
             vectors, encoding_format=request.encoding_format, model=self.options.model, tokens=tokens
         )
 

@@ -29,7 +29,7 @@ from jaxretr.attack.victim import Victim
 from jaxretr.data.test_collections import load_test_collection
 from jaxretr.eval.bias import OWN_LANGUAGE_SHARE, RANK_DISTANCE
 from jaxretr.eval.evaluate import evaluate
-from jaxretr.eval.held_out import allowed_settings
+from jaxretr.eval.validation import allowed_settings
 from jaxretr.model.encode import Encoder
 from jaxretr.run import load_encoder
 from jaxretr.study.bm25 import BM25Encoder

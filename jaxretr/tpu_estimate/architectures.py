@@ -12,7 +12,7 @@ from typing import cast
 from jaxretr.config import MINI_ENCODER, ModelConfig
 from jaxretr.files import as_path
 from jaxretr.model.architecture import Architecture, Pooling
-from jaxretr.model.saved import read_settings
+from jaxretr.model.hf_layout import read_settings
 
 _BASE = Architecture(
     model_type="xlm-roberta",

@@ -38,7 +38,7 @@ def check(
     if unknown := set(programs) - set(PROGRAMS):
         raise ValueError(f"unknown programs {', '.join(sorted(unknown))}; expected some of {', '.join(PROGRAMS)}")
     architecture = architecture_of(config.model)
-    batch = 0 if auto else parallel.share(config.train.batch_size, slice_.devices)
+    batch = 0 if auto else parallel.per_device_batch_size(config.train.batch_size, slice_.devices)
     devices = describe(slice_)
 
     def train(batch: int) -> Measured:

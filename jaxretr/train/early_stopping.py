@@ -1,7 +1,8 @@
-"""Which of the states evaluated so far is the best, and when to stop looking for a better one.
+"""Early stopping: which evaluated state is the best, and when training stops.
 
-In: the value of a measure after some of the updates. Out: the best of them, and whether patience is at an end. Both
-follow from these values alone. Every checkpoint carries them, so a resumed run decides as one that never stopped.
+Input: the value of a measure after some of the updates. Output: the best update, and whether patience is exhausted.
+  Both
+depend on these values alone. Every checkpoint stores them, so a resumed run decides like an uninterrupted one.
 """
 
 from dataclasses import dataclass, field
@@ -9,13 +10,13 @@ from dataclasses import dataclass, field
 
 @dataclass
 class EarlyStopping:
-    """The course of one measure on held-out data.
+    """The history of one measure on held-out data.
 
     Attributes:
       measure: its name, "setting/measure".
-      lower_is_better: whether its best value is the lowest.
+      lower_is_better: whether the lowest value is the best.
       patience: evaluations without improvement after which training stops; 0 never stops it.
-      values: its value after each update that was evaluated, by the number of updates made, oldest first.
+      values: value after each evaluated update, by the number of updates, oldest first.
     """
 
     measure: str
@@ -25,7 +26,7 @@ class EarlyStopping:
 
     @property
     def best_step(self) -> int:
-        """The first update with the best value, for an equal value is no improvement; 0 before any evaluation."""
+        """The first update with the best value, since an equal value is no improvement; 0 before any evaluation."""
         sign = 1 if self.lower_is_better else -1
         return min(self.values, key=lambda step: sign * self.values[step], default=0)
 
@@ -41,7 +42,7 @@ class EarlyStopping:
         return 0 < self.patience <= self.without_improvement
 
     def describe(self) -> str:
-        """The latest value, and how it compares."""
+        """Describe the latest value relative to the best."""
         latest, best = max(self.values), self.best_step
         value = f"step {latest}: {self.measure} {self.values[latest]:.4f}"
         if latest == best:

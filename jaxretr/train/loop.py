@@ -1,7 +1,7 @@
 """The training loop.
 
-In: a state, a step over all devices, and an iterator of batches. Out: the state after the last step, with metrics,
-held-out measures and checkpoints written on the way.
+Input: a state, a step over all devices, and an iterator of batches. Output: the state after the last step. On the way,
+the loop writes metrics, held-out measures and checkpoints.
 """
 
 import time
@@ -20,15 +20,15 @@ from jaxretr.data.hybrid import BatchPlan
 from jaxretr.tracking import StepProgress, Tracker, say
 from jaxretr.train.checkpoint import Checkpoints
 from jaxretr.train.early_stopping import EarlyStopping
-from jaxretr.train.interruption import Interruption
-from jaxretr.train.step import HardenedMetrics, StepMetrics, TrainState
+from jaxretr.train.shutdown import GracefulShutdown
+from jaxretr.train.step import Metrics, TrainState
 
-StepFunction = Callable[[TrainState, PairBatch, jax.Array], tuple[TrainState, StepMetrics | HardenedMetrics]]
+StepFunction = Callable[[TrainState, PairBatch, jax.Array], tuple[TrainState, Metrics]]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When things happen, in updates, and how many there are at most; `evaluate` 0 means never."""
+    """Total number of updates, and updates between two logs, checkpoints or evaluations; `evaluate` 0 means never."""
 
     steps: int
     log: int
@@ -37,7 +37,9 @@ class Schedule:
     learning_rate: optax.Schedule
 
     def evaluates_after(self, number: int) -> bool:
-        """Whether the state after update `number` is evaluated; with evaluations at all, the last one is."""
+        """Return whether the state after update `number` is evaluated. If there are evaluations at all, the last state
+        is.
+        """
         return self.evaluate > 0 < number and (number % self.evaluate == 0 or number == self.steps)
 
 
@@ -55,29 +57,32 @@ def fit(
     stopping: EarlyStopping,
     describe: Callable[[BatchPlan], str],
 ) -> TrainState:
-    """Updates `state` until `schedule.steps` are made or `stopping` has enough.
+    """Update `state` for `schedule.steps` steps, or until `stopping` is exhausted.
 
-    The host runs ahead of the devices and waits for them only where figures are logged, a checkpoint is written or an
-    evaluation is due. A batch's arrays go to the devices while the previous step is still running. Several processes
-    stop together, at the next of these steps after one of them was interrupted.
+    The host runs ahead of the devices. It waits for them only to log figures, write a checkpoint or evaluate. The
+    arrays of a batch go to the devices while the previous step still runs. Several processes stop together, at the next
+    of these points after one of them receives a signal.
 
     Args:
       state: replicated; is donated.
       step: `train.step.make_step` under `parallel.pmap`.
-      batches: this process's rows of the batches from number `state.step` on.
+      batches: this process's rows of the batches, starting at number `state.step`.
       key: the run's dropout key.
+      schedule: when to log, save and evaluate.
+      checkpoints: where states are saved.
+      tracker: where figures are logged.
       config: saved with each checkpoint.
-      evaluate: measures of a state on held-out data, by name.
-      stopping: is told what `evaluate` finds; holds what was found before `state.step`.
-      describe: names the examples of a batch, for error messages.
+      evaluate: returns the measures of a state on held-out data, by name.
+      stopping: receives the measures of `evaluate`; holds the measures before `state.step`.
+      describe: names the examples of a batch in error messages.
 
     Raises:
-      KeyboardInterrupt: after Ctrl-C or a termination notice, when a checkpoint is written.
-      FloatingPointError: on a loss that is not finite, naming the batch.
-      OSError: when a checkpoint cannot be written.
+      KeyboardInterrupt: after Ctrl-C or a termination signal, once a checkpoint is written.
+      FloatingPointError: a loss is not finite; the message names the batch.
+      OSError: a checkpoint cannot be written.
     """
     first = int(state.step)
-    shapes: set[tuple[tuple[int, ...], ...]] = set()  # XLA compiles the step once for each
+    shapes: set[tuple[tuple[int, ...], ...]] = set()  # XLA compiles the step once per set of shapes
 
     def evaluate_now(number: int) -> None:
         measures = evaluate(state)
@@ -85,7 +90,10 @@ def fit(
         stopping.values[number] = measures[stopping.measure]
         say(stopping.describe())
 
-    with Interruption() as interruption, StepProgress("training", total=schedule.steps, completed=first) as progress:
+    with (
+        GracefulShutdown() as interruption,
+        StepProgress("training", total=schedule.steps, completed=first) as progress,
+    ):
         if schedule.evaluates_after(first):  # a checkpoint is written before its state is evaluated
             evaluate_now(first)
         window = _Window()
@@ -112,7 +120,7 @@ def fit(
                     checkpoints.save(state, batches.get_state(), config, stopping)
                 if interrupted:
                     checkpoints.wait()
-                    raise KeyboardInterrupt(f"stopped after step {number}; the same command goes on from there")
+                    raise KeyboardInterrupt(f"stopped after step {number}; the same command resumes from there")
                 if evaluating:
                     evaluate_now(number)
                 window = _Window()
@@ -124,7 +132,7 @@ def fit(
 class _Window:
     """The steps since figures were last logged. Their metrics stay on the devices until `close`."""
 
-    metrics: list[StepMetrics | HardenedMetrics] = field(default_factory=list)
+    metrics: list[Metrics] = field(default_factory=list)
     plans: list[BatchPlan] = field(default_factory=list)
     tokens: int = 0
     slots: int = 0
@@ -132,7 +140,7 @@ class _Window:
     waited: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
-    def add(self, item: Step, metrics: StepMetrics | HardenedMetrics) -> None:
+    def add(self, item: Step, metrics: Metrics) -> None:
         self.metrics.append(metrics)
         self.plans.append(item.plan)
         self.tokens += item.tokens
@@ -140,10 +148,10 @@ class _Window:
         self.cut += item.cut
 
     def close(self, describe: Callable[[BatchPlan], str]) -> dict[str, float]:
-        """Means over the window. Waits for the devices.
+        """Return the means over the window. Waits for the devices.
 
-        `tokens_per_second` counts real tokens of this process, times the number of processes; `input_wait_share` is the
-        share of the time that the loop waited for a batch.
+        `tokens_per_second` counts the real tokens of this process times the number of processes. `input_wait_share` is
+        the share of the time that the loop waited for a batch.
         """
         metrics = jax.device_get(self.metrics)
         seconds = time.perf_counter() - self.started

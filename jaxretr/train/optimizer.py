@@ -1,6 +1,6 @@
 """AdamW with warm-up, decay and clipping.
 
-In: numbers of the recipe. Out: an optax transformation and its learning-rate schedule.
+Input: the numbers of the recipe. Output: an optax transformation and its learning-rate schedule.
 """
 
 from typing import Any
@@ -10,9 +10,10 @@ import optax
 
 
 def learning_rate_schedule(learning_rate: float, *, steps: int, warmup_steps: int, schedule: str) -> optax.Schedule:
-    """Linear from 0 to `learning_rate` over `warmup_steps` updates, then "constant", or "linear" or "cosine" to 0.
+    """Linear warm-up from 0 to `learning_rate` over `warmup_steps` updates, then "constant", or "linear" or "cosine" to
+    0.
 
-    The first update of a warm-up of w is made at 1/w of the peak, not at 0.
+    With a warm-up of w updates, the first update uses 1/w of the peak, not 0.
     """
     rest = max(steps - warmup_steps, 1)
     after = {
@@ -27,7 +28,7 @@ def learning_rate_schedule(learning_rate: float, *, steps: int, warmup_steps: in
 
 
 def decays(params: Any) -> Any:
-    """For each leaf whether weight decay applies: not to biases and LayerNorm scales, recognised by name."""
+    """Return, per leaf, whether weight decay applies: not to biases and LayerNorm scales, identified by name."""
 
     def applies(path: tuple[Any, ...], _: Any) -> bool:
         return str(getattr(path[-1], "key", path[-1])) not in ("bias", "scale")

@@ -98,7 +98,7 @@ class Ours(System):
 
     def tune(self, targets: list[float], queries: np.ndarray, truth: np.ndarray) -> list[Any]:
         """As `--target_recall` does."""
-        from jaxretr.index.measure import tune
+        from jaxretr.index.tuning import tune
 
         searchers, chosen = self._searchers(self.about["segments"]), []
         for target in targets:
@@ -131,7 +131,7 @@ class Ours(System):
         return {"num_leaves_to_search": max(1, math.ceil(share * scann["num_leaves"]))} | others
 
     def _searchers(self, segments: list[dict[str, Any]]) -> Any:
-        from jaxretr.index.measure import Searchers
+        from jaxretr.index.tuning import Searchers
 
         rows = np.load(self.data / "passages.npy", mmap_mode="r")
         return Searchers(self.directory / self.about["generation"], segments, rows)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxretr.index import Index, SearchOptions, approximate, build, measure, search
+from jaxretr.index import Index, SearchOptions, approximate, build, search
 from tests.index import made
 
 OPTIONS = [

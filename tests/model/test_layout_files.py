@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jaxretr.model.encode import Encoder
-from jaxretr.model.saved import find_model, read_settings
+from jaxretr.model.hf_layout import find_model, read_settings
 
 TYPES = "sentence_transformers.models."
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
-from jaxretr.serve.batching import PATIENCE, Batcher, Kind
+from jaxretr.serve.batching import MAX_QUERY_BATCHES_AHEAD, Batcher, Kind
 from jaxretr.serve.errors import ServiceError
 from jaxretr.serve.metrics import Metrics
 from jaxretr.serve.options import ServiceOptions
@@ -165,7 +165,7 @@ def test_passages_wait_for_queries_but_not_for_ever() -> None:
     places = [at for at, kind in enumerate(kinds) if kind == "passage"]
     waits = [later - earlier - 1 for earlier, later in itertools.pairwise([0, *places])]
     # A long request asks for its next batch while the one after its last is already begun.
-    assert len(places) == 3 and all(PATIENCE <= wait <= PATIENCE + 1 for wait in waits)
+    assert len(places) == 3 and all(MAX_QUERY_BATCHES_AHEAD <= wait <= MAX_QUERY_BATCHES_AHEAD + 1 for wait in waits)
 
 
 def test_a_lone_client_never_waits() -> None:

@@ -20,7 +20,7 @@ from jaxretr.index import Answer, Index, IndexedPassage, SearchOptions
 from jaxretr.index.shards import ShardedIndex
 from jaxretr.index.store import keys
 from jaxretr.model.encode import Encoder
-from jaxretr.serve.gate import LOOPBACK
+from jaxretr.serve.auth import LOOPBACK
 from tests import tiny
 
 pytestmark = pytest.mark.ray

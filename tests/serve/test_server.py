@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jaxretr.serve.gate import LOOPBACK
+from jaxretr.serve.auth import LOOPBACK
 from jaxretr.serve.server import allowed_hosts, read_api_key
 from tests.serve.fakes import QUICK, MemoryIndex, Running, StubEncoder, serving, until
 from tests.serve.test_api import error

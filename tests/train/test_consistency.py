@@ -10,7 +10,7 @@ from jaxretr.train.hardening import Budget, self_teaching, vat
 from jaxretr.train.hardening.consistency import kl_divergence, sensitive_direction, symmetric_divergence
 from jaxretr.train.hardening.space import Space
 from jaxretr.train.loss import Scores
-from jaxretr.train.objective import Words
+from jaxretr.train.objective import WordEmbeddings
 from tests.train.test_hardening import OBJECTIVE, PARAMS, assert_close, extended, one_device
 
 
@@ -36,19 +36,19 @@ def test_power_iteration_finds_the_top_eigenvector_of_the_divergence() -> None:
     mixing = jnp.asarray(rng.normal(size=(6, 5)), jnp.float32)
     own = jnp.zeros(1, jnp.int32)
 
-    def scores(delta: Words) -> tuple[Scores, ...]:
+    def scores(delta: WordEmbeddings) -> tuple[Scores, ...]:
         return (Scores(jnp.sin(delta.queries[0, 1:3].reshape(1, 6) + 0.3) @ mixing, own),)
 
     free = jnp.asarray([[False, True, True]])
     space = Space((free, jnp.zeros((1, 1), bool)), (jnp.ones(1), jnp.ones(1)), "frobenius")
-    start = Words(jnp.asarray(rng.normal(size=(1, 3, 3)), jnp.float32), jnp.zeros((1, 1, 3)))
+    start = WordEmbeddings(jnp.asarray(rng.normal(size=(1, 3, 3)), jnp.float32), jnp.zeros((1, 1, 3)))
     found = sensitive_direction(scores, space, start, 60)
 
     clean = scores(space.clean(start))
 
     def divergence(flat: jax.Array) -> jax.Array:
         delta = jnp.zeros((1, 3, 3)).at[0, 1:3].set(flat.reshape(2, 3))
-        return symmetric_divergence(clean, scores(Words(delta, start.passages)))
+        return symmetric_divergence(clean, scores(WordEmbeddings(delta, start.passages)))
 
     values, vectors = np.linalg.eigh(np.asarray(jax.hessian(divergence)(jnp.zeros(6)), np.float64))
     assert values[-1] > 1.2 * values[-2]
@@ -80,7 +80,7 @@ def test_the_gradient_of_self_teaching_does_not_flow_into_the_teacher() -> None:
 
     def score(params, queries, data):
         q = OBJECTIVE.encoder.encode_ids(params, *queries)
-        sentences = OBJECTIVE.sentences(params, OBJECTIVE.words(params, data), data, None)
+        sentences = OBJECTIVE.sentence_embeddings(params, OBJECTIVE.word_embeddings(params, data), data, None)
         return OBJECTIVE.scores(sentences._replace(queries=q), sentences, data)[0].scores
 
     def by_hand(params, data):
@@ -117,12 +117,12 @@ def test_vat_regularises_more_than_a_random_direction() -> None:
     assert large == pytest.approx(4 * small, rel=0.15)
 
     def random(params, data, key):
-        words = OBJECTIVE.words(params, data)
+        words = OBJECTIVE.word_embeddings(params, data)
         space = Space.of(words, data, Budget(0.01, "frobenius", special))
         delta = space.ascend(space.clean(words), space.draw(words, key), 1.0)
 
         def scores(words):
-            sentences = OBJECTIVE.sentences(params, words, data, None)
+            sentences = OBJECTIVE.sentence_embeddings(params, words, data, None)
             return OBJECTIVE.scores(sentences, sentences, data)
 
         return symmetric_divergence(scores(words), scores(jax.tree.map(jnp.add, words, delta)))

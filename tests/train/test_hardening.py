@@ -132,7 +132,7 @@ def test_perturbations_stay_in_their_balls_and_off_padding_and_special_tokens(no
     budget = Budget(0.3, norm, SPECIAL)
 
     def found(params, data, key):
-        words = OBJECTIVE.words(params, data)
+        words = OBJECTIVE.word_embeddings(params, data)
         space = Space.of(words, data, budget)
         start = space.draw(words, key)
         return words, space.epsilon, start, space.draw_entries(words, key), space.ascend(start, words, 2.5)
@@ -175,10 +175,10 @@ def test_freelb_averages_over_the_points_of_the_walk_and_starts_at_random() -> N
 
     def by_hand(params, data, key):
         def loss(params, delta):
-            words = jax.tree.map(jnp.add, OBJECTIVE.words(params, data), delta)
-            return OBJECTIVE.contrast(OBJECTIVE.sentences(params, words, data, None), data).loss
+            words = jax.tree.map(jnp.add, OBJECTIVE.word_embeddings(params, data), delta)
+            return OBJECTIVE.loss(OBJECTIVE.sentence_embeddings(params, words, data, None), data).loss
 
-        words = OBJECTIVE.words(params, data)
+        words = OBJECTIVE.word_embeddings(params, data)
         space = Space.of(words, data, BUDGET)
         first = space.draw_entries(words, key)
         second = space.ascend(first, jax.grad(loss, argnums=1)(params, first), 2.5 / 2)

@@ -12,13 +12,13 @@ from jaxretr import parallel
 from jaxretr.data.batches import PairBatch, packing_of
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.functions import functions, init_params
-from jaxretr.train import chunks
+from jaxretr.train import gradient_cache
 from jaxretr.train.hardening import Budget, fgm
 from jaxretr.train.objective import Objective, passage_texts
 from tests.tiny import TINY
-from tests.train.test_chunks import PARAMS, assert_equal, on
+from tests.train.test_gradient_cache import PARAMS, assert_equal, on
+from tests.train.test_sparse_embeddings import run as updates
 from tests.train.test_step import BATCH, batch
-from tests.train.test_word_rows import run as updates
 
 BERT = dataclasses.replace(TINY, model_type="bert", pad_token_id=0, pooling="cls", dense_head=(TINY.hidden_size, 8))
 
@@ -52,7 +52,7 @@ def test_loss_and_gradient_are_those_of_rows_of_their_own(devices: int, chunk_si
 
     def gradient(data: PairBatch):
         if chunk_size:
-            return parallel.mean(chunks.value_and_grad(objective, PARAMS, data, None, chunk_size))
+            return parallel.mean(gradient_cache.value_and_grad(objective, PARAMS, data, None, chunk_size))
         return parallel.mean(jax.value_and_grad(objective, has_aux=True)(PARAMS, data, None))
 
     data = batch(3)

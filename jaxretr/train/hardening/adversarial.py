@@ -1,9 +1,10 @@
-"""Training on word embeddings that an adversary has moved within balls, to raise the loss of the batch.
+"""Adversarial training: word embeddings move within balls so that the loss of the batch rises.
 
-In: the objective, parameters and this device's share of a batch. Out: losses and gradients of the parameters, as a
+Input: the objective, parameters and this device's share of a batch. Output: losses and gradients of the parameters, as
+  a
 `Hardening` returns them. Queries and passages move together. The adversary's gradient is that of the sum of all
-devices' losses, for the transpose of `parallel.gather` adds up; only its direction counts. It attacks the network that
-is updated: dropout drops the same entries in all passes of an update.
+devices' losses, because the transpose of `parallel.gather` is a sum; only its direction matters. The adversary attacks
+the network that is updated: dropout drops the same entries in all passes of an update.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,8 @@ from jaxretr.data.batches import PairBatch
 from jaxretr.model.functions import Params
 from jaxretr.train.hardening.method import Hardened, weighted_sum
 from jaxretr.train.hardening.space import Budget, Space, moved
-from jaxretr.train.loss import Contrast
-from jaxretr.train.objective import Objective, Words
+from jaxretr.train.loss import LossMetrics
+from jaxretr.train.objective import Objective, WordEmbeddings
 
 
 def fgm(
@@ -30,14 +31,14 @@ def fgm(
     budget: Budget,
     weight: float,
 ) -> tuple[Hardened, Params]:
-    """The clean loss, plus `weight` times the loss one step along the steepest direction away.
+    """The clean loss plus `weight` times the loss after one step along the steepest direction.
 
-    The step is as long as the radius. Miyato et al. (2017), arXiv 1605.07725, eq. 5 and 6, there with the norm
-    `frobenius`. Costs two gradients; nothing is drawn from `key`.
+    The step length is the radius. Miyato et al. (2017), arXiv 1605.07725, eq. 5 and 6, with the norm `frobenius`. Costs
+    two gradients; `key` is not used.
     """
     del key
     loss = _loss(objective, batch, dropout_key)
-    words = objective.words(params, batch)
+    words = objective.word_embeddings(params, batch)
     space = Space.of(words, batch, budget)
     zero = space.clean(words)
     (clean, accuracy), (grads, gradient) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, zero)
@@ -60,16 +61,16 @@ def pgd(
     steps: int,
     weight: float,
 ) -> tuple[Hardened, Params]:
-    """The clean loss, plus `weight` times the loss where projected gradient ascent from a random start ends.
+    """The clean loss plus `weight` times the loss where projected gradient ascent from a random start ends.
 
     `steps` steps of 2.5 radii / `steps`. Madry et al. (2018), arXiv 1706.06083, who train without the clean term. Costs
     `steps` + 2 gradients.
     """
     loss = _loss(objective, batch, dropout_key)
-    words = objective.words(params, batch)
+    words = objective.word_embeddings(params, batch)
     space = Space.of(words, batch, budget)
 
-    def step(delta: Words, _: None) -> tuple[Words, None]:
+    def step(delta: WordEmbeddings, _: None) -> tuple[WordEmbeddings, None]:
         gradient, _accuracy = jax.grad(loss, argnums=1, has_aux=True)(params, delta)
         return space.ascend(delta, gradient, 2.5 / steps), None
 
@@ -94,14 +95,15 @@ def freelb(
 ) -> tuple[Hardened, Params]:
     """The mean loss at the `steps` points that projected gradient ascent visits, the random start first.
 
-    Each point costs one gradient, for that of the parameters comes with that of the perturbation; a forward pass
-    measures the clean loss. Steps of 2.5 radii / `steps`. Zhu et al. (2020), arXiv 1909.11764, algorithm 1.
+    Each point costs one gradient, because one backward pass gives the gradients of parameters and perturbation. A
+    forward pass measures the clean loss. Steps of 2.5 radii / `steps`. Zhu et al. (2020), arXiv 1909.11764, algorithm
+    1.
     """
     loss = _loss(objective, batch, dropout_key)
-    words = objective.words(params, batch)
+    words = objective.word_embeddings(params, batch)
     space = Space.of(words, batch, budget)
 
-    def step(state: tuple[Words, Array, Params], _: None) -> tuple[tuple[Words, Array, Params], None]:
+    def step(state: tuple[WordEmbeddings, Array, Params], _: None) -> tuple[tuple[WordEmbeddings, Array, Params], None]:
         delta, total, sums = state
         (value, _accuracy), (grads, gradient) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, delta)
         ascended = space.ascend(delta, gradient, 2.5 / steps)
@@ -115,11 +117,11 @@ def freelb(
 
 def _loss(
     objective: Objective, batch: PairBatch, dropout_key: Key[Array, ""] | None
-) -> Callable[[Params, Words], Contrast]:
-    """The loss as a function of parameters and perturbation."""
+) -> Callable[[Params, WordEmbeddings], LossMetrics]:
+    """Return the loss as a function of parameters and perturbation."""
 
-    def loss(params: Params, delta: Words) -> Contrast:
-        words = moved(objective.words(params, batch), delta)
-        return objective.contrast(objective.sentences(params, words, batch, dropout_key), batch)
+    def loss(params: Params, delta: WordEmbeddings) -> LossMetrics:
+        words = moved(objective.word_embeddings(params, batch), delta)
+        return objective.loss(objective.sentence_embeddings(params, words, batch, dropout_key), batch)
 
     return loss

@@ -1,7 +1,7 @@
 """The balls around the word embeddings of one device's batch, both sides at once.
 
-In: clean word embeddings, which tokens are special, a relative radius and a norm. Out: perturbations, each text's in
-a ball of its own (`jaxretr.perturb.balls`). Padding and special tokens are never moved.
+Input: clean word embeddings, the special tokens, a relative radius and a norm. Output: perturbations, each text's in a
+ball of its own (`jaxretr.perturb.balls`). Padding and special tokens never move.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from jaxretr import parallel
 from jaxretr.data.batches import PairBatch
 from jaxretr.perturb import balls
 from jaxretr.perturb.balls import Norm
-from jaxretr.train.objective import Words, passage_texts
+from jaxretr.train.objective import WordEmbeddings, passage_texts
 from jaxretr.types import TokenBatch
 
 
@@ -24,10 +24,10 @@ class Budget:
     """How far an adversary may move a text.
 
     Attributes:
-      rho: radius as a share of the mean row norm of the clean word embeddings of that side of the global batch, so
-        that a model gains nothing by growing its norms.
-      norm: what the radius bounds.
-      special_ids: tokens that stay as they are.
+      rho: radius as a share of the mean row norm of the clean word embeddings on that side of the global batch. So a
+        model gains nothing by larger norms.
+      norm: norm of the ball.
+      special_ids: tokens that never move.
     """
 
     rho: float
@@ -38,9 +38,9 @@ class Budget:
 class Space(NamedTuple):
     """Attributes:
 
-    attackable: which positions of which texts may move.
-    epsilon: the radius of each text's ball, in the units of the word embeddings.
-    norm: what it bounds.
+    attackable: positions that may move, per side.
+    epsilon: radius of each text's ball, in the units of the word embeddings.
+    norm: norm of the ball.
     """
 
     attackable: tuple[Bool[Array, "queries query_length"], Bool[Array, "passages passage_length"]]
@@ -48,8 +48,8 @@ class Space(NamedTuple):
     norm: Norm
 
     @classmethod
-    def of(cls, words: Words, batch: PairBatch, budget: Budget) -> "Space":
-        """Measures the clean word embeddings of all devices; no gradient flows into the radii."""
+    def of(cls, words: WordEmbeddings, batch: PairBatch, budget: Budget) -> "Space":
+        """Measure the clean word embeddings of all devices; no gradient flows into the radii."""
 
         def side(tokens: TokenBatch, clean: Array) -> tuple[Array, Array]:
             free = balls.attackable(tokens.ids, tokens.mask, budget.special_ids)
@@ -59,23 +59,24 @@ class Space(NamedTuple):
         passages, passage_epsilon = side(passage_texts(batch), words.passages)
         return cls((queries, passages), (query_epsilon, passage_epsilon), budget.norm)
 
-    def clean(self, words: Words) -> Words:
-        """No perturbation."""
+    def clean(self, words: WordEmbeddings) -> WordEmbeddings:
+        """Return the zero perturbation."""
         return jax.tree.map(jnp.zeros_like, words)
 
-    def draw(self, words: Words, key: Key[Array, ""]) -> Words:
-        """A point drawn uniformly from each text's ball."""
+    def draw(self, words: WordEmbeddings, key: Key[Array, ""]) -> WordEmbeddings:
+        """Draw a point uniformly from each text's ball."""
 
         def side(clean: Array, free: Array, epsilon: Array, keys: Array) -> Array:
             return balls.random_start(keys, free, clean.shape[2], epsilon, self.norm)
 
-        return Words(*map(side, words, self.attackable, self.epsilon, self.keys(key)))
+        return WordEmbeddings(*map(side, words, self.attackable, self.epsilon, self.keys(key)))
 
-    def draw_entries(self, words: Words, key: Key[Array, ""]) -> Words:
-        """FreeLB's start: every entry uniform within radius / sqrt(n), n entries being what the norm takes together.
+    def draw_entries(self, words: WordEmbeddings, key: Key[Array, ""]) -> WordEmbeddings:
+        """Draw FreeLB's start: every entry uniform within radius / sqrt(n), n being the number of entries in the norm.
 
-        It is in the ball, and for long texts deep inside: Zhu et al. (2020), arXiv 1909.11764, algorithm 1, there in
-        the norm `frobenius`, whose n is the number of attackable tokens times the width of a word embedding.
+        The point is in the ball, and for long texts far from its edge: Zhu et al. (2020), arXiv 1909.11764, algorithm
+          1, with
+        the norm `frobenius`, where n is the number of attackable tokens times the width of a word embedding.
         """
 
         def side(clean: Array, free: Array, epsilon: Array, keys: Array) -> Array:
@@ -85,11 +86,12 @@ class Space(NamedTuple):
             entries = jnp.float32(1 if self.norm == "linf" else shape[1]) * tokens
             return jnp.where(free[:, :, None], uniform * (epsilon / jnp.sqrt(entries))[:, None, None], 0)
 
-        return Words(*map(side, words, self.attackable, self.epsilon, self.keys(key)))
+        return WordEmbeddings(*map(side, words, self.attackable, self.epsilon, self.keys(key)))
 
     def keys(self, key: Key[Array, ""]) -> tuple[Key[Array, " queries"], Key[Array, " passages"]]:
-        """One key for each text, by its place in the global batch."""
-        # vmap draws from the first key alone where keys are "rbg", those of a run; threefry's are all used.
+        """Return one key per text, by its position in the global batch."""
+        # A run's keys are "rbg", and under vmap those would draw from the first key alone; threefry keys are
+        # independent.
         base = jax.random.wrap_key_data(jax.random.key_data(key)[:2], impl="threefry2x32")
         queries, passages = (
             jax.vmap(jax.random.fold_in, (None, 0))(
@@ -99,31 +101,31 @@ class Space(NamedTuple):
         )
         return queries, passages
 
-    def steepest(self, gradient: Words) -> Words:
-        """The direction, of length 1 in the norm, along which the gradient rises most; zero where nothing moves."""
-        return Words(
+    def steepest(self, gradient: WordEmbeddings) -> WordEmbeddings:
+        """Return the direction, of length 1 in the norm, of steepest ascent; zero for texts that cannot move."""
+        return WordEmbeddings(
             *(
                 balls.steepest(jnp.where(free[:, :, None], side, 0), self.norm)
                 for side, free in zip(gradient, self.attackable, strict=True)
             )
         )
 
-    def ascend(self, delta: Words, gradient: Words, size: float) -> Words:
-        """One step along the steepest direction, `size` radii long, and back into the ball."""
+    def ascend(self, delta: WordEmbeddings, gradient: WordEmbeddings, size: float) -> WordEmbeddings:
+        """Take one step along the steepest direction, `size` radii long, and project onto the ball."""
 
         def side(delta: Array, direction: Array, epsilon: Array) -> Array:
             return balls.project(delta + size * epsilon[:, None, None] * direction, epsilon, self.norm)
 
-        return Words(*map(side, delta, self.steepest(gradient), self.epsilon))
+        return WordEmbeddings(*map(side, delta, self.steepest(gradient), self.epsilon))
 
 
-def moved(words: Words, delta: Words) -> Words:
-    """Perturbed word embeddings."""
+def moved(words: WordEmbeddings, delta: WordEmbeddings) -> WordEmbeddings:
+    """Return perturbed word embeddings."""
     return jax.tree.map(jnp.add, words, delta)
 
 
 def _mean_row_norm(words: Array, attackable: Array) -> Float32[Array, ""]:
-    """`balls.mean_row_norm` over all devices; 0 where no position is attackable."""
+    """`balls.mean_row_norm` over all devices; 0 if no position is attackable."""
     count = jnp.sum(attackable)
     total = jnp.where(count > 0, count * balls.mean_row_norm(words, attackable), 0)
     total, count = parallel.mean((total, count.astype(jnp.float32)))

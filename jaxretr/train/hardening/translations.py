@@ -1,6 +1,6 @@
-"""Training on the languages of each pair that the model is worst at: adversarial hybrid batches.
+"""Adversarial hybrid batches: training on the languages of each pair in which the model is worst.
 
-In: the objective, parameters and this device's share of a batch with translations of its pairs. Out: losses and
+Input: the objective, parameters and this device's share of a batch with translations of its pairs. Output: losses and
 gradients of the parameters, as a `Hardening` returns them.
 """
 
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float32, Int, Key
 from jaxretr.data.batches import PairBatch, Translations
 from jaxretr.model.functions import Params
 from jaxretr.train.hardening.method import Hardened
-from jaxretr.train.loss import Sentences
+from jaxretr.train.loss import SentenceEmbeddings
 from jaxretr.train.objective import Objective
 from jaxretr.types import TokenBatch
 
@@ -25,10 +25,10 @@ def worst_translations(
     dropout_key: Key[Array, ""] | None,
     key: Key[Array, ""],
 ) -> tuple[Hardened, Params]:
-    """The loss of the batch in which each pair is in the languages, of those on offer, in which its loss is largest.
+    """The loss of the batch with each pair in those candidate languages in which its loss is largest.
 
-    Costs one gradient, and one forward pass for every pair on offer, without dropout, to choose by. The clean loss is
-    that of the planned languages in these passes. Nothing is drawn from `key`.
+    Costs one gradient, and one forward pass without dropout per candidate pair for the choice. The clean loss is the
+    loss of the planned languages in these passes. `key` is not used.
     """
     del key
     losses, clean_loss, accuracy = pair_losses(objective, params, batch)
@@ -40,30 +40,31 @@ def worst_translations(
 def pair_losses(
     objective: Objective, params: Params, batch: PairBatch
 ) -> tuple[Float32[Array, "batch pairs"], Float32[Array, ""], Float32[Array, ""]]:
-    """The loss of each pair on offer, the planned one first, and this device's loss and accuracy of the planned ones.
+    """Return the loss of each candidate pair, the planned pair first, and this device's loss and accuracy of the
+    planned pairs.
 
-    The negatives are those of the planned batch: the pairs are chosen one by one, not together.
+    The negatives are those of the planned batch: each pair is chosen on its own.
     """
     translations = cast(Translations, batch.translations)
-    planned = objective.sentences(params, objective.words(params, batch), batch, None)
+    planned = objective.sentence_embeddings(params, objective.word_embeddings(params, batch), batch, None)
 
     def encode(side: TokenBatch) -> Float32[Array, "batch others dim"]:
         ids, mask = (leaf.reshape(-1, leaf.shape[-1]) for leaf in side)
         return objective.encoder.encode_ids(params, ids, mask).reshape(*side.ids.shape[:2], -1)
 
     def losses(queries: Float32[Array, "batch dim"], passages: Float32[Array, "batch dim"]) -> Float32[Array, " batch"]:
-        own = jnp.sum(queries * passages, axis=1) / objective.temperature
-        directions = objective.scores(Sentences(queries, passages[:, None]), planned, batch)
-        return jnp.stack([direction.with_own(own).cross_entropy() for direction in directions]).mean(axis=0)
+        positive = jnp.sum(queries * passages, axis=1) / objective.temperature
+        directions = objective.scores(SentenceEmbeddings(queries, passages[:, None]), planned, batch)
+        return jnp.stack([direction.with_positive(positive).cross_entropy() for direction in directions]).mean(axis=0)
 
     queries = jnp.concatenate([planned.queries[:, None], encode(translations.queries)], axis=1)
     passages = jnp.concatenate([planned.passages[:, :1], encode(translations.passages)], axis=1)
-    contrast = objective.contrast(planned, batch)
-    return jax.vmap(losses, in_axes=1, out_axes=1)(queries, passages), contrast.loss, contrast.accuracy
+    metrics = objective.loss(planned, batch)
+    return jax.vmap(losses, in_axes=1, out_axes=1)(queries, passages), metrics.loss, metrics.accuracy
 
 
 def chosen(batch: PairBatch, pairs: Int[Array, " batch"]) -> PairBatch:
-    """The batch with each pair in its chosen languages, 0 being the planned ones; hard negatives stay."""
+    """Return the batch with each pair in its chosen languages (0: the planned languages); hard negatives stay."""
     translations = cast(Translations, batch.translations)
 
     def pick(planned: Array, others: Array) -> Array:

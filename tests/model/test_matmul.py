@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxretr.model.products import matmul, matmul_transposed
+from jaxretr.model.matmul import matmul, matmul_transposed
 
 # Both ways round, since the smaller operand is turned for the gradient; with and without leading axes.
 SHAPES = [((6, 3), (3, 5)), ((6, 5), (5, 3)), ((2, 4, 6, 3), (2, 4, 3, 6))]

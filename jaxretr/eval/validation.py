@@ -12,7 +12,7 @@ from jaxretr.types import RetrievalSet
 
 
 @dataclass(frozen=True)
-class Criterion:
+class SelectionMetric:
     """The measure that checkpoints are chosen by: its mean over the tasks of one setting."""
 
     setting: Setting
@@ -20,7 +20,7 @@ class Criterion:
     lower_is_better: bool = False
 
     @classmethod
-    def parse(cls, name: str) -> "Criterion":
+    def parse(cls, name: str) -> "SelectionMetric":
         """From "setting/measure": any measure that ir_measures can compute, or one of language bias in `multi`.
 
         Raises:
@@ -45,7 +45,7 @@ class Criterion:
         return f"{self.setting}/{self.measure}"
 
 
-class HeldOut:
+class Validator:
     """A collection that is not trained on, evaluated in every setting it allows.
 
     Args:
@@ -56,7 +56,7 @@ class HeldOut:
       ValueError: the collection does not allow the criterion's setting.
     """
 
-    def __init__(self, collection: RetrievalSet, criterion: Criterion | None):
+    def __init__(self, collection: RetrievalSet, criterion: SelectionMetric | None):
         self.collection = collection
         self.criterion = criterion
         self._settings = allowed_settings(collection)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from jaxretr.eval.evaluate import evaluate
-from jaxretr.eval.held_out import Criterion, HeldOut, allowed_settings
 from jaxretr.eval.settings import SETTINGS
+from jaxretr.eval.validation import SelectionMetric, Validator, allowed_settings
 from jaxretr.types import Passage, Query, RetrievalSet
 
 
@@ -26,18 +26,18 @@ def encode(texts: list[str]) -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("multi/AP", Criterion("multi", "AP")),
-        ("cross/MAP", Criterion("cross", "AP")),  # as ir_measures calls it
-        ("mono/nDCG@5", Criterion("mono", "nDCG@5")),
-        ("mono/P(rel=2)@5", Criterion("mono", "P(rel=2)@5")),
-        ("multi/rank_distance", Criterion("multi", "rank_distance", lower_is_better=True)),
-        ("multi/Max@R", Criterion("multi", "Max@R", lower_is_better=True)),
-        ("multi/Max@R_norm", Criterion("multi", "Max@R_norm")),
-        ("multi/PEER", Criterion("multi", "PEER")),
+        ("multi/AP", SelectionMetric("multi", "AP")),
+        ("cross/MAP", SelectionMetric("cross", "AP")),  # as ir_measures calls it
+        ("mono/nDCG@5", SelectionMetric("mono", "nDCG@5")),
+        ("mono/P(rel=2)@5", SelectionMetric("mono", "P(rel=2)@5")),
+        ("multi/rank_distance", SelectionMetric("multi", "rank_distance", lower_is_better=True)),
+        ("multi/Max@R", SelectionMetric("multi", "Max@R", lower_is_better=True)),
+        ("multi/Max@R_norm", SelectionMetric("multi", "Max@R_norm")),
+        ("multi/PEER", SelectionMetric("multi", "PEER")),
     ],
 )
-def test_names_of_measures(name: str, expected: Criterion) -> None:
-    assert Criterion.parse(name) == expected
+def test_names_of_measures(name: str, expected: SelectionMetric) -> None:
+    assert SelectionMetric.parse(name) == expected
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_names_of_measures(name: str, expected: Criterion) -> None:
 )
 def test_what_cannot_choose_is_refused(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Criterion.parse(name)
+        SelectionMetric.parse(name)
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,16 @@ def test_allowed_settings_are_those_that_can_be_evaluated(collection: RetrievalS
 
 def test_a_setting_that_the_collection_lacks_is_refused() -> None:
     with pytest.raises(ValueError, match="made up allows mono only; set evaluation.best_measure, .* to mono/AP"):
-        HeldOut(in_languages("en", "en"), Criterion.parse("multi/AP"))
-    assert HeldOut(in_languages("en", "en"), None).evaluate(encode, encode).scalars().keys() >= {"mono/AP", "mono/R@1"}
+        Validator(in_languages("en", "en"), SelectionMetric.parse("multi/AP"))
+    assert Validator(in_languages("en", "en"), None).evaluate(encode, encode).scalars().keys() >= {
+        "mono/AP",
+        "mono/R@1",
+    }
 
 
 def test_curves_are_macro_averages_and_what_decides_by_query_language(random_set: Callable) -> None:
     collection, texts = random_set(0)
-    held_out = HeldOut(collection, Criterion.parse("cross/Rprec"))  # not among the usual measures
+    held_out = Validator(collection, SelectionMetric.parse("cross/Rprec"))  # not among the usual measures
 
     def embed(names: list[str]) -> np.ndarray:
         return np.stack([texts[name] for name in names])
@@ -125,16 +128,16 @@ def test_the_better_retriever_has_the_better_value(name: str) -> None:
     def bad(texts: list[str]) -> np.ndarray:
         return features(texts) * [9, 9, 0, *[-1] * 6]
 
-    criterion = Criterion.parse(name)
-    held_out = HeldOut(collection, criterion)
+    criterion = SelectionMetric.parse(name)
+    held_out = Validator(collection, criterion)
     better, worse = (held_out.curves(held_out.evaluate(query, features))[name] for query in (good, bad))
     assert better < worse if criterion.lower_is_better else better > worse
 
 
 def test_a_measure_without_a_value_is_refused() -> None:
     """There is no distance between the ranks of one relevant passage."""
-    held_out = HeldOut(in_languages("en", "en de", answers="en"), Criterion.parse("multi/rank_distance"))
+    held_out = Validator(in_languages("en", "en de", answers="en"), SelectionMetric.parse("multi/rank_distance"))
     results = held_out.evaluate(encode, encode)
     with pytest.raises(ValueError, match="multi/rank_distance: it has no value on made up"):
         held_out.curves(results)
-    assert "multi/AP" in HeldOut(held_out.collection, None).curves(results)
+    assert "multi/AP" in Validator(held_out.collection, None).curves(results)

@@ -9,8 +9,8 @@ import pytest
 from jaxretr import parallel
 from jaxretr.data.batches import PairBatch
 from jaxretr.model.functions import functions, init_params
-from jaxretr.train import chunks
-from jaxretr.train.loss import Sentences
+from jaxretr.train import gradient_cache
+from jaxretr.train.loss import SentenceEmbeddings
 from jaxretr.train.objective import Objective
 from jaxretr.train.step import TrainState, make_step
 from tests.tiny import TINY
@@ -38,7 +38,7 @@ def test_without_dropout_it_is_the_gradient_of_the_whole_batch(columns: int, chu
     objective = Objective(functions(TINY, dropout_rate=0.0, remat="dots"), 0.05, True)
 
     def cached(data):
-        return parallel.mean(chunks.value_and_grad(objective, PARAMS, data, None, chunk_size))
+        return parallel.mean(gradient_cache.value_and_grad(objective, PARAMS, data, None, chunk_size))
 
     def whole(data):
         return parallel.mean(jax.value_and_grad(objective, has_aux=True)(PARAMS, data, None))
@@ -57,11 +57,13 @@ def test_with_dropout_it_is_the_gradient_of_the_chunks_encoded_together() -> Non
         found = []
         for number, chunk_key in enumerate(jax.random.split(key, BATCH // size)):
             chunk = jax.tree.map(lambda leaf, n=number: leaf[n * size : (n + 1) * size], data)
-            found.append(objective.sentences(params, objective.words(params, chunk), chunk, chunk_key))
-        contrast = objective.contrast(Sentences(*map(jnp.concatenate, zip(*found, strict=True))), data)
-        return contrast.loss, contrast
+            found.append(
+                objective.sentence_embeddings(params, objective.word_embeddings(params, chunk), chunk, chunk_key)
+            )
+        metrics = objective.loss(SentenceEmbeddings(*map(jnp.concatenate, zip(*found, strict=True))), data)
+        return metrics.loss, metrics
 
-    cached = on(1, lambda data: chunks.value_and_grad(objective, PARAMS, data, key, size), batch(1))
+    cached = on(1, lambda data: gradient_cache.value_and_grad(objective, PARAMS, data, key, size), batch(1))
     plain = on(1, lambda data: jax.value_and_grad(in_chunks, has_aux=True)(PARAMS, data), batch(1))
     assert float(cached[0].loss) == pytest.approx(float(plain[0][0]), rel=1e-6)
     assert_equal(cached[1], plain[1])
@@ -89,11 +91,11 @@ def test_memory_is_that_of_a_chunk() -> None:
         return mapped.lower(shapes).compile().memory_analysis().temp_size_in_bytes
 
     whole = temporary(lambda data: jax.grad(lambda p: objective(p, data, None).loss)(PARAMS))
-    cached = temporary(lambda data: chunks.value_and_grad(objective, PARAMS, data, None, 16)[1])
+    cached = temporary(lambda data: gradient_cache.value_and_grad(objective, PARAMS, data, None, 16)[1])
     assert cached < 0.5 * whole
 
 
 def test_chunks_that_do_not_divide_the_batch_are_refused() -> None:
     objective = Objective(functions(TINY), 0.05, False)
     with pytest.raises(ValueError, match="chunk_size is 3; expected a divisor of the 16 pairs of a device"):
-        on(1, lambda data: chunks.value_and_grad(objective, PARAMS, data, None, 3)[1], batch(1))
+        on(1, lambda data: gradient_cache.value_and_grad(objective, PARAMS, data, None, 3)[1], batch(1))

@@ -1,13 +1,13 @@
-"""Updates of those word embeddings alone whose tokens a batch has.
+"""Updates of only those word embeddings whose tokens occur in a batch.
 
-In: a training state with the whole table and a batch. Out: the same with a table of the few rows that occur, small
-enough to be differentiated, sent between devices, clipped and updated at once; and the way back. Nothing between the
-two knows of it, whatever the optimiser.
+Input: a training state with the whole table, and a batch. Output: the state with a table of the few occurring rows, and
+the inverse. The small table is cheap to differentiate, to reduce over devices, to clip and to update. The optimizer
+does not know about it.
 
-The absent rows have no gradient, so loss, gradient and clipping are what they are with the whole table. AdamW is lazy:
-a row's moments and its weight decay stand still while its token is absent, where the dense one goes on moving it by
-its fading momentum. A row that occurs is updated as there, its bias corrected by the number of all updates. Where
-every row occurs every time, the two are the same.
+An absent row has no gradient, so loss, gradient and clipping equal those with the whole table. AdamW is lazy: the
+moments and the weight decay of a row pause while its token is absent, whereas dense AdamW keeps moving the row by its
+decaying momentum. An occurring row is updated as in dense AdamW, with the bias correction of the global step. If every
+row occurs in every batch, both are identical.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from jaxretr import parallel
 from jaxretr.data.batches import PairBatch
 
 
-def occurring(batch: PairBatch, vocab_size: int) -> Int32[Array, " rows"]:
+def unique_token_ids(batch: PairBatch, vocab_size: int) -> Int32[Array, " rows"]:
     """The ids of all tokens of the global batch, ascending, each once; inside `parallel.pmap`.
 
     The number of rows is the largest number of ids that can differ: the token positions that are encoded, at most
@@ -35,8 +35,8 @@ def occurring(batch: PairBatch, vocab_size: int) -> Int32[Array, " rows"]:
     return jnp.unique(ids, size=most, fill_value=vocab_size)
 
 
-def renumbered(batch: PairBatch, rows: Int32[Array, " rows"]) -> PairBatch:
-    """The batch with places in `rows` for ids."""
+def remap_ids(batch: PairBatch, rows: Int32[Array, " rows"]) -> PairBatch:
+    """Return the batch with positions in `rows` instead of ids."""
     queries, passages = (
         side._replace(ids=jnp.searchsorted(rows, side.ids).astype(jnp.int32))
         for side in (batch.queries, batch.passages)
@@ -44,13 +44,13 @@ def renumbered(batch: PairBatch, rows: Int32[Array, " rows"]) -> PairBatch:
     return batch._replace(queries=queries, passages=passages)
 
 
-def take[State](state: State, rows: Int32[Array, " rows"]) -> State:
-    """The state with `rows` of the word embeddings, and of what the optimiser holds of them, for all of them."""
+def gather_rows[State](state: State, rows: Int32[Array, " rows"]) -> State:
+    """Return the state with only `rows` of the word embeddings and of their optimizer state."""
     return _map_tables(lambda table: jnp.take(table, rows, axis=0, mode="clip"), state)
 
 
-def put[State](state: State, rows: Int32[Array, " rows"], after: State) -> State:
-    """`after`, with its rows put into the tables of `state`: in place where `state` is donated."""
+def scatter_rows[State](state: State, rows: Int32[Array, " rows"], after: State) -> State:
+    """Return `after`, with its rows written into the tables of `state`: in place if `state` is donated."""
     return _map_tables(
         lambda table, updated: table.at[rows].set(updated, mode="drop", indices_are_sorted=True),
         state,
@@ -60,7 +60,7 @@ def put[State](state: State, rows: Int32[Array, " rows"], after: State) -> State
 
 
 def _map_tables(table: Any, *trees: Any, otherwise: Any = lambda leaf: leaf) -> Any:
-    """Maps the tables of word embeddings by one function and all other leaves by another."""
+    """Map the word-embedding tables by one function and all other leaves by another."""
 
     def mapped(path: tuple[Any, ...], *leaves: Any) -> Any:
         names = [getattr(part, "key", None) for part in path[-3:]]

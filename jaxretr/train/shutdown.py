@@ -1,6 +1,6 @@
-"""Ctrl-C and termination notices, turned into a wish that the loop grants between two steps.
+"""Graceful shutdown: signal handlers set a flag, and the training loop checks it between steps.
 
-All processes of a job must stop after the same step, whichever of them was told to.
+All processes of a job stop after the same step, whichever of them received the signal.
 """
 
 import signal
@@ -13,26 +13,28 @@ import jax
 from jaxretr import parallel
 
 
-class Interruption(AbstractContextManager["Interruption"]):
-    """While open, the first SIGINT or SIGTERM sets `requested`; a second one acts as usual."""
+class GracefulShutdown(AbstractContextManager["GracefulShutdown"]):
+    """While open, the first SIGINT or SIGTERM sets `requested`; a second signal has its usual effect."""
 
     def __init__(self) -> None:
         self.requested = False
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "Interruption":
+    def __enter__(self) -> "GracefulShutdown":
         self._before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is requested of a process that need not ask others."""
+        """Whether a shutdown is requested and no other process has to agree."""
         return self.requested and jax.process_count() == 1
 
     def agreed(self) -> bool:
-        """Whether it is requested of any process; all must ask, after the same step, and have waited for their devices.
+        """Return whether a shutdown is requested in any process.
 
-        (On CPUs, what is computed may overtake what was dispatched before, and their collectives wait for each other.)
+        All processes must call it after the same step, once their devices are idle: on CPUs, this collective could
+          overtake
+        earlier work, and the collectives would wait for each other.
         """
         return parallel.any_process(self.requested)
 

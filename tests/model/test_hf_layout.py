@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxretr.model import saved
 from jaxretr.model.encode import Encoder
-from jaxretr.model.saved import SavedSettings, find_model, read_settings, replaced_directory, write_settings
+from jaxretr.model.hf_layout import SavedSettings, find_model, read_settings, replaced_directory, write_settings
 from jaxretr.model.weights import load_params
 
 
@@ -192,7 +191,7 @@ def test_interrupted_at_any_call_the_old_model_or_the_new_one_is_there(
 
 KILLED = """
 import os, sys
-from jaxretr.model import saved
+from jaxretr.model import hf_layout
 call, exchangeable = int(sys.argv[2]), sys.argv[3] == "True"
 rename, exchange, left = os.rename, saved.exchange, [call]
 

@@ -14,8 +14,8 @@ from jaxretr.model.functions import functions, init_params
 from jaxretr.tpu_estimate.costs import Costs
 from jaxretr.tpu_estimate.hlo import Module
 from jaxretr.train.optimizer import adamw
+from jaxretr.train.sparse_embeddings import unique_token_ids
 from jaxretr.train.step import TrainState, make_step
-from jaxretr.train.word_rows import occurring
 from jaxretr.types import TokenBatch
 from tests.tiny import TINY
 from tests.train.test_step import BATCH, batch, shares
@@ -143,7 +143,7 @@ def test_there_are_as_many_rows_as_ids_can_differ(devices: int, parts: int) -> N
 
     def rows_of(some: PairBatch, vocab_size: int) -> np.ndarray:
         mapped = parallel.pmap(
-            lambda share: occurring(share, vocab_size), out_axes=None, devices=jax.devices()[:devices]
+            lambda share: unique_token_ids(share, vocab_size), out_axes=None, devices=jax.devices()[:devices]
         )
         return np.asarray(mapped(shares(some, devices)))
 
@@ -169,7 +169,7 @@ def test_packed_rows_hold_every_id_even_if_no_slot_is_free() -> None:
     data = PairBatch(queries, passages, np.arange(1, 9, dtype=np.uint32), content)
     data = data._replace(packing=packing_of(data, 8))
     assert data.packing.text.size == count == 2_048
-    mapped = parallel.pmap(lambda share: occurring(share, 250_000), out_axes=None, devices=jax.devices()[:1])
+    mapped = parallel.pmap(lambda share: unique_token_ids(share, 250_000), out_axes=None, devices=jax.devices()[:1])
     np.testing.assert_array_equal(np.asarray(mapped(shares(data, 1))), [1, *range(10, 10 + count)])
 
 
