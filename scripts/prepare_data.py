@@ -18,10 +18,10 @@ import collections
 import sys
 import time
 
-from paths import path_flag
 from rich.console import Console
 from rich.table import Table
 
+from jaxretr.config import path_flag
 from jaxretr.data import schema, sources
 
 

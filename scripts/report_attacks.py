@@ -13,11 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from paths import path_flag
-
 from jaxretr.attack.record import RECORD_FILE
 from jaxretr.attack.report.page import write_report
 from jaxretr.attack.report.system import System
+from jaxretr.config import path_flag
 from jaxretr.files import as_path
 
 

@@ -11,11 +11,11 @@ import argparse
 import json
 import sys
 
-from paths import model_flag, path_flag
 from rich.markup import escape
 from rich.table import Table
 
 from jaxretr import parallel
+from jaxretr.config import model_flag, path_flag
 from jaxretr.data.sources import files
 from jaxretr.files import local_copy, replaced_file
 from jaxretr.index.encoder import load_encoder

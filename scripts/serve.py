@@ -13,9 +13,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from paths import model_flag, path_flag
-
 from jaxretr import parallel
+from jaxretr.config import model_flag, path_flag
 from jaxretr.index.encoder import load_encoder
 from jaxretr.index.shards import open_shards
 from jaxretr.serve.app import create_app

@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 from model_and_collection import listed
-from paths import path_flag
 
 from jaxretr import parallel
+from jaxretr.config import path_flag
 from jaxretr.files import AnyPath
 from jaxretr.study.design import Study
 from jaxretr.study.report import write_page
