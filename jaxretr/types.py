@@ -23,7 +23,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, SupportsIndex
 
-from jaxtyping import Bool, Int
+import numpy as np
+from jaxtyping import Bool, Int, UInt64
+
+from jaxretr.fingerprint import checksum, text_checksum, unordered_checksum
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,10 @@ class PassageStore(Sequence[Passage]):
     def take(self, indices: Iterable[SupportsIndex]) -> list[Passage]:
         """The passages at `indices`, in that order, read together: faster than one after the other."""
 
+    def checksums(self) -> UInt64[np.ndarray, " passages"]:
+        """A checksum of the id, title and text of each passage. Reads every text; stores may keep the checksums."""
+        return _checksums((passage.id, passage.title, passage.text) for passage in self)
+
 
 @dataclass(frozen=True, slots=True)
 class RetrievalSet:
@@ -128,11 +135,38 @@ class RetrievalSet:
             return self.passages.languages
         return [p.language for p in self.passages]
 
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Checksums of the queries, the judgements and the passages.
+
+        Two collections with equal fingerprints have the same content, in any order, on any machine. Computed at every
+        call: about 3.5 µs of CPU time per text of 360 characters, and less for stored passages, whose checksums are
+        kept.
+        """
+        passages = self.passages
+        return {
+            "queries": unordered_checksum(_checksums((query.id, query.text) for query in self.queries)),
+            "judgements": checksum(
+                f"{key} {passage} {grade}"
+                for key, grades in sorted(self.qrels.items())
+                for passage, grade in sorted(grades.items())
+            ),
+            "passages": unordered_checksum(
+                passages.checksums()
+                if isinstance(passages, PassageStore)
+                else _checksums((passage.id, passage.title, passage.text) for passage in passages)
+            ),
+        }
+
     def take_passages(self, indices: Iterable[SupportsIndex]) -> list[Passage]:
         """The passages at `indices`, in that order: how to read a corpus in chunks, wherever its texts are."""
         if isinstance(self.passages, PassageStore):
             return self.passages.take(indices)
         return [self.passages[int(i)] for i in indices]
+
+
+def _checksums(items: Iterable[tuple[str, ...]]) -> UInt64[np.ndarray, " items"]:
+    return np.fromiter((text_checksum(*texts) for texts in items), np.uint64)
 
 
 class TokenBatch(NamedTuple):

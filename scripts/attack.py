@@ -11,7 +11,6 @@ jaxretr/attack/options.py what every option means.
 
 import argparse
 import dataclasses
-import sys
 
 from model_and_collection import flags, listed, load, system_name
 
@@ -20,20 +19,19 @@ from jaxretr.attack.options import ATTACKS, SUITE, AttackOptions
 from jaxretr.attack.report.tables import summary
 from jaxretr.attack.run import MEASURES, attack_into
 from jaxretr.eval.settings import SETTINGS
-from jaxretr.files import as_path
-from jaxretr.tracking import console
+from jaxretr.tracking import console, errors_as_lines
 
 FIELDS = {field.name: field.default for field in dataclasses.fields(AttackOptions)}
 
 
 def main() -> None:
     args = attack_flags().parse_args()
-    parallel.initialize()
-    try:
+    with errors_as_lines("the same command resumes after the last complete attack"):
+        parallel.initialize()
         options = AttackOptions(**{name: value for name, value in vars(args).items() if name in FIELDS})
         collection, encoder = load(args)
         results = attack_into(
-            as_path(args.output_dir),
+            args.output_dir,
             encoder,
             collection,
             options,
@@ -43,11 +41,7 @@ def main() -> None:
             measures=args.measures,
             checks=args.checks,
         )
-    except KeyboardInterrupt:
-        sys.exit("Interrupted: the same command goes on after the last whole attack")
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
-    console.print(summary(results), f"{args.output_dir}/report.html")
+        console.print(summary(results), f"{args.output_dir}/report.html")
 
 
 def attack_flags() -> argparse.ArgumentParser:

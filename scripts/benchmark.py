@@ -36,6 +36,8 @@ from benchmarks import (
     vocabulary,
 )
 
+from jaxretr.tracking import errors_as_lines
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,7 +64,8 @@ def main() -> None:
         command.set_defaults(run=benchmark.run)
         benchmark.add_flags(command)
     flags = vars(parser.parse_args())
-    flags.pop("run")(**flags)
+    with errors_as_lines():
+        flags.pop("run")(**flags)
 
 
 if __name__ == "__main__":

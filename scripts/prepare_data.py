@@ -15,22 +15,27 @@ prepared before with the same settings is reused.
 
 import argparse
 import collections
-import sys
 import time
 
+from paths import path_flag
 from rich.console import Console
 from rich.table import Table
 
 from jaxretr.data import schema, sources
+from jaxretr.tracking import errors_as_lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sources.BUILDERS, help="which dataset")
-    parser.add_argument("--data_dir", default="data", help="where prepared data lives (default: %(default)s)")
+    parser.add_argument(
+        "--data_dir", type=path_flag, default="data", help="where prepared data lives (default: %(default)s)"
+    )
     parser.add_argument("--languages", nargs="+", help="language codes")
     parser.add_argument("--language", help="language of texts that do not say theirs")
-    parser.add_argument("--source", help="file or directory to read (libreoffice_help: of .deb files, instead of apt)")
+    parser.add_argument(
+        "--source", type=path_flag, help="file or directory to read (libreoffice_help: of .deb files, instead of apt)"
+    )
     parser.add_argument("--min_translated", type=float, help="share of a passage's words that must be translated")
     parser.add_argument("--collection", help="which to download: xquad-r or mlqa-r")
     parser.add_argument("--candidates", help="sentence, sentence+context or paragraph")
@@ -38,23 +43,20 @@ def main() -> None:
     flags = {flag: value for flag, value in vars(parser.parse_args()).items() if value is not None}
 
     started = time.time()
-    try:
+    with errors_as_lines("the same command begins the data set anew"):
         builder = sources.prepare(flags.pop("name"), data_dir=flags.pop("data_dir"), **flags)
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
-
-    counts = {
-        split: collections.Counter(record["language"] for record in schema.scan(builder, split))
-        for split in builder.info.splits
-    }
-    table = Table("language", *counts, title=f"{builder.name}: records per language and split")
-    for language in sorted(set().union(*counts.values())):
-        table.add_row(language, *(f"{count[language]:,}" for count in counts.values()))
-    table.add_section()
-    table.add_row("all", *(f"{count.total():,}" for count in counts.values()))
-    console = Console()
-    console.print(table)
-    console.print(f"{builder.data_path} ({time.time() - started:.0f} s)", soft_wrap=True)
+        counts = {
+            split: collections.Counter(record["language"] for record in schema.scan(builder, split))
+            for split in builder.info.splits
+        }
+        table = Table("language", *counts, title=f"{builder.name}: records per language and split")
+        for language in sorted(set().union(*counts.values())):
+            table.add_row(language, *(f"{count[language]:,}" for count in counts.values()))
+        table.add_section()
+        table.add_row("all", *(f"{count.total():,}" for count in counts.values()))
+        console = Console()
+        console.print(table)
+        console.print(f"{builder.data_path} ({time.time() - started:.0f} s)", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -9,38 +9,39 @@ collection with the same queries. Writes report.html and plots/*.png.
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from paths import path_flag
 
 from jaxretr.attack.record import RECORD_FILE
 from jaxretr.attack.report.page import write_report
 from jaxretr.attack.report.system import System
+from jaxretr.files import as_path
+from jaxretr.tracking import errors_as_lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("systems", nargs="+", metavar="OUT", help="a directory, or NAME=DIR")
-    parser.add_argument("--output_dir", required=True, type=Path, help="gets report.html and plots")
+    parser.add_argument("--output_dir", required=True, type=path_flag, help="gets report.html and plots")
     flags = parser.parse_args()
-    try:
-        path = write_report(flags.output_dir, load(flags.systems))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(path)
+    with errors_as_lines():
+        print(write_report(flags.output_dir, load(flags.systems)))
 
 
 def load(arguments: Sequence[str]) -> list[System]:
     systems = []
     for argument in arguments:
-        name, equals, directory = ("", "=", argument) if Path(argument).is_dir() else argument.partition("=")
-        if not equals or not (Path(directory) / RECORD_FILE).exists():
+        name, equals, directory = ("", "=", argument) if as_path(argument).is_dir() else argument.partition("=")
+        place = Path(as_path(directory))
+        if not equals or not (place / RECORD_FILE).exists():
             raise ValueError(
                 f"{directory or argument!r} has no {RECORD_FILE}; give a directory that scripts/attack.py wrote, "
                 "or NAME=DIR"
             )
-        system = System.load(Path(directory))
-        record = dataclasses.replace(system.record, system=name or system.name or Path(directory).name)
+        system = System.load(place)
+        record = dataclasses.replace(system.record, system=name or system.name or place.name)
         systems.append(dataclasses.replace(system, record=record))
     return systems
 

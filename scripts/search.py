@@ -8,54 +8,73 @@
 """
 
 import argparse
+import contextlib
 import json
-import sys
+from collections import Counter
 from pathlib import Path
 
+from paths import model_flag, path_flag
 from rich.markup import escape
 from rich.table import Table
 
 from jaxretr import parallel
-from jaxretr.data.sources import files
-from jaxretr.files import replaced_file
+from jaxretr.eval.trec import check_ids
+from jaxretr.files import local_copy, replaced_file
+from jaxretr.index.corpus import read_queries
 from jaxretr.index.encoder import load_encoder
+from jaxretr.index.filters import all_of
 from jaxretr.index.shards import open_shards
-from jaxretr.index.types import Answer, SearchOptions
-from jaxretr.tracking import console
+from jaxretr.index.types import Answer, MetadataValue, SearchOptions, is_metadata_value
+from jaxretr.tracking import console, errors_as_lines
 
 
 def main() -> None:
     args = flags().parse_args()
-    parallel.initialize()
-    try:
-        index = open_shards(args.index)
-        about = index.describe()
-        if args.describe:
-            console.print_json(json.dumps({name: value for name, value in about.items() if name != "files"}))
-            return
-        asked = [(str(row["_id"]), row["text"]) for _, row in files.json_lines(args.queries)] if args.queries else []
-        asked += [(str(number), text) for number, text in enumerate(args.query, start=len(asked) + 1)]
-        if not asked or not all(text.strip() for _, text in asked):
-            raise ValueError("expected a question, or a file of them (--queries), none of them empty")
-        options = SearchOptions(args.k, args.languages, dict(args.where), args.per_language, args.calibrate)
-        encoder = load_encoder(about, args.model)
-        answers = index.search(encoder.encode_query([text for _, text in asked]), [options] * len(asked))
+    with errors_as_lines():
+        parallel.initialize()
+        queries = read(args)
+        options = SearchOptions(args.k, args.languages, all_of(args.where), args.per_language, args.calibrate)
+        with contextlib.closing(open_shards(args.index)) as index:
+            about = index.describe()
+            if args.describe:
+                console.print_json(json.dumps({name: value for name, value in about.items() if name != "files"}))
+                return
+            encoder = load_encoder(about, args.model)
+            answers = index.search(encoder.encode_query([text for _, text in queries]), [options] * len(queries))
         if args.run:
-            with replaced_file(args.run) as partial:
-                partial.write_text("".join(run_lines([name for name, _ in asked], answers)), encoding="utf-8")
-        else:
-            for (_, text), answer in zip(asked, answers, strict=True):
-                console.print(table(text, answer))
-    except (ValueError, OSError, RuntimeError, KeyError) as error:
-        sys.exit(f"error: {error}")
+            write_run(args.run, [id for id, _ in queries], answers)
+            return
+        for (_, text), answer in zip(queries, answers, strict=True):
+            console.print(table(text, answer))
 
 
-def run_lines(names: list[str], answers: list[Answer]) -> list[str]:
-    return [
-        f"{name} Q0 {hit.passage.id} {rank} {hit.score:.9g} jaxretr\n"
-        for name, answer in zip(names, answers, strict=True)
-        for rank, hit in enumerate(answer.hits, start=1)
-    ]
+def read(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Id and text of each query; those of the command line are numbered after those of the file."""
+    queries: list[tuple[str, str]] = []
+    for id, text in read_queries(local_copy(args.queries)) if args.queries else ():
+        if id is None:
+            raise ValueError(f"{args.queries}: the query {text[:60]!r} has no _id; give every query its own")
+        queries.append((id, text))
+    queries += [(str(number), text) for number, text in enumerate(args.query, start=len(queries) + 1)]
+    if not args.describe and not (queries and all(text.strip() for _, text in queries)):
+        raise ValueError("expected a question, or a file of them (--queries), none of them empty")
+    if args.run:
+        check_ids((id for id, _ in queries), "the queries", "rename it")
+        if twice := [id for id, count in Counter(id for id, _ in queries).items() if count > 1]:
+            raise ValueError(f"two queries have the id {twice[0]!r}; a run needs an id of its own for each")
+    return queries
+
+
+def write_run(path: Path, ids: list[str], answers: list[Answer]) -> None:
+    """Writes a TREC run, whole or not at all."""
+    check_ids((hit.passage.id for one in answers for hit in one.hits), "the index", "rename it in the corpus")
+    with replaced_file(path) as partial:
+        lines = (
+            f"{id} Q0 {hit.passage.id} {rank} {hit.score:.9g} jaxretr\n"
+            for id, answer in zip(ids, answers, strict=True)
+            for rank, hit in enumerate(answer.hits, start=1)
+        )
+        partial.write_text("".join(lines), encoding="utf-8")
 
 
 def table(question: str, answer: Answer) -> Table:
@@ -71,25 +90,50 @@ def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("query", nargs="*", help="questions")
-    add("--index", required=True, action="append", help="its directory; once for each shard")
-    add("--queries", type=Path, help="JSONL with `_id` and `text`")
+    add("--index", type=path_flag, required=True, action="append", help="its directory; once for each shard")
+    add("--queries", type=path_flag, help="JSONL with `_id` and `text`")
     add("--k", type=int, default=10, help="passages wanted (default: %(default)s)")
-    add("--languages", type=lambda text: tuple(text.split(",")), default=(), help="of the passages, such as en,ar")
-    add("--where", type=condition, action="append", default=[], metavar="KEY=VALUE", help="metadata they must have")
+    add("--languages", type=listed, default=(), help="of the passages, such as en,ar")
+    add(
+        "--where",
+        type=condition,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="metadata they must have; all conditions hold",
+    )
     add("--per_language", type=int, help="at most so many passages of one language")
     add("--calibrate", action="store_true", help="take off what the query scores on average in a passage's language")
-    add("--run", type=Path, help="write a TREC run instead of showing the passages")
+    add("--run", type=path_flag, help="write a TREC run instead of showing the passages")
     add("--describe", action="store_true", help="size, settings, measured recall and latency")
-    add("--model", help="directory of the model (default: where the index found it)")
+    add("--model", type=model_flag, help="directory of the model (default: where the index found it)")
     return parser
 
 
-def condition(text: str) -> tuple[str, object]:
-    key, _, value = text.partition("=")
+def condition(text: str) -> tuple[str, tuple[MetadataValue, ...]]:
+    """KEY=VALUE as a key and the values that it allows: year=1999 allows the number and the text, year="1999" the text.
+
+    Raises:
+      ArgumentTypeError: for another form, or a list with something that metadata cannot hold.
+    """
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is no condition; expected KEY=VALUE, such as year=1999")
     try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value
+        parsed = json.loads(value)
+    except ValueError:
+        return key, (value,)
+    if isinstance(parsed, list):
+        if not parsed or not all(map(is_metadata_value, parsed)):
+            raise argparse.ArgumentTypeError(f"{text!r} expected a list of texts, finite numbers, true or false")
+        return key, tuple(parsed)
+    if isinstance(parsed, str):
+        return key, (parsed,)
+    return key, (parsed, value) if is_metadata_value(parsed) else (value,)
+
+
+def listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ import contextlib
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
+
+from paths import model_flag, path_flag
 
 from jaxretr import parallel
 from jaxretr.index.encoder import load_encoder
@@ -28,14 +31,17 @@ def main() -> None:
     parallel.initialize()
     try:
         key = read_api_key(args.api_key_file)
-        hosts = allowed_hosts(args.host, key, insecure=args.insecure)
-        with contextlib.closing(open_shards(args.index, writable=args.writable)) as index:
+        hosts = allowed_hosts(args.host, key, insecure=args.insecure, names=args.allowed_hosts)
+        with contextlib.closing(opened(args.index, writable=args.writable)) as index:
             path = Path(args.model or index.describe()["model"])
             options = ServiceOptions(
                 model=path.parent.name if path.name == "model" else path.name,
                 writable=args.writable,
                 api_key=key,
                 allowed_hosts=hosts,
+                root_path=args.root_path,
+                forwarded_allow_ips=tuple(args.forwarded_allow_ips),
+                cors_origins=tuple(args.cors_origins),
                 log_queries=args.log_queries,
                 micro_batching=args.micro_batching,
                 **{name: getattr(args, name) for name in LIMITS},
@@ -49,16 +55,38 @@ def main() -> None:
     sys.exit(code)
 
 
+def opened(directories: list[str], *, writable: bool) -> Any:
+    """The index. If it cannot be written, as on a read-only volume, the error says how to serve it nevertheless."""
+    try:
+        return open_shards(directories, writable=writable)
+    except OSError as error:
+        if not writable or isinstance(error, FileNotFoundError):
+            raise
+        raise OSError(f"{error}; to serve the index read-only, leave out --writable") from error
+
+
+def port(value: str) -> int:
+    """A port number, or 0."""
+    if not value.isdecimal() or int(value) > 65_535:
+        raise argparse.ArgumentTypeError(f"{value!r} is no port; expected 0 to 65535")
+    return int(value)
+
+
 def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--index", required=True, action="append", help="its directory; once for each shard")
-    add("--model", help="where the model is now (default: where it was when the index was built)")
+    add("--index", type=path_flag, required=True, action="append", help="its directory; once for each shard")
+    add("--model", type=model_flag, help="where the model is now (default: where it was when the index was built)")
     add("--host", default="127.0.0.1", help="default: %(default)s")
-    add("--port", type=int, default=8000, help="default: %(default)s; 0 for any that is free")
-    add("--writable", action="store_true", help="let clients put and delete passages")
-    add("--api_key_file", type=Path, help=f"holds the key that clients must send (default: {API_KEY_VARIABLE})")
+    add("--port", type=port, default=8000, help="default: %(default)s; 0 for any that is free")
+    add("--writable", action="store_true", help="let clients put and delete passages (default: read-only)")
+    add("--api_key_file", type=path_flag, help=f"holds the key that clients must send (default: {API_KEY_VARIABLE})")
     add("--insecure", action="store_true", help="let others than this machine in without a key")
+    names: Any = {"nargs": "+", "action": "extend", "default": []}
+    add("--allowed_hosts", **names, metavar="HOST", help="names in the Host header beside this machine's, or '*'")
+    add("--root_path", default="", help="path under which a reverse proxy shows the service, such as /jaxretr")
+    add("--forwarded_allow_ips", **names, metavar="IP", help="reverse proxies whose X-Forwarded-For is true, or '*'")
+    add("--cors_origins", **names, metavar="ORIGIN", help="origins whose pages may use the service, or '*'")
     add("--log_queries", action="store_true", help="put the texts of queries into the access log")
     add("--no_micro_batching", dest="micro_batching", action="store_false", help="encode requests one after the other")
     for name, field in LIMITS.items():

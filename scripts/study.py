@@ -11,21 +11,22 @@ or measured: tables and figures are drawn anew from the results. The repository'
 import argparse
 import dataclasses
 import runpy
-import sys
 from pathlib import Path
 
 from model_and_collection import listed
+from paths import path_flag
 
 from jaxretr import parallel
+from jaxretr.files import AnyPath
 from jaxretr.study.design import Study
 from jaxretr.study.report import write_page
 from jaxretr.study.study import run_study
-from jaxretr.tracking import console
+from jaxretr.tracking import console, errors_as_lines
 
 
 def main() -> None:
     args = study_flags().parse_args()
-    try:
+    with errors_as_lines("the same command resumes the study"):
         study = load_study(args.config, args.data_dir)
         record = args.record or args.output_dir / "record"
         if not args.report:
@@ -38,34 +39,40 @@ def main() -> None:
                 arms=args.arms,
                 sections=args.sections,
             )
-        page = write_page(study, record)
-    except KeyboardInterrupt:
-        sys.exit("Interrupted: the same command goes on where it was")
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
-    console.print(page)
+        console.print(write_page(study, record))
 
 
 def study_flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--config", default="configs/study_mini.py", help="the design (default: %(default)s)")
-    add("--output_dir", type=Path, default=Path("runs/study"), help="models and attacks (default: %(default)s)")
-    add("--record", type=Path, help="results, figures and, as RECORD.md, the page (default: OUTPUT_DIR/record)")
-    add("--collections", type=Path, help="published test collections by name (default: DATA_DIR/collections)")
-    add("--data_dir", help="prepared data and models (default: as the design says)")
+    add("--config", type=path_flag, default="configs/study_mini.py", help="the design (default: %(default)s)")
+    add("--output_dir", type=path_flag, default="runs/study", help="models and attacks (default: %(default)s)")
+    add("--record", type=path_flag, help="results, figures and, as RECORD.md, the page (default: OUTPUT_DIR/record)")
+    add("--collections", type=path_flag, help="published test collections by name (default: DATA_DIR/collections)")
+    add("--data_dir", type=path_flag, help="prepared data and models (default: as the design says)")
     add("--arms", type=listed, default=(), help="do these only")
     add("--sections", type=listed, default=(), help="measure these only")
     add("--report", action="store_true", help="only draw tables and figures anew")
     return parser
 
 
-def load_study(config: str, data_dir: str | None) -> Study:
-    """What `get_study()` of a file returns."""
-    study: Study = runpy.run_path(config)["get_study"]()
+def load_study(config: AnyPath | str, data_dir: AnyPath | None) -> Study:
+    """Return what `get_study()` of a file returns.
+
+    Raises:
+      ValueError: the file does not run, or makes no `Study`.
+    """
+    try:
+        study = runpy.run_path(str(config))["get_study"]()
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{config} cannot be run as a design ({error!r}); see configs/study_mini.py") from error
+    if not isinstance(study, Study):
+        raise ValueError(f"get_study() of {config} returned {study!r}; expected a jaxretr.study.design.Study")
     if data_dir is None:
         return study
-    data = dataclasses.replace(study.base.data, data_dir=data_dir)
+    data = dataclasses.replace(study.base.data, data_dir=str(data_dir))
     return dataclasses.replace(study, base=dataclasses.replace(study.base, data=data))
 
 

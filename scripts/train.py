@@ -12,7 +12,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxretr import parallel
+from jaxretr.files import as_path
 from jaxretr.run import train
+from jaxretr.tracking import errors_as_lines
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, such as configs/hybrid.py.")
 flags.mark_flag_as_required("config")
@@ -24,20 +26,28 @@ def main(_: list[str]) -> None:
     config.output_dir = config.output_dir or str(
         Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     )
-    parallel.initialize()
-    try:
+    with errors_as_lines("the same command resumes from the last checkpoint"):
+        parallel.initialize()
         train(config)
-    except KeyboardInterrupt as stop:
-        sys.exit(f"Interrupted: {stop or 'the same command goes on from the last checkpoint'}")
-    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
+    """The arguments that are no flags; ends the program where --config or one of its fields is wrong."""
     try:
-        return app.parse_flags_with_usage(arguments)
+        rest = app.parse_flags_with_usage([_with_home(argument) for argument in arguments])
+        _ = _CONFIG.value.output_dir  # raises if the file could not be loaded, or is no recipe
+        return rest
     except KeyError as error:  # how config_flags reports a field that does not exist
         sys.exit(f"error: {error.args[0]}; jaxretr/config.py lists them all")
+    except Exception as error:  # whatever a config file raises
+        reason = (str(error).splitlines() or [""])[-1].strip()
+        sys.exit(f"error: the file of --config cannot be loaded ({type(error).__name__}: {reason})")
+
+
+def _with_home(argument: str) -> str:
+    """Expand the path of --config=~/recipe.py, which shells leave as it is."""
+    flag, equals, value = argument.partition("=")
+    return f"{flag}={as_path(value)}" if flag in ("--config", "-config") and equals else argument
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.record import Record
 from jaxretr.eval.results import Results
+from jaxretr.parallel import locked
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "attack.py"
 
@@ -114,6 +116,11 @@ def test_bad_input_is_an_error_that_says_what_to_do(
     assert message in f"{stop.value.code} {capsys.readouterr().err}"
 
 
+def test_a_second_attack_into_the_same_directory_at_once_is_refused(call, tmp_path: Path) -> None:
+    with locked(tmp_path / "out", "stop it"), pytest.raises(SystemExit, match="out is in use by process"):
+        call(attack="fgm")
+
+
 def test_another_attack_into_the_same_directory_is_refused(call) -> None:
     call(attack="fgm")
     with pytest.raises(SystemExit, match="seed was 0, is 1"):
@@ -125,3 +132,13 @@ def test_options_that_contradict_each_other() -> None:
         AttackOptions(optimise=1.0)
     with pytest.raises(ValueError, match="names a budget twice"):
         AttackOptions(rho=(0.1, 0.1))
+
+
+def test_a_collection_that_has_changed_is_not_gone_on_with(call, tiny_root: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs"
+    shutil.copytree(tiny_root / "pairs", pairs)
+    call(attack="fgm", data_dir=pairs)
+    test = pairs / "test.jsonl"
+    test.write_text(test.read_text().replace('"passage": "en', '"passage": "en0 en', 1))
+    with pytest.raises(SystemExit, match=r"content: passages was '\w+', is '\w+'"):
+        call(attack="fgm", data_dir=pairs)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,46 @@ def test_a_copy_follows_writes_of_one_size_within_a_second(bucket: type[buckets.
         time = 1_700_000_000_000_000_000 + value * 1_000_000  # a millisecond apart
         os.utime(bucket.root / "bucket" / "1.json", ns=(time, time))
         assert json.loads(local_copy(path).read_text()) == value
+
+
+def test_processes_may_copy_one_path_at_once(bucket: type[buckets.Buckets], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second begins and ends while the first is halfway through a file, as does a third with an older listing."""
+    path = as_path("gs://bucket/data")
+    for number in range(3):
+        write_json(path / f"{number}.json", number)
+        os.utime(bucket.root / "bucket" / "data" / f"{number}.json", (1, 1))  # older than any copy under way
+    get_file = bucket.get_file
+
+    def halfway(store, name, target):
+        monkeypatch.setattr(bucket, "get_file", get_file)
+        get_file(store, name, target)
+        os.utime(target, (1, 1))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 1)  # another process
+            assert local_copy(path) == files.disk_place(path)
+
+    monkeypatch.setattr(bucket, "get_file", halfway)
+    copy = local_copy(path)
+    assert {file.name: json.loads(file.read_text()) for file in copy.iterdir()} == {
+        f"{number}.json": number for number in range(3)
+    }
+
+
+def test_copies_that_killed_processes_left_are_deleted(
+    bucket: type[buckets.Buckets], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = as_path("gs://bucket/data")
+    write_json(path / "1.json", 1)
+    copy = local_copy(path)
+    with pytest.raises(RuntimeError), replaced_file(copy / "1.json") as partial:
+        raise RuntimeError
+    partial.write_text("1")
+    local_copy(path)
+    assert partial.exists()  # may belong to a process that runs
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 2 * 86_400)
+    local_copy(path)
+    assert [file.name for file in copy.iterdir()] == ["1.json"]
 
 
 def test_what_tells_that_a_directory_is_whole_comes_last(bucket: type[buckets.Buckets], tmp_path: Path) -> None:
@@ -144,7 +185,7 @@ def test_a_run_in_a_bucket_goes_on_bit_for_bit(
 
     output = as_path(in_bucket.output_dir)
     assert {path.name for path in output.iterdir()} == {
-        *("config.json", "results_before.json", "results.json", "metrics.jsonl"),
+        *("config.json", "content.json", "results_before.json", "results.json", "metrics.jsonl"),
         *("checkpoints", "tensorboard", "model"),
     }
     same = ("step", "loss", "accuracy", "grad_norm", "learning_rate")

@@ -70,6 +70,11 @@ def test_the_three_recipes_differ_in_one_line() -> None:
         (lambda: EvaluationConfig(split="train"), "a held-out split"),
         (lambda: EvaluationConfig(best_measure="AP"), "such as multi/AP"),
         (lambda: EvaluationConfig(source="/data/beir"), "evaluation.source='/data/beir' is not possible; expected ''"),
+        (
+            lambda: EvaluationConfig(dataset="none", every_steps=5),
+            "evaluation.every_steps=5 is not possible; expected 0 with evaluation.dataset=none",
+        ),
+        (lambda: EvaluationConfig(dataset="none", source="/data/beir"), "evaluation.source='/data/beir'"),
         (lambda: EvaluationConfig(languages=("en", "en")), "evaluation.languages=('en', 'en')"),
         (lambda: EvaluationConfig(every_steps=5, patience=-1), "evaluation.patience=-1"),
         (lambda: EvaluationConfig(patience=2), "0, or evaluation.every_steps > 0"),

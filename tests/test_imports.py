@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxretr"
 LAYERS = [
-    {"types", "config", "files", "parallel", "tokenization", "tracking"},
+    {"types", "config", "files", "fingerprint", "json_lines", "parallel", "tokenization", "tracking"},
     {"perturb"},
     {"data", "model"},
     {"train", "retrieval"},
@@ -18,7 +18,7 @@ LAYERS = [
     {"attack", "serve"},
     {"model_card"},
     {"run"},
-    {"compile", "study"},
+    {"tpu_estimate", "study"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
 PARTS = [file for file in FILES if file != PACKAGE / "__init__.py"]

@@ -1,11 +1,16 @@
 """scripts/build_index.py and scripts/search.py as users run them."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
+
+from jaxretr.index import layout
+from jaxretr.index.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,3 +84,25 @@ def test_what_is_refused(index: Path, corpus: Path, tmp_path: Path) -> None:
     assert "holds no index (no index.json)" in run("search.py", "--index", tmp_path, "q", fails=True)
     assert "error: k is 0; expected at least 1" in run("search.py", "--index", index, "--k", 0, "q", fails=True)
     assert "error: expected a question" in run("search.py", "--index", index, " ", fails=True)
+
+
+def test_a_parquet_file_rewritten_in_place_is_another_corpus(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = tmp_path / "corpus" / "part-0.parquet"
+    part.parent.mkdir()
+
+    def build(text: str, *flags: str) -> str:
+        with part.open("r+b" if part.exists() else "wb") as file:
+            pyarrow.parquet.write_table(pyarrow.table({"_id": ["d1"], "text": [text]}), file)
+        arguments = ["--model", tiny_root / "model", "--corpus", part.parent, "--index", tmp_path / "index", *flags]
+        monkeypatch.setattr("sys.argv", ["build_index.py", *map(str, arguments)])
+        runpy.run_path(str(ROOT / "scripts" / "build_index.py"), run_name="__main__")
+        generation = layout.read_about(tmp_path / "index")["generation"]
+        with Store(tmp_path / "index" / generation / layout.STORE) as store:
+            return store.take([0])[0].text
+
+    assert build("en1") == "en1"
+    with pytest.raises(SystemExit, match=r"something else \(source: files: part-0\.parquet was .*--overwrite"):
+        build("en2")
+    assert build("en2", "--overwrite") == "en2"

@@ -20,6 +20,7 @@ from jaxretr import Encoder, run
 from jaxretr.config import Config, HardeningConfig
 from jaxretr.eval.held_out import HeldOut
 from jaxretr.eval.results import Results
+from jaxretr.files import DirectoryInUse
 from tests import test_tracking, tiny
 from tests.compilations import compilation_events
 
@@ -77,7 +78,7 @@ def finished(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Confi
 def test_a_run_leaves_what_it_promises(finished: Config) -> None:
     output = Path(finished.output_dir)
     assert {path.name for path in output.iterdir()} == {
-        *("config.json", "results_before.json", "results.json", "metrics.jsonl"),
+        *("config.json", "content.json", "results_before.json", "results.json", "metrics.jsonl"),
         *("checkpoints", "tensorboard", "model"),
     }
     assert json.loads((output / "config.json").read_text()) == finished.to_dict()
@@ -128,6 +129,22 @@ def test_interrupted_it_saves_and_goes_on_bit_for_bit(
     assert str(step) in [path.name for path in (Path(tiny_config.output_dir) / "checkpoints").iterdir()]
     assert_same_model(run.train(tiny_config), Path(finished.output_dir) / "model")
     assert [row["step"] for row in metrics(tiny_config) if row["step"] in (4, 8, 12)] == [4, 8, 12]
+
+
+def test_a_second_run_in_one_directory_is_refused_and_harms_nothing(
+    finished: Config, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = []
+
+    def again() -> None:
+        with pytest.raises(DirectoryInUse, match=r"run is in use by process .* holds .*lock; .* another output_dir"):
+            run.train(dataclasses.replace(tiny_config, resume=False))
+        refused.append(True)
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 7, again)
+        assert_same_model(run.train(tiny_config), Path(finished.output_dir) / "model")
+    assert refused == [True]
 
 
 def test_a_crash_goes_on_from_the_last_checkpoint_and_no_step_is_logged_twice(
@@ -192,6 +209,16 @@ def test_another_config_in_the_same_directory_is_refused(finished: Config) -> No
         run.train(dataclasses.replace(finished, resume=False))
 
 
+def test_changed_data_under_the_same_path_is_refused(finished: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed(*arguments: object) -> object:
+        return dataclasses.replace(load(*arguments), fingerprint="changed")
+
+    load = run.pair_index.load
+    monkeypatch.setattr(run.pair_index, "load", changed)
+    with pytest.raises(ValueError, match=r"other content under the same names \(training data was '\w+', is 'changed'"):
+        run.train(finished)
+
+
 def test_a_run_from_before_hardening_goes_on_unhardened(tiny_config: Config) -> None:
     """Its config.json has no such settings."""
     output = Path(tiny_config.output_dir)
@@ -203,6 +230,32 @@ def test_a_run_from_before_hardening_goes_on_unhardened(tiny_config: Config) -> 
         run.claim_output_dir(hardened)
     assert run.claim_output_dir(tiny_config) == output
     assert json.loads((output / "config.json").read_text()) == tiny_config.to_dict()
+
+
+def test_without_a_held_out_split_it_trains_without_evaluation_if_asked(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"query": f"query: {i}", "passage": f"passage {i}", "language": code, "id": i, "neg": ["x"] * (i % 2)}
+        for i in range(20)
+        for code in tiny_config.data.languages
+    ]
+    source = tmp_path / "mine.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, source=str(source)))
+    monkeypatch.setattr(run, "_optimise", lambda config, output_dir, encoder, *_: encoder.params)
+    with pytest.raises(ValueError, match=r"pairs has no split 'test' .*; it has train\..*evaluation\.dataset=none"):
+        run.train(config)
+    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, dataset="none"))
+    too_many = dataclasses.replace(config, data=dataclasses.replace(config.data, num_hard_negatives=2))
+    with pytest.raises(ValueError, match=r"num_hard_negatives=2 is not possible: .* at most 1 "):
+        run.train(too_many)
+    model = Path(run.train(config))
+    card = (model / "README.md").read_text()
+    assert "Not evaluated." in card and "Examples with 1 hard negatives: en 10, de 10, el 10;" in card
+    assert not list(Path(config.output_dir).glob("results*"))
+    written = (model / "model.safetensors").stat().st_mtime_ns
+    assert run.train(config) == model and (model / "model.safetensors").stat().st_mtime_ns == written
 
 
 @pytest.mark.slow

@@ -61,3 +61,15 @@ def test_bad_input_ends_in_one_line(override: str, message: str) -> None:
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith(message)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "No such file"), ("x = nothing", "NameError: name 'nothing'")])
+def test_a_config_that_cannot_be_loaded_is_one_line(tmp_path: Path, content: str | None, message: str) -> None:
+    config = tmp_path / "config.py"
+    if content:
+        config.write_text(content)
+    command = [sys.executable, "scripts/train.py", "--config", str(config)]
+    done = subprocess.run(command, cwd=CONFIG.parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "error: the file of --config cannot be loaded" in done.stderr and message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,8 +1,9 @@
-"""Whether gradient attacks are as strong as they look: a victim comes in, sanity checks with their figures go out.
+"""Checks that the gradient attacks are as strong as they look: a victim in, sanity checks with their figures out.
 
-A model that hides its gradient looks robust and is not. The signs are known (Athalye et al. 2018, arXiv 1802.00420;
-Carlini et al. 2019, arXiv 1902.06705): random points beat the gradient, one step beats many, a large budget does not
-reach every query, more steps go on finding more, gradients vanish. Every check is a comparison on the same queries.
+A model that hides its gradient looks robust without being robust. The signs are known (Athalye et al. 2018, arXiv
+1802.00420; Carlini et al. 2019, arXiv 1902.06705): random points beat the gradient, one step beats many, a large budget
+does not reach every query, more steps keep finding more, gradients vanish. Every check compares attacks on the same
+queries.
 """
 
 import dataclasses
@@ -11,44 +12,46 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxretr.attack.embedding.method import EmbeddingAttack, Scale, measure_scale
-from jaxretr.attack.embedding.queries import attack_queries
+from jaxretr.attack.gradient.apgd import APGD
+from jaxretr.attack.gradient.attack import GradientAttack, Scale, measure_scale
+from jaxretr.attack.gradient.pgd import RANDOM
+from jaxretr.attack.gradient.queries import attack_queries
 from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.record import Check
-from jaxretr.attack.robustness import TOP
-from jaxretr.attack.victim import Attacked, Victim, margin
+from jaxretr.attack.result import AttackResult
+from jaxretr.attack.victim import TOP, Victim, margin
 from jaxretr.eval.settings import Task
 
 UNBOUNDED = 3.0
-"""The budget within which every query must fall."""
+"""The budget at which every query must be lost."""
 CONVERGED = 0.01
-"""How much more success twice the effort may find: a hundredth of the queries, or one query of fewer than a hundred."""
+"""How many more queries twice the effort may find: a hundredth of the queries, but at least one query."""
 _BUDGETS: tuple[float, ...] = (0.03, 0.1, 0.3, UNBOUNDED)
-_DRAWN = 2  # queries that meet `DRAWS` random points, which are as many forward passes each
+_DRAWN = 2  # queries attacked with `DRAWS` random points; each point costs a forward pass
 DRAWS = 10_000
 
 
 class _Tried(NamedTuple):
-    """Margins [budgets, queries] after an attack, and how many of its gradients were exactly zero."""
+    """Margins [budgets, queries] after an attack, and the number of gradients that were exactly zero."""
 
     margins: np.ndarray
     zero_gradients: float
 
     def lost(self, had: np.ndarray) -> np.ndarray:
-        """How many of the queries with a clean success are lost at each budget."""
+        """Return the number of queries with a clean success that are lost at each budget."""
         return np.sum(self.margins[:, had] > 0, axis=1)
 
 
 def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Iterator[Check]:
-    """Every check, on the first `queries` of the first task.
+    """Run every check on the first `queries` queries of the first task.
 
     Args:
       victim: model and collection.
       options: norm, layer, steps and seed are those of the run; the loss is the margin at rank 10.
-      queries: how many; two of them meet 10,000 random points.
+      queries: number of queries; two of them are attacked with 10,000 random points.
 
     Raises:
-      ValueError: none of these queries has a relevant passage in the top 10 to lose.
+      ValueError: none of these queries has a relevant passage in the top 10.
     """
     scale = measure_scale(
         victim.encoder,
@@ -65,20 +68,20 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
             "there is nothing to lose; check with more queries"
         )
 
-    def tried(attack: EmbeddingAttack, some: Task = task, budgets: tuple[float, ...] = _BUDGETS) -> _Tried:
+    def tried(attack: GradientAttack, some: Task = task, budgets: tuple[float, ...] = _BUDGETS) -> _Tried:
         found = [_attacked(victim, some, attack, rho, options, scale) for rho in budgets]
         looked_at = victim.candidates(some)
         margins = [margin(one.embeddings, victim.corpus(some), looked_at, TOP) for one in found]
         return _Tried(np.array(margins), sum(one.notes.get("zero_gradients", 0.0) for one in found))
 
-    method = options.method("pgd")
-    fgm, pgd = tried(options.method("fgm")), tried(method)
-    apgd = tried(dataclasses.replace(method, method="apgd", steps=_equal_steps(method.steps)))
-    more_steps = tried(dataclasses.replace(method, steps=2 * method.steps))
-    more_restarts = tried(dataclasses.replace(method, restarts=method.restarts + 1))
+    pgd_attack = options.gradient_attack("pgd")
+    fgm, pgd = tried(options.gradient_attack("fgm")), tried(pgd_attack)
+    apgd = tried(dataclasses.replace(pgd_attack, algorithm=APGD, steps=_equal_steps(pgd_attack.steps)))
+    more_steps = tried(dataclasses.replace(pgd_attack, steps=2 * pgd_attack.steps))
+    more_restarts = tried(dataclasses.replace(pgd_attack, restarts=pgd_attack.restarts + 1))
     one = (options.reference_rho,)  # a random point costs a forward pass
-    random = tried(dataclasses.replace(method, method="random", steps=DRAWS, restarts=1), few, one)
-    drawn_pgd = tried(method, few, one)
+    random = tried(dataclasses.replace(pgd_attack, algorithm=RANDOM, steps=DRAWS, restarts=1), few, one)
+    drawn_pgd = tried(pgd_attack, few, one)
     curves = {
         name: (_BUDGETS, tuple((tried_one.lost(had) / had.sum()).tolist()))
         for name, tried_one in (("FGM", fgm), ("PGD", pgd), ("APGD", apgd))
@@ -121,7 +124,7 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
     )
     yield converged(more_steps, f"{2 * options.steps} steps find no more than {options.steps}")
     yield converged(more_restarts, f"{options.restarts + 1} restarts find no more than {options.restarts}")
-    gradients = method.gradients * len(task.queries) * len(_BUDGETS)
+    gradients = pgd_attack.gradients * len(task.queries) * len(_BUDGETS)
     yield Check(
         "gradients do not vanish",
         pgd.zero_gradients <= CONVERGED * gradients,
@@ -130,7 +133,7 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
 
 
 def first_queries(task: Task, count: int) -> Task:
-    """A task of the first `count` queries."""
+    """Return a task of the first `count` queries."""
     kept = task.judged_query < count
     return dataclasses.replace(
         task,
@@ -142,8 +145,8 @@ def first_queries(task: Task, count: int) -> Task:
 
 
 def _attacked(
-    victim: Victim, task: Task, attack: EmbeddingAttack, rho: float, options: AttackOptions, scale: Scale
-) -> Attacked:
+    victim: Victim, task: Task, attack: GradientAttack, rho: float, options: AttackOptions, scale: Scale
+) -> AttackResult:
     return attack_queries(
         victim,
         task,
@@ -156,7 +159,7 @@ def _attacked(
 
 
 def _equal_steps(steps: int) -> int:
-    """Steps of APGD that cost no more than `steps` of PGD: 3 (n + 1) + 1 <= 3 steps + 2."""
+    """Return the steps of APGD that cost at most `steps` of PGD: 3 (n + 1) + 1 <= 3 steps + 2."""
     return max(1, steps - 1)
 
 

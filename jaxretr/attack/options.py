@@ -1,32 +1,29 @@
-"""What to attack with: every setting of a run of attacks, checked where it is built.
+"""The settings of a run of attacks, validated where they are built.
 
-In: values as `scripts/attack.py` takes them. Out: `AttackOptions`.
+Input: values as `scripts/attack.py` takes them. Output: `AttackOptions`.
 """
 
+import dataclasses
 import difflib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from jaxretr.attack.embedding.losses import InfoNCE, Loss, Margin, SmoothRank
-from jaxretr.attack.embedding.method import EmbeddingAttack, Method
-from jaxretr.attack.embedding.objective import Layer
-from jaxretr.attack.robustness import TOP
-from jaxretr.attack.text import Search
-from jaxretr.attack.token import AGGD, GASLITE, GCG, HOTFLIP, Schedule
+from jaxretr.attack.gradient.attack import GradientAttack
+from jaxretr.attack.gradient.losses import InfoNCE, Loss, Margin, SmoothRank
+from jaxretr.attack.gradient.objective import Layer
+from jaxretr.attack.registry import ATTACKS, names
+from jaxretr.attack.text.attack import Search
+from jaxretr.attack.victim import TOP
+from jaxretr.eval.settings import Setting
 from jaxretr.perturb.balls import Norm
-from jaxretr.perturb.text import PERTURBATIONS
 
 Aim = Literal["query", "demote", "promote", "language"]
-"""What gradient attacks perturb, and to what end: queries so that they lose their passages, relevant passages so that
-they fall, irrelevant ones so that they rise, or queries so that their own language fills the top."""
+"""What gradient attacks perturb and why: queries, so that they lose their relevant passages; relevant passages, so that
+they fall; irrelevant passages, so that they rise; or queries, so that their own language fills the top ranks."""
 
 SUITE = "suite"
-GRADIENT = (*get_args(Method), "fgsm")
-LANGUAGE = ("language_switch", "code_mixing", "language_direction")
-SCHEDULES: dict[str, Schedule] = {"hotflip": HOTFLIP, "aggd": AGGD, "gcg": GCG, "gaslite": GASLITE}
-ATTACKS = (*GRADIENT, *PERTURBATIONS, *LANGUAGE, *SCHEDULES)
-
 LADDER = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 """Relative budgets of robust-success curves."""
 SUITE_ATTACKS = (
@@ -43,12 +40,15 @@ SUITE_ATTACKS = (
     "homoglyphs",
     "reorderings",
     "deleted_letters",
-    *LANGUAGE,
+    "language_switch",
+    "code_mixing",
+    "language_direction",
     "hotflip",
 )
-"""The standard set on queries that are to lose their passages."""
+"""The attacks of the suite with the aim "query"."""
 SUITE_AIMS: dict[Aim, str] = {"language": "pgd", "demote": "fgm", "promote": "fgm"}
-"""What it tries besides, with which attack: one step on passages, since a passage is many times as long as a query."""
+"""The further aims of the suite and the attack for each: one step on passages, which are many times longer."""
+_CURVES = ("fgm", "pgd", "language_direction")  # attacks of the suite that run at every budget of `LADDER`
 
 _LOSSES: dict[str, Loss] = {"margin": Margin(TOP), "info_nce": InfoNCE(0.05), "smooth_rank": SmoothRank(0.02)}
 
@@ -58,22 +58,22 @@ class AttackOptions:
     """A run of attacks.
 
     Attributes:
-      attacks: of `ATTACKS`, or `suite` alone.
-      aim: of gradient attacks.
-      rho: budgets of gradient attacks in units of the checkpoint's mean row norm; () is the ladder for `suite` and 0.1
-        for others. Of `language_direction`, radii relative to the unit query vector.
+      attacks: names in `ATTACKS`, or `suite` alone.
+      aim: goal of the gradient attacks.
+      rho: budgets of gradient attacks as shares of the checkpoint's mean row norm; () means `LADDER` for the curves of
+        the suite and `reference_rho` otherwise. For `language_direction`, radii relative to the unit query vector.
       reference_rho: the budget that counts for the worst case.
-      norm, layer, steps, restarts: see `EmbeddingAttack`.
-      draws: points that `random` draws.
-      loss: what gradient attacks on queries maximise: `margin` at rank 10, `info_nce` or `smooth_rank`.
-      edits: of text attacks; words of `code_mixing` are three times as many.
-      search: how text attacks find them.
-      texts: tried for each query by text attacks and code mixing.
-      passages: poisoned passages of each language.
+      norm, layer, steps, restarts: see `GradientAttack`.
+      draws: points drawn by `random`.
+      loss: what gradient attacks on queries maximize: `margin` at rank 10, `info_nce` or `smooth_rank`.
+      edits: edits per query in text attacks; `code_mixing` replaces three words per edit.
+      search: search method of text attacks.
+      texts: texts scored per query by text attacks and code mixing.
+      passages: poisoned passages per language.
       slots: tokens of a poisoned passage.
-      poison_passes: forward passes of the search for each poisoned passage.
-      optimise: share of the questions that poison is optimised on; it is tested on the others.
-      seed: of everything random.
+      poison_passes: forward passes per poisoned passage.
+      optimise: share of the questions that poison is optimized on; the poison is tested on the others.
+      seed: seed of every random draw.
     """
 
     attacks: tuple[str, ...] = ("pgd",)
@@ -116,37 +116,45 @@ class AttackOptions:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
         if not 0 < self.optimise < 1:
             raise ValueError(f"optimise = {self.optimise} must lie between 0 and 1: both sides need questions")
-        self.method("pgd")  # checks norm, layer, steps and restarts
-        if self.aim != "query" and not set(self.named) & set(GRADIENT):
-            raise ValueError(f"target {self.aim!r} is one of gradient attacks; add one of {', '.join(GRADIENT)}")
+        self.gradient_attack("pgd")  # validates norm, layer, steps and restarts
+        gradient = names("embedding")
+        if self.aim != "query" and not set(self.named) & set(gradient):
+            raise ValueError(f"target {self.aim!r} is one of gradient attacks; add one of {', '.join(gradient)}")
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The attacks one by one."""
+        """The attacks one by one, without repetition."""
         return SUITE_ATTACKS if self.attacks == (SUITE,) else tuple(dict.fromkeys(self.attacks))
+
+    @property
+    def poisonings(self) -> tuple[str, ...]:
+        """The named attacks that poison the corpus."""
+        return tuple(name for name in self.named if ATTACKS[name].schedule)
+
+    def further_aims(self, setting: Setting) -> Iterator["AttackOptions"]:
+        """The options of the suite's other aims; "language" needs passages in several languages (setting `multi`)."""
+        if self.attacks == (SUITE,):
+            for aim, attack in SUITE_AIMS.items():
+                if aim != "language" or setting == "multi":
+                    yield dataclasses.replace(self, aim=aim, attacks=(attack,), rho=(self.reference_rho,))
 
     def budgets(self, attack: str) -> tuple[float, ...]:
         """Relative radii of a gradient attack, ascending."""
         if self.rho:
             return tuple(sorted(self.rho))
-        climbs = self.attacks == (SUITE,) and attack in ("fgm", "pgd", "language_direction")
-        return LADDER if climbs else (self.reference_rho,)
+        return LADDER if self.attacks == (SUITE,) and attack in _CURVES else (self.reference_rho,)
 
-    def method(self, attack: str) -> EmbeddingAttack:
-        """A gradient attack by its name."""
-        shape: Any = {"norm": self.norm, "layer": self.layer}
-        match attack:
-            case "random":
-                return EmbeddingAttack("random", **shape, steps=self.draws)
-            case "fgm":
-                return EmbeddingAttack("fgm", **shape)
-            case "fgsm":
-                return EmbeddingAttack("fgm", norm="linf", layer=self.layer)
-        return EmbeddingAttack("apgd" if attack == "apgd" else "pgd", **shape, steps=self.steps, restarts=self.restarts)
+    def gradient_attack(self, name: str) -> GradientAttack:
+        """A gradient attack with the norm, layer and effort of these options."""
+        algorithm = ATTACKS[name].algorithm
+        if algorithm is None:
+            raise ValueError(f"{name} is no gradient attack; expected one of {', '.join(names('embedding'))}")
+        steps, restarts = (self.draws, 1) if name == "random" else (self.steps, self.restarts)
+        return GradientAttack(algorithm, self.norm, self.layer, steps, restarts)
 
     @property
     def query_loss(self) -> Loss:
-        """What gradient attacks on queries maximise."""
+        """The loss that gradient attacks on queries maximize."""
         return _LOSSES[self.loss]
 
     def threat_model(self) -> dict[str, str]:
@@ -157,25 +165,25 @@ class AttackOptions:
             "promote": f"an irrelevant passage, changed, reaches the first {TOP}",
             "language": "a changed query is answered in its own language, whatever the relevance",
         }
-        known = {"goal": goals[self.aim]}
-        if set(self.named) & set(GRADIENT):
-            known |= {
+        threat = {"goal": goals[self.aim]}
+        if set(self.named) & set(names("embedding")):
+            threat |= {
                 "gradient attacks": "white box: parameters, corpus and judgements are known; dropout is off",
                 "layer": self.layer,
                 "norm": self.norm,
                 "loss": f"{self.loss}, over relevant passages and hard negatives of the whole corpus",
                 "budget": "rho times the mean norm of the checkpoint's token vectors",
             }
-        if set(self.named) & set(PERTURBATIONS):
-            known["text attacks"] = (
+        if set(self.named) & set(names("text")):
+            threat["text attacks"] = (
                 f"black box: scores are known; {self.edits} edits, {self.search} of {self.texts} texts"
             )
-        if set(self.named) & set(SCHEDULES):
-            known["poisoning"] = (
+        if self.poisonings:
+            threat["poisoning"] = (
                 f"white box; {self.passages} passages of {self.slots} tokens for each language, optimised on "
                 f"{self.optimise:.0%} of the questions, tested on the others"
             )
-        return known
+        return threat
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

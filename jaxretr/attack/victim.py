@@ -1,8 +1,8 @@
-"""What every attack starts from and what every attack on queries returns.
+"""The attacked model and collection, encoded once.
 
-In: an encoder, a test collection and a setting. Out: a `Victim`, which holds the clean embeddings of all texts and the
-tasks of the setting, and for a task the passages that decide whether a query is lost (`Candidates`). An attack on the
-queries of a task returns `Attacked`, whatever it changes: `jaxretr.attack.robustness` measures it.
+Input: an encoder, a test collection and a setting. Output: a `Victim` with the clean embeddings of all texts and the
+tasks of the setting, and per task the `Candidates`, the passages that decide whether a query is lost. Attacks return
+an `AttackResult` (`jaxretr.attack.result`).
 """
 
 from collections.abc import Sequence
@@ -10,55 +10,35 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float32, Int
 
 from jaxretr.eval.settings import Pool, Setting, Task, make_tasks
 from jaxretr.model.encode import Encoder
 from jaxretr.retrieval.embeddings import check_embeddings
 from jaxretr.retrieval.exact import search
+from jaxretr.retrieval.scores import pair_scores
 from jaxretr.types import Query, RetrievalSet
 
+TOP = 10
+"""The k of `robust_success@k`: a query is lost if no relevant passage stays in its top k."""
 HARD_NEGATIVES = 64
-"""Irrelevant passages of each query that an attack sees, those with the highest clean scores in the whole corpus."""
+"""Hard negatives per query that an attack sees: the irrelevant passages with the highest clean scores in the corpus."""
 
 _ROWS = 512  # queries whose candidates' embeddings are gathered at once
 
 
 class Candidates(NamedTuple):
-    """The passages of each query that an attack looks at: all relevant ones and the hardest of the others.
+    """The passages that an attack scores per query: all relevant passages and the hardest irrelevant passages.
 
     Attributes:
-      passages: positions in the task's corpus; rows are filled with passages that are neither of the following.
-      relevant, irrelevant: which of them count as what.
+      passages: positions in the task's corpus. Rows are padded with passages that are neither relevant nor irrelevant.
+      relevant: marks the relevant passages.
+      irrelevant: marks the irrelevant passages.
     """
 
     passages: Int[np.ndarray, "queries candidates"]
     relevant: Bool[np.ndarray, "queries candidates"]
     irrelevant: Bool[np.ndarray, "queries candidates"]
-
-
-@dataclass(frozen=True)
-class Attacked:
-    """The queries of one task after one attack with one budget.
-
-    Attributes:
-      task: whose queries were attacked; row i of everything below belongs to `task.queries[i]`.
-      embeddings: of the attacked queries, unit length.
-      texts: what is asked instead; () for an attack on embeddings, which has no text.
-      deltas: the perturbation of each query's tokens, float32 [tokens, hidden]; () for an attack on texts.
-      changed: False where the attack has nothing to offer (an edit that the script does not have, or one that the
-        tokenizer's normaliser undoes): such a query has no value under this attack.
-      forward_passes: what the attack cost, in encodings of one text; a gradient counts as three.
-      notes: counts worth reporting, such as edits undone by the normaliser, summed over the queries.
-    """
-
-    task: Task
-    embeddings: Float32[np.ndarray, "queries dim"] = field(repr=False)
-    texts: tuple[str, ...] = field(default=(), repr=False)
-    deltas: tuple[np.ndarray, ...] = field(default=(), repr=False)
-    changed: Bool[np.ndarray, " queries"] = field(kw_only=True, repr=False)
-    forward_passes: Float[np.ndarray, " queries"] = field(kw_only=True, repr=False)
-    notes: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +49,7 @@ class Victim:
       encoder: computes in float32.
       collection: queries, passages, judgements.
       pool: the passages in order.
-      tasks: those of the attacked setting.
+      tasks: the tasks of the attacked setting.
       queries: clean embeddings in the order of `collection.queries`.
       passages: clean embeddings in the order of `pool`.
     """
@@ -83,7 +63,7 @@ class Victim:
 
     @classmethod
     def of(cls, encoder: Encoder, collection: RetrievalSet, setting: Setting) -> "Victim":
-        """Encodes every text once.
+        """Encode every text once.
 
         Raises:
           ValueError: the collection does not allow the setting, or the encoder does not compute in float32.
@@ -110,7 +90,7 @@ class Victim:
         return self.passages[task.passages]
 
     def candidates(self, task: Task, hard_negatives: int = HARD_NEGATIVES) -> Candidates:
-        """All relevant passages of each query of a task, and the `hard_negatives` best of the others."""
+        """Return all relevant passages per query of a task, and the `hard_negatives` best irrelevant passages."""
         relevant = relevant_passages(task)
         width = max(map(len, relevant))
         k = min(task.num_passages, hard_negatives + width)
@@ -132,17 +112,17 @@ class Victim:
     def margins(
         self, task: Task, candidates: Candidates, rows: Int[np.ndarray, " texts"], texts: Sequence[str], k: int = 1
     ) -> Float32[np.ndarray, " texts"]:
-        """What a black-box attacker gains by asking `texts[i]` instead of query `rows[i]` of the task.
+        """Return the gain of a black-box attacker who asks `texts[i]` instead of query `rows[i]` of the task.
 
-        The k-th best irrelevant candidate's score minus the best relevant one's: positive where no relevant passage is
-        left in the top k. All texts are encoded together; each is one forward pass.
+        The gain is the `margin`: positive if no relevant passage stays in the top k. All texts are encoded together;
+        each text is one forward pass.
         """
         embeddings = self.encoder.encode_query(texts, progress=False)
         return margin(embeddings, self.corpus(task), Candidates(*(part[rows] for part in candidates)), k)
 
 
 def relevant_passages(task: Task) -> list[Int[np.ndarray, " relevant"]]:
-    """The relevant passages of each query of a task, as positions in its corpus; never empty."""
+    """Return the relevant passages per query of a task, as positions in its corpus; never empty."""
     good = task.grade > 0
     passages, query = task.judged_passage[good], task.judged_query[good]
     order = np.argsort(query, kind="stable")
@@ -155,12 +135,12 @@ def margin(
     candidates: Candidates,
     k: int,
 ) -> Float32[np.ndarray, " queries"]:
-    """The k-th best irrelevant candidate's score minus the best relevant one's, of each query."""
+    """Return, per query, the score of the k-th best irrelevant candidate minus the best relevant score."""
     found = np.empty(len(queries), np.float32)
     for start in range(0, len(queries), _ROWS):
         rows = slice(start, start + _ROWS)
         passages, relevant, irrelevant = (part[rows] for part in candidates)
-        scores = np.einsum("qd,qcd->qc", queries[rows], corpus[passages], optimize=True)
+        scores = pair_scores(queries[rows, None], corpus[passages])
         others = np.sort(np.where(irrelevant, scores, -np.inf), axis=1)[:, -k]
         found[rows] = others - np.max(scores, axis=1, where=relevant, initial=-np.inf)
     return found

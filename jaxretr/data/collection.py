@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 import tensorflow_datasets as tfds
 
-from jaxretr.data import schema, stored_passages
+from jaxretr.data import pair_collection, schema, stored_passages
 from jaxretr.data.sources import files
 from jaxretr.data.stored_passages import StoredPassages
 from jaxretr.types import Passage, Query, RetrievalSet
@@ -26,15 +26,20 @@ def load_collection(
 ) -> RetrievalSet:
     """Reads the queries of `split` and their judgements, and finds all passages they are searched in.
 
-    Of training pairs, the passages are those of the split itself, once per language, and a query's answer is its
-    passage in every language that has it. Queries that have no relevant passage in the chosen languages are left out.
+    Of training pairs, the passages are those of the split itself, once per language, and a query's answers are its
+    passages in every language that has them. Records of one question are one query, and records of one passage are one
+    passage, whether an id or, without one, an equal text says so (`jaxretr.data.schema`).
+
+    Queries without a relevant passage in the chosen languages, such as those judged 0 only, stay: `make_tasks` leaves
+    them out of every task and counts them as dropped.
 
     Passages without title and text stay: published collections have them, and their measures count them (Cranfield has
     two, one of them relevant). A line on stderr says how many. A question that nothing else answers is an error.
 
     Args:
       languages: those of queries and passages; all where None.
-      max_queries: so many question keys, drawn by `seed`, are kept with all their translations; all where None.
+      max_queries: this many question keys, drawn by `seed` among those with a relevant passage, are kept with all
+        their translations; None keeps all questions.
       parallel_only: keep only the questions that are asked in every one of `languages`.
 
     Raises:
@@ -60,12 +65,13 @@ def load_collection(
     }
     _check(RetrievalSet(whole.name, tuple(queries), passages, qrels))
 
-    keys = {query.key for query in queries if any(grade > 0 for grade in qrels[query.key].values())}
+    keys = {query.key for query in queries}
     if parallel_only:
         asked = {(query.key, query.language) for query in queries}
         keys = {key for key in keys if all((key, language) in asked for language in languages)}
-    if max_queries is not None:
-        keys = set(random.Random(seed).sample(sorted(keys), min(max_queries, len(keys))))
+    answered = sorted(key for key in keys if any(grade > 0 for grade in qrels[key].values()))
+    if max_queries is not None and max_queries < len(answered):
+        keys = set(random.Random(seed).sample(answered, max_queries))
     return RetrievalSet(
         name=whole.name,
         queries=tuple(query for query in queries if query.key in keys),
@@ -75,25 +81,7 @@ def load_collection(
 
 
 def _read_pairs(builder: tfds.core.DatasetBuilder, split: str) -> RetrievalSet:
-    queries: list[Query] = []
-    passages: dict[tuple[str, str], Passage] = {}
-    answers: dict[str, str] = {}
-    for record in schema.scan(builder, split):
-        key, language, answer = record["query_id"], record["language"], record["passage_id"]
-        queries.append(Query(key, language, record["query"]))
-        passage = passages.setdefault((answer, language), Passage(answer, language, record["passage"]))
-        if passage.text != record["passage"]:
-            raise ValueError(f"passage_id {answer!r} stands for two texts in language {language!r}.")
-        if answers.setdefault(key, answer) != answer:
-            raise ValueError(
-                f"query_id {key!r} has the passages {answers[key]!r} and {answer!r}; translations share one."
-            )
-    languages = {language for _, language in passages}
-    qrels = {
-        key: {passages[answer, language].id: 1 for language in sorted(languages) if (answer, language) in passages}
-        for key, answer in answers.items()
-    }
-    return RetrievalSet(f"{builder.name}/{split}", tuple(queries), tuple(passages.values()), qrels)
+    return pair_collection.collect(f"{builder.name}/{split}", schema.scan(builder, split))
 
 
 def _read_corpus(builder: tfds.core.DatasetBuilder, split: str) -> RetrievalSet:

@@ -6,7 +6,8 @@ and `decode`, the one place where the bytes that ArrayRecord returns become stri
 Training pairs (`libreoffice_help`, `pairs`, `mmarco`; splits `train`, `validation`, `test` as far as they exist). One
 record is one query in one language with the passage that answers it. `query_id` and `passage_id` are keys without a
 language: translations share both, so parallel examples are the records of equal `query_id`. Several queries may point
-to one passage.
+to one passage. In `pairs` a question may have several answers, hence several records with a `query_id` each; there,
+`question_id` and `docid` say which records are of one question or of one passage.
 
 Retrieval records (`lareqa`, `beir`, `parallel_beir`, `miracl`, `mrtydi`). The split `corpus` holds the passages; the
 other splits hold queries. A passage's id is `"{language}:{key}"`, and the `relevant_ids` of a query are such ids, in
@@ -25,6 +26,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from jaxretr.tokenization import clean_text
 
 CORPUS_SPLIT = "corpus"
+TRAIN_SPLIT = "train"
 _CHUNK = 1024  # records read at once in a scan
 
 
@@ -40,6 +42,15 @@ def pair_features() -> tfds.features.FeaturesDict:
             "negatives": tfds.features.Sequence(tfds.features.Text(), doc="Hard negatives, best first."),
         }
     )
+
+
+def own_pair_features() -> tfds.features.FeaturesDict:
+    """Features of a training pair of one's own."""
+    own = {
+        "question_id": tfds.features.Text(doc="The question's id; empty if it has none: its text tells it then."),
+        "docid": tfds.features.Text(doc="The passage's id; empty if it has none: its text tells it then."),
+    }
+    return tfds.features.FeaturesDict({**pair_features(), **own})
 
 
 def retrieval_features() -> tfds.features.FeaturesDict:
@@ -68,6 +79,11 @@ def pair_record(
         "passage": clean_text(passage),
         "negatives": [clean_text(negative) for negative in negatives],
     }
+
+
+def own_pair_record(*values: Any, question_id: str, docid: str) -> dict[str, Any]:
+    """A training pair of one's own as it is written; `values` are those of `pair_record`."""
+    return pair_record(*values) | {"question_id": question_id, "docid": docid}
 
 
 def retrieval_record(

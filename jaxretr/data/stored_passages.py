@@ -4,7 +4,9 @@ In: a prepared builder of retrieval records (`jaxretr.data.schema`). Out: `Store
 languages (about 80 bytes a passage) and read its texts when they are asked for.
 """
 
+import json
 import sys
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex, overload, override
@@ -13,15 +15,18 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import tensorflow_datasets as tfds
-from jaxtyping import Int
+from jaxtyping import Int, UInt64
 from rich.progress import track
 
 from jaxretr.data import schema
 from jaxretr.data.sources import files
 from jaxretr.files import replaced_file
+from jaxretr.fingerprint import stamps, text_checksum
 from jaxretr.types import Passage, PassageStore
 
 _CHUNK = 1024  # passages read at once
+_INDEX = ".passages.parquet"  # hidden, so that it is no content of the directory
+_INDEXED = b"indexed files"
 
 
 class StoredPassages(PassageStore):
@@ -33,6 +38,7 @@ class StoredPassages(PassageStore):
       ids: the id of each passage.
       languages: the language of each passage.
       blank: ids of those that have neither a title nor a text.
+      index: the file that holds the checksum of each record.
     """
 
     def __init__(
@@ -42,8 +48,9 @@ class StoredPassages(PassageStore):
         ids: Sequence[str],
         languages: Sequence[str],
         blank: Sequence[str],
+        index: Path,
     ):
-        self._records, self._rows = records, rows
+        self._records, self._rows, self._index = records, rows, index
         self._ids, self._languages, self.blank = ids, languages, blank
 
     @property
@@ -61,6 +68,11 @@ class StoredPassages(PassageStore):
         rows = self._rows[np.fromiter(map(int, indices), np.int64)]
         return [_passage(record) for record in self._records.take(rows.tolist())]
 
+    @override
+    def checksums(self) -> UInt64[np.ndarray, " passages"]:
+        kept = pyarrow.parquet.read_table(self._index, columns=["checksum"])["checksum"]
+        return kept.to_numpy()[self._rows]
+
     def select(self, languages: Collection[str]) -> "StoredPassages":
         """The passages in some of the languages, in the same order."""
         kept = np.flatnonzero([language in languages for language in self._languages])
@@ -68,7 +80,7 @@ class StoredPassages(PassageStore):
             return self
         ids, of = ([column[i] for i in kept.tolist()] for column in (self._ids, self._languages))
         blank = [id for id in self.blank if id.partition(":")[0] in languages]
-        return StoredPassages(self._records, self._rows[kept], ids, of, blank)
+        return StoredPassages(self._records, self._rows[kept], ids, of, blank, self._index)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -93,22 +105,26 @@ def _passage(record: Mapping[str, Any]) -> Passage:
 
 
 def load(builder: tfds.core.DatasetBuilder) -> StoredPassages:
-    """The corpus of a prepared builder, scanned once for its ids, which are kept beside the data (it never changes)."""
+    """The corpus of a prepared builder, scanned once for its ids, which are kept beside the data.
+
+    The corpus is scanned again if a file of the data has another size or time than when it was scanned.
+    """
     records = schema.Records(builder, schema.CORPUS_SPLIT)
-    cache = Path(builder.data_path) / "passages.parquet"
-    if not cache.exists():
-        index = _index(records)
+    cache = Path(builder.data_path) / _INDEX
+    of = json.dumps(stamps(Path(builder.data_path))).encode()
+    if not cache.exists() or (pyarrow.parquet.read_schema(cache).metadata or {}).get(_INDEXED) != of:
+        made = _scan(records).replace_schema_metadata({_INDEXED: of})
         with replaced_file(cache) as partial:
-            pyarrow.parquet.write_table(index, partial)
-    index = pyarrow.parquet.read_table(cache)
+            pyarrow.parquet.write_table(made, partial)
+    index = pyarrow.parquet.read_table(cache, columns=["id", "language", "blank"])
     # One string for all passages of a language, not one for each.
     languages = [sys.intern(language) for language in index["language"].to_pylist()]
     blank = index["id"].filter(index["blank"]).to_pylist()
-    return StoredPassages(records, np.arange(len(index)), index["id"].to_pylist(), languages, blank)
+    return StoredPassages(records, np.arange(len(index)), index["id"].to_pylist(), languages, blank, cache)
 
 
-def _index(records: schema.Records) -> pyarrow.Table:
-    ids, languages, blank = [], [], []
+def _scan(records: schema.Records) -> pyarrow.Table:
+    ids, languages, blank, checksums = [], [], [], array("Q")
     for record in track(
         records,
         "Indexing passages",
@@ -118,6 +134,9 @@ def _index(records: schema.Records) -> pyarrow.Table:
         disable=not files.CONSOLE.is_terminal,
     ):
         ids.append(f"{record['language']}:{record['key']}")
+        checksums.append(text_checksum(ids[-1], record["title"], record["text"]))
         languages.append(record["language"])
         blank.append(not (record["title"] + record["text"]).strip())
-    return pyarrow.table({"id": ids, "language": languages, "blank": blank})
+    return pyarrow.table(
+        {"id": ids, "language": languages, "blank": blank, "checksum": np.frombuffer(checksums, np.uint64)}
+    )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxretr.perturb.text import draw, typos
-from jaxretr.perturb.text.function_words import FUNCTION_WORDS
+from jaxretr.perturb.text.words import FUNCTION_WORDS
 
 
 @dataclass(frozen=True)

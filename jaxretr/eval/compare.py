@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -22,7 +21,7 @@ from jaxretr.eval.bias import RANK_DISTANCE, Better, better
 from jaxretr.eval.results import Results
 from jaxretr.eval.settings import Setting
 from jaxretr.eval.significance import ALPHA, Outcome, contributions, holm, paired_test
-from jaxretr.files import replaced_file, write_json
+from jaxretr.files import as_path, replaced_file, write_json
 from jaxretr.tracking import console
 
 SCHEMA = 1
@@ -168,8 +167,8 @@ class Comparison:
         """Writes `comparison.json`, which holds every figure, and `comparison.md`, each whole or not at all."""
         # JSON has null for what is not finite.
         content = json.loads(json.dumps({"schema": SCHEMA, **asdict(self)}), parse_constant=lambda _: None)
-        write_json(Path(directory, "comparison.json"), content)
-        with replaced_file(Path(directory, "comparison.md")) as partial:
+        write_json(as_path(directory) / "comparison.json", content)
+        with replaced_file(as_path(directory) / "comparison.md") as partial:
             partial.write_text(self.markdown(), "utf-8")
 
 
@@ -192,8 +191,8 @@ def compare(
       seed: of the draws.
 
     Raises:
-      ValueError: fewer than two systems; systems on different collections, tasks, corpora or queries; a measure that
-        one lacks; no values per query.
+      ValueError: fewer than two systems; systems on different collections, tasks, corpora or queries, or on different
+        content under one name; a measure that one lacks; no values per query.
     """
     if not 2 <= len(systems) <= len(_LETTERS):
         raise ValueError(f"a comparison is of 2 to {len(_LETTERS)} systems, got {len(systems)}; give more, or fewer")
@@ -205,6 +204,7 @@ def compare(
     collections = sorted({run.collection for _, run in runs})
     if len(collections) > 1:
         raise ValueError(f"systems compare on one collection, got {collections}; make a comparison for each")
+    check_same_content(runs)
     had = [{f"{s}/{m}" for s, setting in run.settings.items() for m in setting.measures} for _, run in runs]
     shared = sorted(set.intersection(*had))
     chosen = list(dict.fromkeys(measures or [m for m in shared if m.partition("/")[2] in _DEFAULT]))
@@ -217,6 +217,22 @@ def compare(
         of_system = {name: values[[owner == name for owner, _ in runs]] for name in names}
         found.append(_compare(measure, tasks, of_system, left_out, resamples, seed))
     return Comparison(collections[0], tuple(names), tuple(found))
+
+
+def check_same_content(runs: Sequence[tuple[str, Results]]) -> None:
+    """Raises a ValueError unless all results that record their content have the same.
+
+    Args:
+      runs: the name of each system, and its results.
+    """
+    known = [(name, run) for name, run in runs if run.content]
+    for name, run in known[1:]:
+        first_name, first = known[0]
+        if changed := [part for part, value in first.content.items() if run.content.get(part) != value]:
+            raise ValueError(
+                f"{first_name} and {name} were evaluated on different content under the name {run.collection!r}: "
+                f"{' and '.join(changed)} differ; evaluate all systems on the same files"
+            )
 
 
 def _compare(

@@ -124,7 +124,11 @@ def evaluate(
                 language_mix=mix,
             )
         )
-    return Results(collection.name, {setting: SettingResult(tuple(done)) for setting, done in results.items()})
+    return Results(
+        collection.name,
+        {setting: SettingResult(tuple(done)) for setting, done in results.items()},
+        content=collection.fingerprint,
+    )
 
 
 def measure_tasks(

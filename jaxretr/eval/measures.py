@@ -31,9 +31,12 @@ def parse(names: Iterable[str]) -> tuple[Measure, ...]:
     XTREME-R's mAP@20 (arXiv:2104.07412) divides by at most 20, which is the same for queries that have no more.
 
     Raises:
-      ValueError: a name that ir_measures does not know, cannot parse, or cannot compute on this machine.
+      ValueError: no name, or a name that ir_measures does not know, cannot parse, or cannot compute on this machine.
     """
-    return tuple(_parse(name) for name in names)
+    parsed = tuple(_parse(name) for name in names)
+    if not parsed:
+        raise ValueError("no measure is given; expected at least one, such as AP or nDCG@10")
+    return parsed
 
 
 def per_query(
@@ -79,6 +82,8 @@ def _parse(name: str) -> Measure:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # ir_measures 0.4 parses with ast.Num
             measure = ir_measures.parse_measure(name)
+        if not 1 <= measure.params.get("cutoff", 1) < 2**31:  # trec_eval ends the process
+            raise ValueError(f"the cutoff is {measure.params['cutoff']}, expected at least 1")
         # One judged passage shows at once what would otherwise fail after all texts are encoded.
         ir_measures.calc_aggregate([measure], {"0": {"1": 1}}, {"0": {"1": 1.0}})
     except Exception as error:

@@ -79,12 +79,15 @@ class Results:
       settings: what was found in each setting; `multi` carries the measures of language bias too.
       system: what tables call the model.
       evaluation: how it was evaluated, as plain values: model, candidates, lengths, ...
+      content: fingerprints of what it depends on, as plain values: `RetrievalSet.fingerprint` of the collection, and in
+        a training run more. Empty for results of older versions, which do not record it.
     """
 
     collection: str
     settings: dict[Setting, SettingResult]
     system: str = ""
     evaluation: dict[str, Any] = field(default_factory=dict)
+    content: dict[str, str] = field(default_factory=dict)
 
     def scalars(self) -> dict[str, float]:
         """Macro averages by "setting/measure", such as "multi/AP"; those without a value are left out."""
@@ -104,6 +107,7 @@ class Results:
             "system": self.system,
             "collection": self.collection,
             "evaluation": self.evaluation,
+            "content": self.content,
             "settings": {name: _setting_to_json(setting) for name, setting in self.settings.items()},
         }
         if target.suffix != ".json":
@@ -127,16 +131,20 @@ class Results:
         source = source / RESULTS_FILE if source.is_dir() else source
         try:
             content = json.loads(source.read_text("utf-8"))
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise ValueError(f"{source} is not JSON ({error}); evaluate again to replace it") from error
         schema = content.get("schema") if isinstance(content, dict) else None
         if schema not in (1, SCHEMA):  # the first schema only lacked what defaults to nothing
             raise ValueError(f"{source} has schema {schema!r}, expected 1 or {SCHEMA}; evaluate again to replace it")
-        settings = {name: _setting_from_json(setting) for name, setting in content["settings"].items()}
-        per_query = source.parent / content["per_query"] if "per_query" in content else None
+        try:
+            settings = {name: _setting_from_json(setting) for name, setting in content["settings"].items()}
+            per_query = source.parent / content["per_query"] if "per_query" in content else None
+            collection, system = str(content["collection"]), str(content.get("system", ""))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{source} is damaged ({error!r}); evaluate again to replace it") from error
         if per_query and per_query.exists():
             settings = _with_per_query(settings, per_query)
-        return cls(content["collection"], settings, content.get("system", ""), content.get("evaluation", {}))
+        return cls(collection, settings, system, content.get("evaluation", {}), content.get("content", {}))
 
 
 def mean(values: Sequence[float] | Float64[np.ndarray, " n"]) -> float:

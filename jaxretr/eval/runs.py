@@ -23,6 +23,7 @@ from dataclasses import replace
 from typing import Any, TextIO
 
 from jaxretr import parallel
+from jaxretr.eval import trec
 from jaxretr.eval.evaluate import MEASURES, Ranking, evaluate
 from jaxretr.eval.held_out import allowed_settings
 from jaxretr.eval.measures import DEPTH
@@ -31,6 +32,7 @@ from jaxretr.eval.results import RESULTS_FILE, Results
 from jaxretr.eval.settings import SETTINGS, Setting
 from jaxretr.eval.table import page
 from jaxretr.files import AnyPath, replaced_file, write_json
+from jaxretr.fingerprint import differences
 from jaxretr.retrieval.embeddings import Encode
 from jaxretr.types import RetrievalSet, ScoredPassage
 
@@ -44,6 +46,7 @@ and passage: 131 million for XQuAD-R, 8 GB."""
 _REPORTED = 10  # passages per query in the report
 
 
+@parallel.in_locked_directory
 def evaluate_into(
     output_dir: AnyPath,
     collection: RetrievalSet,
@@ -62,8 +65,9 @@ def evaluate_into(
     """Evaluates and writes everything into `output_dir`; interrupted, the same call goes on with the embeddings made.
 
     Args:
-      output_dir: made where absent. An evaluation that is there is replaced if it is the same one (`evaluation` and
-        `fingerprint` are equal) and refused otherwise; settings, measures and runs may change.
+      output_dir: made where absent. An evaluation that is there is replaced if it is the same one (`evaluation`,
+        `fingerprint` and the content of `collection` are equal) and refused otherwise; settings, measures and runs may
+        change.
       collection, encode_query, encode_document, measures, calibrate: see `jaxretr.eval.evaluate.evaluate`.
       system: what tables call the model.
       evaluation: what determines the figures, as plain values: model, candidates, lengths, ...
@@ -75,6 +79,7 @@ def evaluate_into(
     Raises:
       ValueError: `output_dir` holds something else; an id that a run cannot hold; see also `evaluate`.
       FileNotFoundError: several processes do not share `output_dir`.
+      DirectoryInUse: another evaluation works in `output_dir`.
     """
     if unknown := sorted(set(runs) - set(SETTINGS)):
         raise ValueError(f"cannot write runs of {unknown[0]!r}; the settings are {', '.join(SETTINGS)}")
@@ -87,6 +92,7 @@ def evaluate_into(
     with parallel.main_process_first():
         begun = (output_dir / RESULTS_FILE).exists() or (output_dir / EMBEDDINGS).exists()
         claim(output_dir / EVALUATION_FILE, asked, begun=begun)
+        _check_content(output_dir, collection)
         parallel.check_shared(output_dir / EVALUATION_FILE)
     settings = settings or allowed_settings(collection)
     reported: Setting | None = next((setting for setting in ("multi", "mono") if setting in settings), None)
@@ -142,13 +148,9 @@ class RunWriter:
         self._depth = depth
         self._collection = collection
         self._passage_ids = collection.passage_ids
-        self._tag = "_".join(tag.split()) or "run"
-        for id in itertools.chain(self._passage_ids, (query.id for query in collection.queries)):
-            if len(id.split()) != 1:
-                raise ValueError(
-                    f"{collection.name}: the id {id!r} has white space, which TREC's format of runs cannot hold; "
-                    "rename it in the data, or write no runs (depth 0)"
-                )
+        self._tag = trec.tag(tag)
+        ids = itertools.chain(self._passage_ids, (query.id for query in collection.queries))
+        trec.check_ids(ids, collection.name, "rename it in the data, or write no runs (depth 0)")
 
     def write(self, ranking: Ranking) -> None:
         """Writes the run of one task and its qrels, each whole or not at all."""
@@ -195,6 +197,17 @@ def _top(collection: RetrievalSet, ids: Sequence[str], ranking: Ranking) -> dict
     }
 
 
+def _check_content(output_dir: AnyPath, collection: RetrievalSet) -> None:
+    """Raises a ValueError if there are results of other content. Embeddings are made anew where texts have changed."""
+    before = Results.load(output_dir / RESULTS_FILE).content if (output_dir / RESULTS_FILE).exists() else {}
+    changed = differences(before, collection.fingerprint) if before else ""
+    if changed:
+        raise ValueError(
+            f"{output_dir} holds an evaluation of other content under the name {collection.name!r} ({changed}); give "
+            "another output directory, or delete it"
+        )
+
+
 def claim(path: AnyPath, asked: Mapping[str, Any], *, begun: bool) -> None:
     """Makes a directory that of one run, or checks that it is. A run that left nothing yet gives way.
 
@@ -213,12 +226,15 @@ def claim(path: AnyPath, asked: Mapping[str, Any], *, begun: bool) -> None:
             "give another output directory"
         )
     if begun:
-        found = json.loads(path.read_text("utf-8"))
-        changed = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-        if changed:
-            differences = "; ".join(f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}" for name in changed)
+        try:
+            found = dict(json.loads(path.read_text("utf-8")))
+        except (ValueError, TypeError) as error:
             raise ValueError(
-                f"{path.parent} holds another evaluation ({differences}); give another output directory, or delete it"
+                f"{path} is damaged ({error}); give another output directory, or delete {path.parent}"
+            ) from error
+        if changed := differences(found, wanted):
+            raise ValueError(
+                f"{path.parent} holds another evaluation ({changed}); give another output directory, or delete it"
             )
     if parallel.is_main_process():
         write_json(path, wanted)

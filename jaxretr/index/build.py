@@ -11,7 +11,6 @@ import functools
 import itertools
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +19,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from jaxretr.files import replaced_file, write_json
+from jaxretr.files import replaced_file, sync_tree, write_json
+from jaxretr.fingerprint import checksum, differences
 from jaxretr.index import approximate, layout
 from jaxretr.index.approximate import EXACT_BELOW, ScannSettings, build_scann
 from jaxretr.index.encoder import describe_encoder
+from jaxretr.index.generation import Generation
 from jaxretr.index.measure import measure
 from jaxretr.index.store import Store, keys
 from jaxretr.index.types import IndexedPassage
@@ -100,7 +101,8 @@ def build_index(
     Args:
       directory: of the index, made where it is absent.
       corpus: gives the passages from the first on, always in the same order.
-      source: what the corpus is made from, as JSON: a build goes on only where this is the same.
+      source: what the corpus is made from, as JSON, content included (`jaxretr.fingerprint`). A build resumes, and an
+        index is kept, only if this is the same.
       model: name or path of the encoder's model, kept for those who search.
       queries: such as will be asked, to tune and to measure recall with; without, titles and beginnings of passages.
       overwrite: replace an index of something else that is there.
@@ -117,19 +119,23 @@ def build_index(
     options = options or BuildOptions()
     fingerprint = encoder.fingerprint
     made_from = {"source": source, "fingerprint": fingerprint, "options": dataclasses.asdict(options)}
+    made_from = json.loads(json.dumps(made_from | {"queries": checksum(queries)}))
     with layout.lock(directory):
+        work = directory / layout.BUILD
         if (directory / layout.INDEX).exists() and not overwrite:
             there = layout.read_about(directory)
             if there["made_from"] == made_from:
                 say(f"{directory} holds this index already")
+                if not (work / _CORPUS).exists() or not _changed(work / _CORPUS, made_from):  # killed after the switch
+                    shutil.rmtree(work, ignore_errors=True)
+                layout.tidy(directory)
                 return there
             raise FileExistsError(
-                f"{directory} holds an index of something else ({there['made_from']['source']}); choose another "
-                "directory, or replace it with --overwrite"
+                f"{directory} holds an index of something else ({differences(there['made_from'], made_from)}); choose "
+                "another directory, or replace it with --overwrite"
             )
-        work = directory / layout.BUILD
-        if work.exists() and not _same(work / _CORPUS, made_from):
-            say("The build that was begun here is of something else; beginning anew")
+        if work.exists() and (changed := _changed(work / _CORPUS, made_from)):
+            say(f"The build that was begun here is of something else ({changed}); beginning anew")
             shutil.rmtree(work)
         generation = work / "generation"
         generation.mkdir(parents=True, exist_ok=True)
@@ -148,8 +154,7 @@ def build_index(
             about = write_generation(generation, store, rows, options)
             store.checkpoint()
         about["measured"]["queries_from"] = "file" if queries else "titles and beginnings of passages"
-        about |= describe_encoder(encoder, model) | {"made_from": made_from}
-        about = _finish(directory, generation, about)
+        about = _finish(directory, generation, about | describe_encoder(encoder, model) | {"made_from": made_from})
         shutil.rmtree(work)
         return about
 
@@ -177,10 +182,10 @@ def build_from_vectors(
       FileExistsError: an index is there.
     """
     options = options or BuildOptions()
-    if (directory / layout.INDEX).exists():
-        raise FileExistsError(f"{directory} holds an index; choose another directory")
-    with layout.lock(directory), tempfile.TemporaryDirectory(dir=directory, prefix=layout.BUILD) as work:
-        generation = Path(work) / "generation"
+    with layout.lock(directory), layout.workspace(directory) as work:
+        if (directory / layout.INDEX).exists():
+            raise FileExistsError(f"{directory} holds an index; choose another directory")
+        generation = work / "generation"
         generation.mkdir()
         with Store(generation / layout.STORE, create=True, durable=False) as store:
             _read(store, passages, options)
@@ -194,36 +199,30 @@ def build_from_vectors(
 
 
 def rebuild(
-    directory: Path,
-    about: Mapping[str, Any],
-    store: Store,
-    revision: int,
-    vectors: Callable[[np.ndarray], np.ndarray],
-) -> tuple[Path, dict[str, Any]]:
-    """The same index from what it held after a revision: a generation that is whole but not committed.
+    generation: Path, former: Generation, revision: int, vectors: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, Any]:
+    """The same index from what it held after a revision: writes a generation that is whole, but not placed.
 
     Args:
-      about: what the index says of itself.
-      store: its passages.
-      vectors: rows -> their vectors.
+      generation: its directory, which must be absent.
+      former: the generation that is current.
+      vectors: rows of the former generation -> their vectors.
 
     Returns:
-      The directory of the generation, and what it says of itself.
+      What index.json is to say of the new generation.
     """
-    work = directory / ".compact"
-    shutil.rmtree(work, ignore_errors=True)  # of one that was killed
-    work.mkdir()
-    options = BuildOptions(**about["made_from"]["options"])
-    with Store(work / layout.STORE, create=True, durable=False) as new:
+    generation.mkdir()
+    options = BuildOptions(**former.about["made_from"]["options"])
+    with Store(generation / layout.STORE, create=True, durable=False) as new:
         positions: list[int] = []
-        for block in store.live(revision):
+        for block in former.store.live(revision):
             new.append([passage for _, passage in block], 0)
             positions += [row for row, _ in block]
-        shutil.copy(directory / about["generation"] / "queries.npy", work / "queries.npy")
-        rows = _Chosen(vectors, np.asarray(positions, np.int64), about["dim"])
-        made = write_generation(work, new, rows, options)
+        shutil.copy(former.path / "queries.npy", generation / "queries.npy")
+        rows = _Chosen(vectors, np.asarray(positions, np.int64), former.about["dim"])
+        made = write_generation(generation, new, rows, options)
         new.checkpoint()
-    return work, dict(about) | made
+    return former.about | made
 
 
 def write_generation(generation: Path, store: Store, rows: Rows, options: BuildOptions) -> dict[str, Any]:
@@ -249,6 +248,7 @@ def write_generation(generation: Path, store: Store, rows: Rows, options: BuildO
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
                 build_scann(rows[start:stop], scann, options.storage, partial)
+                sync_tree(partial)  # a build that goes on after a power cut takes what has its name as whole
                 partial.rename(generation / f"scann-{number:05}")
         segments.append({"rows": stop - start, "scann": scann and dataclasses.asdict(scann)})
     queries = np.load(generation / "queries.npy")
@@ -264,10 +264,9 @@ def write_generation(generation: Path, store: Store, rows: Rows, options: BuildO
 
 
 def _finish(directory: Path, generation: Path, about: dict[str, Any]) -> dict[str, Any]:
-    former = layout.read_about(directory)["generation"] if (directory / layout.INDEX).exists() else None
-    about = layout.commit(directory, generation, about)
-    if former:
-        shutil.rmtree(directory / former, ignore_errors=True)
+    about = layout.place(directory, generation, about)
+    layout.switch(directory, about)
+    layout.tidy(directory)  # the former generation, too
     return about
 
 
@@ -318,8 +317,9 @@ def _made_queries(store: Store) -> list[str]:
     return [passage.title or " ".join(passage.text.split()[:_WORDS]) for passage in store.take(rows.tolist()).values()]
 
 
-def _same(path: Path, value: Any) -> bool:
-    return path.exists() and json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(value))
+def _changed(path: Path, made_from: Mapping[str, Any]) -> str:
+    """What differs from the build that left `path`; "" if it is the same build."""
+    return differences(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}, made_from)
 
 
 class _Texts(Sequence[str]):

@@ -2,9 +2,14 @@
 
 | path | layout |
 |---|---|
-| `*.jsonl`, `*.jsonl.gz` | BEIR's: `{"_id", "text", "title"?, "language"?, "metadata"?}` |
-| `*.parquet`, or a folder of them | the same columns; any further column is metadata |
+| `*.jsonl`, `*.jsonl.gz`, or a folder with `corpus.jsonl` or `corpus.jsonl.gz` | BEIR's: `{"_id", "text", "title"?}` |
+| `*.parquet`, or a folder of them | the same as columns |
 | a folder with `dataset_info.json` | a prepared test collection (TFDS, see docs/data.md) |
+
+Both kinds of files may have `language` (or `lang`) and `metadata`, an object of single values. A passage's id is its
+`_id`, else its `id`, else its `docid`. Every further field that holds a text, a number, true or false
+is metadata too, also an `id` that differs from `_id`. A time becomes its ISO 8601 text. Lists, objects and bytes are
+left out, and one line names them. Null counts as absent, and so does NaN in a further field.
 """
 
 import math
@@ -12,16 +17,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
 import tensorflow_datasets as tfds
 
 from jaxretr.data import schema
-from jaxretr.data.sources import files
-from jaxretr.index.types import UNKNOWN_LANGUAGE, IndexedPassage, MetadataValue
+from jaxretr.data.sources import base, files, parquet
+from jaxretr.index.types import UNKNOWN_LANGUAGE, IndexedPassage, is_metadata_value
 from jaxretr.tokenization import clean_text
+from jaxretr.tracking import say
 
-_TEXTS = {"_id": "id", "id": "id", "text": "text", "title": "title", "language": "language", "lang": "language"}
+_FIELDS = {"id": ("_id", "id", "docid"), "text": ("text",), "title": ("title",), "language": ("language", "lang")}
+_METADATA = "metadata"
 _TFDS = "dataset_info.json"
+_EXPECTED = (
+    "expected .jsonl, .jsonl.gz, .parquet, a folder of .parquet files, a folder with corpus.jsonl, or a prepared "
+    "collection"
+)
 
 
 def read_corpus(path: Path, *, language: str = UNKNOWN_LANGUAGE) -> Iterator[IndexedPassage]:
@@ -33,21 +43,70 @@ def read_corpus(path: Path, *, language: str = UNKNOWN_LANGUAGE) -> Iterator[Ind
 
     Raises:
       FileNotFoundError: there is nothing at `path`.
-      ValueError: for another layout, or a passage without id or text; names file and line.
+      ValueError: for another layout, no passage at all, or a passage without id or text; names file and line.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"no corpus at {path}; expected a .jsonl or .parquet file, or a folder of the latter")
     if path.is_dir() and (path / _TFDS).exists():
         yield from _from_tfds(path)
-    elif path.is_dir() or path.suffix == ".parquet":
-        for file in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
-            for number, row in enumerate(_parquet_rows(file), start=1):
-                yield _passage(row, f"{file}, row {number}", language, others_are_metadata=True)
-    elif path.name.endswith((".jsonl", ".jsonl.gz")):
-        for number, row in files.json_lines(path):
-            yield _passage(row, f"{path}, line {number}", language, others_are_metadata=False)
+        return
+    left_out: set[str] = set()
+    found = locate(path)
+    if found[0].suffix == ".parquet":
+        columns = {file: _parquet_columns(file, left_out) for file in found}  # refuses a wrong file before any work
+        rows = (
+            (f"{file}, row {number}", row)
+            for file, wanted in columns.items()
+            for number, row in parquet.rows(file, wanted.__contains__)
+        )
     else:
-        raise ValueError(f"{path} is no corpus; expected .jsonl, .jsonl.gz, .parquet, or a folder of .parquet files")
+        rows = ((f"{file}, line {number}", row) for file in found for number, row in files.json_lines(file))
+    empty = True
+    for where, row in rows:
+        empty = False
+        yield _passage(row, where, language, left_out)
+    if empty:
+        raise ValueError(f"{path} holds no passage; expected at least one")
+    if left_out:
+        say(f"{path}: not kept as metadata, which holds single finite values: {', '.join(sorted(left_out))}")
+
+
+def locate(path: Path) -> list[Path]:
+    """The files of a corpus in their order, all of one kind.
+
+    Raises:
+      FileNotFoundError: there is nothing at `path`.
+      ValueError: the path is no corpus; says what is there.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no corpus at {path}; {_EXPECTED}")
+    if not path.is_dir():
+        if not path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+            raise ValueError(f"{path} is no corpus; {_EXPECTED}")
+        return [path]
+    tables = [file for file in files.visible(path) if file.suffix == ".parquet" and file.is_file()]
+    beir = [file for name in ("corpus.jsonl", "corpus.jsonl.gz") if (file := path / name).is_file()][:1]
+    if tables and beir:
+        raise ValueError(f"{path} holds {beir[0].name} and {tables[0].name}; give the path of the one to read")
+    if not tables and not beir:
+        raise ValueError(f"{path} is no corpus; {_EXPECTED}; found {base.listing(path)}")
+    return tables or beir
+
+
+def read_queries(path: Path) -> list[tuple[str | None, str]]:
+    """The queries of a JSON-lines file in BEIR's layout, `{"_id"?, "text"}`: id, None where there is none, and text.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a query without text, an id that is no text or integer, or no query at all; names file and line.
+    """
+    queries: list[tuple[str | None, str]] = []
+    for number, row in files.json_lines(path):
+        text, column = files.text(row, "text", path, number), _first(row, _FIELDS["id"])
+        if not text.strip():
+            raise ValueError(f"{path}, line {number}: the query has no text; expected a text that is not empty")
+        queries.append((column and files.field(row, column, path, number), text))
+    if not queries:
+        raise ValueError(f"{path} holds no query; expected at least one")
+    return queries
 
 
 def make_passage(
@@ -73,7 +132,7 @@ def make_passage(
         raise ValueError(f"{where}: metadata is {_short(metadata)}; expected an object")
     flat = {key: value for key, value in (metadata or {}).items() if value is not None}
     for key, value in flat.items():
-        if not isinstance(value, MetadataValue) or (isinstance(value, float) and not math.isfinite(value)):
+        if not is_metadata_value(value):
             raise ValueError(
                 f"{where}: metadata {key!r} is {_short(value)}; expected a text, a finite number, true or false"
             )
@@ -81,28 +140,66 @@ def make_passage(
     return IndexedPassage(clean_text(id), clean_text(text), clean_text(title), clean_text(language), kept)
 
 
-def _passage(row: Mapping[str, Any], where: str, language: str, others_are_metadata: bool) -> IndexedPassage:
-    known = {name: row[column] for column, name in _TEXTS.items() if row.get(column) is not None}
+def _passage(row: Mapping[str, Any], where: str, language: str, left_out: set[str]) -> IndexedPassage:
+    """A row as a passage; adds the names of fields that cannot be metadata to `left_out`."""
+    columns = {name: _first(row, names) for name, names in _FIELDS.items()}
+    known = {name: row[column] for name, column in columns.items() if column is not None}
+    if "text" in row:
+        known.setdefault("text", "")  # null; a title may still be there
     missing = [name for name in ("id", "text") if name not in known]
     if missing:
         raise ValueError(f"{where}: no {' and no '.join(missing)}; expected _id and text, found {', '.join(row)}")
-    metadata = row.get("metadata") or {}
-    if others_are_metadata:
-        metadata = {key: value for key, value in row.items() if key not in _TEXTS and key != "metadata"} | metadata
+    metadata = row.get(_METADATA) or {}
+    if isinstance(metadata, list):
+        metadata = dict(metadata) if all(isinstance(item, tuple) for item in metadata) else metadata  # parquet's maps
+    if isinstance(metadata, Mapping):
+        further = _further(row, columns, known, left_out)
+        metadata = further | {key: parquet.plain(value) for key, value in metadata.items()}
     return make_passage(**({"language": language} | known), metadata=metadata, where=where)
 
 
-def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches(1_024):
-                yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{file} is no readable parquet file ({error}); fetch or write it again") from error
+def _further(
+    row: Mapping[str, Any], columns: Mapping[str, str | None], known: Mapping[str, Any], left_out: set[str]
+) -> dict[str, Any]:
+    """The fields of a row that are neither the passage's own nor `metadata`."""
+    kept = {}
+    for column, value in row.items():
+        value = parquet.plain(value)
+        absent = value is None or (isinstance(value, float) and math.isnan(value))
+        if absent or column == _METADATA or column in columns.values():
+            continue
+        name = next((name for name, names in _FIELDS.items() if column in names), None)
+        if name and str(value) == str(known.get(name)):
+            continue  # the same id, or language, under a second name
+        if is_metadata_value(value):
+            kept[column] = value
+        else:
+            left_out.add(column)
+    return kept
+
+
+def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if row.get(name) is not None), None)
+
+
+def _parquet_columns(file: Path, left_out: set[str]) -> list[str]:
+    """The columns to read: a passage's own, and those that can be metadata."""
+    with parquet.opened(file) as table:
+        types = {column.name: column.type for column in table.schema_arrow}
+    for name in ("id", "text"):
+        if not set(_FIELDS[name]) & set(types):
+            raise ValueError(f"{file}: no {name}; expected the columns _id and text, found {', '.join(types)}")
+    own = {column for names in _FIELDS.values() for column in names} | {_METADATA}
+    wanted = [name for name, kind in types.items() if name in own or parquet.holds_single_values(kind)]
+    left_out.update(set(types) - set(wanted))
+    return wanted
 
 
 def _from_tfds(directory: Path) -> Iterator[IndexedPassage]:
-    builder = tfds.builder_from_directory(directory)
+    try:
+        builder = tfds.builder_from_directory(directory)
+    except Exception as error:  # protobuf's own for a broken file, tfds's for others
+        raise ValueError(f"{directory / _TFDS} cannot be read ({error}); prepare the collection again") from error
     if "relevances" not in builder.info.features:
         raise ValueError(f"{directory} holds training pairs, no corpus; expected a test collection (docs/data.md)")
     for record in schema.scan(builder, schema.CORPUS_SPLIT):

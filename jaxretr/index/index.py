@@ -5,23 +5,21 @@ Processes that only read see the index as it was when they opened it.
 
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int
+from jaxtyping import Float32, Float64
 
-from jaxretr.files import AnyPath, on_disk
-from jaxretr.index import approximate, layout
-from jaxretr.index.approximate import ScannSearcher, ScannSettings
+from jaxretr.files import AnyPath, on_disk, sync_directory
+from jaxretr.index import layout
 from jaxretr.index.build import rebuild
-from jaxretr.index.search import Found, Part, Snapshot, check_options, search
-from jaxretr.index.store import Store, keys
+from jaxretr.index.filters import check_options
+from jaxretr.index.generation import Generation, open_current
+from jaxretr.index.search import Found, Snapshot, search
 from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
-from jaxretr.index.vectors import Vectors
 
 
 class Index:
@@ -31,31 +29,36 @@ class Index:
             encoder = load_encoder(index.describe())
             answers = index.search(encoder.encode_query(["…"]), [SearchOptions(k=10)])
 
-    Attributes:
-      about: what index.json says.
+    Raises (as `open` does):
+      FileNotFoundError: there is no index, or its build was not finished.
+      ValueError: it is damaged (`DamagedIndexError`), or of another version.
+      OSError: its files cannot be opened.
+      RuntimeError: another process updates it already.
     """
 
-    def __init__(self, directory: Path, about: dict[str, Any], *, writable: bool):
-        self.directory, self.about, self.writable = directory, about, writable
-        self._writing, self._compacting = threading.Lock(), threading.Lock()
-        self._lock = layout.lock(directory) if writable else None
+    def __init__(self, directory: Path, *, writable: bool):
+        self.directory, self.writable = directory, writable
+        # Held in this order. `_writing` guards everything below it.
+        self._compacting, self._writing = threading.Lock(), threading.Lock()
+        self._closed = False
+        self._unsettled: Generation | None = None  # see `_settle`
+        self._lock = None
+        if writable:
+            layout.read_about(directory)  # raises before `lock` makes a directory
+            self._lock = layout.lock(directory)
         try:
-            self._open(about)
+            if writable:
+                layout.tidy(directory)
+            self._current = open_current(directory, writable=writable)
         except BaseException:
-            self.close()
+            if self._lock is not None:
+                self._lock.close()
             raise
 
     @classmethod
     def open(cls, directory: str | AnyPath, *, writable: bool = False) -> "Index":
-        """Opens an index.
-
-        Raises:
-          FileNotFoundError: there is none, or its build was not finished.
-          ValueError: it is damaged, or of another version.
-          RuntimeError: another process updates it already.
-        """
-        directory = on_disk(directory, "an index")
-        return cls(directory, layout.read_about(directory), writable=writable)
+        """Open an index."""
+        return cls(on_disk(directory, "an index"), writable=writable)
 
     def __enter__(self) -> "Index":
         return self
@@ -66,14 +69,22 @@ class Index:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the files; what was upserted and deleted is on disk already."""
-        if hasattr(self, "_state"):
-            self._state[1].close()
-        if self._lock is not None:
-            self._lock.close()
+        """Close the files. Updates are on the disk already; a compaction that is under way is given up."""
+        self._closed = True
+        with self._compacting, self._writing:
+            for generation in (self._current, self._unsettled):
+                if generation is not None:
+                    generation.close()
+            if self._lock is not None:
+                self._lock.close()
 
     def __len__(self) -> int:
         return int(self._snapshot.counts.sum())
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What index.json says."""
+        return self._current.about
 
     @property
     def dim(self) -> int:
@@ -81,15 +92,12 @@ class Index:
 
     @property
     def languages(self) -> dict[str, int]:
-        snapshot = self._snapshot
-        return {
-            name: int(count) for name, count in sorted(zip(snapshot.languages, snapshot.counts, strict=True)) if count
-        }
+        return _counts(self._snapshot)
 
     @property
     def metadata(self) -> list[str]:
         """The keys of the passages' metadata."""
-        return self._state[1].metadata_keys()
+        return self._current.store.metadata_keys()
 
     @property
     def language_sums(self) -> dict[str, tuple[Float64[np.ndarray, " dim"], int]]:
@@ -104,10 +112,15 @@ class Index:
         """The answer to each query, which has options of its own.
 
         Raises:
-          ValueError: for queries of another width, or a language or metadata key that the index does not have.
+          ValueError: for queries of another width, or a language, metadata key or kind of value that the index does
+            not have.
         """
-        metadata = self.metadata if any(of_query.where for of_query in options) else ()
-        check_options(options, self.languages, metadata)
+        store = self._current.store
+        asked = {key for of_query in options for key in of_query.where}
+        kinds = store.metadata_kinds(asked)
+        if len(kinds) < len(asked):
+            kinds = store.metadata_kinds(store.metadata_keys())  # the error names them all
+        check_options(options, self.languages, kinds)
         return self.search_shard(queries, options)
 
     def search_shard(
@@ -125,7 +138,8 @@ class Index:
           ValueError: for queries of another width.
         """
         check_queries(queries, options, self.dim)
-        snapshot, store = self._state
+        current = self._current  # read once: a compaction may replace it
+        snapshot, store = current.snapshot, current.store
         means = None
         if language_means is not None:
             means = np.stack([language_means.get(name, np.zeros(self.dim, np.float32)) for name in snapshot.languages])
@@ -158,126 +172,95 @@ class Index:
         Searches and updates go on meanwhile. Killed in between, the index is as it was.
         """
         self._check_writable()
-        with self._compacting:
+        with self._compacting, layout.workspace(self.directory) as work:
             with self._writing:
-                (snapshot, store), revision = self._state, self._state[1].revision
-            generation, about = rebuild(self.directory, self.about, store, revision, self._vectors_of(snapshot))
-            with self._writing:  # what happened meanwhile
-                former = self.about["generation"]
-                with Store(generation / layout.STORE) as new:
-                    gone, added = store.changes_since(revision)
-                    if gone or added:
-                        vectors = (
-                            np.stack([vector for _, vector in added]) if added else np.empty((0, self.dim), np.float32)
-                        )
-                        new.update([passage for passage, _ in added], vectors, gone)
-                self._open(layout.commit(self.directory, generation, about))
-            # Searches that are under way have its files open.
-            shutil.rmtree(self.directory / former, ignore_errors=True)
+                self._check_writable()
+                self._settle()
+                former = self._current
+                take, revision = former.vectors(), former.store.revision
+
+            def vectors(rows: np.ndarray) -> np.ndarray:
+                self._check_writable()  # gives up soon after `close`
+                return take(rows)
+
+            generation = work / "generation"
+            about = rebuild(generation, former, revision, vectors)
+            about = layout.place(self.directory, generation, about)
+            try:
+                # Opened before it counts: if that fails, updates go where they went before.
+                new = Generation(self.directory, about, writable=True)
+                try:
+                    with self._writing:
+                        self._replace(former, revision, new)
+                finally:
+                    if new not in (self._current, self._unsettled):
+                        new.close()
+            finally:
+                if about["generation"] not in [g.about["generation"] for g in (self._current, self._unsettled) if g]:
+                    shutil.rmtree(self.directory / about["generation"], ignore_errors=True)
+
+    def _replace(self, former: Generation, revision: int, new: Generation) -> None:
+        """Make a new generation the current one, with the updates that the former took after a revision."""
+        self._check_writable()
+        gone, added = former.store.changes_since(revision)
+        if gone or added:
+            vectors = np.asarray([vector for _, vector in added], np.float32).reshape(len(added), self.dim)
+            new.update([passage for passage, _ in added], vectors, gone)
+        self._unsettled = new
+        try:
+            layout.switch(self.directory, new.about)
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Finish a switch to a new generation, which may have failed at any point: index.json says which one counts.
+
+        While this is unknown, or may change by a power cut, this raises, and no update is accepted.
+        """
+        if self._unsettled is None:
+            return
+        former, new = self._current, self._unsettled
+        sync_directory(self.directory)
+        if layout.read_about(self.directory)["generation"] == new.about["generation"]:
+            self._current = new
+        self._unsettled = None
+        left = former if self._current is new else new
+        if left is not self._current:
+            # Searches that are under way hold the former generation, which closes with the last of them.
+            shutil.rmtree(left.path, ignore_errors=True)
 
     def describe(self) -> dict[str, Any]:
         """Size, settings, measured recall and latency, as JSON."""
-        snapshot = self._snapshot
-        base = sum(segment["rows"] for segment in self.about["segments"])
+        current = self._current
+        about, snapshot = current.about, current.snapshot
+        base = sum(segment["rows"] for segment in about["segments"])
         deleted = base - sum(int(np.count_nonzero(part.alive)) for part in snapshot.parts[:-1])
-        beside = len(self) - base + deleted
-        return self.about | {
-            "passages": len(self),
-            "languages": self.languages,
-            "metadata": self.metadata,
-            "since_built": {"upserted": beside, "deleted": deleted},
+        passages = int(snapshot.counts.sum())
+        keys = current.store.metadata_keys()
+        return about | {
+            "passages": passages,
+            "languages": _counts(snapshot),
+            "metadata": keys,
+            "metadata_kinds": current.store.metadata_kinds(keys),
+            "since_built": {"upserted": passages - base + deleted, "deleted": deleted},
             "search": "ScaNN" if any(part.searcher for part in snapshot.parts) else "exact",
         }
 
     @property
     def _snapshot(self) -> Snapshot:
-        return self._state[0]
-
-    def _open(self, about: dict[str, Any]) -> None:
-        generation = self.directory / about["generation"]
-        layout.check_files(generation, about)
-        try:
-            language, key = np.load(generation / "languages.npy"), np.load(generation / "keys.npy")
-            parts, start = [], 0
-            for number, segment in enumerate(about["segments"]):
-                of_segment = slice(start, start + segment["rows"])
-                searcher = None
-                if segment["scann"] and approximate.available():
-                    searcher = ScannSearcher(generation / f"scann-{number:05}", ScannSettings(**segment["scann"]))
-                vectors = Vectors(generation / f"vectors-{number:05}.npy", about["storage"])
-                alive = np.ones(segment["rows"], bool)
-                parts.append(Part(start, vectors, searcher, language[of_segment], key[of_segment], alive))
-                start += segment["rows"]
-            sums = np.load(generation / "sums.npy")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{generation} is damaged ({error}); restore the index, or build it anew") from error
-        store = Store(generation / layout.STORE)
-        names = list(about["languages"])
-        counts = np.bincount(language, minlength=len(names))
-        empty = Part(
-            start,
-            np.empty((0, about["dim"]), np.float32),
-            None,
-            np.empty(0, np.uint16),
-            np.empty(0, np.uint64),
-            np.empty(0, bool),
-        )
-        snapshot = Snapshot((*parts, empty), tuple(names), sums, counts)
-        self._added = _Growing(about["dim"])
-        labels, added_keys = store.labels(start, len(store))
-        if labels:
-            snapshot = self._with_added(snapshot, labels, added_keys, store.vectors(start, about["dim"]))
-        snapshot = _without(snapshot, store.deleted())
-        self.about = about
-        # Replaced as one; a search that is under way holds the former store, which closes with it.
-        self._state: tuple[Snapshot, Store] = (snapshot, store)
+        return self._current.snapshot
 
     def _update(self, passages: Sequence[IndexedPassage], vectors: np.ndarray, deleted: Sequence[str]) -> int:
-        self._check_writable()
         with self._writing:
-            snapshot, store = self._state
-            change = store.update(passages, vectors, deleted)
-            snapshot = _without(snapshot, change.deleted)
-            if passages:
-                labels = [passage.language for passage in passages]
-                ids = (passage.id for passage in passages)
-                snapshot = self._with_added(snapshot, labels, keys(ids), vectors)
-            self._state = (snapshot, store)
-        return len(change.deleted)
-
-    def _with_added(self, snapshot: Snapshot, labels: Sequence[str], key: np.ndarray, vectors: np.ndarray) -> Snapshot:
-        names = [*snapshot.languages, *sorted(set(labels) - set(snapshot.languages))]
-        language = np.asarray([names.index(label) for label in labels], np.uint16)
-        last = snapshot.parts[-1]
-        part = replace(
-            last,
-            vectors=self._added.append(vectors),
-            language=np.concatenate([last.language, language]),
-            keys=np.concatenate([last.keys, key]),
-            alive=np.concatenate([last.alive, np.ones(len(labels), bool)]),
-        )
-        sums = np.zeros((len(names), vectors.shape[1]))
-        sums[: len(snapshot.sums)] = snapshot.sums
-        np.add.at(sums, language, vectors)
-        counts = np.bincount(language, minlength=len(names))
-        counts[: len(snapshot.counts)] += snapshot.counts
-        return Snapshot((*snapshot.parts[:-1], part), tuple(names), sums, counts)
-
-    def _vectors_of(self, snapshot: Snapshot) -> Callable[[np.ndarray], np.ndarray]:
-        """Rows -> their vectors, wherever they are."""
-
-        def take(rows: Int[np.ndarray, " rows"]) -> np.ndarray:
-            found = np.empty((len(rows), self.dim), np.float32)
-            for part in snapshot.parts:
-                inside = (rows >= part.start) & (rows < part.start + len(part))
-                found[inside] = part.take(rows[inside] - part.start)
-            return found
-
-        return take
+            self._check_writable()
+            self._settle()
+            return self._current.update(passages, vectors, deleted)
 
     def _check_writable(self) -> None:
         if not self.writable:
             raise RuntimeError(f"{self.directory} was opened to be read; open it with writable=True")
+        if self._closed:
+            raise RuntimeError(f"{self.directory} was closed; open it again")
 
 
 def check_queries(queries: np.ndarray, options: Sequence[SearchOptions], dim: int) -> None:
@@ -301,39 +284,12 @@ def check_passages(passages: Sequence[IndexedPassage], vectors: np.ndarray, dim:
         )
 
 
-class _Growing:
-    """Rows in memory that only the one writer adds to; a view that was given out never changes."""
-
-    def __init__(self, dim: int):
-        self._rows, self._used = np.empty((256, dim), np.float32), 0
-
-    def append(self, rows: np.ndarray) -> np.ndarray:
-        used = self._used + len(rows)
-        if used > len(self._rows):
-            grown = np.empty((max(used, 2 * len(self._rows)), self._rows.shape[1]), np.float32)
-            grown[: self._used] = self._rows[: self._used]
-            self._rows = grown
-        self._rows[self._used : used] = rows
-        self._used = used
-        return self._rows[:used]
+def _counts(snapshot: Snapshot) -> dict[str, int]:
+    """The number of passages in each language."""
+    counts = sorted(zip(snapshot.languages, snapshot.counts.tolist(), strict=True))
+    return {name: count for name, count in counts if count}
 
 
 def _shown(found: Found, passages: Mapping[int, IndexedPassage]) -> Answer:
     hits = zip(found.rows.tolist(), found.scores.tolist(), strict=True)
     return Answer(tuple(Hit(passages[row], score) for row, score in hits))
-
-
-def _without(snapshot: Snapshot, rows: Int[np.ndarray, " rows"]) -> Snapshot:
-    """The same but for rows that were taken out."""
-    if not len(rows):
-        return snapshot
-    parts, sums, counts = list(snapshot.parts), snapshot.sums.copy(), snapshot.counts.copy()
-    for number, part in enumerate(parts):
-        inside = rows[(rows >= part.start) & (rows < part.start + len(part))] - part.start
-        if len(inside):
-            alive = part.alive.copy()
-            alive[inside] = False
-            parts[number] = replace(part, alive=alive)
-            np.subtract.at(sums, part.language[inside], part.take(inside))
-            np.subtract.at(counts, part.language[inside], 1)
-    return Snapshot(tuple(parts), snapshot.languages, sums, counts)

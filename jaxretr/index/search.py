@@ -7,7 +7,7 @@ corpus is cut into parts and shards. Equal scores fall by the passages' keys.
 
 import functools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -148,17 +148,6 @@ def search(
 def filter_of(options: SearchOptions) -> tuple[Any, ...]:
     """Equal for options that allow the same passages."""
     return frozenset(options.languages), tuple(sorted((name, repr(value)) for name, value in options.where.items()))
-
-
-def check_options(options: Sequence[SearchOptions], languages: Collection[str], metadata: Collection[str]) -> None:
-    """Raises ValueError for a language or metadata key that no passage has."""
-    for of_query in options:
-        for what, wanted, there in (
-            ("language", of_query.languages, languages),
-            ("metadata", of_query.where, metadata),
-        ):
-            if unknown := sorted(set(wanted) - set(there)):
-                raise ValueError(f"no passage has {what} {', '.join(unknown)}; there is {', '.join(there) or 'none'}")
 
 
 def _answer(

@@ -15,8 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from jaxretr.index.filters import KINDS, check_options
 from jaxretr.index.index import Index, check_passages, check_queries
-from jaxretr.index.search import check_options
 from jaxretr.index.store import keys
 from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
 from jaxretr.retrieval.calibration import language_means
@@ -140,7 +140,16 @@ class ShardedIndex:
     @property
     def metadata(self) -> list[str]:
         """The keys of the passages' metadata, as the shards last said."""
-        return sorted({key for about in self._about for key in about["metadata"]})
+        return sorted(self._metadata_kinds)
+
+    @property
+    def _metadata_kinds(self) -> dict[str, list[str]]:
+        """The kinds of values under each metadata key, as the shards last said."""
+        kinds: dict[str, set[str]] = {}
+        for about in self._about:
+            for key, of_shard in about["metadata_kinds"].items():
+                kinds.setdefault(key, set()).update(of_shard)
+        return {key: sorted(of_key, key=KINDS.index) for key, of_key in kinds.items()}
 
     def __len__(self) -> int:
         return sum(self.languages.values())
@@ -156,6 +165,7 @@ class ShardedIndex:
             "passages": len(self),
             "languages": self.languages,
             "metadata": self.metadata,
+            "metadata_kinds": self._metadata_kinds,
             "since_built": since_built,
             "shards": list(self._about),
         }
@@ -163,15 +173,16 @@ class ShardedIndex:
     def close(self) -> None:
         """Lets go of the shards."""
         self._pool.shutdown()
-        for shard in self._shards:
-            shard.close()
+        with contextlib.ExitStack() as stack:  # all of them, whatever one raises
+            for shard in self._shards:
+                stack.callback(shard.close)
 
     def _check(self, options: Sequence[SearchOptions]) -> None:
         try:
-            check_options(options, self.languages, self.metadata)
+            check_options(options, self.languages, self._metadata_kinds)
         except ValueError:  # others may have added what was not there
             self._ask(lambda _, number: self._learn(number))
-            check_options(options, self.languages, self.metadata)
+            check_options(options, self.languages, self._metadata_kinds)
 
     def _ask(self, question: Callable[[Shard, int], Any]) -> list[Any]:
         """What each shard answers, all asked at once; None where it does not."""
@@ -215,9 +226,10 @@ class ShardedIndex:
         """Of all shards as they are now; of one that does not answer as it last was."""
         for number, sums in enumerate(self._ask(lambda shard, _: shard.language_sums)):
             self._sums[number] = self._sums[number] if sums is None else sums
-        names = list(self.languages)
+        all_sums = list(self._sums)  # other threads may replace them
+        names = sorted({name for sums in all_sums for name, (_, count) in sums.items() if count})
         nothing = (np.zeros(self._about[0]["dim"]), 0)
-        of_shards = [[of_one.get(name, nothing) for name in names] for of_one in self._sums]
+        of_shards = [[sums.get(name, nothing) for name in names] for sums in all_sums]
         totals = np.sum([[total for total, _ in shard] for shard in of_shards], 0)
         counts = np.sum([[count for _, count in shard] for shard in of_shards], 0)
         return dict(zip(names, language_means(totals, counts), strict=True))
@@ -243,6 +255,12 @@ def open_shards(directories: Sequence[Any], *, writable: bool = False) -> Index 
     Raises:
       FileNotFoundError, RuntimeError, ValueError: as for `Index.open` and `ShardedIndex`.
     """
-    opened = [Index.open(directory, writable=writable) for directory in directories]
-    of_many = len(opened) > 1 or opened[0].about["made_from"]["options"]["num_shards"] > 1
-    return ShardedIndex(opened) if of_many else opened[0]
+    with contextlib.ExitStack() as stack:  # closes all of them if one does not open
+        opened = [
+            stack.enter_context(contextlib.closing(Index.open(directory, writable=writable)))
+            for directory in directories
+        ]
+        of_many = len(opened) > 1 or opened[0].about["made_from"]["options"]["num_shards"] > 1
+        index = ShardedIndex(opened) if of_many else opened[0]
+        stack.pop_all()
+    return index

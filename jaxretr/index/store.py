@@ -8,18 +8,20 @@ adds another. So a reader that began before goes on with what it saw, and compac
 import hashlib
 import json
 import sqlite3
-import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int, UInt64
 
-from jaxretr.index.types import IndexedPassage, MetadataValue
+from jaxretr.index.database import Reader, explained, open_writer
+from jaxretr.index.filters import KINDS, json_forms
+from jaxretr.index.types import IndexedPassage, MetadataValue, wanted_values
 
 # Rows are found by number, by the id of a passage that is there, and by metadata; `deleted` is the revision that took
 # a row out. WITHOUT ROWID keeps the metadata's values and their rows together.
@@ -34,8 +36,18 @@ CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID
 INSERT INTO state VALUES ('read', 0);
 """
 _COLUMNS = "id, text, title, language, metadata"
+# Rows are added in the order of the revisions, so the last one has the highest.
+_REVISION = """
+SELECT max(coalesce((SELECT revision FROM passages ORDER BY row DESC LIMIT 1), 0),
+  coalesce((SELECT max(deleted) FROM passages WHERE deleted IS NOT NULL), 0))
+"""
+# JSON tells the kind of a value by its first character; every range is one look into the table's primary key.
+_KINDS_OF_KEY = """
+SELECT EXISTS (SELECT 1 FROM metadata WHERE key = ? AND value >= '"' AND value < '#'),
+  EXISTS (SELECT 1 FROM metadata WHERE key = ? AND value >= '-' AND value < ':'),
+  EXISTS (SELECT 1 FROM metadata WHERE key = ? AND value IN ('true', 'false'))
+"""
 _VARIABLES = 30_000  # of one statement; SQLite's limit is 32,766
-_WAIT = 30.0  # seconds for another connection's lock
 
 
 @dataclass(frozen=True)
@@ -46,37 +58,54 @@ class Change:
     deleted: Int[np.ndarray, " rows"]
 
 
+class State(NamedTuple):
+    """What became of a store since it was built, as of one moment.
+
+    Attributes:
+      revision: number of the last update.
+      languages, keys, vectors: of the rows that were upserted, in their order.
+      deleted: numbers of all rows that were taken out.
+    """
+
+    revision: int
+    languages: list[str]
+    keys: UInt64[np.ndarray, " rows"]
+    vectors: Float32[np.ndarray, "rows dim"]
+    deleted: Int[np.ndarray, " deleted"]
+
+
 class Store:
     """Passages on disk; may be used from several threads.
 
     Args:
       path: the file.
-      create: make it; else it must be there.
-      durable: an update is on the disk when it returns, so that not even a power cut loses it; without, a killed
-        process loses nothing, a power cut may.
+      create: make it, to be written; else it must be there.
+      writable: open it to be updated, which one process at a time may do. A store that is only read is never written
+        to, so it may lie on a read-only volume.
+      durable: an update is on the disk when it returns, so that a power cut does not lose it. Without, a power cut may
+        lose the last updates, but leaves a whole file.
 
     Raises:
-      FileNotFoundError: it is not there.
-      ValueError: it is no such file, or damaged.
+      FileNotFoundError: the file is missing.
+      DamagedIndexError: it is no such file, or damaged.
+      OSError: it cannot be opened.
     """
 
-    def __init__(self, path: Path, *, create: bool = False, durable: bool = True):
+    def __init__(self, path: Path, *, create: bool = False, writable: bool = False, durable: bool = True):
         self.path = path
         if not create and not path.is_file():
             raise FileNotFoundError(f"{path} is missing; restore the index, or build it anew")
-        # One connection to write and one to read: a reader never waits for a writer.
-        self._writer, self._reader = (
-            sqlite3.connect(path, timeout=_WAIT, check_same_thread=False, isolation_level=None) for _ in range(2)
-        )
-        self._lock = threading.Lock()  # of the reader
-        with self._readable():
-            self._writer.execute("PRAGMA journal_mode = WAL")
-            self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-            if create and not self._writer.execute("SELECT 1 FROM sqlite_master").fetchone():
-                self._writer.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-            self.revision: int = self._writer.execute(
-                "SELECT max(coalesce(max(revision), 0), coalesce(max(deleted), 0)) FROM passages"
-            ).fetchone()[0]
+        self._writer: sqlite3.Connection | None = None
+        with ExitStack() as opened:
+            if create or writable:
+                self._writer = opened.enter_context(closing(open_writer(path, durable=durable)))
+                with self._writing() as connection:
+                    if create and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                        connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+            # Closed before the writer: the last connection moves the log into the file, which only the writer can do.
+            self._reader = opened.enter_context(closing(Reader(path)))
+            self.revision: int = self._read(_REVISION)[0][0]
+            self._close = weakref.finalize(self, opened.pop_all().close)
 
     def __enter__(self) -> "Store":
         return self
@@ -87,9 +116,7 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        self._writer.close()
-        with self._lock:
-            self._reader.close()
+        self._close()
 
     def __len__(self) -> int:
         """Rows, deleted ones included."""
@@ -140,22 +167,30 @@ class Store:
         rows = self._read("SELECT language, id FROM passages WHERE row >= ? AND row < ? ORDER BY row", (start, stop))
         return [language for language, _ in rows], keys(id for _, id in rows)
 
-    def deleted(self) -> Int[np.ndarray, " rows"]:
-        """The rows that were taken out."""
-        return np.asarray(self._read("SELECT row FROM passages WHERE deleted IS NOT NULL"), np.int64).reshape(-1)
+    def state(self, start: int, dim: int) -> State:
+        """What became of the store since it was built with rows up to `start`, in one read transaction.
 
-    def vectors(self, start: int, dim: int) -> Float32[np.ndarray, "rows dim"]:
-        """The vectors of the rows from `start`, all of which were upserted."""
-        rows = self._read("SELECT vector FROM passages WHERE row >= ? ORDER BY row", (start,))
-        return np.frombuffer(b"".join(vector for (vector,) in rows), np.float32).reshape(-1, dim)
+        The next update has the revision that follows.
+        """
+        with self._reader.snapshot() as rows:
+            added = rows("SELECT language, id, vector FROM passages WHERE row >= ? ORDER BY row", (start,))
+            deleted = rows("SELECT row FROM passages WHERE deleted IS NOT NULL")
+            self.revision = rows(_REVISION)[0][0]
+        vectors = np.frombuffer(b"".join(vector for *_, vector in added), np.float32).reshape(len(added), dim)
+        languages = [language for language, *_ in added]
+        gone = np.asarray(deleted, np.int64).reshape(-1)
+        return State(self.revision, languages, keys(id for _, id, _ in added), vectors, gone)
 
-    def matching(self, where: Mapping[str, MetadataValue | tuple[MetadataValue, ...]]) -> Int[np.ndarray, " rows"]:
+    def matching(self, where: Mapping[str, MetadataValue | Sequence[MetadataValue]]) -> Int[np.ndarray, " rows"]:
         """The rows whose metadata has, under every key, the value (one of the values) given."""
         found: np.ndarray | None = None
         for key, wanted in where.items():
-            values = [_encoded(value) for value in (wanted if isinstance(wanted, tuple) else (wanted,))]
-            marks = ",".join("?" * len(values))
-            rows = self._read(f"SELECT row FROM metadata WHERE key = ? AND value IN ({marks})", (key, *values))
+            values = sorted({form for value in wanted_values(wanted) for form in json_forms(value)})
+            rows: list[Any] = []
+            for start in range(0, len(values), _VARIABLES):
+                part = values[start : start + _VARIABLES]
+                marks = ",".join("?" * len(part))
+                rows += self._read(f"SELECT row FROM metadata WHERE key = ? AND value IN ({marks})", (key, *part))
             of_key = np.asarray(rows, np.int64).reshape(-1)
             found = of_key if found is None else np.intersect1d(found, of_key)
         return np.empty(0, np.int64) if found is None else found
@@ -163,16 +198,30 @@ class Store:
     def metadata_keys(self) -> list[str]:
         """Every key that metadata has or had."""
         found: list[str] = []
-        while row := self._read("SELECT min(key) FROM metadata WHERE key > ?", (found[-1] if found else "",))[0][0]:
+        row = self._read("SELECT min(key) FROM metadata")[0][0]
+        while row is not None:
             found.append(row)  # from one key to the next, without reading the rows of a key
+            row = self._read("SELECT min(key) FROM metadata WHERE key > ?", (row,))[0][0]
+        return found
+
+    def metadata_kinds(self, keys: Iterable[str]) -> dict[str, list[str]]:
+        """Which `filters.KINDS` of values metadata has or had under each key; a key without values is left out."""
+        found = {}
+        for key in keys:
+            there = self._read(_KINDS_OF_KEY, (key,) * len(KINDS))[0]
+            if any(there):
+                found[key] = [kind for kind, has in zip(KINDS, there, strict=True) if has]
         return found
 
     # Updating.
 
+    @contextmanager
     def update(
         self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"], deleted: Sequence[str]
-    ) -> Change:
-        """Takes out the passages of some ids, then adds or replaces passages. All on disk when it returns, or nothing.
+    ) -> Iterator[Change]:
+        """Take out the passages of some ids, then add or replace passages: when the block ends, unless it raises.
+
+        All of it is then on the disk, or nothing.
 
         Raises:
           OSError: it cannot be written, because the disk is full, say.
@@ -189,18 +238,18 @@ class Store:
                 ]
             start = connection.execute("SELECT coalesce(max(row) + 1, 0) FROM passages").fetchone()[0]
             _insert(connection, start, passages, [vector.tobytes() for vector in vectors], revision)
+            yield Change(range(start, start + len(passages)), np.asarray(gone, np.int64))
         self.revision = revision
-        return Change(range(start, start + len(passages)), np.asarray(gone, np.int64))
 
     def changes_since(self, revision: int) -> tuple[list[str], list[tuple[IndexedPassage, np.ndarray]]]:
         """What leads from the state after `revision` to the present one: ids to take out, then passages to add."""
-        deleted = self._read(
-            "SELECT DISTINCT id FROM passages WHERE deleted > ? AND revision <= ?", (revision, revision)
-        )
-        rows = self._read(
-            f"SELECT vector, {_COLUMNS} FROM passages WHERE revision > ? AND deleted IS NULL ORDER BY row", (revision,)
-        )
-        return [id for (id,) in deleted], [(_passage(row), np.frombuffer(vector, np.float32)) for vector, *row in rows]
+        with self._reader.snapshot() as rows:
+            deleted = rows("SELECT DISTINCT id FROM passages WHERE deleted > ? AND revision <= ?", (revision, revision))
+            added = rows(
+                f"SELECT vector, {_COLUMNS} FROM passages WHERE revision > ? AND deleted IS NULL ORDER BY row",
+                (revision,),
+            )
+        return [id for (id,) in deleted], [(_passage(row), np.frombuffer(vector, np.float32)) for vector, *row in added]
 
     def live(self, revision: int) -> Iterator[list[tuple[int, IndexedPassage]]]:
         """Rows and passages as they were after `revision`, in their order, some thousands at a time."""
@@ -217,32 +266,37 @@ class Store:
             last = rows[-1][0]
 
     def checkpoint(self) -> None:
-        """Moves everything into the one file, so that it can be measured and moved."""
-        self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Move everything from the log into the file.
+
+        Raises:
+          OSError: another connection is in the way, or the file cannot be written.
+        """
+        with self._writing() as connection:
+            if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                raise OSError(f"{self.path} cannot be written: another process reads it; try again")
 
     def _read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-        with self._lock, self._readable():
-            return self._reader.execute(statement, values).fetchall()
+        return self._reader.rows(statement, values)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self._writer.execute("BEGIN IMMEDIATE")
-            yield self._writer
-            self._writer.execute("COMMIT")
-        except BaseException as error:
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError):
-                raise OSError(f"{self.path} cannot be written ({error}); nothing has changed") from error
-            raise
+        with self._writing() as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # that of the block is raised
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                raise
 
     @contextmanager
-    def _readable(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            raise ValueError(f"{self.path} is damaged ({error}); restore the index, or build it anew") from error
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        if self._writer is None:
+            raise RuntimeError(f"{self.path} was opened to be read; open the index to be written")
+        with explained(self.path, "written"):
+            yield self._writer
 
 
 def keys(ids: Iterable[str]) -> UInt64[np.ndarray, " ids"]:
@@ -268,7 +322,7 @@ def _insert(
     connection.executemany(
         "INSERT INTO metadata VALUES (?, ?, ?)",
         (
-            (key, _encoded(value), row)
+            (key, json.dumps(value, ensure_ascii=False), row)
             for row, passage in enumerate(passages, start)
             for key, value in passage.metadata.items()
         ),
@@ -284,11 +338,6 @@ def _twice(connection: sqlite3.Connection, ids: Sequence[str], start: int) -> st
             return id
         seen.add(id)
     raise AssertionError("SQLite refused ids that are unique")
-
-
-def _encoded(value: MetadataValue) -> str:
-    """Tells 1 from "1" and from true."""
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _passage(columns: Sequence[Any]) -> IndexedPassage:

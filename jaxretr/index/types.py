@@ -1,5 +1,6 @@
 """What goes into an index and what comes out of it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -8,10 +9,14 @@ import numpy as np
 from jaxtyping import Float32
 
 MetadataValue = str | int | float | bool
-"""What a passage's metadata may hold; filters compare it for equality."""
+"""What a passage's metadata may hold; `jaxretr.index.filters` says which values are equal."""
 
 UNKNOWN_LANGUAGE = "und"
 """The language of a passage that has none: ISO 639's "undetermined"."""
+
+
+class DamagedIndexError(ValueError):
+    """A file of an index is missing, or does not hold what it should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +48,18 @@ class SearchOptions:
     Attributes:
       k: passages wanted; fewer come where fewer fit.
       languages: of the passages; empty for all.
-      where: metadata that a passage must have: key -> a value, or several of which it must have one.
+      where: metadata that a passage must have: key -> a value, or several (a tuple or list) of which it must have one.
       per_language: at most so many passages of one language; None for no such limit.
       calibrate: compare a score with what the query scores on average in the passage's language: the mean score of
         that language is taken off, which counters a preference for the query's own language.
 
     Raises:
-      ValueError: for a number below 1.
+      ValueError: for a number below 1, or a value in `where` that metadata cannot hold.
     """
 
     k: int = 10
     languages: tuple[str, ...] = ()
-    where: Mapping[str, MetadataValue | tuple[MetadataValue, ...]] = field(default_factory=dict)
+    where: Mapping[str, MetadataValue | Sequence[MetadataValue]] = field(default_factory=dict)
     per_language: int | None = None
     calibrate: bool = False
 
@@ -63,6 +68,23 @@ class SearchOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; expected at least 1")
+        for key, value in self.where.items():
+            values = wanted_values(value) if isinstance(value, tuple | list) else [value]
+            if not values or not all(map(is_metadata_value, values)):
+                raise ValueError(
+                    f"where {key!r} is {value!r}; expected a text, a finite number, true or false, or a tuple of these "
+                    "of which a passage must have one"
+                )
+
+
+def wanted_values(value: MetadataValue | Sequence[MetadataValue]) -> tuple[MetadataValue, ...]:
+    """The values of which a passage must have one, for a value of `SearchOptions.where`."""
+    return (value,) if isinstance(value, MetadataValue) else tuple(value)
+
+
+def is_metadata_value(value: Any) -> bool:
+    """Whether metadata can hold a value: a text, a finite number, true or false."""
+    return isinstance(value, MetadataValue) and not (isinstance(value, float) and not math.isfinite(value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,14 +21,15 @@ from transformers import PreTrainedTokenizerFast
 from jaxretr import parallel
 from jaxretr.files import AnyPath
 from jaxretr.model.functions import EncoderFunctions, Params, functions
-from jaxretr.model.saved import find_model, read_settings, replaced_directory, write_settings
+from jaxretr.model.saved import check_weights, find_model, read_settings, replaced_directory, write_settings
 from jaxretr.model.tokenizer import check_tokenizer, load_tokenizer, save_tokenizer
 from jaxretr.model.weights import load_params, save_params
 from jaxretr.tokenization import Tokenization, bucket
-from jaxretr.tracking import progress_bar
+from jaxretr.tracking import progress_bar, say
 
 _TOKENS_PER_TEXT = 128  # what `batch_size` counts in
 _WINDOW = 16_384  # texts tokenised and sorted by length together
+_BATCH_SIZE = 32  # texts of 128 tokens per device
 _IN_FLIGHT = 2  # batches dispatched before the oldest is fetched
 
 
@@ -103,21 +104,26 @@ class Encoder:
           name_or_path: a directory, also in a bucket, or a hub name such as "intfloat/multilingual-e5-base".
           dtype: compute dtype, "float32" or "bfloat16".
           max_length: tokens of a text, special tokens included.
-          query_prefix, passage_prefix: replace the saved prompts "query" and "document" (or "passage"). Some
-            published models have none saved and yet need them, see their model cards.
+          query_prefix, passage_prefix: replace the saved prompts "query" and "document" (else "passage", "corpus",
+            and for both the default prompt). Some published models have none saved and yet need them, see their model
+            cards.
 
         Raises:
           FileNotFoundError: when there is no such model.
           ValueError: when weights, configuration and tokenizer do not fit each other.
         """
         directory = find_model(name_or_path)
+        check_weights(directory, name_or_path)
         settings = read_settings(directory)
+        for note in settings.notes:
+            say(f"{name_or_path}: {note}")
         architecture, params = load_params(directory)
+        saved_length = min(settings.max_seq_length or architecture.max_length, architecture.max_length)
         return cls(
             functions(architecture, dtype=dtype),
             params,
             load_tokenizer(directory),
-            max_length=max_length or min(settings.max_seq_length or architecture.max_length, architecture.max_length),
+            max_length=saved_length if max_length is None else max_length,
             query_prefix=settings.query_prefix if query_prefix is None else query_prefix,
             passage_prefix=settings.passage_prefix if passage_prefix is None else passage_prefix,
         )
@@ -149,7 +155,7 @@ class Encoder:
         return digest.hexdigest()
 
     def encode_query(
-        self, texts: Iterable[str], *, batch_size: int = 32, progress: bool = True
+        self, texts: Iterable[str], *, batch_size: int = _BATCH_SIZE, progress: bool = True
     ) -> Float32[np.ndarray, "queries dim"]:
         """Embeds questions, `query_prefix` before each.
 
@@ -162,7 +168,7 @@ class Encoder:
         return self._encode(texts, self.query_tokenization, batch_size, progress)
 
     def encode_document(
-        self, texts: Iterable[str], *, batch_size: int = 32, progress: bool = True
+        self, texts: Iterable[str], *, batch_size: int = _BATCH_SIZE, progress: bool = True
     ) -> Float32[np.ndarray, "passages dim"]:
         """Embeds passages, `passage_prefix` before each; otherwise as `encode_query`."""
         return self._encode(texts, self.passage_tokenization, batch_size, progress)
@@ -172,6 +178,34 @@ class Encoder:
     ) -> Float32[np.ndarray, "queries passages"]:
         """Cosine similarities of embeddings."""
         return queries @ passages.T
+
+    def token_vectors(self, ids: Sequence[Sequence[int]]) -> list[Float32[np.ndarray, "tokens hidden"]]:
+        """Return the last layer's vector of every token of every text, special tokens included.
+
+        Args:
+          ids: token ids per text, as `query_tokenization` or `passage_tokenization` gives them.
+        """
+        vectors: list[np.ndarray] = [np.empty(0)] * len(ids)
+        for rows, hidden in self._batches(_hidden_on_own_devices(self.functions), ids):
+            for row, of_text in zip(rows, hidden, strict=True):
+                vectors[row] = of_text[: len(ids[row])].astype(np.float32)
+        return vectors
+
+    def pooled_norms(self, ids: Sequence[Sequence[int]]) -> Float32[np.ndarray, " texts"]:
+        """Return the L2 norm of every text's pooled vector before normalization; `ids` as in `token_vectors`."""
+        norms = np.empty(len(ids), np.float32)
+        for rows, pooled in self._batches(_pooled_on_own_devices(self.functions), ids):
+            norms[rows] = np.linalg.norm(pooled, axis=1)
+        return norms
+
+    def _batches(self, run: Callable, ids: Sequence[Sequence[int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield, batch by batch, the positions of the texts and the output of `run` for them."""
+        tokenization = self.query_tokenization  # both tokenizations pad alike
+        for batch in plan_batches([len(row) for row in ids], tokenization.buckets, _BATCH_SIZE):
+            empty: list[Sequence[int]] = [[]] * (batch.size - len(batch.rows))
+            tokens = tokenization.pad([*(ids[row] for row in batch.rows), *empty], batch.length)
+            result = run(self.params, *parallel.split(tokens))
+            yield batch.rows, parallel.merge(result)[: len(batch.rows)]
 
     def save(self, path: str | AnyPath, model_card: str | None = None) -> None:
         """Writes a directory that transformers, sentence-transformers (3 to 6) and `load` read.
@@ -201,9 +235,17 @@ class Encoder:
     def _encode(self, texts: Iterable[str], tokenize: Tokenization, batch_size: int, progress: bool) -> np.ndarray:
         if isinstance(texts, str):
             raise TypeError(f"texts is one string, {texts[:40]!r}; expected a list of strings")
+        if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping):
+            raise TypeError(f"texts is {repr(texts)[:60]} of type {type(texts).__name__}; expected a list of strings")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         texts = list(texts)
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(
+                    f"texts[{place}] is {repr(text)[:60]} of type {type(text).__name__}; expected a string. Leave it "
+                    "out, or give an empty string for a missing text"
+                )
         embeddings = np.empty((len(texts), self.dim), np.float32)
         dispatched: deque[tuple[np.ndarray, jax.Array]] = deque()
         run = _on_own_devices(self.functions)
@@ -258,3 +300,20 @@ def plan_batches(lengths: Sequence[int], buckets: Sequence[int], batch_size: int
 @lru_cache(maxsize=8)
 def _on_own_devices(encoder: EncoderFunctions) -> Any:
     return parallel.pmap(encoder.encode_ids, in_axes=(None, 0, 0), devices=jax.local_devices())
+
+
+@lru_cache(maxsize=8)
+def _hidden_on_own_devices(encoder: EncoderFunctions) -> Any:
+    def hidden(params: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
+        return encoder.hidden_states(params, encoder.embed_tokens(params, ids), mask)
+
+    return parallel.pmap(hidden, in_axes=(None, 0, 0), devices=jax.local_devices())
+
+
+@lru_cache(maxsize=8)
+def _pooled_on_own_devices(encoder: EncoderFunctions) -> Any:
+    def pooled(params: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
+        hidden = encoder.hidden_states(params, encoder.embed_tokens(params, ids), mask)
+        return encoder.pool(params, hidden, mask)
+
+    return parallel.pmap(pooled, in_axes=(None, 0, 0), devices=jax.local_devices())

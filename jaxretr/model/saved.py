@@ -4,19 +4,44 @@ In: a directory or a hub name. Out: `SavedSettings`, everything in the layout th
 And the way back: the small JSON files of the layout, and the atomic replacement of a whole directory.
 """
 
-import json
+import errno
+import glob
 import os
+import shlex
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 
-from jaxretr.files import AnyPath, as_path, in_bucket, local_copy, upload_directory, write_json
+from jaxretr.files import (
+    AnyPath,
+    as_path,
+    exchange,
+    in_bucket,
+    local_copy,
+    make_directory,
+    sync_directory,
+    sync_tree,
+    upload_directory,
+    write_json,
+)
 from jaxretr.model.architecture import Architecture, Pooling
+from jaxretr.model.layout_files import (
+    MODULES,
+    OTHER_POOLING_FLAGS,
+    POOLING_FLAGS,
+    PROMPTS,
+    TRANSFORMER,
+    read_dense,
+    read_length,
+    read_modules,
+    read_pooling,
+    read_prompts,
+)
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -32,22 +57,15 @@ _DOWNLOADED = [
     "sentencepiece.bpe.model",
     "spiece.model",
     "vocab.txt",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
+    MODULES,
+    *TRANSFORMER,
+    PROMPTS,
     "*_Pooling/*",
     "*_Dense/*",
 ]
-_POOLING_FLAGS: dict[str, Pooling] = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_max_tokens": "max",
-}
-_OTHER_POOLING_FLAGS = (
-    "pooling_mode_mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens",
-    "pooling_mode_lasttoken",
-)
+_ATTEMPTS = 100
+_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.ENOENT)
+"""Errors of `exchange` after which two renames are tried: it is not supported, or one of the names has gone."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +73,13 @@ class SavedSettings:
     """What a saved model says about itself besides its weights.
 
     Attributes:
-      pooling: mean where the directory does not say, as sentence-transformers assumes.
+      pooling: mean if the directory does not say, as sentence-transformers assumes.
       dense: the folder of a tanh layer after pooling (LaBSE), None without one.
       dense_head: its (in, out) widths.
-      max_seq_length: tokens, special tokens included, often more than the model has positions; None where the
-        directory does not say.
-      query_prefix, passage_prefix: put before every text; "" where the directory has no prompts.
+      max_seq_length: tokens, special tokens included, often more than the model has positions; None if the directory
+        does not say.
+      query_prefix, passage_prefix: put before every text; "" if the directory has no prompts.
+      notes: sentences about what the directory says and the encoder does not honour.
     """
 
     pooling: Pooling = "mean"
@@ -69,6 +88,7 @@ class SavedSettings:
     max_seq_length: int | None = None
     query_prefix: str = ""
     passage_prefix: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def find_model(name_or_path: str | AnyPath) -> Path:
@@ -79,13 +99,10 @@ def find_model(name_or_path: str | AnyPath) -> Path:
     Raises:
       FileNotFoundError: for a path that does not exist, or a name that the hub (or, offline, its cache) lacks.
     """
-    directory = local_copy(as_path(name_or_path)).expanduser()
+    directory = local_copy(as_path(name_or_path))
+    _recover(directory)
     if directory.is_dir():
-        if not (directory / "config.json").is_file():
-            raise FileNotFoundError(
-                f"{name_or_path} holds no config.json; expected a Hugging Face model directory with config.json, "
-                f"{WEIGHTS} and tokenizer.json"
-            )
+        _check_config(directory, name_or_path)
         return directory
     name = str(name_or_path)
     if directory.is_absolute() or name.startswith((".", "~")) or name.endswith("/") or name.count("/") != 1:
@@ -94,44 +111,73 @@ def find_model(name_or_path: str | AnyPath) -> Path:
             "tokenizer.json, or a hub name such as 'FacebookAI/xlm-roberta-base'"
         )
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_DOWNLOADED))
+        directory = Path(huggingface_hub.snapshot_download(name, allow_patterns=_DOWNLOADED))
     except (OSError, ValueError) as error:  # the hub's own errors derive from these two
         raise FileNotFoundError(
             f"{name!r} is neither a directory ({directory.absolute()} does not exist) nor to be had from the model "
             f"hub: {error}. Check the name and the network, or give the path of a model directory."
         ) from error
+    _check_config(directory, name)
+    return directory
+
+
+def _check_config(directory: Path, name: str | AnyPath) -> None:
+    if not (directory / "config.json").is_file():
+        read_modules(directory)  # says so if the config is in another folder
+        raise FileNotFoundError(
+            f"{name} holds no config.json; expected a Hugging Face model directory with config.json, {WEIGHTS} and "
+            "tokenizer.json"
+        )
+
+
+def check_weights(directory: Path, name: str | AnyPath) -> None:
+    """Check that a model, found under a name by `find_model`, has weights in safetensors files.
+
+    Raises:
+      FileNotFoundError: it has none; if it has others, the message gives a command that converts them.
+    """
+    dense = read_settings(directory).dense
+    for folder in (directory, dense or directory):
+        if not any((folder / file).is_file() for file in (WEIGHTS, INDEX)):
+            break
+    else:
+        return
+    others = sorted(path.name for path in folder.glob("pytorch_model*.bin*"))
+    where = str(folder)
+    if not others and not as_path(name).exists():
+        where = str(name)
+        with suppress(OSError, ValueError):  # no network: all that is known is what was downloaded
+            others = sorted(file for file in huggingface_hub.list_repo_files(where) if file.startswith("pytorch_model"))
+    if not others:
+        raise FileNotFoundError(f"{where} has no weights; expected {WEIGHTS}, or {INDEX} and its shards")
+    source, new = directory if in_bucket(name) else as_path(name), f"models/{as_path(name).name}-safetensors"
+    code = f"from sentence_transformers import SentenceTransformer as S; S({str(source)!r}).save_pretrained({new!r})"
+    raise FileNotFoundError(
+        f"{where} has its weights in {others[0]} only, which takes PyTorch to read, and no {WEIGHTS}. Convert the "
+        f"model once, in an environment with the package sentence-transformers, and give {new} in its place: "
+        f"python -c {shlex.quote(code)}"
+    )
 
 
 def read_settings(directory: Path) -> SavedSettings:
-    """Reads modules.json, the pooling and dense configs, sentence_bert_config.json and the prompts, where present.
+    """Read modules.json and the files it names, sentence_bert_config.json and the prompts, if present.
 
     Raises:
-      ValueError: for a module or a pooling that `Architecture` cannot express.
+      ValueError: for what `Architecture` cannot express, and for a file that is absent or damaged.
     """
-    pooling: Pooling = "mean"
-    dense = dense_head = None
-    modules = _read_json(directory / "modules.json") or []
-    for module in modules:
-        kind, folder = module["type"].rsplit(".", 1)[-1], directory / module["path"]
-        if kind == "Pooling":
-            pooling = _read_pooling(folder / "config.json")
-        elif kind == "Dense":
-            dense, dense_head = folder, _read_dense(folder / "config.json")
-        elif kind not in ("Transformer", "Normalize"):
-            raise ValueError(
-                f"{directory / 'modules.json'} has a module of type {module['type']!r}; expected Transformer, "
-                "Pooling, at most one Dense, Normalize"
-            )
-    bert_config = _read_json(directory / "sentence_bert_config.json") or {}
-    tokenizer_config = _read_json(directory / "tokenizer_config.json") or {}
-    prompts = (_read_json(directory / "config_sentence_transformers.json") or {}).get("prompts") or {}
+    modules = read_modules(directory)
+    prompts, length = read_prompts(directory, normalized="Normalize" in modules), read_length(directory)
+    notes = [*prompts.notes, *length.notes]
+    if modules and "Pooling" not in modules:
+        notes.append(f"{MODULES} names no Pooling module; the mean is taken")
     return SavedSettings(
-        pooling=pooling,
-        dense=dense,
-        dense_head=dense_head,
-        max_seq_length=bert_config.get("max_seq_length") or tokenizer_config.get("model_max_length"),
-        query_prefix=prompts.get("query") or "",
-        passage_prefix=prompts.get("document") or prompts.get("passage") or "",
+        pooling=read_pooling(modules["Pooling"]) if "Pooling" in modules else "mean",
+        dense=modules.get("Dense"),
+        dense_head=read_dense(modules["Dense"]) if "Dense" in modules else None,
+        max_seq_length=length.tokens,
+        query_prefix=prompts.query,
+        passage_prefix=prompts.passage,
+        notes=tuple(notes),
     )
 
 
@@ -150,14 +196,14 @@ def write_settings(
         path = f"{index}_{step}" if index else ""
         modules.append({"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{step}"})
         (directory / path).mkdir(exist_ok=True)
-    write_json(directory / "modules.json", modules)
-    write_json(directory / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False})
+    write_json(directory / MODULES, modules)
+    write_json(directory / TRANSFORMER[0], {"max_seq_length": max_seq_length, "do_lower_case": False})
     write_json(
         directory / "1_Pooling" / "config.json",
         {
             "word_embedding_dimension": architecture.hidden_size,
-            **{flag: architecture.pooling == pooling for flag, pooling in _POOLING_FLAGS.items()},
-            **dict.fromkeys(_OTHER_POOLING_FLAGS, False),
+            **{flag: architecture.pooling == pooling for flag, pooling in POOLING_FLAGS.items()},
+            **dict.fromkeys(OTHER_POOLING_FLAGS, False),
             "include_prompt": True,
         },
     )
@@ -169,7 +215,7 @@ def write_settings(
             {"in_features": width_in, "out_features": width_out, "bias": True, "activation_function": activation},
         )
     write_json(
-        directory / "config_sentence_transformers.json",
+        directory / PROMPTS,
         {
             "__version__": {"sentence_transformers": "3.0.0", "transformers": "4.41.0", "pytorch": "2.3.0"},
             "prompts": {"query": query_prefix, "document": passage_prefix},
@@ -181,36 +227,69 @@ def write_settings(
 
 @contextmanager
 def replaced_directory(path: str | AnyPath) -> Iterator[Path]:
-    """A temporary directory that takes the place of `path` when the block ends without an error.
+    """Yield a temporary directory that takes the place of `path` when the block ends without an error.
 
-    The rename is atomic: at any moment, also after a crash, `path` is absent, the old model or the new one, whole.
-    Of two processes that write the same path at once, one wins. In a bucket, `path` is for a while no model.
+    After an exception, a kill or a power cut at any moment, `path` is absent, the old model or the new one, whole. If
+    two processes write the same path at once, one wins. File systems that cannot exchange two names (NFS) need two
+    renames; a kill between them leaves the old model beside `path`, and the next `find_model` or `replaced_directory`
+    puts it back. In a bucket, `path` is no model while the new one is uploaded.
 
     Raises:
-      FileExistsError: when `path` exists and is not a saved model: nothing else is ever deleted.
+      FileExistsError: `path` exists and is not a saved model; nothing else is ever deleted.
     """
     if in_bucket(path):
         with _replaced_in_bucket(as_path(path)) as new:
             yield new
         return
-    path = Path(path).absolute()
-    if path.exists() and not (path / "config.json").is_file() and not (path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(f"{path} exists and is no saved model (it has no config.json); choose another path")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
+    path = Path(as_path(path)).resolve()
+    _recover(path)
+    _check_replaceable(path)
+    make_directory(path.parent)
+    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        new = scratch / "new"
         new.mkdir()
         yield new
+        sync_tree(new)
+        _publish(new, path)
+        sync_directory(path.parent)
+    finally:
+        _recover(path)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _publish(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; a model that is at `path` goes into the parent of `new`."""
+    for attempt in range(_ATTEMPTS):
         try:
             os.rename(new, path)  # also replaces an empty directory
-        except OSError:
-            os.rename(path, old)
-            try:
-                os.rename(new, path)
-            except OSError:  # another process put its own there in the meantime
-                if not path.exists():
-                    os.rename(old, path)
-                    raise
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        _check_replaceable(path)
+        try:
+            exchange(new, path)
+            return
+        except OSError as error:
+            if error.errno not in _NO_EXCHANGE:
+                raise
+        with suppress(FileNotFoundError):
+            os.rename(path, new.with_name(f"old{attempt}"))
+    raise FileExistsError(f"other processes keep writing {path}; let only one write there")
+
+
+def _recover(path: Path) -> None:
+    """Put back the model that `_publish` has moved away, if it could not put the new one in its place."""
+    if not path.exists():
+        for old in sorted(path.parent.glob(f".{glob.escape(path.name)}.*/old*")):
+            with suppress(OSError):  # another process did so, or only reads here
+                os.rename(old, path)
+
+
+def _check_replaceable(path: Path) -> None:
+    if path.exists() and not (path / "config.json").is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path} exists and is no saved model (it has no config.json); choose another path")
 
 
 @contextmanager
@@ -224,32 +303,4 @@ def _replaced_in_bucket(path: AnyPath) -> Iterator[Path]:
         yield new
         write_json(begun, True)
         upload_directory(new, path, last="config.json")
-        begun.unlink()
-
-
-def _read_pooling(path: Path) -> Pooling:
-    config = _read_json(path) or {}
-    flags = [flag for flag in (*_POOLING_FLAGS, *_OTHER_POOLING_FLAGS) if config.get(flag)]
-    mode = config.get("pooling_mode", _POOLING_FLAGS.get(flags[0]) if len(flags) == 1 else None)
-    if mode not in ("mean", "cls", "max"):
-        raise ValueError(f"{path} asks for pooling by {mode or flags}; expected one of mean, cls and max")
-    if not config.get("include_prompt", True):
-        raise ValueError(f"{path} excludes the prompt from pooling; only include_prompt = true is supported")
-    return mode
-
-
-def _read_dense(path: Path) -> tuple[int, int]:
-    config = _read_json(path) or {}
-    activation = config.get("activation_function", "Tanh")
-    if not activation.endswith("Tanh") or not config.get("bias", True) or config.get("use_residual"):
-        raise ValueError(f"{path} describes {config}; only a dense layer with bias and tanh is supported")
-    return config["in_features"], config["out_features"]
-
-
-def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        begun.unlink(missing_ok=True)

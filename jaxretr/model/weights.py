@@ -19,7 +19,7 @@ import transformers
 from jaxretr.files import AnyPath, replaced_file, write_json
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.functions import Params, param_shapes
-from jaxretr.model.saved import DENSE, INDEX, WEIGHTS, find_model, read_settings
+from jaxretr.model.saved import DENSE, INDEX, WEIGHTS, check_weights, find_model, read_settings
 
 _FLOAT_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 _EXTRAS = re.compile(r"(pooler|lm_head|cls)\.|embeddings\.(position_ids|token_type_ids)$")
@@ -62,6 +62,7 @@ def load_params(name_or_path: str | AnyPath, architecture: Architecture | None =
         shape; the message names them.
     """
     directory = find_model(name_or_path)
+    check_weights(directory, name_or_path)
     architecture = architecture or load_architecture(directory)
     settings = read_settings(directory)
     params: Params = jax.tree.map(lambda leaf: _allocate(leaf.shape), param_shapes(architecture))
@@ -154,17 +155,7 @@ class _Tensor:
 
 def _open_checkpoint(directory: Path) -> dict[str, _Tensor]:
     """The tensors of a checkpoint under their names without the model's prefix, known extras left out."""
-    if (directory / WEIGHTS).is_file():
-        files = [WEIGHTS]
-    elif (directory / INDEX).is_file():
-        files = sorted(set(json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    elif (directory / "pytorch_model.bin").is_file():
-        raise FileNotFoundError(
-            f"{directory} has its weights in pytorch_model.bin only, which takes PyTorch to read; convert it once with "
-            f"transformers: AutoModel.from_pretrained({str(directory)!r}).save_pretrained(NEW_DIRECTORY)"
-        )
-    else:
-        raise FileNotFoundError(f"{directory} has no weights; expected {WEIGHTS}, or {INDEX} and its shards")
+    files = [WEIGHTS] if (directory / WEIGHTS).is_file() else _read_index(directory / INDEX)
     tensors = {}
     for file in files:
         for name, tensor in _read_header(directory / file).items():
@@ -173,6 +164,14 @@ def _open_checkpoint(directory: Path) -> dict[str, _Tensor]:
             if not _EXTRAS.match(name):
                 tensors[name] = tensor
     return tensors
+
+
+def _read_index(path: Path) -> list[str]:
+    """The names of the shards."""
+    try:
+        return sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no index of safetensors files ({error!r}); download it again") from error
 
 
 def _read_header(path: Path) -> dict[str, _Tensor]:
@@ -188,15 +187,19 @@ def _read_header(path: Path) -> dict[str, _Tensor]:
             header = json.loads(file.read(header_size))
         except ValueError as error:
             raise ValueError(f"{path} is no safetensors file (its header is not JSON); download it again") from error
-    header.pop("__metadata__", None)
     start = 8 + header_size
-    end = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    try:
+        header.pop("__metadata__", None)
+        end = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        tensors = {
+            name: _Tensor(path, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
+            for name, entry in header.items()
+        }
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} has a damaged header ({error!r}); download it again") from error
     if end != size:
         raise ValueError(f"{path} is truncated or damaged: {size} bytes, expected {end}; download it again")
-    return {
-        name: _Tensor(path, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
-        for name, entry in header.items()
-    }
+    return tensors
 
 
 def _fill(views: dict[str, np.ndarray], tensors: dict[str, _Tensor], directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""What may be changed about an input, and how far: balls around word embeddings, edits of text in every script.
+"""What an adversary may change, and how far: balls around word embeddings, edits of text in every script.
 
-Training (hardening) and attacks share these; who searches them for the worst is `jaxretr.attack`.
+Hardening and attacks share these definitions. `jaxretr.attack` searches them for the worst case.
 """

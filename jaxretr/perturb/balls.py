@@ -1,11 +1,11 @@
-"""The perturbations an attack may choose from: balls around word embeddings, and how their radii are measured.
+"""The perturbations an attack may choose from: balls around word embeddings, and the scale of their radii.
 
-In: perturbations [queries, length, hidden] and one radius a query. Out: projections, random points, steepest
-directions, and the two lengths of a checkpoint that give radii a meaning. Positions that must stay as they are have
-zeros in gradients and starts; nothing here moves a zero, so they stay zero.
+Input: perturbations [queries, length, hidden] and one radius per query. Output: projections, random points, steepest
+directions, and the two lengths of a checkpoint that give radii a meaning. Positions that must not change have zeros in
+gradients and starting points. No function here moves a zero, so these positions stay zero.
 
-A radius is given relative to the model, epsilon = rho * `mean_row_norm`, so that a model does not look robust because
-its norms are large, and is reported next to `nearest_row_distance`.
+A radius is relative to the model, epsilon = rho * `mean_row_norm`. Otherwise a model would look robust because its
+norms are large. Reports give `nearest_row_distance` beside it.
 """
 
 import math
@@ -17,9 +17,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int, Key
 
 Norm = Literal["token_l2", "linf", "frobenius"]
-"""How large a perturbation of a query is: its longest row, its largest entry, or the length of all rows as one vector.
+"""The size of a query's perturbation: its longest row (`token_l2`), its largest entry (`linf`), or the length of all
+rows as one vector (`frobenius`).
 
-The same Frobenius radius leaves each token of a short query more room than each of a long one."""
+The same Frobenius radius gives each token of a short query more room than each token of a long query."""
 
 _AXES = {"token_l2": (2,), "linf": (1, 2), "frobenius": (1, 2)}
 
@@ -27,12 +28,12 @@ _AXES = {"token_l2": (2,), "linf": (1, 2), "frobenius": (1, 2)}
 def attackable(
     ids: Int[Array, "queries length"], mask: Bool[Array, "queries length"], special_ids: tuple[int, ...]
 ) -> Bool[Array, "queries length"]:
-    """Which positions an attack may change: real tokens that are not special ones such as `<s>` and `</s>`."""
+    """Return which positions an attack may change: real tokens that are not special tokens such as `<s>` and `</s>`."""
     return mask & ~jnp.isin(ids, jnp.asarray(special_ids, ids.dtype))
 
 
 def size(delta: Float32[Array, "queries length hidden"], norm: Norm) -> Float32[Array, " queries"]:
-    """The norm of each query's perturbation."""
+    """Return the norm of each query's perturbation."""
     lengths = jnp.abs(delta) if norm == "linf" else _length(delta, norm)
     return jnp.max(lengths, axis=(1, 2))
 
@@ -40,7 +41,7 @@ def size(delta: Float32[Array, "queries length hidden"], norm: Norm) -> Float32[
 def project(
     delta: Float32[Array, "queries length hidden"], epsilon: Float32[Array, " queries"], norm: Norm
 ) -> Float32[Array, "queries length hidden"]:
-    """The nearest point of the ball of radius `epsilon`, up to float32's rounding; exactly zero for epsilon = 0."""
+    """Return the nearest point of the ball of radius `epsilon`, up to float32 rounding; exactly 0 for epsilon = 0."""
     bound = epsilon[:, None, None]
     if norm == "linf":
         return jnp.clip(delta, -bound, bound)
@@ -56,14 +57,14 @@ def random_start(
     epsilon: Float32[Array, " queries"],
     norm: Norm,
 ) -> Float32[Array, "queries length hidden"]:
-    """A point drawn uniformly from the ball; zero where not `attackable`.
+    """Draw a point uniformly from the ball; zero at positions that are not `attackable`.
 
     Args:
-      keys: one a query, so that a query's draw does not depend on the rest of its batch.
-      attackable: which positions move.
+      keys: one per query, so that a query's draw does not depend on its batch.
+      attackable: positions that move.
       hidden: width of a word embedding.
       epsilon: radius of each query's ball.
-      norm: which ball.
+      norm: norm of the ball.
     """
     free = attackable[:, :, None]
     shape = (attackable.shape[1], hidden)
@@ -72,7 +73,7 @@ def random_start(
         return uniform * epsilon[:, None, None] * free
     both = jax.vmap(jax.random.split)(keys)
     direction = steepest(jax.vmap(lambda key: jax.random.normal(key, shape))(both[:, 0]) * free, norm)
-    # In n dimensions, the volume within radius r grows with r^n.
+    # In n dimensions, the volume within radius r is proportional to r^n.
     if norm == "token_l2":
         dimensions = jnp.full((1, 1, 1), hidden)
         uniform = jax.vmap(lambda key: jax.random.uniform(key, (shape[0], 1)))(both[:, 1])
@@ -83,7 +84,7 @@ def random_start(
 
 
 def steepest(gradient: Float32[Array, "queries length hidden"], norm: Norm) -> Float32[Array, "queries length hidden"]:
-    """The point of the unit ball with the largest inner product with `gradient`; zero where the gradient is zero."""
+    """Return the point of the unit ball with the largest inner product with `gradient`; 0 for a gradient of 0."""
     if norm == "linf":
         return jnp.sign(gradient)
     # Gradients of saturated losses are so small that their squares underflow.
@@ -95,9 +96,9 @@ def steepest(gradient: Float32[Array, "queries length hidden"], norm: Norm) -> F
 def mean_row_norm(
     embeds: Float32[Array, "queries length hidden"], attackable: Bool[Array, "queries length"]
 ) -> Float32[Array, ""]:
-    """The mean L2 norm of the clean word embeddings at `attackable` positions: the unit of relative radii.
+    """Return the mean L2 norm of the clean word embeddings at `attackable` positions: the unit of relative radii.
 
-    NaN where no position is attackable.
+    NaN if no position is attackable.
     """
     return jnp.mean(jnp.linalg.norm(embeds, axis=2), where=attackable)
 
@@ -106,12 +107,12 @@ def mean_row_norm(
 def nearest_row_distance(
     table: Float32[Array, "vocabulary hidden"], rows: Int[Array, " rows"], *, block: int = 8_192
 ) -> Float32[Array, ""]:
-    """The median, over chosen rows of an embedding table, of the L2 distance to the nearest other row.
+    """Return the median, over chosen rows of an embedding table, of the L2 distance to the nearest other row.
 
     Args:
       table: all word embeddings, at least two.
       rows: positions in `table`, such as the distinct tokens of the queries.
-      block: rows of the table looked at together; there are `rows * block` distances in memory.
+      block: rows of the table compared at once; `rows * block` distances are in memory.
     """
     chosen = table[rows]
     block = min(block, len(table))
@@ -131,7 +132,7 @@ def nearest_row_distance(
 
     nothing = (jnp.full(len(rows), jnp.inf, table.dtype), jnp.zeros(len(rows), jnp.int32))
     _, neighbour = jax.lax.fori_loop(0, math.ceil(len(table) / block), nearer, nothing)
-    # Differences of squares choose the neighbour, but cancel too much to say how far it is.
+    # Differences of squares find the neighbor, but cancellation makes them too inexact for the distance itself.
     return jnp.median(jnp.linalg.norm(chosen - table[neighbour], axis=1))
 
 

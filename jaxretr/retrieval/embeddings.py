@@ -135,10 +135,16 @@ def embed(
     Raises:
       ValueError: when there are no texts, when `encode` returns the wrong shape or values that are not finite, or
         embeddings of another dimension than those that are there under the same fingerprint.
+      DirectoryInUse: another call of this function works in the directory.
     """
     directory = as_path(directory)
     if not len(texts) or shard_size < 1:
         raise ValueError(f"{len(texts)} texts in shards of {shard_size} to embed into {directory}; expected at least 1")
+    with parallel.locked(directory, "wait until it has ended, or embed into another directory"):
+        return _embed(texts, encode, directory, fingerprint, shard_size)
+
+
+def _embed(texts: Sequence[str], encode: Encode, directory: AnyPath, fingerprint: str, shard_size: int) -> Embeddings:
     directory.mkdir(parents=True, exist_ok=True)
     before = _read_metadata(directory)
     stale = before is not None and before["fingerprint"] != fingerprint

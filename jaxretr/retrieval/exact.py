@@ -1,29 +1,47 @@
 """Exact inner-product search: query and passage embeddings come in, top-k lists or the ranks of given passages go out.
 
-One rule orders every ranking: by descending float32 score, equal scores by ascending position of the passage. Whoever
-orders the passages therefore decides how ties fall; `jaxretr.eval.settings` orders them as trec_eval breaks ties.
+One rule orders every ranking: by descending score, equal scores by ascending position of the passage. Whoever orders
+the passages therefore decides how ties fall; `jaxretr.eval.settings` orders them as trec_eval breaks ties.
+
+The devices only exclude passages: their matrix products are off by at most `rounding_error`. What these products leave
+undecided is decided by the scores of `jaxretr.retrieval.scores`. So neither the sizes of the blocks nor the device
+change a ranking, and equal passages tie.
 
 Passages visit the devices of this process in turn, one block at a time, so a corpus larger than memory will do. All
 blocks of one search have one shape, and so share one compilation a device.
 """
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int, Int32
+from jaxtyping import Array, Bool, Float32, Float64, Int, Int32
 
-from jaxretr.retrieval.embeddings import Rows, Subset
+from jaxretr.retrieval.blocks import (
+    QUERY_MULTIPLE,
+    Block,
+    between,
+    block_size,
+    fold,
+    products_of,
+    query_blocks,
+)
+from jaxretr.retrieval.embeddings import Rows
+from jaxretr.retrieval.scores import rounding_error, scores_at
 
-_PASSAGE_MULTIPLE = 256  # in products of such shapes, equal passages score equally wherever they stand; and
-_QUERY_MULTIPLE = 32  # corpora and sets of queries of like size share a compilation
-_GROUP = 16  # neighbouring passages whose best score decides whether any of them can enter a list
+_GROUP = 16  # neighbouring passages whose best product decides whether any of them can enter a list
 _CANDIDATE_GROUPS = (16, 64)  # sizes of the short lists of such groups
-_THREADS = 4  # blocks of queries that a device works on at once
+_SPARE = 8  # passages that a device keeps beyond `k`, besides a sixteenth of `k`: their products may be off
+
+
+class _Lists(NamedTuple):
+    """The passages of each query with the largest products so far, best first."""
+
+    products: Float32[Array, "queries kept"]
+    positions: Int32[Array, "queries kept"]
 
 
 def search(
@@ -34,18 +52,19 @@ def search(
     query_block: int = 512,
     passage_block: int = 8_192,
 ) -> tuple[Float32[np.ndarray, "queries k"], Int32[np.ndarray, "queries k"]]:
-    """The `k` passages with the largest inner product for every query; `k = len(passages)` gives the full ranking.
+    """The `k` passages with the highest score for every query; `k = len(passages)` gives the full ranking.
 
     Args:
       queries: query embeddings.
       passages: passage embeddings, float32 [passages, dim]; only blocks of them are ever in memory.
       k: length of each list, at most the number of passages.
       query_block: queries scored at once.
-      passage_block: passages scored at once. Every device holds two such blocks, the best `k` of every query and
-        up to four times `query_block * passage_block` scores.
+      passage_block: passages scored at once, at most 65,280. Every device holds two such blocks, the best passages of
+        every query (`k` and a few more) and up to four times `query_block * passage_block` products.
 
     Returns:
-      Scores, best first, and the positions of their passages. Equal scores come in the order of the passages.
+      Scores, best first, and the positions of their passages. Equal scores come in the order of the passages. A score
+      that decides an order is that of `pair_scores`; the others are within `rounding_error` of it.
 
     Raises:
       ValueError: `k` is out of range, or the two embeddings differ in width.
@@ -55,18 +74,28 @@ def search(
         raise ValueError(f"k = {k} must lie between 1 and the number of passages, {len(passages)}")
     if len(queries) == 0:
         return np.empty((0, k), np.float32), np.empty((0, k), np.int32)
-    query_blocks = _query_blocks(queries, query_block)
-    shape = (query_blocks.shape[1], k)
-    nothing = (np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int32))
-    states, constants = [nothing] * len(query_blocks), [(block,) for block in query_blocks]
-    found = _fold(_merge, states, constants, passages, _block_size(passages, passage_block))
-    scores, positions = (
-        np.concatenate([np.concatenate([block[part] for block in device])[: len(queries)] for device in found], axis=1)
+    blocks = query_blocks(queries, query_block)
+    shape = (blocks.shape[1], min(len(passages), k + _SPARE + k // 16))
+    nothing = _Lists(jnp.full(shape, -jnp.inf, jnp.float32), jnp.zeros(shape, jnp.int32))
+    size = block_size(passages, passage_block)
+    of_devices, longest = fold(_merge_block, [nothing] * len(blocks), [(block,) for block in blocks], passages, size)
+    products, positions = (
+        np.concatenate([np.concatenate([lists[part] for lists in device])[: len(queries)] for device in of_devices], 1)
         for part in (0, 1)
     )
-    if len(found) > 1:
-        order = np.lexsort((positions, -scores))[:, :k]
-        scores, positions = np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
+    # A passage that a device did not keep has a product no larger than that of the last one kept.
+    unseen = products.reshape(len(queries), len(of_devices), -1)[:, :, -1].max(1)
+    error = rounding_error(queries, longest)
+    scores, positions = _ordered(products, positions) if len(of_devices) > 1 else (products, positions)
+    row, place = np.nonzero(_may_be_misplaced(scores, error))
+    scores[row, place] = scores_at(queries, passages, row, positions[row, place])
+    scores, positions = (part[:, :k].copy() for part in _ordered(scores, positions))
+    unsettled = np.flatnonzero(scores[:, -1] <= unseen + error)
+    if shape[1] < len(passages) and len(unsettled):
+        least = np.nextafter((scores[unsettled, -1] - error[unsettled]).astype(np.float32), np.float32(-np.inf))
+        scores[unsettled], positions[unsettled] = _best_of_all_above(
+            queries[unsettled], passages, k, least, query_block=query_block, passage_block=passage_block
+        )
     return scores, positions
 
 
@@ -79,7 +108,7 @@ def ranks(
     query_block: int = 512,
     passage_block: int = 8_192,
 ) -> Int32[np.ndarray, " judged"]:
-    """The rank of chosen passages in the full ranking of all passages, without sorting it: one plus the passages ahead.
+    """The rank of chosen passages in the full ranking of all passages, without sorting it.
 
     Measures of effectiveness need no more of a ranking than where its judged passages stand.
 
@@ -97,93 +126,173 @@ def ranks(
       ValueError: the two embeddings differ in width.
     """
     _check_width(queries, passages)
+    scores = scores_at(queries, passages, query, passage)
+    blocks = {"query_block": query_block, "passage_block": passage_block}
+    return 1 + count_ahead(queries, passages, query, passage, scores, **blocks)
+
+
+def count_ahead(
+    queries: Float32[np.ndarray, "queries dim"],
+    passages: Rows,
+    query: Int[np.ndarray, " asked"],
+    passage: Int[np.ndarray, " asked"],
+    score: Float32[np.ndarray, " asked"],
+    *,
+    query_block: int = 512,
+    passage_block: int = 8_192,
+) -> Int32[np.ndarray, " asked"]:
+    """How many other passages are ahead of a passage with a given score at a given position.
+
+    Args:
+      queries: query embeddings.
+      passages: passage embeddings, float32 [passages, dim].
+      query: positions in `queries`; entry `i` asks about the ranking of `query[i]`.
+      passage: positions in `passages`; the passage that stands there does not count.
+      score: as `pair_scores` defines scores.
+      query_block, passage_block: as in `search`.
+
+    Raises:
+      ValueError: the two embeddings differ in width.
+    """
+    _check_width(queries, passages)
     if len(query) == 0:
         return np.empty(0, np.int32)
-    query_blocks = _query_blocks(queries, query_block)
-    passage_block = _block_size(passages, passage_block)
-    # The pairs as a table of one row per query, as wide as the most asked-about query.
-    per_query = np.bincount(query, minlength=query_blocks.shape[0] * query_blocks.shape[1])
+    blocks = query_blocks(queries, query_block)
+    # The entries as a table of one row per query, as wide as the most asked-about query.
+    per_query = np.bincount(query, minlength=blocks.shape[0] * blocks.shape[1])
     by_query = np.argsort(query, kind="stable")
     column = np.empty(len(query), np.int64)
     column[by_query] = np.arange(len(query)) - np.repeat(np.cumsum(per_query) - per_query, per_query)
-    shape = (*query_blocks.shape[:2], int(per_query.max()))
+    shape = (*blocks.shape[:2], int(per_query.max()))
 
-    def tabulate(values: np.ndarray) -> np.ndarray:
-        table = np.zeros((len(per_query), shape[2]), np.int32)
+    def tabulate(values: np.ndarray, filling: np.generic) -> np.ndarray:
+        table = np.full((len(per_query), shape[2]), filling)
         table[query, column] = values
         return table.reshape(shape)
 
-    # Scores of the wanted passages from products of the same shape as all others, so that ties are ties.
-    chosen, place = np.unique(passage, return_inverse=True)
-    unknown, none = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int32)
-    where = zip(query_blocks, tabulate(place), strict=True)
-    scores = np.max(_fold(_pick, unknown, where, Subset(passages, chosen), passage_block), axis=0)
-    wanted = zip(query_blocks, scores, tabulate(passage), strict=True)
-    ahead = np.sum(_fold(_count_ahead, none, wanted, passages, passage_block), axis=0)
-    return 1 + ahead.reshape(-1, shape[2])[query, column].astype(np.int32)
+    constants = zip(blocks, tabulate(score, np.float32(np.inf)), tabulate(passage, np.int32(-1)), strict=True)
+    none = np.zeros(shape[1:], np.int32)
+    size = block_size(passages, passage_block)
+    of_devices, _ = fold(_add_ahead, [none] * len(blocks), list(constants), passages, size)
+    return np.sum(of_devices, axis=0, dtype=np.int32).reshape(-1, shape[2])[query, column]
 
 
-def _fold(
-    update: Callable[..., Any], initial: Iterable[Any], constants: Iterable[Any], passages: Rows, passage_block: int
-) -> list[list[Any]]:
-    """Shows every block of passages to one of the devices, and there to every block of queries.
+def _add_ahead(
+    ahead: Int32[np.ndarray, "queries per_query"],
+    on_device: Float32[Array, "queries dim"],
+    block: Block,
+    queries: Float32[np.ndarray, "queries dim"],
+    wanted_scores: Float32[np.ndarray, "queries per_query"],
+    wanted: Int32[np.ndarray, "queries per_query"],
+) -> Int32[np.ndarray, "queries per_query"]:
+    """Add how many passages of a block are ahead of each wanted one."""
+    error = rounding_error(queries, block.longest)[:, None]
+    low, high = (wanted_scores - error).astype(np.float32), (wanted_scores + error).astype(np.float32)
+    found = between(on_device, block, low, high, wanted)
+    ahead = ahead + found.above
+    at = found.row, found.column
+    scores = scores_at(queries, block.rows, found.row, found.offset)
+    is_before = block.start + found.offset < wanted[at]
+    is_ahead = (scores > wanted_scores[at]) | ((scores == wanted_scores[at]) & is_before)
+    np.add.at(ahead, at, is_ahead)
+    return ahead
 
-    Args:
-      update: (state, *constants, block of passages, its first position, its size without padding) -> state.
-      initial: the states to begin with, one for each block of queries.
-      constants: what else `update` takes, for each block of queries.
 
-    Returns:
-      On the host, the last states of each device.
-    """
-    starts = range(0, len(passages), passage_block)
-    devices = jax.local_devices()[: len(starts)]
-    initial, constants = list(initial), list(constants)
+def _merge_block(
+    lists: _Lists, on_device: Float32[Array, "queries dim"], block: Block, queries: Float32[np.ndarray, "queries dim"]
+) -> _Lists:
+    """The lists with the best passages of one more block."""
+    del queries
+    lists = jax.device_put(lists, block.padded.device)
+    return _merge(lists, on_device, block.padded, block.start, len(block.rows))
 
-    def step(state: Future, *rest: Any) -> Any:
-        return jax.block_until_ready(update(state.result(), *rest))
 
-    # On a CPU, JAX computes in the thread that asks: while one thread selects, which takes one core, others multiply.
-    with ThreadPoolExecutor(_THREADS * len(devices)) as pool:
-        current = [[pool.submit(jax.device_put, state, device) for state in initial] for device in devices]
-        beside = [jax.device_put(constants, device) for device in devices]
-        for number, start in enumerate(starts):
-            at = number % len(devices)
-            rows = passages[start : start + passage_block]
-            block = jax.device_put(_pad_rows(rows, passage_block), devices[at])
-            before = current[at]
-            current[at] = [
-                pool.submit(step, state, *others, block, start, len(rows))
-                for state, others in zip(before, beside[at], strict=True)
-            ]
-            for state in before:  # so the host is one block ahead of each device, and no further
-                state.result()
-        return [[jax.device_get(state.result()) for state in states] for states in current]
+def _may_be_misplaced(
+    products: Float32[np.ndarray, "queries kept"], error: Float64[np.ndarray, " queries"]
+) -> Bool[np.ndarray, "queries kept"]:
+    """Which products, sorted, are so near to a neighbour that their scores may be in another order."""
+    with np.errstate(invalid="ignore"):  # entries that no passage fills are -inf
+        near = products[:, :-1] - products[:, 1:] <= 2 * error[:, None]
+    found = np.zeros(products.shape, bool)
+    found[:, :-1] = near
+    found[:, 1:] |= near
+    return found & (products > -np.inf)
+
+
+class _Hits(NamedTuple):
+    """Passages of several queries, one after the other."""
+
+    query: Int[np.ndarray, " hits"]
+    score: Float32[np.ndarray, " hits"]
+    position: Int[np.ndarray, " hits"]
+
+    def best(self, k: int) -> "_Hits":
+        """The best `k` of each query, best first."""
+        order = np.lexsort((self.position, -self.score, self.query))
+        query = self.query[order]
+        first = np.searchsorted(query, query)
+        order = order[np.arange(len(query)) - first < k]
+        return _Hits(*(part[order] for part in self))
+
+
+def _best_of_all_above(
+    queries: Float32[np.ndarray, "queries dim"],
+    passages: Rows,
+    k: int,
+    least: Float32[np.ndarray, " queries"],
+    *,
+    query_block: int,
+    passage_block: int,
+) -> tuple[Float32[np.ndarray, "queries k"], Int32[np.ndarray, "queries k"]]:
+    """As `search`, by scoring every passage whose product is `least` or more; for queries with many near ties."""
+    blocks = query_blocks(queries, query_block)
+    bounds = np.full(blocks.shape[:2], np.inf, np.float32)
+    bounds.flat[: len(queries)] = least
+    nothing = _Hits(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))
+    size = block_size(passages, passage_block)
+
+    def add(hits: _Hits, on_device: Array, block: Block, of_block: np.ndarray, bound: np.ndarray) -> _Hits:
+        low = bound[:, None]
+        found = between(on_device, block, low, np.full_like(low, np.inf), np.full(low.shape, -1, np.int32))
+        if not len(found.row):
+            return hits
+        scores = scores_at(of_block, block.rows, found.row, found.offset)
+        new = _Hits(found.row, scores, block.start + found.offset)
+        return _Hits(*map(np.concatenate, zip(hits, new, strict=True))).best(k)
+
+    constants = list(zip(blocks, bounds, strict=True))
+    of_devices, _ = fold(add, [nothing] * len(blocks), constants, passages, size)
+    scores, positions = [], []
+    for of_block in zip(*of_devices, strict=True):
+        hits = _Hits(*map(np.concatenate, zip(*of_block, strict=True))).best(k)
+        scores.append(hits.score.reshape(-1, k))
+        positions.append(hits.position.reshape(-1, k).astype(np.int32))
+    return np.concatenate(scores), np.concatenate(positions)
 
 
 @jax.jit
 def _merge(
-    best: tuple[Float32[Array, "queries k"], Int32[Array, "queries k"]],
+    best: _Lists,
     queries: Float32[Array, "queries dim"],
     passages: Float32[Array, "passages dim"],
     start: Int[Array, ""],
     num_passages: Int[Array, ""],
-) -> tuple[Float32[Array, "queries k"], Int32[Array, "queries k"]]:
+) -> _Lists:
     """The best of the lists so far and one block of passages, whose first has position `start`.
 
-    Sorting costs more than scoring. So passages are looked at in groups: only one with a score above the worst of a
+    Sorting costs more than multiplying. So passages are looked at in groups: only one with a score above the worst of a
     list can add to that list, and once the lists have filled such groups are few.
     """
-    scores = _scores(queries, passages)
-    grouped = scores.reshape(len(queries), -1, _GROUP)
-    promising = grouped.max(2) > best[0][:, -1:]
+    products = products_of(queries, passages)
+    grouped = products.reshape(len(queries), -1, _GROUP)
+    promising = grouped.max(2) > best.products[:, -1:]
     promising &= jnp.arange(0, len(passages), _GROUP) < num_passages
     most = promising.sum(1).max()
 
-    def none() -> tuple[Array, Array]:
+    def none() -> _Lists:
         return best
 
-    def some(groups: int) -> tuple[Array, Array]:
+    def some(groups: int) -> _Lists:
         # The promising groups first and in their order: a group's key falls with its position.
         keys = jnp.where(promising, -jnp.arange(promising.shape[1], dtype=jnp.float32), -jnp.inf)
         _, chosen = jax.lax.top_k(keys, groups)
@@ -191,78 +300,37 @@ def _merge(
         offsets = (chosen[:, :, None] * _GROUP + jnp.arange(_GROUP)).reshape(candidates.shape)
         return _keep_best(best, candidates, offsets, start, num_passages)
 
-    def all_of_them() -> tuple[Array, Array]:
-        def of_query(best_and_scores: tuple[tuple[Array, Array], Array]) -> tuple[Array, Array]:
-            return _keep_best(*best_and_scores, jnp.arange(len(passages)), start, num_passages)
+    def all_of_them() -> _Lists:
+        def of_query(best_and_products: tuple[_Lists, Array]) -> _Lists:
+            return _keep_best(*best_and_products, jnp.arange(len(passages)), start, num_passages)
 
-        return jax.lax.map(of_query, (best, scores), batch_size=_QUERY_MULTIPLE)
+        return jax.lax.map(of_query, (best, products), batch_size=QUERY_MULTIPLE)
 
     lists = [groups for groups in _CANDIDATE_GROUPS if groups < promising.shape[1]]
-    branches: list[Callable[[], tuple[Array, Array]]] = [
-        none,
-        *(partial(some, groups) for groups in lists),
-        all_of_them,
-    ]
+    branches: list[Callable[[], _Lists]] = [none, *(partial(some, groups) for groups in lists), all_of_them]
     return jax.lax.switch(sum((most > groups).astype(jnp.int32) for groups in (0, *lists)), branches)
 
 
 def _keep_best(
-    best: tuple[Float32[Array, "*queries k"], Int32[Array, "*queries k"]],
-    scores: Float32[Array, "*queries candidates"],
+    best: _Lists,
+    products: Float32[Array, "*queries candidates"],
     offsets: Int32[Array, "*queries candidates"],
     start: Int[Array, ""],
     num_passages: Int[Array, ""],
-) -> tuple[Float32[Array, "*queries k"], Int32[Array, "*queries k"]]:
+) -> _Lists:
     """The best of the lists so far and of candidates that stand, in order, at `offsets` of the block at `start`."""
-    scores = jnp.where(scores == 0, 0.0, scores)  # top_k puts -0.0 behind 0.0, but they are a tie
-    scores = jnp.where(offsets < num_passages, scores, -jnp.inf)
-    # top_k keeps the first of equals, and everything seen so far has a smaller position than this block.
-    scores, at = jax.lax.top_k(jnp.concatenate([best[0], scores], -1), best[0].shape[-1])
-    positions = jnp.concatenate([best[1], start + offsets], -1)
-    return scores, jnp.take_along_axis(positions, at, -1)
+    products = jnp.where(offsets < num_passages, products, -jnp.inf)
+    products, at = jax.lax.top_k(jnp.concatenate([best.products, products], -1), best.products.shape[-1])
+    positions = jnp.concatenate([best.positions, start + offsets], -1)
+    return _Lists(products, jnp.take_along_axis(positions, at, -1))
 
 
-@jax.jit
-def _pick(
-    known: Float32[Array, "queries per_query"],
-    queries: Float32[Array, "queries dim"],
-    places: Int32[Array, "queries per_query"],
-    passages: Float32[Array, "passages dim"],
-    start: Int[Array, ""],
-    num_passages: Int[Array, ""],
-) -> Float32[Array, "queries per_query"]:
-    """The scores known so far, and those of the passages of one block at `places`."""
-    at = places - start
-    picked = jnp.take_along_axis(_scores(queries, passages), jnp.clip(at, 0, len(passages) - 1), 1)
-    return jnp.where((at >= 0) & (at < num_passages), picked, known)
-
-
-@jax.jit
-def _count_ahead(
-    ahead: Int32[Array, "queries per_query"],
-    queries: Float32[Array, "queries dim"],
-    wanted_scores: Float32[Array, "queries per_query"],
-    wanted: Int32[Array, "queries per_query"],
-    passages: Float32[Array, "passages dim"],
-    start: Int[Array, ""],
-    num_passages: Int[Array, ""],
-) -> Int32[Array, "queries per_query"]:
-    """How many passages stand ahead of each wanted one, in this block and those before it."""
-    offset = jnp.arange(len(passages), dtype=jnp.int32)
-    scores = jnp.where(offset < num_passages, _scores(queries, passages), -jnp.inf)
-
-    def of_column(column: tuple[Array, Array]) -> Int32[Array, " queries"]:
-        score, position = (values[:, None] for values in column)
-        return jnp.sum((scores > score) | ((scores == score) & (start + offset < position)), 1, dtype=jnp.int32)
-
-    return ahead + jax.lax.map(of_column, (wanted_scores.T, wanted.T)).T
-
-
-def _scores(
-    queries: Float32[Array, "queries dim"], passages: Float32[Array, "passages dim"]
-) -> Float32[Array, "queries passages"]:
-    """Inner products in full float32."""
-    return jnp.einsum("qd,pd->qp", queries, passages, precision=jax.lax.Precision.HIGHEST)
+def _ordered(
+    scores: Float32[np.ndarray, "queries n"], positions: Int32[np.ndarray, "queries n"]
+) -> tuple[Float32[np.ndarray, "queries n"], Int32[np.ndarray, "queries n"]]:
+    """Every list by descending score, equal scores by ascending position."""
+    order = np.lexsort((positions, -scores))
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
 
 
 def _check_width(queries: np.ndarray, passages: Rows) -> None:
@@ -271,24 +339,3 @@ def _check_width(queries: np.ndarray, passages: Rows) -> None:
             f"query embeddings have {queries.shape[1]} dimensions, passage embeddings {passages.shape[1]}; "
             "encode both with the same model"
         )
-
-
-def _query_blocks(
-    queries: Float32[np.ndarray, "queries dim"], query_block: int
-) -> Float32[np.ndarray, "blocks block dim"]:
-    """As few blocks as allowed, evenly filled."""
-    blocks = -(-len(queries) // query_block)
-    size = _round_up(-(-len(queries) // blocks), _QUERY_MULTIPLE)
-    return _pad_rows(queries, blocks * size).reshape(blocks, size, -1)
-
-
-def _block_size(passages: Rows, passage_block: int) -> int:
-    return min(_round_up(passage_block, _PASSAGE_MULTIPLE), _round_up(len(passages), _PASSAGE_MULTIPLE))
-
-
-def _round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
-
-
-def _pad_rows(rows: np.ndarray, n: int) -> np.ndarray:
-    return rows if len(rows) == n else np.pad(rows, ((0, n - len(rows)), (0, 0)))

@@ -1,7 +1,6 @@
 """What happened: each request comes by, one JSON line and its figures go out.
 
-The outermost layer of the app, so that whatever is answered is counted, has a request id, and is an answer: an
-exception that nobody expected becomes a 500 here, and the service goes on.
+It is the outermost layer of the app, so that every answer is counted and has a request id.
 """
 
 import contextlib
@@ -9,17 +8,17 @@ import json
 import re
 import sys
 import time
-import traceback
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jaxretr.serve.errors import error_response
 from jaxretr.serve.metrics import Metrics
+from jaxretr.serve.root_path import route_path
 
 CLIENT_GONE = 499
 """What the log says of a request whose client left before its answer, as other servers do; nobody is sent this."""
@@ -40,22 +39,34 @@ class AccessLog:
 
     Args:
       app: what answers.
-      routes: its paths, none of which has parameters; requests to others are counted as "unmatched".
+      routes: of the app. Requests are counted by the template of their path; other paths count as "unmatched".
       write: gets the lines.
+      clients: whether lines hold the client's address.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Collection[str], write: Callable[[str], object]):
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        routes: Sequence[Route],
+        write: Callable[[str], object],
+        *,
+        clients: bool = False,
+    ):
         self._app = app
         self._metrics = metrics
         self._routes = routes
         self._write = write
+        self._clients = clients
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         request_id = _request_id(scope)
         line: dict[str, Any] = {}
-        scope.setdefault("state", {})["log"] = line
+        scope.setdefault("state", {}).update(log=line, request_id=request_id)
+        if self._clients and scope.get("client"):
+            line["client"] = scope["client"][0]
         started, received, sent, status = time.perf_counter(), 0, 0, None
 
         async def counted_receive() -> Message:
@@ -68,7 +79,8 @@ class AccessLog:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(raw=message.setdefault("headers", []))
+                message.setdefault("headers", [])
+                headers = MutableHeaders(scope=message)  # a copy: a response may be the same object for all requests
                 for name, value in {**_HEADERS, "X-Request-ID": request_id}.items():
                     headers.setdefault(name, value)
             sent += len(message.get("body", b""))
@@ -76,17 +88,9 @@ class AccessLog:
 
         try:
             await self._app(scope, counted_receive, counted_send)
-        except Exception as error:
-            line["error"] = repr(error)[:200]
-            print(f"request {request_id} failed:", *traceback.format_exception(error), sep="\n", file=sys.stderr)
-            if status is not None:
-                raise  # half an answer cannot be taken back: the server closes the connection
-            message = f"something went wrong here; the log tells what, under request id {request_id}"
-            await error_response(500, message)(scope, receive, counted_send)
         finally:
             seconds = time.perf_counter() - started
-            route = scope["path"] if scope["path"] in self._routes else "unmatched"
-            self._metrics.answered(scope["method"], route, status or CLIENT_GONE, seconds)
+            self._metrics.answered(scope["method"], self._template(scope), status or CLIENT_GONE, seconds)
             self._log(
                 {
                     "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -100,6 +104,10 @@ class AccessLog:
                     **line,
                 }
             )
+
+    def _template(self, scope: Scope) -> str:
+        path = route_path(scope)
+        return next((route.path_format for route in self._routes if route.path_regex.match(path)), "unmatched")
 
     def _log(self, line: dict[str, Any]) -> None:
         # A full disk or a closed pipe under the log is no reason not to serve.

@@ -1,6 +1,6 @@
 """The service over HTTP: an index, an encoder and options come in, an ASGI application goes out."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
@@ -8,7 +8,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import jaxretr
 from jaxretr.index.types import Searchable
@@ -17,6 +20,7 @@ from jaxretr.serve import answers, metrics
 from jaxretr.serve.access_log import AccessLog, log, to_stderr
 from jaxretr.serve.body import BoundedBody
 from jaxretr.serve.errors import ServiceError, error_response, validation_error
+from jaxretr.serve.faults import Faults, report
 from jaxretr.serve.gate import OPEN, Gate
 from jaxretr.serve.options import ServiceOptions
 from jaxretr.serve.page import page
@@ -31,6 +35,7 @@ from jaxretr.serve.requests import (
     Request as Body,
 )
 from jaxretr.serve.responses import JSONResponse
+from jaxretr.serve.root_path import RootPath, route_path
 from jaxretr.serve.service import Service
 
 _READING = (400, 408, 413, 415, 422, 500, 503)  # statuses that a request with a body can be answered with
@@ -81,7 +86,7 @@ def create_app(
         }
         if content is not None:
             described[200] = {"content": {content: {"schema": {"type": "string"}}}}
-        return app.api_route(
+        described_route = app.api_route(
             path,
             methods=[method],
             response_model=answer,
@@ -90,6 +95,14 @@ def create_app(
             response_class=JSONResponse if content is None else Response,
             openapi_extra={"security": [{"key": []}]} if key else None,
         )
+
+        def register(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+            described_route(endpoint)
+            if method == "GET":  # the server leaves out the body of an answer to HEAD
+                app.add_api_route(path, endpoint, methods=["HEAD"], response_model=None, include_in_schema=False)
+            return endpoint
+
+        return register
 
     @route("POST", "/search", answers.SearchAnswer | answers.SearchAnswers, _ENCODING)
     @_taking(models.search)
@@ -113,6 +126,11 @@ def create_app(
     async def list_models() -> Response:
         """The model, as OpenAI's API lists them."""
         return JSONResponse(service.models())
+
+    @route("GET", "/v1/models/{id:path}", answers.Model, (404, 422))
+    async def get_model(id: str) -> Response:
+        """The model of this name, as OpenAI's API describes it."""
+        return JSONResponse(service.model(id))
 
     if options.writable:
 
@@ -162,14 +180,29 @@ def create_app(
         """The search page."""
         return html
 
-    paths = frozenset(route.path for route in app.routes)  # type: ignore[attr-defined]
+    routes = [route for route in app.routes if isinstance(route, Route)]
+    _check_root_path(options.root_path, routes)
     # The last one added is the first to see a request.
     app.add_middleware(BoundedBody, options=options)
     app.add_middleware(Gate, options=options)
-    app.add_middleware(AccessLog, metrics=service.metrics, routes=paths, write=write_log)
+    app.add_middleware(Faults)
+    if options.cors_origins:  # outside of the gate, since browsers ask without a key what they may send
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=options.cors_origins,
+            allow_methods=("GET", "HEAD", "POST", "PUT"),
+            allow_headers=("*",),
+            expose_headers=("Retry-After", "X-Request-ID"),
+        )
+    proxies = options.forwarded_allow_ips
+    app.add_middleware(AccessLog, metrics=service.metrics, routes=routes, write=write_log, clients=bool(proxies))
+    if proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(proxies))
+    if options.root_path:
+        app.add_middleware(RootPath, root_path=options.root_path)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(HTTPException, _http_error if options.writable else _read_only_error)
     if options.api_key is not None:
         _describe_key(app)
     return app
@@ -196,9 +229,21 @@ def _describe_key(app: FastAPI) -> None:
     app.openapi = described  # type: ignore[method-assign]
 
 
-async def _service_error(_: Request, error: Exception) -> Response:
+def _check_root_path(root_path: str, routes: Sequence[Route]) -> None:
+    for route in routes:
+        if root_path and f"{route.path}/".startswith(f"{root_path}/"):
+            raise ValueError(
+                f"root_path is {root_path}, but the service has an endpoint {route.path}, so their paths could not be "
+                "told apart; choose another root path"
+            )
+
+
+async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    return error.response()
+    if error.fault is None:
+        return error.response()
+    more = report(request.scope, error.fault)
+    return error_response(error.status, f"{error.message}; {more}", param=error.param, headers=error.headers)
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
@@ -208,10 +253,22 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    headers: Mapping[str, str] = error.headers or {}
+    root = request.scope.get("root_path")
+    if error.status_code == 404 and root and request.scope["path"] == root and request.method in ("GET", "HEAD"):
+        return RedirectResponse(f"{root}/")  # to the page, whose links are relative
+    headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"
     messages = {
         400: "the body cannot be read as JSON: it is nested too deeply, or has a number of thousands of digits",
         404: f"there is no {request.url.path[:80]}; /openapi.json lists what there is",
         405: f"{request.method[:20]} is not for {request.url.path[:80]}; expected {headers.get('Allow', '')}",
     }
     return error_response(error.status_code, messages.get(error.status_code, error.detail), headers=headers)
+
+
+async def _read_only_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404 and route_path(request.scope).startswith("/passages"):
+        return error_response(404, "passages cannot be changed: the service runs without --writable")
+    return await _http_error(request, error)

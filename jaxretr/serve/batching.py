@@ -8,7 +8,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from jaxretr.index.types import Answer, SearchOptions
-from jaxretr.serve.errors import ServiceError
+from jaxretr.serve.errors import ServiceError, index_error
 from jaxretr.serve.metrics import Metrics
 from jaxretr.serve.options import ServiceOptions
 
@@ -46,6 +46,9 @@ class Batcher:
     after a batch it waits until as many requests are there as were before. Passages go when no query waits, or when
     they have let `PATIENCE` batches of queries go first. A request that is cancelled leaves the queue.
 
+    At most `max_queue` texts of each kind wait. All texts of a request count from the moment it is accepted, although
+    only those of its next batch are in the queue.
+
     Args:
       encode: embeds texts of one kind; only ever called from one thread.
       search: answers queries, each with its options; only ever called from one other thread.
@@ -66,6 +69,8 @@ class Batcher:
         self._queues: dict[Kind, deque[_Job]] = {"query": deque(), "passage": deque()}
         self._device = ThreadPoolExecutor(1, "encode")
         self._searcher = ThreadPoolExecutor(1, "search")
+        self._later: dict[Kind, int] = {"query": 0, "passage": 0}  # accepted texts that are not in the queue yet
+        self._closed = False
         self._running: set[asyncio.Task[None]] = set()
         self._busy = False
         self._searching = 0
@@ -81,45 +86,57 @@ class Batcher:
         Raises:
           ServiceError: 503 when too many texts wait already.
         """
-        size = self._limits[kind]
-        self._admit(kind, len(texts))
-        # One batch at a time, so that a long request leaves room for short ones in between.
-        parts = [await self._wait(kind, texts[at : at + size], None) for at in range(0, len(texts), size)]
-        return np.concatenate(parts)
+        return np.concatenate(await self._in_batches(kind, texts, None))
 
     async def search(self, queries: Sequence[str], options: SearchOptions) -> list[Answer]:
         """The answer to each query.
 
         Raises:
-          ServiceError: 503 when too many texts wait already, 422 for options that the index refuses.
+          ServiceError: 503 when too many texts wait already, others as `index_error` says.
         """
-        size = self._limits["query"]
-        self._admit("query", len(queries))
-        answers: list[Answer] = []
-        for at in range(0, len(queries), size):
-            part = queries[at : at + size]
-            answers += await self._wait("query", part, [options] * len(part))
-        return answers
+        return [answer for part in await self._in_batches("query", queries, options) for answer in part]
 
     async def on_device(self, function: Callable[[], Any]) -> Any:
         """Calls a function in the thread that encodes."""
         return await asyncio.get_running_loop().run_in_executor(self._device, function)
 
     async def close(self) -> None:
-        """Waits for what runs; what waits is answered 503."""
+        """Waits for the batches that are being encoded or searched; answers 503 to all others, now and later."""
+        self._closed = True
         for queue in self._queues.values():
-            for job in list(queue):
-                job.result.set_exception(ServiceError(503, "the service is shutting down", retry_after=5))
+            _fail(queue, _closing())
             queue.clear()
         if self._timer is not None:
             self._timer.cancel()
-        while self._running:
-            await asyncio.wait(set(self._running))
-        self._device.shutdown()
-        self._searcher.shutdown()
+        try:
+            while self._running:
+                await asyncio.wait(set(self._running))
+        finally:
+            self._device.shutdown()
+            self._searcher.shutdown()
+
+    async def _in_batches(self, kind: Kind, texts: Sequence[str], options: SearchOptions | None) -> list[Any]:
+        """The results of a request, one batch at a time, so that a long request leaves room for short ones."""
+        self._admit(kind, len(texts))
+        results, size, later = [], self._limits[kind], len(texts)
+        self._later[kind] += later
+        try:
+            for at in range(0, len(texts), size):
+                part = texts[at : at + size]
+                later -= len(part)
+                self._later[kind] -= len(part)
+                results.append(await self._wait(kind, part, None if options is None else [options] * len(part)))
+        finally:
+            self._later[kind] -= later
+            self._metrics.queued(kind, self._waiting(kind))
+        return results
 
     def _admit(self, kind: Kind, texts: int) -> None:
+        if self._closed:
+            raise _closing()
         waiting = self._waiting(kind)
+        if texts > self._options.max_queue:
+            raise ServiceError(422, f"{texts} texts; expected at most {self._options.max_queue}, as many as may wait")
         if waiting + texts > self._options.max_queue:
             seconds = min(60, max(1, math.ceil(waiting * self._seconds_per_text)))
             raise ServiceError(
@@ -129,9 +146,15 @@ class Batcher:
             )
 
     def _waiting(self, kind: Kind) -> int:
+        """Texts that are accepted and not being encoded yet."""
+        return self._later[kind] + self._queued(kind)
+
+    def _queued(self, kind: Kind) -> int:
         return sum(len(job.texts) for job in self._queues[kind])
 
     async def _wait(self, kind: Kind, texts: Sequence[str], options: Sequence[SearchOptions] | None) -> Any:
+        if self._closed:
+            raise _closing()
         job = _Job(texts, options)
         queue = self._queues[kind]
         queue.append(job)
@@ -142,7 +165,6 @@ class Batcher:
         finally:
             if job in queue:  # cancelled
                 queue.remove(job)
-                self._metrics.queued(kind, self._waiting(kind))
 
     def _start(self) -> None:
         """Starts a batch if the device is free, something waits and nothing more is to be waited for."""
@@ -151,7 +173,7 @@ class Batcher:
             return
         patience = self._free_since + self._options.max_wait_ms / 1000 - time.monotonic()
         queue = self._queues[kind]
-        full = self._waiting(kind) >= self._limits[kind] or sum(map(len, self._queues.values())) >= self._expected
+        full = self._queued(kind) >= self._limits[kind] or sum(map(len, self._queues.values())) >= self._expected
         if patience > 0 and not full and self._options.micro_batching:
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(patience, self._waited)
@@ -225,19 +247,25 @@ class Batcher:
                 job.result.set_result(answers)
 
     def _search_together(self, searches: Sequence[tuple[_Job, np.ndarray]]) -> list[list[Answer] | ServiceError]:
-        """The answers to each job, or what the index has against it, which the others do not suffer for."""
+        """The answers to each job, or its error. A request that the index refuses does not fail the others."""
         options = [one for job, _ in searches for one in job.options or ()]
         try:
             answers = list(self._search(np.concatenate([vectors for _, vectors in searches]), options))
         except ValueError as error:
             if len(searches) == 1:
-                return [ServiceError(422, str(error))]
+                return [index_error(error, writing=False)]
             return [self._search_together([one])[0] for one in searches]
+        except Exception as error:
+            return [index_error(error, writing=False)] * len(searches)
         ends = np.cumsum([len(vectors) for _, vectors in searches])
         return [answers[end - len(vectors) : end] for end, (_, vectors) in zip(ends, searches, strict=True)]
 
 
-def _fail(jobs: Sequence[_Job], error: Exception) -> None:
+def _closing() -> ServiceError:
+    return ServiceError(503, "the service is shutting down", retry_after=5)
+
+
+def _fail(jobs: Iterable[_Job], error: Exception) -> None:
     for job in jobs:
         if not job.result.done():
             job.result.set_exception(error)

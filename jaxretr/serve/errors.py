@@ -1,7 +1,9 @@
 """Errors as clients see them: an exception comes in, `{"error": {"message", "type", "param"}}` goes out."""
 
 import errno
+import os
 import reprlib
+import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,13 +23,23 @@ class ServiceError(Exception):
       message: what was given, what is expected and what to do.
       param: the field of the request that is to blame.
       retry_after: seconds after which it is worth asking again.
+      fault: the exception behind an error that the client did not cause. It goes to the log, never into the message.
     """
 
-    def __init__(self, status: int, message: str, *, param: str | None = None, retry_after: int | None = None):
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: int | None = None,
+        fault: Exception | None = None,
+    ):
         super().__init__(message)
         self.status = status
         self.message = message
         self.param = param
+        self.fault = fault
         self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
 
     def response(self) -> JSONResponse:
@@ -62,13 +74,45 @@ def validation_error(errors: Sequence[Mapping[str, Any]]) -> ServiceError:
     return ServiceError(422, f"{param or 'the body'}: {expected}{given}{more}", param=param)
 
 
-def storage_error(error: OSError) -> ServiceError:
-    """A write that failed. It changed nothing, but where a shard did not answer, which may have made its part."""
-    if isinstance(error, ConnectionError):
-        return ServiceError(503, str(error), retry_after=5)
-    reason = error.strerror or str(error) or type(error).__name__
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ServiceError(
-            507, f"nothing was changed, for the index cannot grow: {reason}; free some space, then retry"
-        )
-    return ServiceError(503, f"nothing was changed, for the index cannot be written: {reason}", retry_after=10)
+def index_error(error: Exception, *, writing: bool) -> ServiceError:
+    """The answer to a request whose search or update made the index raise `error`.
+
+    The index raises a plain ValueError for a request that it refuses, such as one for an unknown language. A ValueError
+    with a cause, or of a subclass, comes from a damaged file. Only messages that are meant for clients are passed on.
+
+    Args:
+      writing: whether the request was an update.
+
+    Returns:
+      422 for a request that the index refuses, 507 for a full disk, 503 for other I/O errors and for shards that do not
+      answer, 500 for a damaged index and for whatever else was raised.
+    """
+    if type(error) is ValueError and error.__cause__ is None:
+        return ServiceError(422, str(error))
+    if isinstance(error, ConnectionError) and error.errno is None:  # of `ShardedIndex`, which may quote a shard's error
+        cause = error.__cause__
+        message = str(error).replace(f" ({cause})", "")
+        return ServiceError(503, message, retry_after=5, fault=None if cause is None else error)
+    consequence = "nothing was changed: the index cannot be written" if writing else "the index cannot be read"
+    chain = _chain(error)
+    if writing and any(map(_is_full, chain)):
+        message = f"{consequence} ({os.strerror(errno.ENOSPC)}); free some space on its disk, then try again"
+        return ServiceError(507, message, fault=error)
+    if any(isinstance(one, OSError | sqlite3.OperationalError) for one in chain):
+        number = next((one.errno for one in chain if isinstance(one, OSError) and one.errno is not None), None)
+        reason = "" if number is None else f" ({os.strerror(number)})"
+        return ServiceError(503, consequence + reason, retry_after=10, fault=error)
+    if isinstance(error, ValueError | sqlite3.Error):
+        return ServiceError(500, f"{consequence}, because its files are damaged", fault=error)
+    return ServiceError(500, "something went wrong in the index", fault=error)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An exception and its causes."""
+    return [error, *(_chain(error.__cause__) if error.__cause__ is not None else [])]
+
+
+def _is_full(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL

@@ -1,4 +1,4 @@
-"""Who may come in: a request's Host and Authorization come in, a 400 or 401 goes out, or the request goes on."""
+"""Refuse requests by their Host (400) and Authorization (401) headers, and pass the others on."""
 
 import hmac
 
@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jaxretr.serve.errors import ServiceError
 from jaxretr.serve.options import ServiceOptions
+from jaxretr.serve.root_path import route_path
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """What a service on this machine's own interface is called; anything else in Host comes from a rebound name."""
@@ -16,11 +17,14 @@ OPEN = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 
 
 class Gate:
-    """Lets requests through that are addressed to this service and have its key."""
+    """Lets requests through that are addressed to this service and have its key.
+
+    Starlette's TrustedHostMiddleware does not know IPv6 addresses and does not answer in OpenAI's form.
+    """
 
     def __init__(self, app: ASGIApp, options: ServiceOptions):
         self._app = app
-        self._hosts = options.allowed_hosts
+        self._hosts = () if "*" in options.allowed_hosts else tuple(host.lower() for host in options.allowed_hosts)
         self._key = options.api_key.encode() if options.api_key is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -30,13 +34,13 @@ class Gate:
     def _refusal(self, scope: Scope) -> ServiceError | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._hosts and _name(host) not in self._hosts:
+        if self._hosts and not any(_matches(_name(host), pattern) for pattern in self._hosts):
             return ServiceError(
                 400,
                 f"the request is addressed to {host[:80]!r}; expected one of {', '.join(self._hosts)}",
                 param="Host",
             )
-        if self._key is None or scope["path"] in OPEN:
+        if self._key is None or route_path(scope) in OPEN:
             return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), self._key):
@@ -51,3 +55,7 @@ def _name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or (pattern.startswith("*.") and name.endswith(pattern[1:]))

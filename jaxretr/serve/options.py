@@ -1,7 +1,9 @@
 """Every setting of the service: values as `scripts/serve.py` takes them come in, checked `ServiceOptions` go out."""
 
 import dataclasses
+import ipaddress
 import math
+import re
 from dataclasses import dataclass, field
 
 
@@ -13,15 +15,22 @@ class ServiceOptions:
       model: the name that /info and /v1/models tell.
       writable: whether passages may be put and deleted.
       api_key: what a client must send as `Authorization: Bearer …`; None lets everyone in.
-      allowed_hosts: names that requests may be addressed to, without ports; () for all. Those of the loopback
-        interface keep a page elsewhere, whose name was made to point to this machine, from reading the answers.
+      allowed_hosts: names that requests may be addressed to, without ports; `*.example.org` for all names below
+        example.org; `*` or () for all. Those of the loopback interface keep a page elsewhere, whose name was made to
+        point to this machine, from reading the answers.
+      root_path: path under which a reverse proxy shows the service, such as /jaxretr; "" for none. The proxy may remove
+        this prefix from the paths or keep it.
+      forwarded_allow_ips: addresses or networks of the proxies whose X-Forwarded-For and X-Forwarded-Proto are true;
+        `*` for all. If there are any, the access log has the address of each client.
+      cors_origins: origins whose pages may use the service from a browser, such as https://example.org; `*` for all.
       log_queries: put the texts of queries into the access log.
       micro_batching: encode requests that wait together; without, one after the other.
       max_batch: texts encoded together. Texts of more than 32 tokens go in proportionally smaller batches.
       max_passage_batch: the same of passages, for whose batch queries that arrive meanwhile have to wait.
       max_wait_ms: how long an idle device waits for clients that have just been answered to ask again. A lone client
         never waits.
-      max_queue: texts that may wait; with more, requests are answered 503.
+      max_queue: texts that may wait, of queries and of passages each; with more, requests are answered 503. All texts
+        of a request count until they are encoded.
       max_body_bytes: of a request.
       max_text_characters: of a query or a passage.
       max_texts: queries, texts or passages in one request.
@@ -39,6 +48,9 @@ class ServiceOptions:
     writable: bool = False
     api_key: str | None = field(default=None, repr=False)
     allowed_hosts: tuple[str, ...] = ()
+    root_path: str = ""
+    forwarded_allow_ips: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
     log_queries: bool = False
     micro_batching: bool = True
     max_batch: int = 16
@@ -71,6 +83,18 @@ class ServiceOptions:
             )
         if self.max_k > self.max_hits:
             raise ValueError(f"max_k is {self.max_k}, but an answer holds at most max_hits = {self.max_hits} passages")
+        for name, is_valid, expected in (
+            ("allowed_hosts", _is_host, "names without scheme and port, such as example.org or *.example.org, or *"),
+            ("forwarded_allow_ips", _is_network, "IP addresses, networks such as 10.0.0.0/8, or *"),
+            ("cors_origins", _ORIGIN.fullmatch, "origins without a path, such as https://example.org, or *"),
+        ):
+            for value in getattr(self, name):
+                if value != "*" and not is_valid(value):
+                    raise ValueError(f"{name} has {value!r}; expected {expected}")
+        if not _ROOT_PATH.fullmatch(self.root_path):
+            raise ValueError(
+                f"root_path is {self.root_path!r}; expected a path such as /jaxretr, without a slash at the end"
+            )
         if not self.model:
             raise ValueError("model is empty; expected the name to serve the model under")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip() == self.api_key != ""):
@@ -83,3 +107,19 @@ class ServiceOptions:
 
 
 LIMITS = ("max_body_bytes", "max_text_characters", "max_texts", "max_k", "max_hits")
+
+_HOST = re.compile(r"(\*\.)?[\w-]+(\.[\w-]+)*")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+")
+_ROOT_PATH = re.compile(r"(/[\w.~%+-]+)*")
+
+
+def _is_network(value: str) -> bool:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_host(value: str) -> bool:
+    return bool(_HOST.fullmatch(value)) or (_is_network(value) and "/" not in value)

@@ -37,6 +37,7 @@ from jaxretr.tracking import say
 _SEARCHES = 4  # at once in a shard
 _STARTING = 600.0  # seconds that an ingress waits for its shards
 _PROBE = 0.25  # seconds between attempts to reach a shard that was lost
+_COMMAS = BeforeValidator(lambda given: given.split(",") if isinstance(given, str) else given)
 
 
 class RayOptions(BaseModel):
@@ -48,6 +49,9 @@ class RayOptions(BaseModel):
       writable: whether clients may put and delete passages.
       api_key_file: holds the key that clients must send (default: JAXRETR_API_KEY in the ingress's environment).
       insecure: answer requests that are addressed to other names than this machine's own, without a key.
+      allowed_hosts: names in the Host header beside this machine's own; separated by commas on a command line, like
+        the two that follow.
+      forwarded_allow_ips, cors_origins: as in `ServiceOptions`. The root path is that of the application in Ray Serve.
       log_queries: put the texts of queries into the access log.
       shard_timeout: seconds that a shard has for a search before the answer goes out without it.
       shard_write_timeout: seconds that it has for a write.
@@ -56,13 +60,14 @@ class RayOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    index: Annotated[
-        list[Path], BeforeValidator(lambda given: given.split(",") if isinstance(given, str) else given)
-    ] = Field(min_length=1)
+    index: Annotated[list[Path], _COMMAS] = Field(min_length=1)
     model: str | None = None
     writable: bool = False
     api_key_file: Path | None = None
     insecure: bool = False
+    allowed_hosts: Annotated[tuple[str, ...], _COMMAS] = ()
+    forwarded_allow_ips: Annotated[tuple[str, ...], _COMMAS] = ()
+    cors_origins: Annotated[tuple[str, ...], _COMMAS] = ()
     log_queries: bool = False
     shard_timeout: float = Field(5.0, gt=0)
     shard_write_timeout: float = Field(30.0, gt=0)
@@ -81,12 +86,15 @@ class RayOptions(BaseModel):
         if unknown := sorted(set(self.limits) - set(known)):
             raise ValueError(f"there is no limit {', '.join(unknown)}; expected of {', '.join(known)}")
         key = read_api_key(self.api_key_file)
+        open_to_all = (key is not None or self.insecure) and not self.allowed_hosts
         path = Path(self.model or model)
         return ServiceOptions(
             model=path.parent.name if path.name == "model" else path.name,
             writable=self.writable,
             api_key=key,
-            allowed_hosts=() if key or self.insecure else LOOPBACK,
+            allowed_hosts=() if open_to_all else (*LOOPBACK, *self.allowed_hosts),
+            forwarded_allow_ips=self.forwarded_allow_ips,
+            cors_origins=self.cors_origins,
             log_queries=self.log_queries,
             **self.limits,  # type: ignore[arg-type]  # their types are checked by their dataclass
         )

@@ -12,17 +12,22 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     ValidationError,
     WithJsonSchema,
     WrapValidator,
     create_model,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from jaxretr.index.types import UNKNOWN_LANGUAGE, IndexedPassage, SearchOptions
 from jaxretr.serve.options import ServiceOptions
 from jaxretr.tokenization import clean_text
+
+DEFAULT_K = 10
+"""Passages per query if a request does not say, or `max_k` if that is less."""
 
 _INT64 = 2**63
 _KEYS = 64  # of metadata
@@ -45,7 +50,10 @@ def _texts(value: Any) -> Any:
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value and all(isinstance(one, int | list) for one in value):
-        raise ValueError("token ids are not taken, since another tokenizer may have made them; send texts")
+        raise ValueError(
+            "token ids are not taken, since another tokenizer may have made them; send texts (with LangChain: "
+            "OpenAIEmbeddings(check_embedding_ctx_length=False))"
+        )
     return value
 
 
@@ -80,25 +88,51 @@ Wanted = Annotated[
 
 
 class Request(BaseModel):
-    """Values of exactly the types that are named, finite numbers, no other fields."""
+    """Values of exactly the types that are named, finite numbers, no other fields.
+
+    A null in an optional field asks for the default, as in OpenAI's API.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _not_too_many(cls, value: Any) -> Any:
-        """Before pydantic finds something to say about each of a million."""
-        return _at_most(len(cls.model_fields), value)
+    def _given(cls, value: Any) -> Any:
+        """The fields without those that are null and optional."""
+        value = _at_most(len(cls.model_fields), value)  # before pydantic finds something to say about each of a million
+        if not isinstance(value, dict):
+            return value
+        return {name: one for name, one in value.items() if one is not None or not cls._may_be_null(name, value)}
+
+    @classmethod
+    def _may_be_null(cls, name: str, values: dict[str, Any]) -> bool:
+        return name in cls.model_fields and not cls.model_fields[name].is_required()
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        made = handler(schema)
+        described = handler.resolve_ref_schema(made)
+        for name, field in described["properties"].items():
+            if "type" in field and name not in described.get("required", ()):
+                field["type"] = [field["type"], "null"]
+                if "enum" in field:
+                    field["enum"] = [*field["enum"], None]
+        return made
+
+
+def _only(given: str, absent: str) -> dict[str, Any]:
+    """The JSON schema of an object with one of two fields; the other field may be null."""
+    return {"required": [given], "properties": {given: {"not": {"type": "null"}}, absent: {"type": "null"}}}
 
 
 class SearchRequest(Request):
     """One query or several, and what all of them want."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["query"]}, {"required": ["queries"]}]})
+    model_config = ConfigDict(json_schema_extra={"oneOf": [_only("query", "queries"), _only("queries", "query")]})
 
     query: Text = ""
     queries: list[Text] = []
-    k: int = 10
+    k: int = DEFAULT_K
     languages: list[Language] = Field([], max_length=256, description="of the passages; empty for all")
     where: Annotated[dict[MetadataKey, Wanted], Field(max_length=_KEYS), _FEW] = Field(
         {}, description="metadata that a passage must have: a value, or one of several"
@@ -111,6 +145,11 @@ class SearchRequest(Request):
         if len(self.model_fields_set & {"query", "queries"}) != 1:
             raise ValueError('expected either "query", a string, or "queries", a list of strings')
         return self
+
+    @classmethod
+    def _may_be_null(cls, name: str, values: dict[str, Any]) -> bool:
+        other = {"query": "queries", "queries": "query"}.get(name)
+        return super()._may_be_null(name, values) if other is None else values.get(other) is not None
 
     @property
     def texts(self) -> list[str]:
@@ -129,7 +168,13 @@ class EmbeddingsRequest(Request):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
     user: str | None = Field(None, description="is not used")
-    input_type: Literal["query", "passage"] = Field("query", description="which of the model's prefixes the texts get")
+    input_type: Literal["query", "passage", "document"] = Field(
+        "query", description="which of the model's prefixes the texts get; a document is a passage"
+    )
+
+    @property
+    def kind(self) -> Literal["query", "passage"]:
+        return "query" if self.input_type == "query" else "passage"
 
 
 class PassageToPut(Request):
@@ -203,7 +248,7 @@ def requests(options: ServiceOptions, dim: int) -> Requests:
             __base__=SearchRequest,
             query=(question, Field("", **absent)),
             queries=(several(question), Field([], **absent)),
-            k=(int, Field(10, ge=1, le=options.max_k)),
+            k=(int, Field(min(DEFAULT_K, options.max_k), ge=1, le=options.max_k)),
         ),
         create_model(
             "EmbeddingsRequest",

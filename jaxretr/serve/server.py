@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from jaxretr.files import as_path
 from jaxretr.serve.errors import error_response
 from jaxretr.serve.gate import LOOPBACK
 from jaxretr.serve.options import ServiceOptions
@@ -32,23 +34,29 @@ API_KEY_VARIABLE = "JAXRETR_API_KEY"
 
 def read_api_key(file: Path | None) -> str | None:
     """The key in `file`, or else in the environment; None when there is none. Command lines can be seen by others."""
-    return file.read_text("utf-8").strip() if file is not None else os.environ.get(API_KEY_VARIABLE)
+    return as_path(file).read_text("utf-8").strip() if file is not None else os.environ.get(API_KEY_VARIABLE)
 
 
-def allowed_hosts(host: str, api_key: str | None, *, insecure: bool = False) -> tuple[str, ...]:
+def allowed_hosts(
+    host: str, api_key: str | None, *, insecure: bool = False, names: Sequence[str] = ()
+) -> tuple[str, ...]:
     """What requests to a service that listens at `host` must be addressed to; () for anything.
+
+    Args:
+      names: what else it is called, such as the name that a reverse proxy passes on. If there are any, a service that
+        other machines can reach is no longer called just anything.
 
     Raises:
       ValueError: when others than this machine could come in without a key.
     """
     if _is_loopback(host):
-        return LOOPBACK
+        return (*LOOPBACK, *names)
     if api_key is None and not insecure:
         raise ValueError(
             f"everyone who reaches {host or 'this machine'} could use the service: set {API_KEY_VARIABLE}, name a file "
             "with --api_key_file, or say --insecure if that is meant"
         )
-    return ()
+    return (*LOOPBACK, *names) if names else ()
 
 
 def run(app: FastAPI, options: ServiceOptions, *, host: str, port: int) -> int:
@@ -77,7 +85,7 @@ def server_config(app: FastAPI, options: ServiceOptions, *, host: str, port: int
         access_log=False,
         log_level="warning",
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=False,  # the app itself reads them
         timeout_keep_alive=math.ceil(options.keep_alive),
         timeout_graceful_shutdown=math.ceil(options.request_timeout + options.body_timeout),
         h11_max_incomplete_event_size=2**16,

@@ -16,7 +16,7 @@ from jaxretr.index.types import Searchable
 from jaxretr.model.encode import Encoder
 from jaxretr.serve import answers
 from jaxretr.serve.batching import Batcher, Kind
-from jaxretr.serve.errors import ServiceError, shown, storage_error
+from jaxretr.serve.errors import ServiceError, index_error, shown
 from jaxretr.serve.metrics import Metrics
 from jaxretr.serve.options import ServiceOptions
 from jaxretr.serve.requests import DeleteRequest, EmbeddingsRequest, PutRequest, SearchRequest
@@ -29,7 +29,7 @@ class Service:
 
     Attributes:
       metrics: of this service.
-      failure: why it can never become ready; None while it can.
+      failure: why it can never become ready; None while it can. Clients are not told, since it may name paths.
       stopping: whether it is shutting down; set by whoever runs it.
     """
 
@@ -62,9 +62,13 @@ class Service:
             self.stopping = True
             self.metrics.ready.set(0)
             warming.cancel()
-            await asyncio.wait([warming])
-            await self._batcher.close()
-            self._writer.shutdown()
+            try:
+                await asyncio.wait([warming])
+            finally:
+                try:
+                    await self._batcher.close()
+                finally:
+                    self._writer.shutdown()
             if self._compaction is not None:
                 await asyncio.wait([self._compaction])
 
@@ -81,23 +85,18 @@ class Service:
             )
         self._check_ready()
         async with self._deadline():
-            try:
-                found = [answers.hits(one) for one in await self._batcher.search(texts, request.options())]
-            except ConnectionError as error:
-                raise ServiceError(503, str(error), retry_after=5) from error
+            found = [answers.hits(one) for one in await self._batcher.search(texts, request.options())]
         body: dict[str, Any] = {"answers": found} if request.queries else found[0]
         return {**body, "took_ms": round(1000 * (time.perf_counter() - started), 3)}
 
     async def embed(self, request: EmbeddingsRequest) -> dict[str, Any]:
         """`Embeddings`."""
-        if request.model not in (None, self.options.model):
-            raise ServiceError(
-                404, f"there is no model {shown(request.model)}; expected {self.options.model!r}", param="model"
-            )
+        if request.model is not None:
+            self.model(request.model)
         self._check_ready()
         async with self._deadline():
-            vectors = await self._batcher.embed(request.input_type, request.input)
-            tokens = await asyncio.to_thread(self._count_tokens, request.input_type, request.input)
+            vectors = await self._batcher.embed(request.kind, request.input)
+            tokens = await asyncio.to_thread(self._count_tokens, request.kind, request.input)
         return answers.embeddings(
             vectors, encoding_format=request.encoding_format, model=self.options.model, tokens=tokens
         )
@@ -148,12 +147,17 @@ class Service:
 
     def models(self) -> dict[str, Any]:
         """`Models`."""
-        model = {"id": self.options.model, "object": "model", "created": self._since, "owned_by": "jaxretr"}
-        return {"object": "list", "data": [model]}
+        return {"object": "list", "data": [self.model(self.options.model)]}
+
+    def model(self, id: str) -> dict[str, Any]:
+        """`Model`."""
+        if id != self.options.model:
+            raise ServiceError(404, f"there is no model {shown(id)}; expected {self.options.model!r}", param="model")
+        return {"id": id, "object": "model", "created": self._since, "owned_by": "jaxretr"}
 
     @property
     def _unable(self) -> str | None:
-        return self.failure or self._progress or None
+        return self._progress or None
 
     def _check_ready(self) -> None:
         if self._unable:
@@ -172,11 +176,8 @@ class Service:
         """What has been begun to be written is waited for, however long it takes: the client must know."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._writer, change)
-        except ValueError as error:
-            raise ServiceError(422, str(error)) from error
-        except OSError as error:
-            traceback.print_exception(error)
-            raise storage_error(error) from error
+        except Exception as error:
+            raise index_error(error, writing=True) from error
 
     def _encode(self, kind: Kind, texts: Sequence[str]) -> np.ndarray:
         encode = self.encoder.encode_query if kind == "query" else self.encoder.encode_document
@@ -200,6 +201,7 @@ class Service:
         except Exception as error:
             traceback.print_exception(error)
             self.failure = f"the encoder cannot be warmed up: {error}"
+            self._progress = "the encoder cannot be warmed up; the log of the service says why"
             return
         self._progress = ""
         self.metrics.ready.set(1)

@@ -18,10 +18,13 @@ import numpy as np
 from jaxretr.eval.results import Results, SettingResult, TaskResult, mean
 from jaxretr.eval.settings import Setting
 from jaxretr.files import replaced_file
+from jaxretr.study.provenance import Provenance
 
 SCHEMA = 1
 EVERY_LANGUAGE = "all"
 """The query language of a task whose values are means over the languages of a question."""
+UNKNOWN = "unknown provenance"
+"""What stands for the model of a section that does not record one."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class SectionRecord:
         and, by measure, their values; NaN is None.
       facts: anything else worth keeping, such as costs, checks or example texts.
       seconds: how long it took to measure.
+      content: fingerprint of the test collection; empty in sections of older versions.
+      provenance: what made it; None in sections of older versions.
     """
 
     collection: str
@@ -42,6 +47,8 @@ class SectionRecord:
     per_query: dict[str, dict[str, dict[str, Any]]]
     facts: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    content: dict[str, str] = field(default_factory=dict)
+    provenance: Provenance | None = None
 
     @classmethod
     def of(
@@ -74,7 +81,7 @@ class SectionRecord:
                 }
                 for task in tasks
             }
-        return cls(results.collection, by_task, per_query, **others)
+        return cls(results.collection, by_task, per_query, content=results.content, **others)
 
     def scalar(self, name: str) -> float:
         """The mean over tasks of "setting/measure"; NaN where there is none."""
@@ -86,7 +93,7 @@ class SectionRecord:
         for setting, tasks in self.per_query.items():
             found = [_task(name, columns, self._ids(columns["id"])) for name, columns in tasks.items()]
             settings[setting] = SettingResult(tuple(found))  # type: ignore[index]
-        return Results(self.collection, settings)
+        return Results(self.collection, settings, content=self.content)
 
     def _ids(self, said: list[str] | str) -> list[str]:
         if isinstance(said, list):
@@ -110,8 +117,42 @@ class RunRecord:
         """Of its file, without the ending."""
         return f"{self.arm}-{self.seed}"
 
+    @property
+    def models(self) -> dict[str, list[str]]:
+        """Names of sections by the fingerprint of the model that they were measured on, `UNKNOWN` if not recorded."""
+        found: dict[str, list[str]] = {}
+        for name, section in self.sections.items():
+            found.setdefault(section.provenance.model if section.provenance else UNKNOWN, []).append(name)
+        return found
+
+    def check_model(self, model: str | None = None) -> None:
+        """Check that every section of this record was measured on one known model, so that sections may be added.
+
+        Args:
+          model: the fingerprint of the model that further sections are to be measured on, if it is known yet.
+
+        Raises:
+          ValueError: names the sections, their models and what to do.
+        """
+        others = {one: names for one, names in self.models.items() if one != model}
+        if UNKNOWN in others or (model and others):
+            said = "; ".join(f"{', '.join(names)}: {one}" for one, names in others.items())
+            measured = f"the model {model}" if model else "a model trained now"
+            raise ValueError(
+                f"the record {self.name}.json cannot take sections of {measured}, because its sections are of another "
+                f"model or of an unknown one ({said}). Delete {self.name}.json to measure all of its sections on one "
+                "model, or write into another directory with --record"
+            )
+
     def with_section(self, name: str, section: SectionRecord) -> "RunRecord":
-        """A copy with a section more."""
+        """A copy with a section more; one of that name is replaced.
+
+        Raises:
+          ValueError: the other sections are of another model, see `check_model`.
+        """
+        others = {one: kept for one, kept in self.sections.items() if one != name}
+        if section.provenance:
+            dataclasses.replace(self, sections=others).check_model(section.provenance.model)
         return dataclasses.replace(self, sections=self.sections | {name: section})
 
     def save(self, directory: Path) -> None:
@@ -138,13 +179,18 @@ class RunRecord:
             raise ValueError(
                 f"{path} has schema {schema!r}, expected {SCHEMA}; delete it, and the run is measured anew"
             )
-        sections = {name: SectionRecord(**section) for name, section in content.pop("sections").items()}
+        sections = {name: _section(section) for name, section in content.pop("sections").items()}
         return cls(**content, sections=sections)
 
 
 def load_all(directory: Path) -> dict[str, RunRecord]:
     """Every record of a directory by name."""
     return {path.stem: RunRecord.load(path) for path in sorted(directory.glob("*.json"))}
+
+
+def _section(content: dict[str, Any]) -> SectionRecord:
+    known = content.get("provenance")
+    return SectionRecord(**content | {"provenance": known and Provenance(**known)})
 
 
 def _over_languages(setting: SettingResult) -> TaskResult:

@@ -113,7 +113,7 @@ def results(analysis: Analysis, directory: Path, base: Path) -> Iterator[str]:
     if len(_by_alpha(analysis)) > 2:
         yield "### Clean quality over α, seed 0"
         yield f"![clean mAP over the share of monolingual batches]({where}/alpha.png)"
-    for part in (tables.poison, tables.strength, tables.costs, tables.examples):
+    for part in (tables.poison, tables.strength, tables.costs, tables.provenance, tables.examples):
         yield from part(analysis)
 
 

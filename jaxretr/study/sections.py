@@ -13,7 +13,6 @@
 
 import copy
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -23,7 +22,7 @@ from typing import Any, override
 import numpy as np
 
 from jaxretr.attack.checks import strength_checks
-from jaxretr.attack.record import RECORD_FILE, TEXTS_FILE, AdversarialText
+from jaxretr.attack.record import Record, load_texts
 from jaxretr.attack.report.strings import strongest
 from jaxretr.attack.run import attack_into
 from jaxretr.attack.victim import Victim
@@ -155,8 +154,8 @@ def attacked(study: Study, run: Run, section: Section, encoder: Encoder, files: 
         attacked={"max_length": encoder.max_length},
         measures=MEASURES,
     )
-    record = json.loads((directory / RECORD_FILE).read_text("utf-8"))
-    texts = [AdversarialText(**json.loads(line)) for line in (directory / TEXTS_FILE).read_text("utf-8").splitlines()]
+    record = Record.load(directory)
+    texts = load_texts(directory)
     examples = [
         dataclasses.asdict(text)
         for label in dict.fromkeys(text.label for text in texts)
@@ -166,10 +165,10 @@ def attacked(study: Study, run: Run, section: Section, encoder: Encoder, files: 
         results,
         [name for name in results.settings[chosen.setting].measures if _is_kept(name)],
         facts={
-            "row_norm": record["row_norm"],
-            "nearest_row": record["nearest_row"],
-            "transfer": record["transfer"],
-            "forward_passes": {trial["label"]: round(trial["forward_passes"], 1) for trial in record["trials"]},
+            "row_norm": record.row_norm,
+            "nearest_row": record.nearest_row,
+            "transfer": record.transfer and dataclasses.asdict(record.transfer),
+            "forward_passes": {trial.label: round(trial.forward_passes, 1) for trial in record.trials},
             "examples": examples,
         },
     )
@@ -184,7 +183,7 @@ def checks(study: Study, encoder: Encoder, files: Files) -> SectionRecord:
         {"name": check.name, "passed": check.passed, "says": check.says}
         for check in strength_checks(victim, chosen.options, study.checked)
     ]
-    return SectionRecord(collection.name, {}, {}, {"checks": found})
+    return SectionRecord(collection.name, {}, {}, {"checks": found}, content=collection.fingerprint)
 
 
 def _drawn(study: Study, chosen: Attacks, files: Files) -> RetrievalSet:

@@ -12,7 +12,8 @@ from typing import Any, cast
 
 from jaxretr.run import load_encoder
 from jaxretr.study.design import BM25, Run, Study
-from jaxretr.study.records import RunRecord
+from jaxretr.study.provenance import Provenance
+from jaxretr.study.records import RunRecord, SectionRecord
 from jaxretr.study.sections import Files, RememberingEncoder, measure, measure_lexical
 from jaxretr.study.training import matched_checkpoint, trained
 from jaxretr.tracking import say
@@ -38,8 +39,8 @@ def run_study(
       sections: which of them; () for all.
 
     Raises:
-      ValueError: an arm or a section that the study does not have; a record of another design; what training,
-        evaluation and attacks refuse.
+      ValueError: an arm or a section that the study does not have; a record of another design or another model; what
+        training, evaluation and attacks refuse.
     """
     measured = dict.fromkeys(section for arm in study.arms.values() for section in arm.all_sections)
     for kind, named, known in (("arms", arms, study.arms), ("sections", sections, measured)):
@@ -51,16 +52,22 @@ def run_study(
         wanted = [s for s in study.sections_of(run) if (not sections or s in sections) and s not in record.sections]
         if not wanted:
             continue
+        record.check_model()
         say(f"run {number} of {len(todo)}: {run.name}")
         files = Files(collections, Path(study.base.data.data_dir), output_dir / "sections" / run.name)
         if run.arm == BM25:
+            fingerprint = load_encoder(study.base).fingerprint
+            record.check_model(fingerprint)
             for section in wanted:
-                record = record.with_section(section, measure_lexical(study, section, files))
+                found = measure_lexical(study, section, files)
+                record = _added(record, section, found, fingerprint)
                 record.save(records)
             continue
         model, training = _model(study, run, output_dir / "training")
         record = dataclasses.replace(record, training=training)
         encoder = cast(RememberingEncoder, RememberingEncoder.load(model, dtype="float32", max_length=study.max_length))
+        fingerprint = encoder.fingerprint
+        record.check_model(fingerprint)
         for section in wanted:
             say(f"{run.name}: {section}")
             victim = encoder
@@ -68,8 +75,13 @@ def run_study(
             if section == "matched":
                 victim, facts = _matched(study, run, encoder, output_dir / "training")
             found = measure(study, run, section, victim, files)
-            record = record.with_section(section, dataclasses.replace(found, facts=found.facts | facts))
+            record = _added(record, section, dataclasses.replace(found, facts=found.facts | facts), fingerprint)
             record.save(records)
+
+
+def _added(record: RunRecord, name: str, section: SectionRecord, model: str) -> RunRecord:
+    """The record with a section that has just been measured on the model of this fingerprint."""
+    return record.with_section(name, dataclasses.replace(section, provenance=Provenance.of(model)))
 
 
 def _begun(study: Study, run: Run, records: Path) -> RunRecord:
@@ -98,8 +110,7 @@ def _model(study: Study, run: Run, directory: Path) -> tuple[Path, dict[str, Any
         output_dir, training = trained(study, run, directory)
         return output_dir / "model", training
     untrained = directory / "untrained"
-    if not untrained.exists():
-        load_encoder(study.base).save(untrained)
+    load_encoder(study.base).save(untrained)
     return untrained, {}
 
 
@@ -116,4 +127,9 @@ def _matched(
         query_prefix=encoder.query_prefix,
         passage_prefix=encoder.passage_prefix,
     )
-    return victim, {"step": step, "validation": own, "validation_of_baseline": baseline}
+    return victim, {
+        "step": step,
+        "validation": own,
+        "validation_of_baseline": baseline,
+        "checkpoint": victim.fingerprint,
+    }

@@ -215,6 +215,28 @@ def costs(analysis: Analysis) -> Iterator[str]:
     )
 
 
+def provenance(analysis: Analysis) -> Iterator[str]:
+    """Which code measured which model for each section, and the sections that do not say so."""
+    yield "### Provenance"
+    rows, unknown = [], []
+    for name, record in analysis.records.items():
+        for model, sections in record.models.items():
+            made = [known for section in sections if (known := record.sections[section].provenance)]
+            if made:
+                commits = dict.fromkeys(f"`{one.short_commit}`" for one in made)
+                last = max(one.time for one in made)
+                rows.append([name, ", ".join(sections), f"`{model}`", ", ".join(commits), last])
+            else:
+                unknown.append(f"{name} ({', '.join(sections)})")
+    if rows:
+        yield table(["run", "sections", "model (fingerprint)", "commit", "measured until"], rows)
+    if unknown:
+        yield wrapped(
+            "Unknown provenance: the following sections record neither the commit of the code nor a fingerprint of the "
+            f"model. Sections of one run may be of models that were trained separately. {'; '.join(unknown)}."
+        )
+
+
 def examples(analysis: Analysis) -> Iterator[str]:
     """Of the arm in question: the text of each attack and language that made the best relevant passage fall most."""
     record = analysis.records.get(f"{analysis.study.contrast[1]}-0")

@@ -4,14 +4,13 @@ The learning rate of an arm is the one that does best on validation data under i
 of its own tries the same rates.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxretr import parallel
+from jaxretr import json_lines, parallel
 from jaxretr.eval.results import Results
 from jaxretr.model.functions import Params
 from jaxretr.run import load_encoder, make_update, train
@@ -48,7 +47,7 @@ def trained(study: Study, run: Run, directory: Path) -> tuple[Path, dict[str, An
     """
     rate, tried = chosen_rate(study, run.arm, directory)
     output_dir = _train(study, run, rate, directory)
-    rows = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text("utf-8").splitlines()]
+    rows = json_lines.read(output_dir / "metrics.jsonl")
     steps = [row for row in rows if "seconds_per_step" in row]
     return output_dir, {
         "learning_rate": rate,
@@ -92,9 +91,9 @@ def criterion(output_dir: Path) -> float:
 
 
 def _train(study: Study, run: Run, rate: float, directory: Path) -> Path:
+    """Train, or check that the finished training in this directory is of the same config, data and initial model."""
     config = study.config(run, rate, directory)
     output_dir = Path(config.output_dir)
-    if not (output_dir / "results.json").exists():
-        say(f"training {output_dir.name}")
-        train(config)
+    say(f"training {output_dir.name}")
+    train(config)
     return output_dir

@@ -6,6 +6,9 @@ kept. They are renamed when whole; in a bucket, what has no `commit_success.txt`
 depends on the number of processes; all processes must make the same calls.
 """
 
+import asyncio
+import errno
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,7 +19,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from jaxretr import parallel
-from jaxretr.files import AnyPath
+from jaxretr.files import AnyPath, sync_directory, sync_tree
 from jaxretr.train.early_stopping import EarlyStopping
 from jaxretr.train.step import TrainState
 
@@ -27,6 +30,18 @@ class Restored(NamedTuple):
     state: TrainState
     data: dict[str, Any]
     values: dict[int, float]
+
+
+_NO_SPACE = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+def finished_steps(directory: AnyPath) -> list[int]:
+    """Return the steps of the finished checkpoints in a directory, in ascending order.
+
+    Orbax writes into a directory with a temporary name and renames it at the end; in a bucket, where nothing can be
+    renamed, it adds `commit_success.txt` at the end.
+    """
+    return sorted(ocp.utils.checkpoint_steps(directory))
 
 
 class Checkpoints(AbstractContextManager["Checkpoints"]):
@@ -46,6 +61,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, self._best]),
                 cleanup_tmp_directories=True,
+                temporary_path_class=_Synced if isinstance(directory, Path) else None,
             ),
             item_names=("state", "data", "config", "evaluations"),
         )
@@ -61,7 +77,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         The checkpoint of `evaluations.best_step` stays, and the values go into this one.
 
         Raises:
-          OSError: where this or the previous checkpoint cannot be written, such as on a full disk.
+          OSError: this or the previous checkpoint cannot be written, such as on a full disk.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -93,14 +109,14 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: Exception) -> OSError:
-        self._manager.reload()  # from disk: the failed one was counted when its writing began
-        whole = sorted(self._manager.all_steps())
+        whole = finished_steps(self._directory)
         kept = f"checkpoint {whole[-1]} is whole and the run resumes from it" if whole else "there is no whole one yet"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return OSError(
-            f"Writing a checkpoint to {self._directory} failed ({reason}); {kept}. "
-            "Free some disk space, or set output_dir to a larger disk, then run the same command again."
-        )
+        if any(text in str(error) for text in _NO_SPACE):
+            remedy = "Free some disk space, or set output_dir to a larger disk, then run the same command again."
+        else:
+            remedy = "Make the directory writable for this run again, then run the same command again."
+        return OSError(f"Writing a checkpoint to {self._directory} failed ({reason}); {kept}. {remedy}")
 
     def restore(self, like: TrainState, step: int | None = None) -> Restored:
         """The checkpoint after update number `step`, the newest if None, its arrays replicated over the devices.
@@ -126,6 +142,16 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
     def __exit__(self, *_: object) -> None:
         """Waits for a save under way, also when the run failed, and ends the background threads."""
         self._manager.close()
+
+
+class _Synced(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """A checkpoint being written, which gets its final name after its content is on the disk."""
+
+    async def finalize(self) -> None:
+        await asyncio.to_thread(sync_tree, Path(self.get()))
+        await super().finalize()  # adds small files of metadata, which are not needed to restore, and renames
+        await asyncio.to_thread(sync_tree, Path(self.get_final()))
+        await asyncio.to_thread(sync_directory, Path(self.get_final()).parent)
 
 
 class _Best(checkpoint_managers.PreservationPolicy):

@@ -177,7 +177,7 @@ def _whole(scores: Scores) -> tuple[Float[Array, " batch"], Bool[Array, " batch"
 def _streamed(
     anchors: _Anchors, candidates: _Candidates, temperature: float
 ) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
-    """As `_whole`, block by block of the candidates, with a running maximum and sum of exponentials."""
+    """As `_whole`, block by block of the candidates: a running maximum, sum of exponentials and own score."""
     total = len(candidates.vectors)
     blocks = -(-total // STREAM_ABOVE)
     size = -(-total // blocks)
@@ -195,17 +195,20 @@ def _streamed(
     )
 
     @jax.checkpoint
-    def add(state: tuple[Array, Array], block: tuple[Array, _Candidates]) -> tuple[tuple[Array, Array], None]:
+    def add(state: tuple[Array, Array, Array], block: tuple[Array, _Candidates]) -> tuple[tuple[Array, ...], None]:
+        best, summed, at_own = state
         start, some = block
         scores = _scores(anchors, some, start, temperature)
-        best = jnp.maximum(state[0], scores.max(1))
-        shift = jax.lax.stop_gradient(jnp.where(best == -jnp.inf, 0.0, best))
-        summed = state[1] * jnp.exp(jax.lax.stop_gradient(state[0]) - shift) + jnp.exp(scores - shift[:, None]).sum(1)
-        return (jax.lax.stop_gradient(best), summed), None
+        new_best = jnp.maximum(best, scores.max(1))
+        shift = jax.lax.stop_gradient(jnp.where(new_best == -jnp.inf, 0.0, new_best))
+        summed = summed * jnp.exp(jax.lax.stop_gradient(best) - shift) + jnp.exp(scores - shift[:, None]).sum(1)
+        # Another product could round the own score differently from the same score within the best.
+        at_own += jnp.where(_is_own(anchors, some, start), scores, 0.0).sum(1)
+        return (jax.lax.stop_gradient(new_best), summed, at_own), None
 
-    nothing = (jnp.full(len(anchors.own), -jnp.inf), jnp.zeros(len(anchors.own)))
-    (best, summed), _ = jax.lax.scan(add, nothing, (jnp.arange(blocks) * size, padded))
-    at_own = _product(anchors.vectors[:, None], candidates.vectors[anchors.own][:, :, None])[:, 0, 0] / temperature
+    zeros = jnp.zeros(len(anchors.own))
+    nothing = (jnp.full(len(anchors.own), -jnp.inf), zeros, zeros)
+    (best, summed, at_own), _ = jax.lax.scan(add, nothing, (jnp.arange(blocks) * size, padded))
     return best + jnp.log(summed) - at_own, at_own >= best
 
 
@@ -217,10 +220,11 @@ def _scores(
     # Only what answers that row's query is excluded with it; its hard negatives are not.
     same_query = (anchors.query_content[:, None] == candidates.query_content) & ~candidates.is_hard_negative
     missing = (candidates.passage_content == 0) & candidates.is_hard_negative
-    is_own = start + jnp.arange(len(candidates.vectors)) == anchors.own[:, None]
-    scores = _product(anchors.vectors, candidates.vectors.T) / temperature
+    scores = jnp.matmul(anchors.vectors, candidates.vectors.T, precision=jax.lax.Precision.HIGHEST) / temperature
+    is_own = _is_own(anchors, candidates, start)
     return jnp.where((same_passage | same_query | missing) & ~is_own, -jnp.inf, scores)
 
 
-def _product(a: Float[Array, "*rows dim"], b: Float[Array, "*columns"]) -> Float[Array, "..."]:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+def _is_own(anchors: _Anchors, candidates: _Candidates, start: Int[Array, ""] | int) -> Bool[Array, "batch candidates"]:
+    """Where each anchor's counterpart is among candidates, the first of which has place `start`."""
+    return start + jnp.arange(len(candidates.vectors)) == anchors.own[:, None]

@@ -1,6 +1,7 @@
 """The directory of a run, and whether the run in it is the one that is wanted.
 
-In: a config. Out: its `output_dir`, with the config in `config.json`.
+Input: a config, and the fingerprints of everything that the run depends on. Output: its `output_dir`, with the config
+in `config.json` and the fingerprints in `content.json`.
 """
 
 import json
@@ -11,29 +12,76 @@ from typing import Any
 from jaxretr import parallel
 from jaxretr.config import Config
 from jaxretr.files import AnyPath, as_path, write_json
+from jaxretr.fingerprint import differences
+from jaxretr.tracking import say
+from jaxretr.train.checkpoint import finished_steps
 
 MAY_CHANGE = {"resume", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "wandb_project"}
 """Fields of a config that a resumed run may change."""
 
 
-def claim_output_dir(config: Config) -> AnyPath:
-    """Makes `output_dir`, or checks that the run in it is this one. A run that has no checkpoint yet gives way.
-
-    A setting that the run's config does not know yet had no effect then, which is what its default means.
+def output_directory(config: Config) -> AnyPath:
+    """Return the `output_dir` of a config as a path, absolute on a disk.
 
     Raises:
-      ValueError: where it holds a run of another config (naming the fields), or any run while `resume` is False.
-      FileNotFoundError: where several processes do not share it.
+      ValueError: `output_dir` is empty.
     """
     if not config.output_dir:
         raise ValueError("output_dir is empty; set it, for example to runs/hybrid.")
     output_dir = as_path(config.output_dir)
-    if isinstance(output_dir, Path):
-        output_dir = output_dir.absolute()
+    return output_dir.absolute() if isinstance(output_dir, Path) else output_dir
+
+
+def claim_output_dir(config: Config) -> AnyPath:
+    """Create `output_dir`, or check that the run in it is this one. A run without a finished checkpoint is overwritten.
+
+    A setting that is absent from the run's config counts as its default: the setting did not exist yet.
+
+    Raises:
+      ValueError: `output_dir` is empty, or holds a run of another config (naming the fields), or any run while
+        `resume` is False.
+      FileNotFoundError: several processes do not share it.
+    """
+    output_dir = output_directory(config)
     with parallel.main_process_first():
         _claim(output_dir, config)
         parallel.check_shared(output_dir / "config.json")
     return output_dir
+
+
+def check_content(output_dir: AnyPath, content: dict[str, str]) -> None:
+    """Check that the data and the model of a run are the same as when the run began.
+
+    `content.json` in `output_dir` holds their fingerprints. A run without a finished checkpoint starts on the new
+    content: the evaluation before training is deleted.
+
+    Args:
+      output_dir: as `claim_output_dir` returned it.
+      content: fingerprints of everything that the run depends on.
+
+    Raises:
+      ValueError: `output_dir` holds a run on other content; the message says what changed.
+    """
+    path = output_dir / "content.json"
+    with parallel.main_process_first():
+        former = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        changed = differences(former, content)
+        if changed and _begun(output_dir):
+            if former:
+                raise ValueError(
+                    f"{output_dir} holds a run on other content under the same names ({changed}); put the former "
+                    "content back to resume, or set another output_dir."
+                )
+            say(f"{output_dir} does not say on which data and model it began; they are taken as unchanged")
+        elif changed:
+            (output_dir / "results_before.json").unlink(missing_ok=True)
+        if changed and parallel.is_main_process():
+            write_json(path, content)
+
+
+def _begun(output_dir: AnyPath) -> bool:
+    """Return whether `output_dir` holds a checkpoint to resume from, or the results of a finished run."""
+    return (output_dir / "results.json").exists() or bool(finished_steps(output_dir / "checkpoints"))
 
 
 def _claim(output_dir: AnyPath, config: Config) -> None:
@@ -42,7 +90,7 @@ def _claim(output_dir: AnyPath, config: Config) -> None:
     if path.exists():
         found = _completed(json.loads(path.read_text(encoding="utf-8")), Config().to_dict())
         changed = sorted(_differences(found, wanted))
-        begun = any((output_dir / "checkpoints").glob("[0-9]*"))
+        begun = _begun(output_dir)
         if begun and not config.resume:
             raise ValueError(f"{output_dir} holds a run and resume is False; delete it or set another output_dir.")
         if begun and changed:

@@ -23,13 +23,15 @@ from jaxretr.data.batches import PairBatch
 def occurring(batch: PairBatch, vocab_size: int) -> Int32[Array, " rows"]:
     """The ids of all tokens of the global batch, ascending, each once; inside `parallel.pmap`.
 
-    As many as may differ: the batch's tokens, at most `vocab_size`. `vocab_size`, which is no id, stands in for those
-    that do not.
+    The number of rows is the largest number of ids that can differ: the token positions that are encoded, at most
+    `vocab_size`. `vocab_size`, which is no id, fills the rows that are left.
     """
-    ids = parallel.gather(jnp.concatenate([batch.queries.ids.ravel(), batch.passages.ids.ravel()]))
+    own = jnp.concatenate([batch.queries.ids.ravel(), batch.passages.ids.ravel()])
+    ids = parallel.gather(own)
     most = min(ids.size, vocab_size)
-    if batch.packing:  # says how many tokens are real; all others are padding, one id
-        most = min(most, len(ids) * batch.packing.text.size + 1)
+    if batch.packing:  # every real token has a place in the shared rows; all others are padding, which is one id
+        devices = ids.size // own.size
+        most = min(most, devices * batch.packing.text.size + 1)
     return jnp.unique(ids, size=most, fill_value=vocab_size)
 
 

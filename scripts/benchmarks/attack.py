@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from paths import path_flag
 
 SIDES = ("loop", "batched")
 
@@ -84,7 +85,7 @@ def run(model: Path, torch_python: Path, slots: int, candidates: int, queries: i
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="a saved model with mean pooling")
-    add("--torch_python", type=Path, required=True, help="the interpreter of the environment with PyTorch")
+    add("--model", type=path_flag, required=True, help="a saved model with mean pooling")
+    add("--torch_python", type=path_flag, required=True, help="the interpreter of the environment with PyTorch")
     for name, size in {"slots": 50, "candidates": 100, "queries": 64, "repeats": 5}.items():
         add(f"--{name}", type=int, default=size, help="default: %(default)s")

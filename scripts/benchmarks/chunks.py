@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.steps import first_state, in_turns, made_batch, make_update, stepping
+from paths import path_flag
 
 TIMES = 8
 
@@ -37,7 +38,7 @@ def run(model: Path, pairs: int, query_length: int, passage_length: int, dtype: 
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="a saved model")
+    parser.add_argument("--model", type=path_flag, required=True, help="a saved model")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"], help="default: %(default)s")
     for name, size in {"pairs": 16, "query_length": 32, "passage_length": 64, "rounds": 5}.items():
         parser.add_argument(f"--{name}", type=int, default=size, help="default: %(default)s")

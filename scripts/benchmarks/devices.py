@@ -12,15 +12,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from benchmarks.steps import made_batch, make_update, on_all_devices
+from paths import path_flag
 
 DEVICES = 8
 
 
 def run(model: Path, pairs: int, query_length: int, passage_length: int, dtype: str) -> None:
-    from jaxretr.compile.costs import Costs
-    from jaxretr.compile.hlo import Module
     from jaxretr.model.functions import param_shapes
     from jaxretr.model.weights import load_params
+    from jaxretr.tpu_estimate.costs import Costs
+    from jaxretr.tpu_estimate.hlo import Module
     from jaxretr.train.step import TrainState
 
     if jax.device_count() < DEVICES:
@@ -53,7 +54,7 @@ def run(model: Path, pairs: int, query_length: int, passage_length: int, dtype: 
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="a saved model, for its architecture")
+    parser.add_argument("--model", type=path_flag, required=True, help="a saved model, for its architecture")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"], help="default: %(default)s")
     for name, size in {"pairs": 256, "query_length": 32, "passage_length": 128}.items():
         parser.add_argument(f"--{name}", type=int, default=size, help="default: %(default)s")

@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.pairs import passages
 from benchmarks.torch_process import TorchProcess
 from benchmarks.train import THEIRS, report
+from paths import path_flag
 
 
 def run(model: Path, torch_python: Path, data_dir: Path, texts: int, rounds: int) -> None:
@@ -45,8 +46,8 @@ def run(model: Path, torch_python: Path, data_dir: Path, texts: int, rounds: int
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="a saved model with mean pooling")
-    add("--torch_python", type=Path, required=True, help="the interpreter of the environment with PyTorch")
-    add("--data_dir", type=Path, default=Path("data"), help="where LibreOffice's help is kept, or fetched to")
+    add("--model", type=path_flag, required=True, help="a saved model with mean pooling")
+    add("--torch_python", type=path_flag, required=True, help="the interpreter of the environment with PyTorch")
+    add("--data_dir", type=path_flag, default="data", help="where LibreOffice's help is kept, or fetched to")
     for name, size in {"texts": 96, "rounds": 5}.items():
         add(f"--{name}", type=int, default=size, help="default: %(default)s")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from paths import path_flag
 
 CLEAN = "clean"
 
@@ -80,6 +81,6 @@ def run(model: Path, pairs: int, query_length: int, passage_length: int, rounds:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="a saved model")
+    parser.add_argument("--model", type=path_flag, required=True, help="a saved model")
     for name, size in {"pairs": 8, "query_length": 32, "passage_length": 64, "rounds": 7}.items():
         parser.add_argument(f"--{name}", type=int, default=size, help="default: %(default)s")

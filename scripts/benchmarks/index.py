@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from benchmarks import index_data
 from benchmarks.index_systems import EXACT, SYSTEMS, System, recall
+from paths import path_flag
 
 TARGETS = [0.95, 0.99]
 _MORE = 0.2  # of what is missing to perfect recall
@@ -201,5 +202,5 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--baseline", choices=SYSTEMS, default="faiss-flat", help="default: %(default)s")
     add("--threads", type=int, default=2, help="and cores of every system (default: %(default)s)")
     add("--ef_construction", type=int, default=200, help="of both HNSW (default: %(default)s)")
-    add("--directory", type=Path, help="keep vectors and indexes here (default: they are deleted at the end)")
-    add("--json", dest="json_file", type=Path, metavar="FILE", help="write all figures there")
+    add("--directory", type=path_flag, help="keep vectors and indexes here (default: they are deleted at the end)")
+    add("--json", dest="json_file", type=path_flag, metavar="FILE", help="write all figures there")

@@ -108,8 +108,11 @@ class Ours(System):
 
     def search(self, setting: Any) -> Search:
         from jaxretr.index import Index, SearchOptions
+        from jaxretr.index.layout import switch
 
-        index = Index(self.directory, self.about | {"segments": self._segments(setting)}, writable=False)
+        switch(self.directory, self.about | {"segments": self._segments(setting)})
+        index = Index.open(self.directory)
+        switch(self.directory, self.about)
         options = SearchOptions(k=K)
 
         def search(queries: np.ndarray) -> np.ndarray:

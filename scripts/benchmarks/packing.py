@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.pairs import batches
 from benchmarks.steps import first_state, in_turns, make_update, stepping
+from paths import path_flag
 
 LENGTHS = ((32, 64), (32, 128), (64, 256))  # of queries and passages, at most
 
@@ -63,7 +64,7 @@ def run(model: Path, data_dir: Path, pairs: int, steps: int, rounds: int) -> Non
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="a saved model, such as scripts/import_weights.py")
-    add("--data_dir", type=Path, default=Path("data"), help="where LibreOffice's help is kept, or fetched to")
+    add("--model", type=path_flag, required=True, help="a saved model, such as scripts/import_weights.py")
+    add("--data_dir", type=path_flag, default="data", help="where LibreOffice's help is kept, or fetched to")
     for name, size in {"pairs": 32, "steps": 120, "rounds": 5}.items():
         add(f"--{name}", type=int, default=size, help="default: %(default)s")

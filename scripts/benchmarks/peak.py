@@ -1,8 +1,8 @@
 """What share of the machine's own matrix products training and encoding reach.
 
-The peak is measured here, in turns with the rest: square products of `--size`, in float32 and bfloat16, by XLA. Counted
-of a step and of encoding are the products that the mathematics asks for (`jaxretr.compile.flops`), a gradient as three
-of its function; nothing that is made twice. Texts have no padding.
+This benchmark measures the peak itself, interleaved with the rest: square products of `--size`, in float32 and
+bfloat16, by XLA. It counts the products of a step and of encoding by formula (`jaxretr.tpu_estimate.flops`); a gradient
+counts as three forward passes, and recomputation does not count. Texts have no padding.
 """
 
 import argparse
@@ -14,14 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from benchmarks.steps import first_state, in_turns, made_batch, make_update, stepping
+from paths import path_flag
 
 
 def run(model: Path, pairs: int, query_length: int, passage_length: int, size: int, rounds: int) -> None:
     from jaxretr import parallel
-    from jaxretr.compile import flops
     from jaxretr.config import Config, ModelConfig, TrainConfig
     from jaxretr.model.encode import Encoder
     from jaxretr.model.functions import functions
+    from jaxretr.tpu_estimate import flops
 
     parallel.initialize()
     encoder = Encoder.load(model)
@@ -61,6 +62,6 @@ def _waiting(run: Any, *arguments: Any) -> None:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="a saved model")
+    parser.add_argument("--model", type=path_flag, required=True, help="a saved model")
     for name, size in {"pairs": 32, "query_length": 32, "passage_length": 128, "size": 2048, "rounds": 7}.items():
         parser.add_argument(f"--{name}", type=int, default=size, help="default: %(default)s")

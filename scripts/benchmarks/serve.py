@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from benchmarks.service import Client, Server, request
+from paths import path_flag
 
 SIDES = {"on": (), "off": ("--no_micro_batching",)}
 
@@ -112,7 +113,7 @@ def distinct_queries(index: Path) -> Iterator[str]:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--index", type=Path, required=True, help="made by scripts/build_index.py")
+    add("--index", type=path_flag, required=True, help="made by scripts/build_index.py")
     add("--clients", type=int, nargs="+", default=[1, 16, 64], help="default: %(default)s")
     for name, value in {"seconds": 10.0, "warm_up": 3.0, "repeats": 5, "k": 10}.items():
         add(f"--{name}", type=type(value), default=value, help="default: %(default)s")

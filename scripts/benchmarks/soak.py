@@ -27,6 +27,7 @@ from benchmarks.serve import distinct_queries
 from benchmarks.service import Client, Server
 from benchmarks.soak_load import Load, Texts
 from benchmarks.soak_truth import Truth
+from paths import path_flag
 
 _TEXTS = 400  # queries, and passages to put
 _EVERY = 2.0  # seconds between samples of memory
@@ -240,6 +241,6 @@ def growth(life: list[tuple[float, float]]) -> float | None:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--index", type=Path, required=True, help="made by scripts/build_index.py; it is copied")
+    add("--index", type=path_flag, required=True, help="made by scripts/build_index.py; it is copied")
     for name, value in {"minutes": 30.0, "kills": 3, "searchers": 4, "seed": 0}.items():
         add(f"--{name}", type=type(value), default=value, help="default: %(default)s")

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from benchmarks.pairs import batches
 from benchmarks.torch_process import TorchProcess
+from paths import path_flag
 
 RATE = 1e-9  # small enough that all settings can train one after the other on the same weights
 THEIRS = ("float32", "float32 compiled", "bfloat16", "bfloat16 compiled")
@@ -115,8 +116,13 @@ def report(seconds: dict[str, list[tuple[float, float]]], items: int, unit: str)
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="a saved model with mean pooling, such as scripts/import_weights.py")
-    add("--torch_python", type=Path, required=True, help="the interpreter of the environment with PyTorch")
-    add("--data_dir", type=Path, default=Path("data"), help="where LibreOffice's help is kept, or fetched to")
+    add(
+        "--model",
+        type=path_flag,
+        required=True,
+        help="a saved model with mean pooling, such as scripts/import_weights.py",
+    )
+    add("--torch_python", type=path_flag, required=True, help="the interpreter of the environment with PyTorch")
+    add("--data_dir", type=path_flag, default="data", help="where LibreOffice's help is kept, or fetched to")
     for name, size in {"pairs": 32, "query_length": 32, "passage_length": 128, "rounds": 8}.items():
         add(f"--{name}", type=int, default=size, help="default: %(default)s")

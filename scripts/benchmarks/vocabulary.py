@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 from benchmarks.steps import first_state, in_turns, made_batch, make_update, stepping
+from paths import path_flag
 
 ROWS = (5_000, 50_000, 250_000)
 
@@ -37,7 +38,7 @@ def run(model: Path, pairs: int, query_length: int, passage_length: int, dtype: 
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="a saved model, for its architecture")
+    parser.add_argument("--model", type=path_flag, required=True, help="a saved model, for its architecture")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"], help="default: %(default)s")
     for name, size in {"pairs": 32, "query_length": 32, "passage_length": 64, "rounds": 5}.items():
         parser.add_argument(f"--{name}", type=int, default=size, help="default: %(default)s")

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxretr.attack.record import AdversarialText, Check, Detection, Record, Transfer, TrialRecord
+from jaxretr.attack.defenses import Detection
+from jaxretr.attack.record import AdversarialText, Check, Record
 from jaxretr.attack.report.system import System
+from jaxretr.attack.result import Trial
+from jaxretr.attack.token import Transfer
 from jaxretr.eval.results import Results, SettingResult, TaskResult, mean
 
 HOSTILE = '<script>alert("x")</script>'
@@ -127,11 +130,10 @@ def _measures(precision: np.ndarray, success: np.ndarray) -> dict[str, np.ndarra
     return {"AP": precision, "nDCG@10": precision**0.7, "Success@10": success.astype(float)}
 
 
-def _trials() -> tuple[TrialRecord, ...]:
+def _trials() -> tuple[Trial, ...]:
     cost = {"random": 21.0, "fgm": 4.0, "pgd": 62.0}
     found = [
-        TrialRecord(
-            f"{attack}@{budget:g}",
+        Trial(
             attack,
             "embedding",
             budget,
@@ -144,12 +146,8 @@ def _trials() -> tuple[TrialRecord, ...]:
         for attack in STRENGTHS
         for budget in BUDGETS
     ]
-    found.append(
-        TrialRecord("typos@1", "typos", "text", 1.0, "edits", True, 33.0, 0.75, {"offered": 900.0, "undone": 12.0})
-    )
-    found.append(
-        TrialRecord("unicode@1", "unicode", "text", 1.0, "edits", True, 33.0, 0.75, {"offered": 700.0, "undone": 300.0})
-    )
+    found.append(Trial("typos", "text", 1.0, "edits", True, 33.0, 0.75, {"offered": 900.0, "undone": 12.0}))
+    found.append(Trial("unicode", "text", 1.0, "edits", True, 33.0, 0.75, {"offered": 700.0, "undone": 300.0}))
     return tuple(found)
 
 

@@ -90,9 +90,9 @@ def test_moved_queries_are_the_worst_of_the_moves(radius):
     candidates, corpus = attacked.candidates(task), attacked.corpus(task)
     offsets = language_offsets(attacked, "de")
     for moved, directions in (
-        (result.language[1], [offset / np.linalg.norm(offset) for offset in offsets]),
+        (result["language"][1], [offset / np.linalg.norm(offset) for offset in offsets]),
         (
-            result.orthogonal[1],
+            result["orthogonal"][1],
             np.moveaxis(orthogonal_directions(offsets, [q.text for q in attacked.asked(task)], 0), 1, 0),
         ),
     ):
@@ -105,8 +105,8 @@ def test_moved_queries_are_the_worst_of_the_moves(radius):
         found = margin(moved.embeddings, corpus, candidates, 2)
         np.testing.assert_allclose(found, np.max(gains, axis=0), atol=1e-5)
         assert moved.notes["radius"] == radius
-    np.testing.assert_allclose(result.language[0].embeddings, clean, atol=1e-6)
-    np.testing.assert_allclose(result.orthogonal[0].embeddings, clean, atol=1e-6)
+    np.testing.assert_allclose(result["language"][0].embeddings, clean, atol=1e-6)
+    np.testing.assert_allclose(result["orthogonal"][0].embeddings, clean, atol=1e-6)
 
 
 def test_directions_need_passages_in_two_languages_one_of_them_the_queries():

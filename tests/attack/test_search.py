@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxretr.attack.search import greedy, random_edits, worst_of_k
+from jaxretr.attack.text.search import greedy, random_edits, worst_of_k
 from jaxretr.perturb.text import deletions, homoglyphs, substitutions, typos
 from jaxretr.types import Query
 from tests.perturb.text.queries import QUERIES

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from jaxretr.attack.search import check_margin_k
-from jaxretr.attack.text import text_attack, together
-from jaxretr.attack.victim import Attacked, margin
+from jaxretr.attack.result import AttackResult
+from jaxretr.attack.text.attack import text_attack, together
+from jaxretr.attack.text.search import check_margin_k
+from jaxretr.attack.victim import margin
 from jaxretr.perturb.text import PERTURBATIONS, cases, homoglyphs, invisible, typos
 from tests.attack.parallel_questions import victim
 
@@ -12,7 +13,7 @@ ENGLISH = next(task for task in VICTIM.tasks if task.query_language == "en")
 CLEAN = [query.text for query in VICTIM.asked(ENGLISH)]
 
 
-def gains(attacked: Attacked, k: int = 3) -> np.ndarray:
+def gains(attacked: AttackResult, k: int = 3) -> np.ndarray:
     return margin(attacked.embeddings, VICTIM.corpus(ENGLISH), VICTIM.candidates(ENGLISH), k)
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from jaxretr.data import sources, stored_passages
 from jaxretr.data.collection import load_collection
+from jaxretr.eval.settings import Pool, make_tasks
 from jaxretr.types import Passage, Query
 
 from .sources.miniature import write, write_json_lines
@@ -136,6 +137,32 @@ def test_judgements_that_name_unknown_passages_are_an_error(lareqa, monkeypatch)
 def test_the_corpus_is_no_split(lareqa):
     with pytest.raises(ValueError, match="lareqa has no split 'corpus'; it has test"):
         load_collection(lareqa, "corpus")
+
+
+def test_questions_without_a_relevant_passage_are_kept_and_counted_as_dropped(beir):
+    grades = {("good", "a"): 1, ("good", "b"): 0, ("other", "b"): 2, ("zero", "a"): 0, ("below", "b"): -1}
+    builder = beir({"a": "text a", "b": "text b"}, grades)
+    found = load_collection(builder, "test")
+    assert ids(found.queries) == ["en:below", "en:good", "en:other", "en:zero"]
+    (task,) = make_tasks(found, Pool.of(found), ["mono"])
+    assert [found.queries[i].key for i in sorted(task.queries, key=lambda i: found.queries[i].key)] == ["good", "other"]
+    assert task.dropped == 2
+    for enough in (2, 9):
+        assert load_collection(builder, "test", max_queries=enough).qrels == found.qrels
+    assert len(load_collection(builder, "test", max_queries=1).qrels) == 1
+
+
+def test_a_question_that_is_answered_in_other_languages_only_is_dropped_too(tmp_path):
+    for language, answered in (("en", "both"), ("de", "german")):
+        folder = tmp_path / "set" / language
+        write_json_lines(folder / "corpus.jsonl", [{"_id": "p", "text": language}])
+        write_json_lines(folder / "queries.jsonl", [{"_id": id, "text": id} for id in ("both", "german")])
+        qrels = f"{answered}\tp\t1\n" + ("both\tp\t1\n" if language == "de" else "")
+        write(folder / "qrels/test.tsv", "query-id\tcorpus-id\tscore\n" + qrels)
+    builder = sources.prepare("parallel_beir", data_dir=tmp_path / "data", source=tmp_path / "set")
+    found = load_collection(builder, "test", languages=["en"])
+    (task,) = make_tasks(found, Pool.of(found), ["mono"])
+    assert (len(task.queries), task.dropped) == (1, 1)
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def test_some_languages_are_selected_without_reading(passages: StoredPassages, m
 
 def test_the_ids_are_scanned_once(builder: sources.Source, monkeypatch: pytest.MonkeyPatch) -> None:
     first = stored_passages.load(builder)
-    monkeypatch.setattr(stored_passages, "_index", None)
+    monkeypatch.setattr(stored_passages, "_scan", None)
     again = stored_passages.load(builder)
     assert (again.ids, again.languages, again.blank) == (first.ids, first.languages, first.blank)
 
@@ -85,7 +86,7 @@ def test_the_ids_are_scanned_once(builder: sources.Source, monkeypatch: pytest.M
 def test_an_interrupted_scan_leaves_no_index(
     builder: sources.Source, passages: StoredPassages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = Path(builder.data_path) / "passages.parquet"
+    kept = Path(builder.data_path) / ".passages.parquet"
     complete = kept.read_bytes()
     kept.unlink()
 
@@ -125,3 +126,26 @@ def test_a_collection_answers_alike_for_stored_passages_and_a_tuple(passages: St
     assert list(stored.passage_languages) == list(held.passage_languages)
     order = np.array([2000, 0, 1999])
     assert stored.take_passages(order) == held.take_passages(order) == [passages[i] for i in order]
+
+
+def test_checksums_are_those_of_the_texts_and_need_no_reading(
+    builder: sources.Source, passages: StoredPassages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    german = passages.select(["de"])
+    held = [RetrievalSet("s", (), tuple(some), {}).fingerprint for some in (passages, german)]
+    monkeypatch.setattr(schema.Records, "take", None)
+    stored = [RetrievalSet("s", (), some, {}).fingerprint for some in (passages, german)]
+    assert stored == held and stored[0] != stored[1]
+
+
+def test_a_corpus_that_has_changed_is_scanned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json_lines(tmp_path / "set/corpus.jsonl", [{"_id": "p", "text": "text"}])
+    write_json_lines(tmp_path / "set/queries.jsonl", [{"_id": "q", "text": "?"}])
+    write(tmp_path / "set/qrels/test.tsv", "query-id\tcorpus-id\tscore\nq\tp\t1\n")
+    builder = sources.prepare("beir", data_dir=tmp_path / "data", source=tmp_path / "set")
+    stored_passages.load(builder)
+    (shard,) = Path(builder.data_path).glob("*corpus*array_record*")
+    os.utime(shard, ns=(0, shard.stat().st_mtime_ns + 1))
+    monkeypatch.setattr(stored_passages, "_scan", lambda _: pytest.fail("scanned"))
+    with pytest.raises(pytest.fail.Exception, match="scanned"):
+        stored_passages.load(builder)

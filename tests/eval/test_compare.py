@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import os
@@ -344,3 +345,14 @@ def test_a_failed_write_leaves_the_last_good_files(
     with pytest.raises(OSError, match="no space left"):
         compare({"a": [multi(noise)], "c": [multi(noise)]}, resamples=10).save(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == good
+
+
+def test_one_name_with_different_content_does_not_compare(noise: np.ndarray) -> None:
+    content = {"queries": "1", "judgements": "2", "passages": "3"}
+    old, one, other = (
+        dataclasses.replace(multi(noise), content=of) for of in ({}, content, content | {"judgements": "4"})
+    )
+    compare({"a": [one], "b": [one]})
+    compare({"a": [old], "b": [one]})
+    with pytest.raises(ValueError, match="a and b were evaluated on different content .* 'help': judgements differ"):
+        compare({"old": [old], "a": [one], "b": [other]})

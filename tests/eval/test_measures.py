@@ -108,5 +108,16 @@ def test_an_unknown_measure_says_how_to_spell(name: str, hint: str) -> None:
     assert f"measure {name!r}" in str(error.value) and hint in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["AP@0", "nDCG@0", "Success@0", "RR@0", "R@99999999999"])
+def test_a_cutoff_that_would_end_the_process_is_an_error(name: str) -> None:
+    with pytest.raises(ValueError, match="the cutoff is .*, expected at least 1"):
+        parse([name])
+
+
+def test_no_measure_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no measure is given"):
+        parse([])
+
+
 def test_names_become_canonical() -> None:
     assert [str(m) for m in parse(["MAP", "Recall@5", "NDCG@10"])] == ["AP", "R@5", "nDCG@10"]

@@ -12,6 +12,7 @@ from jaxretr.eval.evaluate import Ranking
 from jaxretr.eval.results import Results
 from jaxretr.eval.runs import RunWriter, evaluate_into
 from jaxretr.eval.settings import Pool, make_tasks
+from jaxretr.files import DirectoryInUse
 from jaxretr.types import Passage, Query, RetrievalSet
 
 TREC_NAMES = {
@@ -99,6 +100,21 @@ def test_trec_eval_makes_the_same_values_of_the_files(written: Path) -> None:
             by_query = [expected[id][trec_name] for id in task.query_ids]
             np.testing.assert_array_equal(task.per_query[measure], by_query, err_msg=f"{name} {measure}")
     assert ties > 1000
+
+
+def test_a_second_evaluation_in_one_directory_is_refused(tmp_path: Path) -> None:
+    embed = Encoders()
+    refused = []
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        with pytest.raises(DirectoryInUse, match="out is in use by process .* another output directory"):
+            evaluated(tmp_path / "out")
+        refused.append(True)
+        return embed(texts)
+
+    evaluated(tmp_path / "out", encode=encode, settings=("mono",))
+    assert refused
+    assert not (tmp_path / "out" / "lock").exists()
 
 
 def test_a_run_reads_as_trecs_format_says(written: Path) -> None:
@@ -195,6 +211,8 @@ def test_ids_that_a_run_cannot_hold_are_refused_before_anything_is_encoded(tmp_p
     for broken in (
         dataclasses.replace(source, passages=(*source.passages, Passage("a\u00a0b", "zh", "text"))),
         dataclasses.replace(source, queries=(*source.queries, Query("a b", "zh", "text"))),
+        dataclasses.replace(source, queries=(*source.queries, Query("a\n", "zh", "text"))),
+        dataclasses.replace(source, queries=(*source.queries, Query("a\0b", "zh", "text"))),
     ):
         with pytest.raises(ValueError, match="the id .* has white space.*rename it in the data, or write no runs"):
             evaluated(tmp_path, broken, encode=encode)
@@ -218,3 +236,14 @@ def test_a_crash_while_writing_leaves_no_half_run(tmp_path: Path, monkeypatch: p
     with pytest.raises(IndexError):
         RunWriter(tmp_path, source, tag="t").write(Ranking(task, np.zeros(passages.shape, np.float32), passages))
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_an_evaluation_of_other_content_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    evaluated(tmp_path, settings=["mono"])
+    source = collection()
+    changed = dataclasses.replace(
+        source, passages=(dataclasses.replace(source.passages[0], text="new"), *source.passages[1:])
+    )
+    with pytest.raises(ValueError, match=r"other content under the name 'made up' \(passages was '\w+', is '\w+'\)"):
+        evaluated(tmp_path, changed, settings=["mono"])
+    assert Results.load(tmp_path).content == source.fingerprint

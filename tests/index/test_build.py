@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from jaxretr.index import Index, IndexedPassage, SearchOptions, approximate, build, layout
@@ -123,8 +125,10 @@ def test_kill_9_at_any_moment(tmp_path: Path) -> None:
 def test_the_same_build_again_does_nothing_and_another_is_refused(tmp_path: Path, encoder: Encoder) -> None:
     first = make(tmp_path / "index", encoder)
     assert make(tmp_path / "index", encoder) == first
-    with pytest.raises(FileExistsError, match="holds an index of something else"):
+    with pytest.raises(FileExistsError, match=r"holds an index of something else \(source was 'made', is 'other'\)"):
         make(tmp_path / "index", encoder, source="other")
+    with pytest.raises(FileExistsError, match=r"holds an index of something else \(queries was"):
+        make(tmp_path / "index", encoder, queries=["en3 en21"])
     assert make(tmp_path / "index", encoder, source="other", overwrite=True)["generation"] == "00002"
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["00002", "index.json", "lock"]
 
@@ -218,9 +222,6 @@ def test_shards_take_the_passages_between_them(tmp_path: Path, encoder: Encoder)
 
 
 def test_corpora_in_every_layout(tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
     rows = [
         {"_id": "1", "title": "T", "text": "one", "language": "en", "metadata": {"year": 1999, "url": None}},
         {"_id": "2", "text": "zwei \ud800", "metadata": {}},
@@ -239,6 +240,16 @@ def test_corpora_in_every_layout(tmp_path: Path) -> None:
             IndexedPassage("1", "a", "x", metadata={"year": 1}),
             IndexedPassage("2", "b"),
         ]
+
+
+def test_what_systems_leave_beside_a_corpus_is_not_read_and_git_lfs_pointers_are_named(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"_id": ["1"], "text": ["x"]}), tmp_path / "a.parquet")
+    for name in ("._a.parquet", ".DS_Store", "Thumbs.db"):
+        (tmp_path / name).write_text("x")
+    assert [passage.id for passage in read_corpus(tmp_path)] == ["1"]
+    (tmp_path / "b.parquet").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"b\.parquet is a git-lfs pointer"):
+        list(read_corpus(tmp_path))
 
 
 def test_a_prepared_collection_is_a_corpus(tmp_path: Path) -> None:

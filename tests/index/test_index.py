@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -184,16 +185,23 @@ def test_what_was_answered_survives_kill_9(directory: Path) -> None:
         assert 300 + confirmed + 1 <= len(index) <= 300 + confirmed + 2
 
 
-def test_a_full_disk_changes_nothing(directory: Path) -> None:
-    mirror = Mirror()
+def test_a_full_disk_changes_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror, connections, connect = Mirror(), [], sqlite3.connect
+
+    def recorded(*arguments: object, **options: object) -> sqlite3.Connection:
+        connections.append(connect(*arguments, **options))  # type: ignore[call-overload]
+        return connections[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", recorded)
     with Index.open(directory, writable=True) as index:
-        writer = index._state[1]._writer
-        pages = writer.execute("PRAGMA page_count").fetchone()[0]
-        writer.execute(f"PRAGMA max_page_count = {pages}")
+        for connection in connections:
+            pages = connection.execute("PRAGMA page_count").fetchone()[0]
+            connection.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(OSError, match=r"cannot be written \(database or disk is full\); nothing has changed"):
             index.upsert([IndexedPassage(f"n{i}", "x" * 10_000) for i in range(50)], made.vectors(50))
         mirror.check(index)
-        writer.execute("PRAGMA max_page_count = 1000000")
+        for connection in connections:
+            connection.execute("PRAGMA max_page_count = 1000000")
         churn(index, mirror)
         mirror.check(index)
 

@@ -8,7 +8,7 @@ from scipy import optimize, stats
 from scipy.spatial.distance import cdist
 
 from jaxretr.perturb import balls
-from tests.attack.embedding.models import HIDDEN, LENGTH, NORMS, QUERIES, keys, normal, some_attackable
+from tests.attack.gradient.models import HIDDEN, LENGTH, NORMS, QUERIES, keys, normal, some_attackable
 
 NUMPY_SIZE = {
     "token_l2": lambda x: np.linalg.norm(x, axis=2).max(1),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxretr.files import DirectoryInUse
 from jaxretr.retrieval.embeddings import Embeddings, Rows, check_embeddings, embed
 
 TEXTS = [f"text {i}" for i in range(23)]
@@ -78,13 +79,14 @@ def test_what_is_finished_is_not_redone(tmp_path: Path) -> None:
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, stat, sys
 from jaxretr.retrieval.embeddings import embed
 from tests.retrieval.test_embeddings import TEXTS, encode
 
 sync, synced = os.fsync, []
 def kill(file):
-    synced.append(file)
+    if stat.S_ISREG(os.fstat(file).st_mode):  # no directory
+        synced.append(file)
     if len(synced) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     sync(file)
@@ -147,6 +149,15 @@ def test_another_fingerprint_embeds_anew_and_until_then_leaves_the_old(tmp_path:
         "shard_size": 5,
         "shards": sorted(path.name for path in tmp_path.glob("*.npy")),
     }
+
+
+def test_a_second_call_for_one_directory_is_refused(tmp_path: Path) -> None:
+    def slow(texts: Sequence[str]) -> np.ndarray:
+        with pytest.raises(DirectoryInUse, match="in use by process .* embed into another directory"):
+            embed(TEXTS, encode, tmp_path, fingerprint="b")
+        return encode(texts)
+
+    np.testing.assert_array_equal(embed(TEXTS, slow, tmp_path, fingerprint="a")[:], encode(TEXTS))
 
 
 def test_other_files_of_the_directory_are_left_alone(tmp_path: Path) -> None:

@@ -113,12 +113,14 @@ class FakeService:
       paths: what was asked for, as (method, path).
       needs_key: whether `KEY` must come along.
       ready: whether `GET /info` answers.
+      max_k: most passages per query.
       hold: while cleared, questions with the word "slow" wait.
     """
 
     languages: dict[str, int] = field(default_factory=lambda: dict(LANGUAGES))
     needs_key: bool = False
     ready: bool = True
+    max_k: int = 100
     requests: list[dict[str, Any]] = field(default_factory=list)
     paths: list[tuple[str, str]] = field(default_factory=list)
     hold: threading.Event = field(default_factory=threading.Event)
@@ -156,7 +158,7 @@ class FakeService:
 
     def info(self) -> dict[str, Any]:
         size = sum(self.languages.values())
-        limits = {"max_k": 100}
+        limits = {"max_k": self.max_k}
         return {"model": "mini", "dim": 384, "passages": size, "languages": self.languages, "writable": False} | {
             "limits": limits
         }

@@ -1,6 +1,7 @@
 """What the service is tested with: an index in memory, an encoder without a model, a server in a thread."""
 
 import json
+import sqlite3
 import threading
 import time
 import zlib
@@ -26,12 +27,18 @@ QUICK = ServiceOptions(max_batch=8, max_passage_batch=8, writable=True)
 
 
 class MemoryIndex:
-    """Exact search; `trouble` is raised by the next writes, `calls` tells how many queries each search had."""
+    """Exact search.
+
+    Attributes:
+      trouble, unreadable: what the next writes, and the next reads, raise.
+      calls: how many queries each search had.
+    """
 
     def __init__(self) -> None:
         self.passages: dict[str, IndexedPassage] = {}
         self.vectors: dict[str, np.ndarray] = {}
         self.trouble: Exception | None = None
+        self.unreadable: Exception | None = None
         self.delay = 0.0
         self.calls: list[int] = []
         self.missing_shards: tuple[int, ...] = ()
@@ -39,6 +46,8 @@ class MemoryIndex:
     def search(self, queries: np.ndarray, options: Sequence[SearchOptions]) -> list[Answer]:
         assert len(queries) == len(options)
         self.calls.append(len(queries))
+        if self.unreadable is not None:
+            raise self.unreadable
         for one in options:
             if unknown := set(one.languages) - set(self.languages):
                 raise ValueError(f"no passage is in {sorted(unknown)[0]!r}; expected of {sorted(self.languages)}")
@@ -77,6 +86,8 @@ class MemoryIndex:
         time.sleep(self.delay)
 
     def describe(self) -> dict[str, Any]:
+        if self.unreadable is not None:
+            raise self.unreadable
         return {"since_built": {"upserted": 0, "deleted": 0}}
 
     def __len__(self) -> int:
@@ -178,3 +189,10 @@ def until(condition: Any, seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
+
+
+def damaged() -> ValueError:
+    """What an index raises whose file is damaged."""
+    error = ValueError("/srv/index/passages.sqlite is damaged (database disk image is malformed); restore the index")
+    error.__cause__ = sqlite3.DatabaseError("database disk image is malformed")
+    return error

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from jaxretr.index.types import IndexedPassage
+from jaxretr.serve.app import create_app
 from jaxretr.serve.errors import error_response
 from jaxretr.serve.page import content_security_policy
-from tests.serve.fakes import QUICK, Running, StubEncoder, serving, until, vector
+from tests.serve.fakes import QUICK, MemoryIndex, Running, StubEncoder, damaged, serving, until, vector
 
 PASSAGES = [
     {"id": id, "text": f"{id} text", "language": id[:2], "metadata": {"n": int(id[2]), "even": id[2] in "02"}}
@@ -114,14 +115,14 @@ def test_embeddings_of_a_list_in_its_order(client: httpx.Client) -> None:
     ("body", "status", "expected"),
     [
         ({"input": [1, 2]}, 422, "token ids are not taken"),
-        ({"input": [[1, 2]]}, 422, "token ids are not taken"),
+        ({"input": [[1, 2]]}, 422, "check_embedding_ctx_length=False"),
         ({"input": ""}, 422, "input"),
         ({"input": []}, 422, "input"),
         ({"input": ["x"] * 11}, 422, "10 items"),
         ({"input": "x", "model": "gpt"}, 404, "there is no model 'gpt'; expected 'jaxretr'"),
         ({"input": "x", "dimensions": 8}, 422, "dimensions"),
         ({"input": "x", "encoding_format": "hex"}, 422, "'float' or 'base64'"),
-        ({"input": "x", "input_type": "document"}, 422, "'query' or 'passage'"),
+        ({"input": "x", "input_type": "sentence"}, 422, "'query', 'passage' or 'document'"),
     ],
 )
 def test_embeddings_that_are_refused(client: httpx.Client, body: Any, status: int, expected: str) -> None:
@@ -142,8 +143,10 @@ def test_passages_are_replaced_and_deleted(client: httpx.Client, running: Runnin
 
 def test_passages_cannot_be_changed_unless_writable() -> None:
     with serving(dataclasses.replace(QUICK, writable=False)) as running, running.client() as client:
-        error(client.put("/passages", json={"passages": PASSAGES}), 404)
-        error(client.post("/passages/delete", json={"ids": ["en1"]}), 404)
+        assert "without --writable" in error(client.put("/passages", json={"passages": PASSAGES}), 404)
+        assert "without --writable" in error(client.post("/passages/delete", json={"ids": ["en1"]}), 404)
+        assert "without --writable" in error(client.post("/passages/compact"), 404)
+        assert "openapi.json" in error(client.get("/nowhere"), 404)
         assert client.get("/info").json()["writable"] is False
 
 
@@ -191,6 +194,52 @@ def test_a_full_disk_loses_nothing(client: httpx.Client, running: Running) -> No
     running.index.trouble = None
     assert len(ids(client.post("/search", json={"query": "new"}))) == 8
     assert client.put("/passages", json=new).json() == {"upserted": 1}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "status", "expected"),
+    [
+        (OSError(5, "cannot read", "/srv/index/passages.sqlite"), 503, "(Input/output error)"),
+        (OSError("/srv/index/passages.sqlite cannot be read (disk I/O error)"), 503, "the index cannot be"),
+        (damaged(), 500, "damaged"),
+        (json.JSONDecodeError("Expecting value", "/srv/index", 0), 500, "damaged"),
+        (RuntimeError("/srv/index was closed; open it again"), 500, "something went wrong"),
+    ],
+)
+def test_an_index_that_fails_is_not_the_clients_fault(
+    client: httpx.Client,
+    running: Running,
+    capfd: pytest.CaptureFixture[str],
+    trouble: Exception,
+    status: int,
+    expected: str,
+) -> None:
+    """The log has all of it; the client gets an id to ask for, and no path of the server."""
+    running.index.trouble = running.index.unreadable = trouble
+    responses = (
+        client.post("/search", json={"query": "a"}, headers={"X-Request-ID": "search-1"}),
+        client.put("/passages", json={"passages": [{"id": "n", "text": "n"}]}, headers={"X-Request-ID": "put-1"}),
+        client.post("/passages/delete", json={"ids": ["en1"]}, headers={"X-Request-ID": "delete-1"}),
+    )
+    logged = capfd.readouterr().err
+    for response in responses:
+        message = error(response, status)
+        assert expected in message and "/srv" not in response.text and "sqlite" not in response.text
+        assert f"request id {response.headers['X-Request-ID']}" in message
+        assert ("Retry-After" in response.headers) == (status == 503)
+        assert f"request {response.headers['X-Request-ID']} failed" in logged and str(trouble) in logged
+    assert "/srv" not in client.get("/info").text and client.get("/info").status_code == 500
+    until(lambda: str(trouble)[:150] in running.lines()[-1].get("error", ""))
+    running.index.trouble = running.index.unreadable = None
+    assert len(ids(client.post("/search", json={"query": "a"}))) == 8
+
+
+def test_the_error_of_a_shard_is_not_told_to_clients(client: httpx.Client, running: Running) -> None:
+    """As `ShardedIndex` raises it, which quotes the shard's own error."""
+    running.index.trouble = ConnectionError("shard 1 did not take its part (/srv/index is full); send it all again")
+    running.index.trouble.__cause__ = OSError("/srv/index is full")
+    message = error(client.post("/passages/delete", json={"ids": ["en1"]}), 503)
+    assert message.startswith("shard 1 did not take its part; send it all again") and "/srv" not in message
 
 
 # ---- About the service ----
@@ -252,6 +301,90 @@ def test_the_policy_has_the_hash_that_browsers_compute() -> None:
     policy = content_security_policy("<script type='x'>doSomething();</script>")
     assert "script-src 'sha256-RFWPLDbv2BY+rCkDzsE+0fr8ylGr2R2faWMhq4lfEQc=';" in policy
     assert "style-src 'none'" in policy
+
+
+def test_a_model_by_its_name() -> None:
+    with serving(dataclasses.replace(QUICK, model="org/some model")) as running, running.client() as client:
+        [listed] = client.get("/v1/models").json()["data"]
+        assert listed["id"] == "org/some model"
+        assert client.get("/v1/models/org/some%20model").json() == listed
+        assert client.get("/v1/models/org%2Fsome%20model").json() == listed
+        for path in ("other", "org", "org/some", "org/some%20model/", ""):
+            response = client.get(f"/v1/models/{path}")
+            assert "expected 'org/some model'" in error(response, 404)
+            assert response.json()["error"]["param"] == "model"
+            assert response.json()["error"]["type"] == "not_found_error"
+        label = 'route="/v1/models/{id}",status="404"'
+        assert f'jaxretr_requests_total{{method="GET",{label}}} 5.0' in client.get("/metrics").text
+
+
+def test_whatever_can_be_got_has_a_head(client: httpx.Client) -> None:
+    for path in ("/", "/healthz", "/readyz", "/info", "/metrics", "/v1/models", "/v1/models/jaxretr", "/openapi.json"):
+        got, head = client.get(path), client.head(path)
+        assert head.status_code == got.status_code == 200 and head.content == b""
+        assert head.headers["content-type"] == got.headers["content-type"]
+        assert path == "/metrics" or head.headers["content-length"] == str(len(got.content))
+    assert client.head("/search").status_code == 405 and client.head("/nowhere").status_code == 404
+    assert client.post("/healthz").headers["allow"] == "GET, HEAD"
+
+
+# ---- Defaults ----
+
+
+def test_a_null_asks_for_the_default(client: httpx.Client, running: Running) -> None:
+    def asked(method: str, path: str, body: dict[str, Any], *optional: str) -> None:
+        expected = client.request(method, path, json=body)
+        found = client.request(method, path, json={**body, **dict.fromkeys(optional)})
+        assert expected.status_code == found.status_code == 200, found.text
+        assert {**expected.json(), "took_ms": 0} == {**found.json(), "took_ms": 0}
+
+    options = ("k", "languages", "where", "per_language", "calibrate")
+    asked("POST", "/search", {"query": "en1 text"}, *options, "queries")
+    asked("POST", "/search", {"queries": ["en1 text"]}, *options, "query")
+    embeddings = ("model", "encoding_format", "dimensions", "user", "input_type")
+    asked("POST", "/v1/embeddings", {"input": "en1 text"}, *embeddings)
+    passage = {"id": "n", "text": "new", **dict.fromkeys(("title", "language", "metadata"))}
+    asked("PUT", "/passages", {"passages": [passage]})
+    assert running.index.passages["n"] == IndexedPassage("n", "new")
+    for body in ({"query": "a", "other": None}, {"query": None, "queries": None}, {"queries": None}):
+        error(client.post("/search", json=body), 422)
+    error(client.put("/passages", json={"passages": None}), 422)
+    error(client.put("/passages", json={"passages": [{**passage, "text": None}]}), 422)
+    error(client.post("/v1/embeddings", json={"input": None}), 422)
+
+
+def test_every_field_that_may_be_left_out_may_be_null(running: Running) -> None:
+    """So says the description, of which every client can be generated."""
+    schemas = running.app.openapi()["components"]["schemas"]
+    for name in ("SearchRequest", "EmbeddingsRequest", "PutRequest", "PassageToPut", "DeleteRequest"):
+        for field, schema in schemas[name]["properties"].items():
+            types = [schema.get("type"), *(one.get("type") for one in schema.get("anyOf", ()))]
+            nullable = "null" in types or any(isinstance(one, list) and "null" in one for one in types)
+            assert nullable == (field not in schemas[name].get("required", ())), (name, field)
+
+
+def test_a_document_is_a_passage(client: httpx.Client, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds: list[str] = []
+    embedding = np.zeros((1, 16), np.float32)
+    monkeypatch.setattr(running.encoder, "encode_query", lambda texts, **_: kinds.append("query") or embedding)
+    monkeypatch.setattr(running.encoder, "encode_document", lambda texts, **_: kinds.append("passage") or embedding)
+    for kind in (None, "query", "passage", "document"):
+        assert client.post("/v1/embeddings", json={"input": "a", "input_type": kind}).status_code == 200
+    assert kinds == ["query", "query", "passage", "passage"]
+
+
+@pytest.mark.parametrize(("max_k", "default"), [(3, 3), (20, 10)])
+def test_the_default_k_keeps_to_the_limit(max_k: int, default: int) -> None:
+    with serving(dataclasses.replace(QUICK, max_k=max_k)) as running, running.client() as client:
+        passages = [{"id": str(n), "text": f"text {n}"} for n in range(12)]
+        assert client.put("/passages", json={"passages": passages}).status_code == 200
+        for body in ({"query": "text"}, {"query": "text", "k": None}):
+            assert len(ids(client.post("/search", json=body))) == default
+        answers = client.post("/search", json={"queries": ["a", "b"]}).json()["answers"]
+        assert [len(answer["hits"]) for answer in answers] == [default] * 2
+        described = running.app.openapi()["components"]["schemas"]["SearchRequest"]["properties"]["k"]
+        assert (described["default"], described["maximum"]) == (default, max_k)
+        until(lambda: running.lines()[-1].get("k") == default)
 
 
 # ---- Requests that are wrong ----
@@ -435,11 +568,85 @@ def test_one_line_per_request_without_its_text(client: httpx.Client, running: Ru
     assert "secret" not in "".join(running.log)
 
 
+def test_every_answer_has_the_id_of_its_own_request(client: httpx.Client) -> None:
+    """Also the page, which is the same object for everyone."""
+    for path in ("/", "/healthz", "/openapi.json"):
+        for given in ("first", "second"):
+            assert client.get(path, headers={"X-Request-ID": given}).headers["x-request-id"] == given
+
+
 def test_texts_are_logged_when_asked_for() -> None:
     with serving(dataclasses.replace(QUICK, log_queries=True)) as running, running.client() as client:
         client.post("/search", json={"query": "no secret\n"})
         until(lambda: any("queries" in line for line in running.lines()))  # the line comes after the answer
         assert running.lines()[-1]["queries"] == ["no secret\n"]
+
+
+# ---- Behind a reverse proxy ----
+
+
+def test_a_root_path_that_the_proxy_keeps_or_removes() -> None:
+    options = dataclasses.replace(QUICK, root_path="/some/where", api_key="secret")
+    with serving(options) as running, running.client() as client:
+        key = {"Authorization": "Bearer secret"}
+        for root in ("", "/some/where"):
+            assert client.get(f"{root}/").headers["content-type"].startswith("text/html")
+            assert client.get(f"{root}/healthz").status_code == client.head(f"{root}/readyz").status_code == 200
+            assert client.get(f"{root}/openapi.json").json()["servers"] == [{"url": "/some/where"}]
+            error(client.get(f"{root}/v1/models"), 401)
+            assert client.get(f"{root}/v1/models/jaxretr", headers=key).status_code == 200
+            assert client.post(f"{root}/search", json={"query": "a"}, headers=key).status_code == 200
+            error(client.get(f"{root}/nowhere", headers=key), 404)
+        page = client.get("/some/where")  # whose links are relative, so the slash at the end matters
+        assert page.is_redirect and page.headers["location"] == "/some/where/"
+        for path in ("/some/wherever", "/some/where/some/where/search", "/some"):
+            error(client.get(path, headers=key), 404)
+        figures = client.get("/metrics", headers=key).text
+        assert 'jaxretr_requests_total{method="POST",route="/search",status="200"} 2.0' in figures
+        assert 'jaxretr_requests_total{method="GET",route="/v1/models/{id}",status="200"} 2.0' in figures
+
+
+@pytest.mark.parametrize("root_path", ["/v1", "/v1/models", "/search", "/passages", "/openapi.json"])
+def test_a_root_path_that_is_an_endpoint(root_path: str) -> None:
+    with pytest.raises(ValueError, match=f"root_path is {root_path}, but the service has an endpoint"):
+        create_app(MemoryIndex(), StubEncoder(), dataclasses.replace(QUICK, root_path=root_path))
+
+
+def test_the_client_behind_a_proxy_is_logged_if_the_proxy_is_known() -> None:
+    headers = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
+    for trusted, client_address in (((), None), (("127.0.0.1",), "203.0.113.7"), (("192.0.2.0/24",), "127.0.0.1")):
+        options = dataclasses.replace(QUICK, forwarded_allow_ips=trusted)
+        with serving(options) as running, running.client() as client:
+            assert client.get("/healthz", headers=headers).status_code == 200
+            until(running.lines)
+            assert running.lines()[-1].get("client") == client_address
+
+
+def test_pages_of_other_origins() -> None:
+    options = dataclasses.replace(QUICK, cors_origins=("https://example.org",), api_key="secret")
+    with serving(options) as running, running.client() as client:
+        ours = {"Origin": "https://example.org"}
+        asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+        allowed = client.options("/search", headers={**ours, **asks})  # which browsers send without the key
+        assert allowed.status_code == 200 and allowed.headers["x-request-id"]
+        assert allowed.headers["access-control-allow-origin"] == "https://example.org"
+        assert "POST" in allowed.headers["access-control-allow-methods"]
+        assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
+        assert client.options("/search", headers={"Origin": "https://example.com", **asks}).status_code == 400
+
+        key = {"Authorization": "Bearer secret"}
+        running.encoder.trouble["poison"] = RuntimeError("the device is on fire")  # type: ignore[attr-defined]
+        for query, headers, status in (("a", key, 200), ("a", {}, 401), ("", key, 422), ("poison", key, 500)):
+            response = client.post("/search", json={"query": query}, headers={**ours, **headers})
+            assert response.status_code == status
+            assert response.headers["access-control-allow-origin"] == "https://example.org"
+            assert "Retry-After" in response.headers["access-control-expose-headers"]
+        elsewhere = client.post("/search", json={"query": "a"}, headers={"Origin": "https://example.com", **key})
+        assert "access-control-allow-origin" not in elsewhere.headers
+    with serving(dataclasses.replace(QUICK, cors_origins=("*",))) as running, running.client() as client:
+        assert client.get("/info", headers={"Origin": "https://x.y"}).headers["access-control-allow-origin"] == "*"
+    with serving() as running, running.client() as client:
+        assert "access-control-allow-origin" not in client.get("/info", headers=ours).headers
 
 
 # ---- Who may come in ----
@@ -468,3 +675,30 @@ def test_a_name_that_was_made_to_point_here_is_refused() -> None:
             assert client.get("/healthz", headers={"Host": host}).status_code == 200
         for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "[::2]"):
             assert "expected one of localhost" in error(client.get("/healthz", headers={"Host": host}), 400)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "accepted", "refused"),
+    [
+        (("search.example.org",), ("search.example.org", "Search.Example.org:443"), ("example.org", "localhost", "")),
+        (
+            ("*.example.org",),
+            ("a.example.org", "a.b.example.org:80"),
+            ("example.org", "example.org.evil", "xexample.org"),
+        ),
+        (
+            ("Example.org", "192.0.2.1", "2001:db8::1"),
+            ("example.org", "192.0.2.1:80", "[2001:db8::1]:80"),
+            ("192.0.2.2",),
+        ),
+        (("*",), ("anything.example", ""), ()),
+    ],
+)
+def test_names_that_a_proxy_passes_on(
+    hosts: tuple[str, ...], accepted: tuple[str, ...], refused: tuple[str, ...]
+) -> None:
+    with serving(dataclasses.replace(QUICK, allowed_hosts=hosts)) as running, running.client() as client:
+        for host in accepted:
+            assert client.get("/readyz", headers={"Host": host}).status_code == 200, host
+        for host in refused:
+            assert "is addressed to" in error(client.get("/readyz", headers={"Host": host}), 400)

@@ -1,7 +1,8 @@
-"""Micro-batches, without HTTP."""
+"""Micro-batches, without HTTP. Nothing here depends on time: a test says when the encoder finishes a batch."""
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -14,27 +15,49 @@ from jaxretr.serve.batching import PATIENCE, Batcher, Kind
 from jaxretr.serve.errors import ServiceError
 from jaxretr.serve.metrics import Metrics
 from jaxretr.serve.options import ServiceOptions
+from tests.serve.fakes import damaged
 
 
 class Recorded:
-    """A batcher whose encoder turns a text into its number, and whose index finds a passage with that number."""
+    """A batcher whose encoder turns a text into its number, and whose index finds a passage with that number.
 
-    def __init__(self, *, delay: float = 0.02, **options: Any):
+    Args:
+      held: whether the encoder finishes a batch only after a call of `finish`.
+    """
+
+    def __init__(self, *, held: bool = False, **options: Any):
         self.encoded: list[tuple[Kind, list[str]]] = []
         self.searched: list[int] = []
-        self.delay = delay
+        self.trouble: dict[int, Exception] = {}
+        self._finish = threading.Semaphore(0) if held else None
+        self._begun = asyncio.Semaphore(0)
         settings = {"max_batch": 4, "max_passage_batch": 2, "max_queue": 300, **options}
-        self.batcher = Batcher(self.encode, self.search, ServiceOptions(**settings), Metrics(lambda: 0))
+        self.metrics = Metrics(lambda: 0)
+        self.batcher = Batcher(self.encode, self.search, ServiceOptions(**settings), self.metrics)
 
     def encode(self, kind: Kind, texts: Sequence[str]) -> np.ndarray:
         self.encoded.append((kind, list(texts)))
-        time.sleep(self.delay)
+        self._loop.call_soon_threadsafe(self._begun.release)
+        if self._finish is not None:
+            assert self._finish.acquire(timeout=30)
         if "bad" in texts:
             raise RuntimeError("the device is on fire")
         return np.array([[float(text), 1.0] for text in texts], np.float32)
 
+    async def begun(self) -> None:
+        """Returns when the encoder has begun one more batch, and all tasks that are ready have run."""
+        await self._begun.acquire()
+        await all_tasks_run()
+
+    def finish(self, batches: int = 1000) -> None:
+        assert self._finish is not None
+        self._finish.release(batches)
+
     def search(self, queries: np.ndarray, options: Sequence[SearchOptions]) -> list[Answer]:
         self.searched.append(len(queries))
+        for query in queries:
+            if error := self.trouble.get(int(query[0])):
+                raise error
         if any(one.languages for one in options):
             raise ValueError("no such language")
         return [
@@ -42,14 +65,37 @@ class Recorded:
             for query, one in zip(queries, options, strict=True)
         ]
 
+    @property
+    def waiting(self) -> float:
+        """Queries that wait, as the metrics tell."""
+        lines = self.metrics.text().decode().splitlines()
+        return float(next(line for line in lines if line.startswith('jaxretr_queue_texts{kind="query"}')).split()[1])
+
     def run(self, main: Callable[[Batcher], Awaitable[Any]]) -> Any:
         async def whole() -> Any:
+            self._loop = asyncio.get_running_loop()
             try:
                 return await asyncio.wait_for(main(self.batcher), 30)
             finally:
+                if self._finish is not None:
+                    self.finish()
                 await self.batcher.close()
 
-        return asyncio.run(whole())
+        before = set(threading.enumerate())
+        try:
+            return asyncio.run(whole())
+        finally:
+            assert set(threading.enumerate()) <= before
+
+
+async def all_tasks_run() -> None:
+    """Lets every task that is ready run until it waits."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def texts(count: int) -> list[str]:
+    return [str(n) for n in range(count)]
 
 
 def test_requests_that_come_together_are_encoded_together_and_get_their_own() -> None:
@@ -66,7 +112,7 @@ def test_requests_that_come_together_are_encoded_together_and_get_their_own() ->
 
 
 def test_without_micro_batching_every_request_goes_alone() -> None:
-    recorded = Recorded(micro_batching=False, delay=0)
+    recorded = Recorded(micro_batching=False)
     recorded.run(lambda batcher: asyncio.gather(*[batcher.embed("query", [str(n)]) for n in range(5)]))
     assert [len(texts) for _, texts in recorded.encoded] == [1] * 5
 
@@ -85,7 +131,7 @@ def test_kinds_do_not_mix() -> None:
 
 
 def test_a_long_request_keeps_its_order_and_lets_short_ones_in_between() -> None:
-    recorded = Recorded()
+    recorded = Recorded(held=True)
     finished = []
 
     async def embed(batcher: Batcher, name: str, texts: list[str]) -> np.ndarray:
@@ -94,9 +140,12 @@ def test_a_long_request_keeps_its_order_and_lets_short_ones_in_between() -> None
         return vectors
 
     async def main(batcher: Batcher) -> Any:
-        long = asyncio.create_task(embed(batcher, "long", [str(n) for n in range(40)]))
-        await asyncio.sleep(0.03)
-        await embed(batcher, "short", ["7"])
+        long = asyncio.create_task(embed(batcher, "long", texts(40)))
+        await recorded.begun()
+        short = asyncio.create_task(embed(batcher, "short", ["7"]))
+        await all_tasks_run()
+        recorded.finish()
+        await short
         return await long
 
     vectors = recorded.run(main)
@@ -105,7 +154,7 @@ def test_a_long_request_keeps_its_order_and_lets_short_ones_in_between() -> None
 
 
 def test_passages_wait_for_queries_but_not_for_ever() -> None:
-    recorded = Recorded(delay=0.002)
+    recorded = Recorded()
 
     async def main(batcher: Batcher) -> None:
         queries = [batcher.embed("query", ["1"]) for _ in range(100)]
@@ -120,7 +169,7 @@ def test_passages_wait_for_queries_but_not_for_ever() -> None:
 
 
 def test_a_lone_client_never_waits() -> None:
-    recorded = Recorded(delay=0, max_wait_ms=1000.0)
+    recorded = Recorded(max_wait_ms=1000.0)
 
     async def main(batcher: Batcher) -> float:
         started = time.monotonic()
@@ -133,30 +182,36 @@ def test_a_lone_client_never_waits() -> None:
 
 def test_the_device_waits_for_clients_that_were_just_answered() -> None:
     """Of four clients that ask again at once, all are together from the second batch on."""
-    recorded = Recorded(max_wait_ms=500.0)
+    recorded = Recorded(max_wait_ms=20_000.0)
 
     async def main(batcher: Batcher) -> None:
-        async def client() -> None:
+        async def client(number: int) -> None:
             for _ in range(5):
                 await batcher.embed("query", ["1"])
-                await asyncio.sleep(0.005)
+                for _ in range(number):  # one client after the other, not all in one turn of the loop
+                    await asyncio.sleep(0)
 
-        await asyncio.gather(*[client() for _ in range(4)])
+        clients = [asyncio.create_task(client(number)) for number in range(4)]
+        while len(recorded.encoded) < 5:  # after that, a client that has finished would be waited for
+            await recorded.begun()
+        for one in clients:
+            one.cancel()
 
     recorded.run(main)
     sizes = [len(texts) for _, texts in recorded.encoded]
-    assert sizes[:5] == [1, 4, 4, 4, 4]
+    assert sizes == [1, 4, 4, 4, 4]
 
 
 def test_a_request_that_is_cancelled_is_not_encoded() -> None:
-    recorded = Recorded(delay=0.1)
+    recorded = Recorded(held=True)
 
     async def main(batcher: Batcher) -> None:
         first = asyncio.create_task(batcher.embed("query", ["1"]))
-        await asyncio.sleep(0.02)
+        await recorded.begun()
         late = [asyncio.create_task(batcher.embed("query", [str(n)])) for n in (2, 3)]
-        await asyncio.sleep(0.02)
+        await all_tasks_run()
         late[0].cancel()
+        recorded.finish()
         await asyncio.gather(first, late[1])
         with pytest.raises(asyncio.CancelledError):
             await late[0]
@@ -166,17 +221,23 @@ def test_a_request_that_is_cancelled_is_not_encoded() -> None:
 
 
 def test_an_exception_fails_its_batch_alone() -> None:
-    recorded = Recorded()
+    recorded = Recorded(held=True)
 
     async def main(batcher: Batcher) -> Any:
         first = asyncio.create_task(batcher.embed("query", ["0"]))
-        await asyncio.sleep(0.005)
-        together = asyncio.gather(*[batcher.embed("query", [t]) for t in ("1", "bad")], return_exceptions=True)
+        await recorded.begun()
+        late = [asyncio.create_task(batcher.embed("query", [text])) for text in ("1", "bad")]
+        await all_tasks_run()
+        recorded.finish()
+        together = asyncio.gather(*late, return_exceptions=True)
         return await first, await together, await batcher.embed("query", ["4"])
 
     first, together, last = recorded.run(main)
     assert first[0, 0] == 0 and last[0, 0] == 4
     assert [str(error) for error in together] == ["the device is on fire"] * 2
+
+
+# ---- What the index raises ----
 
 
 def test_what_the_index_refuses_of_one_request_the_others_do_not_suffer_for() -> None:
@@ -191,16 +252,46 @@ def test_what_the_index_refuses_of_one_request_the_others_do_not_suffer_for() ->
     assert [answers[0].hits[0].passage.id for n, answers in enumerate(found) if n != 2] == ["0", "1", "3", "4"]
 
 
+@pytest.mark.parametrize(
+    ("trouble", "status"),
+    [
+        (damaged(), 500),
+        (OSError(5, "Input/output error", "/srv/index/vectors.npy"), 503),
+        (ConnectionError("none of the 2 shards answers; see their logs"), 503),
+        (MemoryError("/srv/index"), 500),
+    ],
+)
+def test_a_fault_of_the_index_is_not_the_clients(trouble: Exception, status: int) -> None:
+    recorded = Recorded()
+    recorded.trouble[2] = trouble
+
+    async def main(batcher: Batcher) -> Any:
+        calls = [batcher.search([str(n)], SearchOptions(k=1)) for n in range(5)]
+        return await asyncio.gather(*calls, return_exceptions=True), await batcher.search(["7"], SearchOptions(k=1))
+
+    found, after = recorded.run(main)
+    assert isinstance(found[2], ServiceError) and found[2].status == status
+    assert "/srv" not in found[2].message and "sqlite" not in found[2].message
+    assert found[2].fault is (None if isinstance(trouble, ConnectionError) else trouble)
+    assert found[0][0].hits[0].passage.id == "0" and after[0].hits[0].passage.id == "7"
+    if isinstance(trouble, ValueError):  # a passage that cannot be read is missed by those only who find it
+        assert [answers[0].hits[0].passage.id for n, answers in enumerate(found) if n != 2] == ["0", "1", "3", "4"]
+
+
+# ---- The queue ----
+
+
 def test_a_full_queue_refuses_and_recovers() -> None:
-    recorded = Recorded(max_queue=6, max_texts=6)
+    recorded = Recorded(held=True, max_queue=6, max_texts=6)
 
     async def main(batcher: Batcher) -> Any:
         calls = [asyncio.create_task(batcher.embed("query", ["1"])) for _ in range(10)]
-        await asyncio.sleep(0)
+        await recorded.begun()
         with pytest.raises(ServiceError, match="6 texts wait already, of 6") as refused:
             await batcher.embed("query", ["2"])
         assert refused.value.status == 503 and int(refused.value.headers["Retry-After"]) >= 1
         # Passages have a queue of their own.
+        recorded.finish()
         passages = await batcher.embed("passage", ["5"])
         found = await asyncio.gather(*calls, return_exceptions=True)
         assert passages[0, 0] == 5 and (await batcher.embed("query", ["3"]))[0, 0] == 3
@@ -210,17 +301,130 @@ def test_a_full_queue_refuses_and_recovers() -> None:
     assert sum(isinstance(one, ServiceError) for one in found) == 3  # one was encoded at once, six waited
 
 
+@pytest.mark.parametrize("searching", [False, True])
+def test_all_texts_of_a_request_count_from_the_start(searching: bool) -> None:
+    """Not only those of the batch that is in the queue."""
+    recorded = Recorded(held=True, max_queue=20, max_texts=20)
+
+    def ask(batcher: Batcher, count: int) -> asyncio.Task[Any]:
+        call = batcher.search(texts(count), SearchOptions(k=1)) if searching else batcher.embed("query", texts(count))
+        return asyncio.create_task(call)  # type: ignore[arg-type]
+
+    async def main(batcher: Batcher) -> None:
+        first = ask(batcher, 20)
+        await recorded.begun()
+        assert recorded.waiting == 16  # a batch of four is being encoded
+        second = ask(batcher, 4)
+        await all_tasks_run()
+        assert recorded.waiting == 20
+        with pytest.raises(ServiceError, match="20 texts wait already, of 20"):
+            await ask(batcher, 1)
+        # A request that is given up makes room for another one, by all its texts.
+        first.cancel()
+        await all_tasks_run()
+        assert recorded.waiting == 4
+        third = ask(batcher, 16)
+        await all_tasks_run()
+        recorded.finish()
+        assert [len(await second), len(await third)] == [4, 16]
+        assert recorded.waiting == 0
+
+    recorded.run(main)
+
+
+def test_a_request_that_fails_makes_room() -> None:
+    recorded = Recorded(max_queue=20, max_texts=20)
+
+    async def main(batcher: Batcher) -> Any:
+        with pytest.raises(RuntimeError, match="on fire"):
+            await batcher.embed("query", ["bad", *texts(19)])
+        assert recorded.waiting == 0
+        return await batcher.embed("query", texts(20))
+
+    assert len(recorded.run(main)) == 20
+
+
+def test_a_request_larger_than_the_queue_is_told_so() -> None:
+    """Trying again would not help, so this is no 503."""
+    recorded = Recorded(max_queue=300)
+
+    async def main(batcher: Batcher) -> None:
+        with pytest.raises(ServiceError, match="301 texts; expected at most 300") as refused:
+            await batcher.embed("query", texts(301))
+        assert refused.value.status == 422
+
+    recorded.run(main)
+
+
+# ---- The end ----
+
+
 def test_closing_answers_what_runs_and_refuses_what_waits() -> None:
-    recorded = Recorded(delay=0.1)
+    recorded = Recorded(held=True)
 
     async def main(batcher: Batcher) -> Any:
         running = asyncio.create_task(batcher.embed("query", ["1"]))
-        await asyncio.sleep(0.02)
+        await recorded.begun()
         waiting = asyncio.create_task(batcher.embed("query", ["2"]))
-        await asyncio.sleep(0.02)
+        await all_tasks_run()
+        recorded.finish()
         await batcher.close()
         return await asyncio.gather(running, waiting, return_exceptions=True)
 
     running, waiting = recorded.run(main)
     assert running[0, 0] == 1
     assert isinstance(waiting, ServiceError) and waiting.status == 503
+
+
+def test_closing_in_the_tick_in_which_a_request_is_cancelled() -> None:
+    recorded = Recorded(held=True)
+
+    async def main(batcher: Batcher) -> Any:
+        running = asyncio.create_task(batcher.embed("query", ["1"]))
+        await recorded.begun()
+        waiting = [asyncio.create_task(batcher.embed("query", [str(n)])) for n in (2, 3)]
+        await all_tasks_run()
+        recorded.finish()
+        waiting[0].cancel()
+        await batcher.close()
+        return await asyncio.gather(running, *waiting, return_exceptions=True)
+
+    running, cancelled, waiting = recorded.run(main)  # which also sees that no thread is left
+    assert running[0, 0] == 1
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert isinstance(waiting, ServiceError) and waiting.status == 503
+
+
+@pytest.mark.parametrize("searching", [False, True])
+def test_closing_refuses_the_rest_of_a_long_request_and_later_ones(searching: bool) -> None:
+    recorded = Recorded(held=True)
+
+    async def main(batcher: Batcher) -> Any:
+        call = batcher.search(texts(12), SearchOptions()) if searching else batcher.embed("query", texts(12))
+        long = asyncio.create_task(call)  # type: ignore[arg-type]
+        await recorded.begun()
+        recorded.finish()
+        await batcher.close()
+        late = batcher.embed("passage", ["1"])
+        return await asyncio.gather(long, late, return_exceptions=True)
+
+    for refused in recorded.run(main):
+        assert isinstance(refused, ServiceError) and refused.status == 503 and "shutting down" in refused.message
+    assert len(recorded.encoded) == 1 and recorded.waiting == 0
+
+
+def test_closing_that_is_itself_cancelled_leaves_no_thread() -> None:
+    recorded = Recorded(held=True)
+
+    async def main(batcher: Batcher) -> None:
+        running = asyncio.create_task(batcher.embed("query", ["1"]))
+        await recorded.begun()
+        closing = asyncio.create_task(batcher.close())
+        await all_tasks_run()
+        closing.cancel()
+        recorded.finish()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await running
+
+    recorded.run(main)

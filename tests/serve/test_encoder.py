@@ -55,6 +55,9 @@ def test_the_official_client_understands_errors(client: openai.OpenAI) -> None:
         client.embeddings.create(input="a", model="tiny", dimensions=3)
     assert refused.value.param == "dimensions" and refused.value.type == "invalid_request_error"
     assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.NotFoundError, match="expected 'tiny'"):
+        client.models.retrieve("org/other")
 
 
 def test_concurrent_clients_get_what_each_would_get_alone(running: Running) -> None:

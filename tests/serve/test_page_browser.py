@@ -399,6 +399,16 @@ def test_lines_end_where_the_language_lets_them(opened: Opened, width: int) -> N
     assert len(starts) > 3 and set(starts) <= set(th.evaluate(words))
 
 
+def test_a_service_that_gives_fewer_results_than_the_page_asks_for(opened: Opened, service: FakeService) -> None:
+    service.max_k = 4
+    page = opened(QUESTION)
+    assert [request["k"] for request in service.requests] == [4] and page.locator(".hit").count() == 4
+    assert page.input_value("#k") == page.get_attribute("#k", "max") == page.get_attribute("#per", "max") == "4"
+    assert "k=" not in page.url
+    page = opened(QUESTION, "&k=3")
+    assert service.requests[-1]["k"] == 3 and page.input_value("#k") == "3"
+
+
 CONTRAST = """() => {
   const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const rgb = (colour) => {

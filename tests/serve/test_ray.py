@@ -20,6 +20,7 @@ from jaxretr.index import Answer, Index, IndexedPassage, SearchOptions
 from jaxretr.index.shards import ShardedIndex
 from jaxretr.index.store import keys
 from jaxretr.model.encode import Encoder
+from jaxretr.serve.gate import LOOPBACK
 from tests import tiny
 
 pytestmark = pytest.mark.ray
@@ -314,7 +315,14 @@ def test_options_from_a_command_line_and_what_is_wrong_with_them() -> None:
 
     options = RayOptions.model_validate({"index": "/a,/b", "writable": "true", "limits": {"max_k": 7}})
     assert options.index == [Path("/a"), Path("/b")] and options.service("/models/some").max_k == 7
-    assert options.service("/models/some").model == "some" and options.service("m").allowed_hosts
+    assert options.service("/models/some").model == "some" and options.service("m").allowed_hosts == LOOPBACK
+    named = {"allowed_hosts": "a.example,b.example", "cors_origins": ["https://c.example"]}
+    service = RayOptions.model_validate({"index": "/a", "insecure": True, **named}).service("m")
+    assert service.allowed_hosts == (*LOOPBACK, "a.example", "b.example")
+    assert service.cors_origins == ("https://c.example",)
+    assert RayOptions.model_validate({"index": "/a", "insecure": True}).service("m").allowed_hosts == ()
+    with pytest.raises(ValueError, match="cors_origins has 'c'"):
+        build(RayOptions.model_validate({"index": "/a", "cors_origins": "c"}))
     with pytest.raises(ValidationError, match="indx"):
         RayOptions.model_validate({"indx": "/a"})
     with pytest.raises(ValueError, match="there is no limit max_l; expected of max_batch"):

@@ -43,6 +43,7 @@ OPERATIONS = [
     ("POST", "/passages/compact"),
     ("POST", "/passages/delete"),
     ("GET", "/v1/models"),
+    ("GET", "/v1/models/{id}"),
     ("GET", "/info"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),

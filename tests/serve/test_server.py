@@ -319,6 +319,8 @@ def test_others_than_this_machine_need_a_key() -> None:
         with pytest.raises(ValueError, match="set JAXRETR_API_KEY"):
             allowed_hosts(host, None)
         assert allowed_hosts(host, "key") == allowed_hosts(host, None, insecure=True) == ()
+        assert allowed_hosts(host, "key", names=["a.example"]) == (*LOOPBACK, "a.example")
+    assert allowed_hosts("127.0.0.1", None, names=["a.example"]) == (*LOOPBACK, "a.example")
 
 
 def test_the_key_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,6 +343,17 @@ def test_the_key_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
         ({"api_key": ""}, "the API key is empty"),
         ({"api_key": " a"}, "the API key"),
         ({"model": ""}, "model is empty"),
+        ({"allowed_hosts": ("https://example.org",)}, "allowed_hosts has 'https://example.org'; expected names"),
+        ({"allowed_hosts": ("example.org:80",)}, "without scheme and port"),
+        ({"allowed_hosts": ("a.*.org",)}, "allowed_hosts"),
+        ({"allowed_hosts": ("",)}, "allowed_hosts"),
+        ({"root_path": "jaxretr"}, "root_path is 'jaxretr'; expected a path such as /jaxretr"),
+        ({"root_path": "/jaxretr/"}, "without a slash at the end"),
+        ({"root_path": "/"}, "root_path"),
+        ({"root_path": "/a b"}, "root_path"),
+        ({"forwarded_allow_ips": ("localhost",)}, "forwarded_allow_ips has 'localhost'; expected IP addresses"),
+        ({"cors_origins": ("https://example.org/",)}, "cors_origins has 'https://example.org/'; expected origins"),
+        ({"cors_origins": ("example.org",)}, "cors_origins"),
     ],
 )
 def test_options_that_cannot_be(settings: dict[str, object], expected: str) -> None:

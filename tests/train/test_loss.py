@@ -125,6 +125,37 @@ def test_in_blocks_the_loss_and_its_gradient_are_the_same(
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("columns", "stream_above"), [(1, 100), (3, 500), (3, 1)])
+def test_in_blocks_every_separable_pair_comes_first(
+    monkeypatch: pytest.MonkeyPatch, columns: int, stream_above: int, dtype: jnp.dtype
+) -> None:
+    """The own score is the best one, so it must be rounded like the best one: 384 dimensions round in every product."""
+    rng = np.random.default_rng(5)
+    queries = unit(rng, 512, 384)
+    passages = unit(rng, 512, columns, 384)
+    passages[:, 0] = queries + 0.3 * passages[:, 0]
+    passages /= np.linalg.norm(passages, axis=-1, keepdims=True)
+    sides = np.asarray(queries, dtype), np.asarray(passages, dtype)
+    whole = loss(*sides, symmetric=True)
+    monkeypatch.setattr(loss_module, "STREAM_ABOVE", stream_above)
+    streamed = loss(*sides, symmetric=True)
+    assert whole.accuracy == streamed.accuracy == 1.0
+    assert streamed.loss == pytest.approx(whole.loss, rel=1e-5, abs=0 if dtype == jnp.float32 else 0.03)
+
+
+@pytest.mark.parametrize("stream_above", [8_192, 100])
+def test_a_better_negative_costs_accuracy_however_it_is_computed(
+    monkeypatch: pytest.MonkeyPatch, stream_above: int
+) -> None:
+    rng = np.random.default_rng(6)
+    queries, passages = unit(rng, 512, 384), unit(rng, 512, 2, 384)
+    passages[:, 0] = queries
+    passages[::4] = passages[::4, ::-1]  # every fourth query prefers its hard negative
+    monkeypatch.setattr(loss_module, "STREAM_ABOVE", stream_above)
+    assert loss(queries, passages).accuracy == 0.75
+
+
 def test_in_blocks_no_device_holds_all_scores() -> None:
     """Of 65,536 candidates and 1,024 anchors a device, in float32 268 MB, the compiled gradient holds a part."""
     devices = jax.device_count()

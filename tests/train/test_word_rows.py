@@ -9,12 +9,14 @@ import optax
 import pytest
 
 from jaxretr import parallel
-from jaxretr.compile.costs import Costs
-from jaxretr.compile.hlo import Module
-from jaxretr.data.batches import PairBatch
+from jaxretr.data.batches import PairBatch, packing_of
 from jaxretr.model.functions import functions, init_params
+from jaxretr.tpu_estimate.costs import Costs
+from jaxretr.tpu_estimate.hlo import Module
 from jaxretr.train.optimizer import adamw
 from jaxretr.train.step import TrainState, make_step
+from jaxretr.train.word_rows import occurring
+from jaxretr.types import TokenBatch
 from tests.tiny import TINY
 from tests.train.test_step import BATCH, batch, shares
 
@@ -123,6 +125,52 @@ def test_a_row_that_comes_back_goes_on_from_its_moments() -> None:
     np.testing.assert_allclose(v3, 0.999 * v1 + 0.001 * gradient**2, rtol=1e-3)
     step = (m3 / (1 - 0.9**3)) / (np.sqrt(v3 / (1 - 0.999**3)) + 1e-8) + 0.1 * w1
     np.testing.assert_allclose(w3, w1 - 1e-2 * step, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("devices", "parts"), [(1, 1), (8, 1), (2, 2)])
+def test_there_are_as_many_rows_as_ids_can_differ(devices: int, parts: int) -> None:
+    """One row per token position that is encoded, and one for the padding of packed texts; at most the vocabulary."""
+    data = batch(3)
+    short = np.arange(data.queries.mask.shape[-1]) < 5
+    data = data._replace(
+        **{
+            name: TokenBatch(np.where(side.mask & short, side.ids, TINY.pad_token_id), side.mask & short)
+            for name, side in (("queries", data.queries), ("passages", data.passages))
+        }
+    )
+    packed = data._replace(packing=packing_of(data, BATCH // devices // parts))
+    ids = np.concatenate([side.ids.ravel() for side in (data.queries, data.passages)])
+
+    def rows_of(some: PairBatch, vocab_size: int) -> np.ndarray:
+        mapped = parallel.pmap(
+            lambda share: occurring(share, vocab_size), out_axes=None, devices=jax.devices()[:devices]
+        )
+        return np.asarray(mapped(shares(some, devices)))
+
+    slots = packed.packing.text.size
+    assert slots + 1 < ids.size
+    for some, most in ((data, ids.size), (packed, slots + 1)):
+        for vocab_size in (TINY.vocab_size, 250_000):
+            rows = rows_of(some, vocab_size)
+            assert len(rows) == min(most, vocab_size)
+            np.testing.assert_array_equal(rows[rows < vocab_size], np.unique(ids))
+
+
+def test_packed_rows_hold_every_id_even_if_no_slot_is_free() -> None:
+    """2,048 slots full of tokens that all differ, and padding: 2,049 rows."""
+    queries = TokenBatch(np.full((8, 128), 1, np.int32), np.arange(128) < np.full((8, 1), 128))
+    passages = TokenBatch(np.full((8, 4, 128), 1, np.int32), np.broadcast_to(np.arange(128) < 32, (8, 4, 128)).copy())
+    count = 0
+    for side in (queries, passages):
+        real = int(side.mask.sum())
+        side.ids[side.mask] = np.arange(10 + count, 10 + count + real)
+        count += real
+    content = np.arange(1, 33, dtype=np.uint32).reshape(8, 4)
+    data = PairBatch(queries, passages, np.arange(1, 9, dtype=np.uint32), content)
+    data = data._replace(packing=packing_of(data, 8))
+    assert data.packing.text.size == count == 2_048
+    mapped = parallel.pmap(lambda share: occurring(share, 250_000), out_axes=None, devices=jax.devices()[:1])
+    np.testing.assert_array_equal(np.asarray(mapped(shares(data, 1))), [1, *range(10, 10 + count)])
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
-"""Which words of a text correspond to which words of its translation, by the encoder's own token vectors.
+"""Word alignment between a text and its translation, by the token vectors of the attacked encoder.
 
-In: texts and an encoder. Out: words with vectors, links between the words of two texts, and phrases that translate each
-other. The links are those of SimAlign's "Argmax" (Jalili Sabet et al. 2020, arXiv 2004.08728), the phrases those of
-phrase-based translation (Koehn et al. 2003, "Statistical Phrase-Based Translation").
+Input: texts and an encoder. Output: words with vectors, links between the words of two texts, and phrases that
+  translate
+each other. The links are those of SimAlign's "Argmax" (Jalili Sabet et al. 2020, arXiv 2004.08728), the phrases those
+of phrase-based translation (Koehn et al. 2003, "Statistical Phrase-Based Translation").
 """
 
 from collections.abc import Sequence
@@ -12,17 +13,16 @@ import numpy as np
 import regex
 from jaxtyping import Float32
 
-from jaxretr.attack.hidden import token_vectors
 from jaxretr.model.encode import Encoder
 from jaxretr.tokenization import clean_text
 
 WITHOUT_BLANKS = frozenset({"ja", "km", "lo", "my", "th", "zh"})
-"""Languages that write no blanks between words; there the tokenizer's pieces stand for words."""
+"""Languages without blanks between words; the tokenizer's pieces take the place of words."""
 MAX_WORDS = 3
-"""Words of a phrase, on either side."""
+"""Maximum number of words of a phrase, on either side."""
 
-_WORD = regex.compile(r"[\p{L}\p{M}\p{N}](?:\S*[\p{L}\p{M}\p{N}])?")  # what blanks part, without outer punctuation
-_LETTERS = regex.compile(r"[\p{Latin}\p{Greek}\p{Cyrillic}\p{N}]{2}")  # within a word of a script that writes blanks
+_WORD = regex.compile(r"[\p{L}\p{M}\p{N}](?:\S*[\p{L}\p{M}\p{N}])?")  # between blanks, without outer punctuation
+_LETTERS = regex.compile(r"[\p{Latin}\p{Greek}\p{Cyrillic}\p{N}]{2}")  # inside a word of a script with blanks
 
 
 class Words(NamedTuple):
@@ -30,8 +30,8 @@ class Words(NamedTuple):
 
     Attributes:
       text: the text.
-      spans: where each word begins and ends in it.
-      vectors: the mean of the last layer's vectors of a word's pieces, unit length.
+      spans: start and end of each word in the text.
+      vectors: mean of the last layer's vectors over the pieces of a word, unit length.
     """
 
     text: str
@@ -40,7 +40,7 @@ class Words(NamedTuple):
 
 
 class Phrase(NamedTuple):
-    """Words `start` to `stop` (exclusive) of one text, and those of the other that translate them."""
+    """Words `start` to `stop` (exclusive) of one text, and the words of the other text that translate them."""
 
     start: int
     stop: int
@@ -49,12 +49,12 @@ class Phrase(NamedTuple):
 
 
 def embed_words(encoder: Encoder, texts: Sequence[str], languages: Sequence[str]) -> list[Words]:
-    """The words of queries, one forward pass a text.
+    """Embed the words of queries; one forward pass per text.
 
     Args:
       encoder: encodes the texts as queries.
-      texts: any texts; of long ones only the words before truncation count.
-      languages: of each text.
+      texts: any texts; words after the truncation are left out.
+      languages: language of each text.
     """
     prefix = encoder.query_prefix
     encoded = encoder.tokenizer(
@@ -63,7 +63,7 @@ def embed_words(encoder: Encoder, texts: Sequence[str], languages: Sequence[str]
         max_length=encoder.max_length,
         return_offsets_mapping=True,
     )
-    vectors = token_vectors(encoder, encoded["input_ids"])
+    vectors = encoder.token_vectors(encoded["input_ids"])
     found = []
     for text, language, offsets, of_tokens in zip(texts, languages, encoded["offset_mapping"], vectors, strict=True):
         pieces = [
@@ -86,7 +86,7 @@ def embed_words(encoder: Encoder, texts: Sequence[str], languages: Sequence[str]
 
 
 def align(one: Words, other: Words) -> list[tuple[int, int]]:
-    """Pairs of words that are each other's most similar word of the other text (by cosine), in order."""
+    """Return the pairs of words that are each other's most similar word in the other text (by cosine), in order."""
     if not one.spans or not other.spans:
         return []
     similarity = one.vectors @ other.vectors.T
@@ -95,10 +95,10 @@ def align(one: Words, other: Words) -> list[tuple[int, int]]:
 
 
 def phrases(links: Sequence[tuple[int, int]]) -> list[Phrase]:
-    """All pairs of phrases that the links allow, words included.
+    """Return all pairs of phrases that are consistent with the links, single words included.
 
-    A pair begins and ends with linked words on both sides, and no word of either side is linked to one outside. Words
-    without a link may stand within.
+    A pair begins and ends with linked words on both sides, and no word of either side is linked to a word outside the
+    pair. Words without a link may stand inside.
     """
     found = []
     for start, _ in links:
@@ -113,14 +113,14 @@ def phrases(links: Sequence[tuple[int, int]]) -> list[Phrase]:
 
 
 def spans_of_pieces(text: str, pieces: Sequence[tuple[int, int, np.ndarray]]) -> list[tuple[int, int]]:
-    """The spans of pieces, without blanks and punctuation around them; a foreign word or a number stays whole."""
+    """Return the spans of pieces without surrounding blanks and punctuation; a foreign word or a number stays whole."""
     spans: list[tuple[int, int]] = []
     for first, last, _ in pieces:
         match = _WORD.search(text, first, last)
         if not match:
             continue
         start, stop = match.span()
-        # The piece of a blank that the tokenizer puts before a text has the offsets of the first letter.
+        # The tokenizer puts a blank before a text; the piece of this blank has the offsets of the first letter.
         overlaps = spans and start < spans[-1][1]
         if overlaps or (spans and start == spans[-1][1] and _LETTERS.match(text, start - 1)):
             spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))

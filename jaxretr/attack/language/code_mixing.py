@@ -1,8 +1,8 @@
-"""Code mixing: words and phrases of a query replaced by those of its translations.
+"""Code mixing: replace words and phrases of a query by those of its translations.
 
-In: a `Victim` of a collection with parallel queries, one of its tasks. Out: `Attacked`, with the mixed texts. After
-the phrase-level attack Bumblebee of Tan and Joty (2021, "Code-Mixing on Sesame Street"): phrases come from aligned
-translations, and a beam search chooses them. The aligner here is the attacked encoder itself.
+Input: a `Victim` of a collection with parallel queries, and one of its tasks. Output: an `AttackResult` with the mixed
+texts. Source: the phrase-level attack Bumblebee of Tan and Joty (2021, "Code-Mixing on Sesame Street"): phrases come
+from aligned translations, and a beam search selects them. Here the attacked encoder itself aligns the words.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxretr.attack.language.alignment import WITHOUT_BLANKS, Words, align, embed_words, phrases
-from jaxretr.attack.language.parallel_queries import translations
-from jaxretr.attack.search import attacked_by_texts, score_lists, score_of
-from jaxretr.attack.victim import Attacked, Victim
+from jaxretr.attack.language.switch import translations
+from jaxretr.attack.result import AttackResult
+from jaxretr.attack.text.search import attacked_by_texts, score_lists, score_of
+from jaxretr.attack.victim import Victim
 from jaxretr.eval.settings import Task
 from jaxretr.perturb.text.edits import TokenIds, generator
 
 
 class Swap(NamedTuple):
-    """Words `start` to `stop` (exclusive) of a query, and what stands there instead, in which language."""
+    """A replacement: words `start` to `stop` (exclusive) of a query become `text`, which is in `language`."""
 
     start: int
     stop: int
@@ -29,7 +30,7 @@ class Swap(NamedTuple):
 
 
 Mix = tuple[Swap, ...]
-"""Swaps in one query, none of which overlap, in the order of the text."""
+"""Swaps in one query, without overlap, in the order of the text."""
 
 
 def code_mixing(
@@ -42,31 +43,31 @@ def code_mixing(
     budget: int = 64,
     seed: int = 0,
     margin_k: int = 10,
-) -> Attacked:
-    """Replaces words of every query so that the attacker gains most.
+) -> AttackResult:
+    """Replace words of every query so that the attacker gains most.
 
-    The beam search adds swap after swap: in each round every query in the beam is tried with every further swap, or
-    with as many as its even share of the budget allows, drawn at random, and the `beam` worst go on. The worst text of
-    all rounds is the result, the clean one if none is worse. Swaps of one text may be into different languages.
+    The beam search adds one swap per round. In each round, it tries every query of the beam with every further swap (or
+    a random subset, if there are more than an even share of the budget) and keeps the `beam` worst. The result is the
+    worst text of all rounds, or the clean text if no text is worse. The swaps of one text may use different languages.
 
     Args:
       victim: the model and the collection.
-      task: whose queries are attacked; the corpus stays the same.
-      languages: those that words may come from; None for all of the collection.
-      words: at most so many words of a query are replaced.
-      beam: mixed texts of a query that each round starts from.
-      budget: texts scored for each query besides the clean one.
-      seed: of the draws.
-      margin_k: the attacker maximises `Victim.margins` at this k.
+      task: the attacked task; its corpus does not change.
+      languages: languages that words may come from; None for all languages of the collection.
+      words: maximum number of replaced words per query.
+      beam: mixed texts per query that each round starts from.
+      budget: texts scored per query besides the clean text.
+      seed: seed of the draws.
+      margin_k: the attacker maximizes `Victim.margins` at this k.
 
     Returns:
-      The attacked queries. `changed` is False where no swap reaches the model. Forward passes are the texts scored, the
-      clean one included, and the translations aligned. Notes: swaps `offered`, those of them that leave the query as it
-      is to the model, `undone`, and `replaced_words`.
+      The result. `changed` is False if no swap reaches the model. The cost counts the scored texts, the clean text
+      included, and the aligned translations. Notes: `offered`, the number of swaps; `undone`, how many of them leave
+      the query unchanged for the model; and `replaced_words`.
 
     Raises:
-      ValueError: for a language in which nothing is asked, a `margin_k` that no attack can reach, or a budget that does
-        not reach for one text per word.
+      ValueError: the collection has no query in a language, no attack can reach `margin_k`, or the budget is smaller
+        than one text per word.
     """
     if not 1 <= words <= budget or beam < 1:
         raise ValueError(
@@ -75,7 +76,7 @@ def code_mixing(
         )
     score = score_of(victim, task, victim.candidates(task), margin_k)
     token_ids = victim.encoder.query_tokenization
-    walks = [_Walk(*offer, budget, seed) for offer in _offers(victim, task, languages, words)]
+    walks = [_BeamState(*offer, budget, seed) for offer in _offers(victim, task, languages, words)]
     texts = [walk.source.text for walk in walks]
     for walk, ids, scores in zip(walks, token_ids(texts), score_lists(score, [[text] for text in texts]), strict=True):
         walk.start(ids, float(scores[0]))
@@ -100,7 +101,7 @@ def code_mixing(
 
 
 def swaps_from(source: Words, translation: Words, language: str) -> list[Swap]:
-    """Every phrase of `source` that is written differently in its translation, which is in `language`."""
+    """Return every phrase of `source` that is written differently in its translation, which is in `language`."""
     found = []
     for phrase in phrases(align(source, translation)):
         theirs = _between(translation, phrase.other_start, phrase.other_stop)
@@ -110,8 +111,10 @@ def swaps_from(source: Words, translation: Words, language: str) -> list[Swap]:
 
 
 def mixed(source: Words, language: str, mix: Mix) -> str:
-    """The text of `source`, which is in `language`, after swaps; in a text without blanks, words that need them get
-    some."""
+    """Apply swaps to the text of `source`, which is in `language`.
+
+    In a text without blanks, a swapped-in word of a language with blanks gets blanks around it.
+    """
     text = source.text
     for swap in reversed(mix):
         first, last = source.spans[swap.start][0], source.spans[swap.stop - 1][1]
@@ -125,8 +128,9 @@ def mixed(source: Words, language: str, mix: Mix) -> str:
 def _offers(
     victim: Victim, task: Task, languages: Sequence[str] | None, most_words: int
 ) -> list[tuple[Words, str, list[Swap], int]]:
-    """For each query of a task its words, their language, the swaps of at most so many words, and how many translations
-    were aligned."""
+    """Return, per query of a task, its words, its language, the swaps of at most `most_words` words, and the number of
+    aligned translations.
+    """
     translated = translations(victim, languages)
     queries = victim.collection.queries
     versions = [
@@ -152,8 +156,8 @@ def _offers(
 
 
 @dataclass
-class _Walk:
-    """Where the beam search for one query stands."""
+class _BeamState:
+    """State of the beam search for one query."""
 
     source: Words
     language: str
@@ -173,7 +177,7 @@ class _Walk:
         self.rng = generator(self.source.text, self.seed)
 
     def propose(self, token_ids: TokenIds, words: int, remaining: int) -> list[str]:
-        """The texts to score next, with `remaining` rounds to go."""
+        """Return the texts to score next, with `remaining` rounds left."""
         further = dict.fromkeys(
             tuple(sorted((*mix, swap)))
             for mix in self.front
@@ -195,7 +199,7 @@ class _Walk:
         return [fresh[ids][1] for ids in chosen]
 
     def take(self, scores: np.ndarray, beam: int) -> None:
-        """Goes on from the worst of the proposed texts."""
+        """Continue from the worst of the proposed texts."""
         best_first = np.argsort(-scores, kind="stable")
         self.front = [self.proposed[i] for i in best_first[:beam]]
         if len(scores) and scores.max() > self.score:

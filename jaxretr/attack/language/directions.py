@@ -1,52 +1,49 @@
-"""Language directions: queries moved towards another language, and as far in directions that say nothing of languages.
+"""Language directions: move query vectors towards another language, and equally far in language-neutral directions.
 
-In: a `Victim` of a collection in several languages, one of its tasks, radii. Out: `Attacked` for each radius, for both
-kinds of directions. Everything happens at the pooled embedding. If moving along a language hurts more than moving as
-far elsewhere, the model mixes language with relevance.
+Input: a `Victim` of a collection in several languages, one of its tasks, and radii. Output: an `AttackResult` per
+radius for both kinds of directions. The attack moves the pooled embedding. If a move along a language does more harm
+than a move of the same length elsewhere, the model entangles language with relevance.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32
 
-from jaxretr.attack.search import check_margin_k
-from jaxretr.attack.victim import Attacked, Candidates, Victim, margin
+from jaxretr.attack.result import AttackResult
+from jaxretr.attack.text.search import check_margin_k
+from jaxretr.attack.victim import Candidates, Victim, margin
 from jaxretr.eval.settings import Task
 from jaxretr.perturb.text.edits import generator
 
-
-class DirectionAttacks(NamedTuple):
-    """The attacked queries for each radius, moved towards the worst language and in the worst orthogonal direction."""
-
-    language: list[Attacked]
-    orthogonal: list[Attacked]
+Direction = Literal["language", "orthogonal"]
+DIRECTIONS = get_args(Direction)
 
 
 def language_directions(
     victim: Victim, task: Task, radii: Sequence[float], *, seed: int = 0, margin_k: int = 10
-) -> DirectionAttacks:
-    """Moves every query by each radius in the worst of several directions, and puts it back to unit length.
+) -> dict[Direction, list[AttackResult]]:
+    """Move every query by each radius in the worst of several directions, and normalize it again.
 
-    The directions are those from the mean passage of the queries' language to the mean passage of each other language,
-    over the whole pool. The others, as many, are drawn for each query, uniformly from all directions orthogonal to
-    every difference of two such means. An unmoved query is not among the choices: the norm is the radius for all.
+    The language directions lead from the mean passage of the query language to the mean passage of each other language,
+    over the whole pool. The same number of orthogonal directions is drawn per query, uniformly from all directions
+    orthogonal to every language direction. The unmoved query is not a candidate: every query moves by the radius.
 
     Args:
       victim: the model and the collection.
-      task: whose queries are attacked.
-      radii: L2 norms of the movement; clean queries have norm 1.
-      seed: of the orthogonal directions.
+      task: the attacked task.
+      radii: L2 norms of the move; clean queries have norm 1.
+      seed: seed of the orthogonal directions.
       margin_k: "worst" is the largest `margin` at this k.
 
     Returns:
-      The attacked queries. One forward pass. The note `radius` is the radius, `offset_norm` the mean distance between
-      the mean passages, in the same unit.
+      For both kinds of directions, the result at each radius. Each costs one forward pass. The note `radius` is the
+      radius; the note `offset_norm` is the mean distance between mean passages, in the same unit.
 
     Raises:
-      ValueError: for queries in a language without passages, passages in one language only, or a `margin_k` that no
-        attack can reach.
+      ValueError: the query language has no passages, all passages are in one language, or no attack can reach
+        `margin_k`.
     """
     candidates = victim.candidates(task)
     check_margin_k(candidates, margin_k)
@@ -55,8 +52,8 @@ def language_directions(
     along = np.broadcast_to(offsets / norms, (len(task.queries), *offsets.shape))
     across = orthogonal_directions(offsets, [query.text for query in victim.asked(task)], seed)
 
-    def attacked(directions: Float32[np.ndarray, "queries directions dim"], radius: float) -> Attacked:
-        return Attacked(
+    def attacked(directions: Float32[np.ndarray, "queries directions dim"], radius: float) -> AttackResult:
+        return AttackResult(
             task,
             _worst(victim, task, candidates, np.float32(radius) * directions, margin_k),
             changed=np.full(len(task.queries), True),
@@ -64,16 +61,17 @@ def language_directions(
             notes={"radius": float(radius), "offset_norm": float(norms.mean())},
         )
 
-    return DirectionAttacks(
-        [attacked(along, radius) for radius in radii], [attacked(across, radius) for radius in radii]
-    )
+    return {
+        "language": [attacked(along, radius) for radius in radii],
+        "orthogonal": [attacked(across, radius) for radius in radii],
+    }
 
 
 def language_offsets(victim: Victim, language: str) -> Float32[np.ndarray, "languages dim"]:
-    """From the mean passage embedding of `language` to that of each other language of the pool, in its order.
+    """Return the offsets from the mean passage of `language` to the mean passage of each other language of the pool.
 
     Raises:
-      ValueError: for a language without passages, or where there is no other.
+      ValueError: the language has no passages, or the pool holds no other language.
     """
     slices = victim.pool.slices
     if language not in slices or len(slices) < 2:
@@ -88,7 +86,7 @@ def language_offsets(victim: Victim, language: str) -> Float32[np.ndarray, "lang
 def orthogonal_directions(
     offsets: Float32[np.ndarray, "languages dim"], texts: Sequence[str], seed: int
 ) -> Float32[np.ndarray, "queries languages dim"]:
-    """As many unit vectors for each text as there are offsets, drawn uniformly and orthogonal to all offsets."""
+    """Draw, per text, one unit vector per offset, uniformly among the vectors orthogonal to all offsets."""
     basis = np.linalg.svd(offsets, full_matrices=False)[2]
     drawn = np.stack([generator(text, seed).standard_normal(offsets.shape, np.float32) for text in texts])
     rest = drawn - drawn @ basis.T @ basis
@@ -102,7 +100,7 @@ def _worst(
     moves: Float32[np.ndarray, "queries directions dim"],
     margin_k: int,
 ) -> Float32[np.ndarray, "queries dim"]:
-    """The queries after the worst of their moves, unit length."""
+    """Return the queries after their worst move, with unit length."""
     moved = victim.queries[task.queries][:, None] + moves
     moved /= np.linalg.norm(moved, axis=2, keepdims=True)
     corpus = victim.corpus(task)

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from html import escape
 from itertools import chain
 
-from jaxretr.attack.record import TrialRecord
+from jaxretr.attack.measures import AREA, PROMOTED, WORST
 from jaxretr.attack.report import pictures, strings
 from jaxretr.attack.report.system import System, check_comparable
-from jaxretr.attack.robustness import AREA, PROMOTED, TOP, WORST
+from jaxretr.attack.result import Trial
+from jaxretr.attack.victim import TOP
 from jaxretr.eval.page import Picture, section, table, write_page
 from jaxretr.files import AnyPath
 
@@ -183,7 +184,7 @@ def _trials(system: System) -> str:
     return table([heading for heading, _ in kept], [*zip(*(column for _, column in kept), strict=True)])
 
 
-def _further(trial: TrialRecord) -> str:
+def _further(trial: Trial) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {_fact(v)}" for name, v in trial.facts.items() if name not in _FACTS)
 
 
@@ -221,7 +222,7 @@ def _cost(system: System, label: str) -> str:
     return f"{sum(costs):,.0f}" if costs else "–"
 
 
-def _budget(trial: TrialRecord) -> str:
+def _budget(trial: Trial) -> str:
     return "–" if trial.budget is None else _amount(trial.budget, trial.unit)
 
 

@@ -10,10 +10,12 @@ from html import escape
 
 import numpy as np
 
-from jaxretr.attack.record import Check, Detection
+from jaxretr.attack.defenses import Detection
+from jaxretr.attack.measures import AREA, RADIUS, WORST
+from jaxretr.attack.record import Check
 from jaxretr.attack.report import plots
 from jaxretr.attack.report.system import System
-from jaxretr.attack.robustness import AREA, RADIUS, TOP, WORST
+from jaxretr.attack.victim import TOP
 from jaxretr.eval.bias import OWN_LANGUAGE_SHARE, RANK_DISTANCE
 from jaxretr.eval.page import Picture
 from jaxretr.eval.plots import bars, heat_map

@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from jaxretr.attack.record import AdversarialText, Transfer
+from jaxretr.attack.record import AdversarialText
 from jaxretr.attack.report import visible
 from jaxretr.attack.report.system import System
+from jaxretr.attack.token.transfer import Transfer
 from jaxretr.eval.page import section
 
 _TEXTS = 6  # of a trial

@@ -12,8 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from jaxretr.attack.record import TEXTS_FILE, AdversarialText, Record, TrialRecord, Unit, load_texts
-from jaxretr.attack.robustness import PROMOTED, SMALLEST, SUCCESS, WORST
+from jaxretr.attack.measures import PROMOTED, SMALLEST, SUCCESS, WORST
+from jaxretr.attack.record import TEXTS_FILE, AdversarialText, Record, load_texts
+from jaxretr.attack.result import Trial, Unit
+from jaxretr.eval.compare import check_same_content
 from jaxretr.eval.results import Results, TaskResult, mean
 from jaxretr.eval.significance import bootstrap_interval, influences
 from jaxretr.files import AnyPath
@@ -111,9 +113,9 @@ class System:
         """Robust success under the trial `label`, or in the worst case."""
         return self.average(f"{label} {SUCCESS}")
 
-    def ladders(self) -> dict[str, list[TrialRecord]]:
+    def ladders(self) -> dict[str, list[Trial]]:
         """Trials of each attack that demotes and has several budgets, ascending, in the order of the record."""
-        found: dict[str, list[TrialRecord]] = {}
+        found: dict[str, list[Trial]] = {}
         for trial in self.record.trials:
             promotes = any(f"{trial.label} {PROMOTED}" in task.measures for task in self.tasks)
             if trial.budget and not promotes and not math.isnan(self.success(trial.label)):
@@ -180,6 +182,7 @@ def check_comparable(systems: Sequence[System]) -> None:
                 f"{first.name} and {system.name} were attacked with different queries or passages; attack all systems "
                 "on the same ones"
             )
+    check_same_content([(system.name, system.results) for system in systems])
     names = [system.name for system in systems]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two systems are called {twice[0]!r}; tell them apart with NAME=DIR")

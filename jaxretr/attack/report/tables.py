@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from rich.console import Group
 from rich.table import Column, Table
 
-from jaxretr.attack.robustness import AREA, PROMOTED, SMALLEST, SUCCESS, TOP, WORST
-from jaxretr.attack.transfer import POISONED
+from jaxretr.attack.measures import AREA, POISONED, PROMOTED, SMALLEST, SUCCESS, WORST
+from jaxretr.attack.victim import TOP
 from jaxretr.eval.results import Results, SettingResult
 
 # Measure -> heading: those of rankings have a line for each attack and budget, those of attacks one for each attack.

@@ -13,7 +13,7 @@ from html import escape
 import regex
 
 from jaxretr.eval.page import Html
-from jaxretr.perturb.text import graphemes
+from jaxretr.perturb.text.edits import split_graphemes
 from jaxretr.perturb.text.unicode import homoglyphs
 
 _HIDDEN = regex.compile(r"[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]|(?! )\p{Zs}")
@@ -87,7 +87,7 @@ def marked(clean: str, adversarial: str) -> tuple[Html, Html]:
       The clean text with `del` around what is gone, the adversarial one with `ins` around what is new. A letter that
       took the place of one that looks the same is followed by its code point and script.
     """
-    before, after = graphemes.split(clean), graphemes.split(adversarial)
+    before, after = split_graphemes(clean), split_graphemes(adversarial)
     old: list[str] = []
     new: list[str] = []
     for operation, i, j, k, n in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():

@@ -1,12 +1,11 @@
-"""White-box attacks on tokens: corpus poisoning and triggers in chosen scripts, verified as strings."""
+"""White-box attacks on tokens: corpus poisoning and triggers in chosen scripts. Every result is tested as a string."""
 
+from jaxretr.attack.token.decoding import Triggers
 from jaxretr.attack.token.objectives import Judged, QueryLoss, Similarity
 from jaxretr.attack.token.poisoning import cluster_means, poison
 from jaxretr.attack.token.schedules import AGGD, GASLITE, GCG, HOTFLIP, Schedule
 from jaxretr.attack.token.split import Split, check_disjoint, disjoint_split
-from jaxretr.attack.token.strings import Triggers
-from jaxretr.attack.token.success import reaches_top, thresholds
-from jaxretr.attack.token.transfer import Transfer, transfer_matrix
+from jaxretr.attack.token.transfer import Poisoning, Transfer, poison_corpus, poison_with, reaches_top, thresholds
 from jaxretr.attack.token.triggers import promote, universal_trigger
 from jaxretr.attack.token.vocabulary import SCRIPTS, Vocabulary
 
@@ -17,6 +16,7 @@ __all__ = [
     "HOTFLIP",
     "SCRIPTS",
     "Judged",
+    "Poisoning",
     "QueryLoss",
     "Schedule",
     "Similarity",
@@ -28,9 +28,10 @@ __all__ = [
     "cluster_means",
     "disjoint_split",
     "poison",
+    "poison_corpus",
+    "poison_with",
     "promote",
     "reaches_top",
     "thresholds",
-    "transfer_matrix",
     "universal_trigger",
 ]

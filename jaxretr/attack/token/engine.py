@@ -1,8 +1,8 @@
-"""One compiled search for triggers: templates, an objective and allowed tokens come in, token ids go out.
+"""One compiled search for triggers: templates, an objective and allowed tokens in, token ids out.
 
-Every trigger of a batch is a search of its own: it has its own texts, target and random key, and its result does not
-depend on the others. Triggers are spread over the devices; all candidates of an iteration are scored together; the
-iterations run in `lax.scan`, and the host looks in only between chunks of them.
+Every trigger of a batch is an independent search: it has its own texts, target and random key, and its result does not
+depend on the other triggers. Triggers are spread over the devices. All candidates of an iteration are scored together.
+The iterations run in `lax.scan`; the host synchronizes only between chunks of iterations.
 
     engine = Engine(encoder.functions, Similarity(), HOTFLIP)
     trace = search(encoder, engine, template, context, mask, forward_passes=10_000, seed=0)
@@ -27,17 +27,17 @@ Objective = Callable[[Any, Array], Array]
 """(context, embeddings float32 [texts, dim]) -> float32 []; hashable, see `jaxretr.attack.token.objectives`."""
 
 _TOKENS_AT_ONCE = {"cpu": 3_072, "gpu": 32_768, "tpu": 32_768}
-"""How many tokens go through the encoder together at most. On a CPU, smaller batches stay in the cache: 50 texts of 55
-tokens at once take a fifth less time than 100."""
+"""Maximum number of tokens encoded together. On a CPU, smaller batches stay in the cache: 50 texts of 55 tokens at once
+take a fifth less time than 100."""
 
 
 class Shared(NamedTuple):
-    """What all triggers share; on every device.
+    """Inputs that all triggers share; replicated on every device.
 
     Attributes:
-      params: the encoder's.
+      params: the encoder's parameters.
       allowed: token ids that a trigger may use.
-      table: their word embeddings.
+      table: the word embeddings of these tokens.
     """
 
     params: Params
@@ -46,12 +46,12 @@ class Shared(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """One trigger to be found; in a batch, every leaf has a leading `triggers` axis.
+    """The search for one trigger; in a batch, every leaf has a leading `triggers` axis.
 
     Attributes:
-      template: the texts it is part of.
-      context: what the objective needs.
-      key: of all its draws.
+      template: the texts that the trigger is part of.
+      context: the context of the objective.
+      key: random key of all its draws.
     """
 
     template: Template
@@ -60,7 +60,7 @@ class Problem(NamedTuple):
 
 
 class State(NamedTuple):
-    """Where a search is.
+    """State of a search.
 
     Attributes:
       ids: the best trigger so far.
@@ -75,14 +75,14 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Engine:
-    """What decides the compiled program; hashable.
+    """Everything that determines the compiled program; hashable.
 
     Attributes:
-      encoder: in float32, in which candidates that differ little do not tie.
-      objective: what is maximised.
-      schedule: which candidates are tried.
-      finalists: the candidates of a round are ranked in bfloat16; so many of the best are encoded again in float32,
-        which alone decides. With as many as there are candidates, nothing is done in bfloat16.
+      encoder: the encoder in float32. In a lower precision, candidates that differ little would tie.
+      objective: the objective to maximize.
+      schedule: the candidates of an iteration.
+      finalists: the candidates of a round are ranked in bfloat16, and this many of the best are encoded again in
+        float32, which decides. If there are no more candidates than finalists, nothing runs in bfloat16.
     """
 
     encoder: EncoderFunctions
@@ -91,12 +91,14 @@ class Engine:
     finalists: int = 8
 
     def cost(self, slots: int, allowed: int) -> int:
-        """Forward passes of an iteration, for each text of a trigger: the schedule's, and those of finalists."""
+        """Return the forward passes of an iteration per text of a trigger: those of the schedule and those of the
+        finalists.
+        """
         again = self.finalists if self.schedule.scored(slots, allowed) > self.finalists else 0
         return self.schedule.cost(slots, allowed) + self.schedule.rounds(slots) * again
 
     def start(self, shared: Shared, problem: Problem) -> State:
-        """Random allowed tokens. Costs one forward pass of each text."""
+        """Draw random allowed tokens. Costs one forward pass per text."""
         slots = problem.template.slots.shape[1]
         key = jax.random.fold_in(problem.key, 0)
         ids = shared.allowed[jax.random.randint(key, (slots,), 0, len(shared.allowed))]
@@ -104,7 +106,7 @@ class Engine:
         return State(ids, value, jnp.full(slots, jnp.inf))
 
     def step(self, shared: Shared, problem: Problem, state: State, iteration: Int[Array, ""], *, at_once: int) -> State:
-        """Iteration number `iteration`, counted from 1, of one trigger.
+        """Run iteration number `iteration`, counted from 1, of one trigger.
 
         Args:
           at_once: candidates encoded together.
@@ -132,7 +134,7 @@ class Engine:
     def best(
         self, shared: Shared, problem: Problem, triggers: Int32[Array, "candidates slots"], *, at_once: int
     ) -> tuple[Int32[Array, " slots"], Float32[Array, ""]]:
-        """The best candidate for one trigger, and its objective."""
+        """Return the best candidate for one trigger, and its objective."""
         if len(triggers) > self.finalists:
             quick = dataclasses.replace(self, encoder=dataclasses.replace(self.encoder, dtype="bfloat16"))
             ranked = quick.values(shared, problem, triggers, at_once=at_once)
@@ -144,7 +146,7 @@ class Engine:
     def values(
         self, shared: Shared, problem: Problem, triggers: Int32[Array, "candidates slots"], *, at_once: int
     ) -> Float32[Array, " candidates"]:
-        """The objective of each candidate for one trigger."""
+        """Return the objective of each candidate for one trigger."""
         embed = partial(self.encoder.embed_tokens, shared.params)
 
         def some(triggers: Array) -> Array:
@@ -155,7 +157,7 @@ class Engine:
     def gradient(
         self, shared: Shared, problem: Problem, triggers: Int32[Array, "samples slots"], *, at_once: int
     ) -> Float32[Array, "slots hidden"]:
-        """The mean over triggers of the gradient with respect to the embeddings of their tokens."""
+        """Return the mean over triggers of the gradient with respect to the embeddings of their tokens."""
         rows = jnp.arange(len(problem.template.slots))[:, None]
         embed = partial(self.encoder.embed_tokens, shared.params)
 
@@ -171,7 +173,7 @@ class Engine:
         return jnp.mean(in_parts(some, triggers, at_once), axis=0)
 
     def _objectives(self, shared: Shared, problem: Problem, embeds: Array) -> Float32[Array, " candidates"]:
-        """Word embeddings [candidates, texts, length, hidden] -> objectives."""
+        """Compute objectives from word embeddings [candidates, texts, length, hidden]."""
         candidates, texts, length, hidden = embeds.shape
         mask = jnp.tile(jnp.asarray(problem.template.mask), (candidates, 1))
         encoded = self.encoder.encode(shared.params, embeds.reshape(candidates * texts, length, hidden), mask)
@@ -179,13 +181,13 @@ class Engine:
 
 
 def _filled(template: Template, triggers: Int32[Array, "candidates slots"]) -> Int32[Array, "candidates texts length"]:
-    """The template's token ids with each trigger in the slots of all texts."""
+    """Return the template's token ids with each trigger in the slots of all texts."""
     ids, rows = jnp.asarray(template.ids), jnp.arange(len(template.slots))[:, None]
     return jax.vmap(lambda trigger: ids.at[rows, template.slots].set(trigger))(triggers)
 
 
 def _flipped(key: Key[Array, ""], ids: Int32[Array, " slots"], allowed: Array, count: int) -> Array:
-    """`count` copies of a trigger with one random token each; the trigger itself where `count` is 0."""
+    """Return `count` copies of a trigger with one random token each, or the trigger itself if `count` is 0."""
     if not count:
         return ids[None]
     position_key, token_key = jax.random.split(key)
@@ -195,7 +197,7 @@ def _flipped(key: Key[Array, ""], ids: Int32[Array, " slots"], allowed: Array, c
 
 
 def in_parts(function: Callable[[Array], Array], rows: Array, size: int) -> Array:
-    """`function(rows)`, `size` rows at once or, so that all parts are equal, a few less."""
+    """Compute `function(rows)` in equal parts of at most `size` rows."""
     parts = -(-len(rows) // size)
     if parts == 1:
         return function(rows)
@@ -206,7 +208,7 @@ def in_parts(function: Callable[[Array], Array], rows: Array, size: int) -> Arra
 
 
 def at_once(template: Template) -> int:
-    """How many candidates of every trigger on a device are encoded together."""
+    """Return how many candidates per trigger on a device are encoded together."""
     devices = parallel.local_device_count()
     triggers, texts, length = template.ids.shape
     tokens = _TOKENS_AT_ONCE[jax.default_backend()]
@@ -215,16 +217,17 @@ def at_once(template: Template) -> int:
 
 @lru_cache(maxsize=16)
 def compiled_start(engine: Engine) -> Callable[[Shared, Problem], State]:
-    """(shared, problems) -> states, with the leading axes of `parallel.split`."""
+    """Compile (shared, problems) -> states, with the leading axes of `parallel.split`."""
     start = jax.vmap(engine.start, in_axes=(None, 0))
     return parallel.pmap(start, in_axes=(None, 0), devices=jax.local_devices())
 
 
 @lru_cache(maxsize=16)
 def compiled_chunk(engine: Engine, iterations: int, at_once: int) -> Callable[..., tuple[State, State]]:
-    """(shared, problems, states, iterations done, iterations in all) -> the new states, and those after each iteration.
+    """Compile (shared, problems, states, iterations done, total iterations) -> new states, and the states after each
+    iteration.
 
-    Iterations beyond the last one do nothing, so that all chunks of a search share a compilation.
+    Iterations beyond the last one do nothing, so all chunks of a search share a compilation.
     """
     step = jax.vmap(partial(engine.step, at_once=at_once), in_axes=(None, 0, 0, None))
 

@@ -1,7 +1,7 @@
-"""What a trigger maximises: the embeddings of the texts it is part of come in, one value goes out.
+"""What a trigger maximizes: embeddings of the texts it is part of in, one value out.
 
-An objective is hashable and is called as `objective(context, embeddings)`; its context is a pytree of arrays that may
-change without compiling again.
+An objective is hashable and is called as `objective(context, embeddings)`. Its context is a pytree of arrays that may
+change without a new compilation.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32
 
-from jaxretr.attack.embedding.losses import Loss
+from jaxretr.attack.gradient.losses import Loss
 
 
 @dataclass(frozen=True)
 class Similarity:
     """The mean over the texts of <target, text>; the context is the targets, float32 [texts, dim].
 
-    The mean over queries of <query, text> is <mean query, text>: one target stands for all of its queries.
+    The mean over queries of <query, text> equals <mean query, text>. So one target stands for all its queries.
     """
 
     def __call__(
@@ -28,7 +28,7 @@ class Similarity:
 
 
 class Judged(NamedTuple):
-    """Passages of each query that decide whether it is lost; see `jaxretr.attack.embedding.losses`."""
+    """Passages per query that decide whether the query is lost; see `jaxretr.attack.gradient.losses`."""
 
     passages: Float32[Array, "texts candidates dim"]
     relevant: Bool[Array, "texts candidates"]

@@ -1,17 +1,18 @@
-"""Corpus poisoning: embeddings of queries come in, adversarial passages go out, one for each cluster of queries.
+"""Corpus poisoning: query embeddings in, adversarial passages out, one per cluster of queries.
 
-After Zhong et al. (2023), arXiv 2310.19156: the passages promise to be found by queries that the attacker has not seen.
+Source: Zhong et al. (2023), arXiv 2310.19156. The passages are meant to be retrieved by queries that the attacker has
+not seen.
 """
 
 import numpy as np
 from jaxtyping import Bool, Float32
 from scipy.cluster.vq import ClusterError, kmeans2
 
+from jaxretr.attack.token.decoding import Triggers, best_strings
 from jaxretr.attack.token.engine import Engine
 from jaxretr.attack.token.objectives import Similarity
 from jaxretr.attack.token.schedules import HOTFLIP, Schedule
 from jaxretr.attack.token.search import search
-from jaxretr.attack.token.strings import Triggers, best_strings
 from jaxretr.attack.token.template import Frame, Template, make_template
 from jaxretr.files import AnyPath
 from jaxretr.model.encode import Encoder
@@ -23,10 +24,10 @@ SLOTS = 50
 def cluster_means(
     queries: Float32[np.ndarray, "queries dim"], clusters: int, seed: int
 ) -> Float32[np.ndarray, "clusters dim"]:
-    """The mean query of each cluster, found by k-means (k-means++ start).
+    """Return the mean query of each cluster, found by k-means (k-means++ start).
 
     Raises:
-      ValueError: for more clusters than k-means can fill.
+      ValueError: there are more clusters than k-means can fill.
     """
     if clusters == 1:
         return queries.mean(axis=0, keepdims=True)
@@ -48,16 +49,17 @@ def poison(
     seed: int,
     resume: AnyPath | None = None,
 ) -> Triggers:
-    """One adversarial passage for each target, most similar to it.
+    """Search one adversarial passage per target, as similar to the target as possible.
 
     Args:
       encoder: the victim.
-      targets: mean queries, such as `cluster_means`; the mean similarity to the queries is the similarity to them.
+      targets: mean queries, such as `cluster_means`; the mean similarity to the queries is the similarity to their
+        mean.
       mask: rows of the embedding table that the passages may use, see `Vocabulary`.
-      slots: tokens of a passage.
-      schedule: what an iteration tries.
-      forward_passes: the search's budget for each passage.
-      seed: of all draws.
+      slots: tokens per passage.
+      schedule: the candidates of an iteration.
+      forward_passes: search budget per passage.
+      seed: seed of all draws.
       resume: see `jaxretr.attack.token.search`.
 
     Raises:

@@ -1,10 +1,10 @@
-"""What an iteration of the search tries: a gradient comes in, candidates go out.
+"""The candidates of one iteration of the search: a gradient in, replacements out.
 
-A candidate replaces one token of the trigger. A schedule is a small value; the engine compiles one program for each.
-The linear estimate of what a replacement gains is g · e: the gradient with respect to the embedding at a position,
-times the embedding of the new token, up to a constant of the position (Ebrahimi et al. 2018, arXiv 1712.06751).
+A candidate replaces one token of the trigger. A schedule is a small hashable value; the engine compiles one program per
+schedule. The linear estimate of the gain of a replacement is g · e: the gradient with respect to the embedding at a
+position, times the embedding of the new token, up to a constant per position (Ebrahimi et al. 2018, arXiv 1712.06751).
 
-Schedules are compared at equal cost, counted in encodings of one sequence; a gradient costs three.
+Compare schedules at equal cost. The cost counts encodings of one sequence; a gradient counts as three.
 """
 
 from abc import ABC, abstractmethod
@@ -20,11 +20,11 @@ _POSITIONS_AT_ONCE = 16
 
 
 class Proposals(NamedTuple):
-    """Replacements in rounds: the best one of a round is made before the next round is scored.
+    """Replacements in rounds: the search applies the best replacement of a round before it scores the next round.
 
     Attributes:
-      positions: which slot of the trigger.
-      tokens: the new token, as its place among the allowed ones.
+      positions: slot of the trigger.
+      tokens: the new token, as a position among the allowed tokens.
       tried: see `Schedule.propose`.
     """
 
@@ -35,21 +35,23 @@ class Proposals(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """How many and which replacements an iteration tries."""
+    """Which replacements an iteration tries, and how many."""
 
     candidates: int
 
     @property
     def gradient_flips(self) -> int:
-        """The gradient is a mean over so many triggers that differ in one random token; 0 takes the trigger's own."""
+        """Average the gradient over this many triggers that differ in one random token; 0 means the trigger's own
+        gradient.
+        """
         return 0
 
     def rounds(self, slots: int) -> int:
-        """Rounds of an iteration with a trigger of `slots` tokens."""
+        """Return the rounds per iteration for a trigger of `slots` tokens."""
         return 1
 
     def scored(self, slots: int, allowed: int) -> int:
-        """Candidates of a round, where `allowed` tokens are."""
+        """Return the candidates per round if `allowed` tokens exist."""
         return min(self.candidates, slots * allowed)
 
     @abstractmethod
@@ -60,30 +62,30 @@ class Schedule(ABC):
         table: Float32[Array, "allowed hidden"],
         tried: Float32[Array, " slots"],
     ) -> Proposals:
-        """Candidates of one iteration for one trigger.
+        """Return the candidates of one iteration for one trigger.
 
         Args:
-          key: of the draws.
-          gradient: of the objective with respect to the trigger's embeddings.
+          key: random key of the draws.
+          gradient: gradient of the objective with respect to the trigger's embeddings.
           table: embeddings of the allowed tokens.
-          tried: for a schedule that goes on where it stopped when nothing was better: of each position, the lowest
-            estimate scored since the trigger last changed; infinite where there is none.
+          tried: for a schedule that continues after an iteration without improvement: per position, the lowest estimate
+            scored since the trigger last changed; infinite if there is none.
         """
 
     def cost(self, slots: int, allowed: int) -> int:
-        """Forward passes of an iteration, for each sequence that the trigger is part of."""
+        """Return the forward passes per iteration, for each sequence that the trigger is part of."""
         gradients = max(1, self.gradient_flips)
         return GRADIENT_COST * gradients + self.rounds(slots) * self.scored(slots, allowed)
 
 
 @dataclass(frozen=True)
 class Positionwise(Schedule):
-    """At each of some random positions in turn, the best tokens by their estimate.
+    """At a few random positions in turn, the tokens with the highest estimates.
 
     Attributes:
-      candidates: tokens tried at a position.
-      positions: of an iteration, without repetition.
-      flips: as `gradient_flips`.
+      candidates: tokens tried per position.
+      positions: positions per iteration, without repetition.
+      flips: see `gradient_flips`.
     """
 
     candidates: int
@@ -117,7 +119,7 @@ class Positionwise(Schedule):
 class RankedFirst(Schedule):
     """The best token of every position, then the second best of every position, and so on.
 
-    After an iteration in which none was better, the next ranks follow.
+    After an iteration without improvement, the next iteration continues with the following ranks.
     """
 
     def propose(
@@ -140,7 +142,7 @@ class RankedFirst(Schedule):
 
 @dataclass(frozen=True)
 class Sampled(Schedule):
-    """Replacements drawn uniformly: a position, then one of its `top` tokens by their estimate."""
+    """Replacements drawn uniformly: a position, then one of its `top` tokens by estimate."""
 
     top: int = 256
 
@@ -164,7 +166,7 @@ HOTFLIP = Positionwise(candidates=100)
 AGGD = RankedFirst(candidates=100)
 """Approximate greedy gradient descent (Su et al. 2024, arXiv 2406.05087)."""
 GCG = Sampled(candidates=512)
-"""Greedy coordinate gradient (Zou et al. 2023, arXiv 2307.15043); here the trigger never gets worse."""
+"""Greedy coordinate gradient (Zou et al. 2023, arXiv 2307.15043). Unlike the original, the trigger never gets worse."""
 GASLITE = Positionwise(candidates=128, positions=20, flips=50)
 """Ben-Tov and Sharif (2024), arXiv 2412.20953."""
 
@@ -175,10 +177,10 @@ def _best_of_each(
     k: int,
     below: Float32[Array, " positions"] | None = None,
 ) -> tuple[Float32[Array, "positions k"], Int32[Array, "positions k"]]:
-    """The k tokens of each position with the highest estimates (below a bound, where there is one).
+    """Return the k tokens per position with the highest estimates, below a bound if one is given.
 
-    A few positions at once: a table of estimates for all would be the largest array of the whole attack, and one
-    position after the other would read the embeddings as many times.
+    A few positions run at a time: the table of all estimates would be the largest array of the whole attack, and one
+    position at a time would read the embeddings once per position.
     """
     best = jax.lax.approx_max_k if jax.default_backend() == "tpu" else jax.lax.top_k
 

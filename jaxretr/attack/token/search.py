@@ -1,6 +1,6 @@
-"""A search on the host, from its start to its end: progress, interruption, resumption.
+"""The search for triggers on the host: progress, interruption, resumption.
 
-In: an engine and its problems. Out: the way of every trigger, iteration by iteration.
+Input: an engine and its problems. Output: the trace of every trigger, iteration by iteration.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from jaxretr.model.encode import Encoder
 from jaxretr.tracking import progress_bar
 
 CHUNK = 8
-"""Iterations between two looks of the host: what an interrupted search loses at most."""
+"""Iterations between two host synchronizations: an interrupted search loses at most this many."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Trace:
     Attributes:
       ids: token ids.
       values: the objective, never falling.
-      forward_passes: what each trigger has cost, in encodings of one text; a gradient counts as three.
+      forward_passes: cost per trigger, in encodings of one text; a gradient counts as three.
     """
 
     ids: Int32[np.ndarray, "iterations triggers slots"] = field(repr=False)
@@ -49,22 +49,22 @@ def search(
     resume: AnyPath | None = None,
     chunk: int = CHUNK,
 ) -> Trace:
-    """Searches for a batch of triggers.
+    """Search a batch of triggers.
 
     Args:
       encoder: the victim; computes in float32.
-      engine: of this encoder's functions.
+      engine: built on this encoder's functions.
       template: each trigger's texts, with a leading `triggers` axis.
-      context: of the objective, every leaf with the same leading axis.
+      context: context of the objective; every leaf has the same leading axis.
       mask: rows of the embedding table that a trigger may use.
-      forward_passes: the budget of each trigger; as many iterations are made as it pays for.
-      seed: of all draws. A trigger's draws depend on its place in the batch and on nothing else of the batch.
-      resume: a file that holds the search so far. If it is there, the search goes on from it. It stays.
-      chunk: iterations between two looks of the host.
+      forward_passes: budget per trigger; the search makes as many iterations as it pays for.
+      seed: seed of all draws. A trigger's draws depend on its position in the batch, not on the other triggers.
+      resume: file of the search so far. If it exists, the search resumes from it. The file is kept.
+      chunk: iterations between two host synchronizations.
 
     Raises:
       ValueError: the budget does not pay for one iteration; no token is allowed; the encoder does not compute in
-        float32; or the file is of another search.
+        float32; or the file belongs to another search.
     """
     if encoder.functions.dtype != "float32":
         raise ValueError(
@@ -104,7 +104,7 @@ def search(
 
 
 def _over_devices(tree: Any) -> Any:
-    """Leading axis -> the leading axes of `parallel.split`; the last row is repeated until all devices have alike."""
+    """Add the leading axes of `parallel.split`; repeat the last row until all devices have equally many."""
 
     def spread(leaf: Any) -> Any:
         missing = -len(leaf) % parallel.local_device_count()
@@ -115,12 +115,12 @@ def _over_devices(tree: Any) -> Any:
 
 
 def _steps(leaf: jax.Array, triggers: int) -> np.ndarray:
-    """What the devices return of each iteration, on the host: [iterations, triggers, ...]."""
+    """Fetch what the devices return per iteration: [iterations, triggers, ...]."""
     return np.moveaxis(parallel.merge(leaf)[:triggers], 1, 0)
 
 
 def _saved(resume: AnyPath | None, digest: str, states: State, first: State) -> tuple[State, State]:
-    """What to go on from, and the path there."""
+    """Return the states to resume from, and the path so far."""
     if resume is None or not resume.exists():
         return states, first
     with np.load(local_copy(resume)) as saved:
@@ -134,7 +134,7 @@ def _saved(resume: AnyPath | None, digest: str, states: State, first: State) -> 
 
 
 def _digest(engine: Engine, template: Template, context: Any, allowed: np.ndarray, seed: int, first: State) -> str:
-    """Tells one search from another; the values at the start stand for the encoder's parameters."""
+    """Identify a search; the values at the start stand for the encoder's parameters."""
     digest = hashlib.blake2b(f"{engine} {seed}".encode(), digest_size=16)
     for leaf in jax.tree.leaves((template, context, allowed, first)):
         digest.update(f"{leaf.dtype} {leaf.shape}".encode() + np.ascontiguousarray(leaf).tobytes())

@@ -1,7 +1,7 @@
-"""Queries to optimise on and queries to test on, disjoint by meaning.
+"""Queries to optimize on and queries to test on, disjoint by meaning.
 
-In: a test collection. Out: positions of queries. Translations of one question stay on one side, and so do questions
-that one passage answers: a passage optimised for one of them would be tested on its sibling.
+Input: a test collection. Output: positions of queries. Translations of one question stay on one side. So do questions
+with a common relevant passage: a passage optimized on one of them would be tested on its sibling.
 """
 
 from collections.abc import Iterable
@@ -21,13 +21,13 @@ class Split(NamedTuple):
 
 
 def disjoint_split(collection: RetrievalSet, fraction: float, seed: int) -> Split:
-    """Divides the questions at random.
+    """Divide the questions at random.
 
     Args:
       collection: its judgements tell which questions share a relevant passage, in any language.
-      fraction: of the questions, to optimise on; groups of questions that belong together are taken until it is
+      fraction: share of the questions to optimize on. Whole groups of connected questions are added until it is
         reached.
-      seed: of the draw.
+      seed: seed of the draw.
 
     Raises:
       ValueError: `fraction` is not between 0 and 1, or one side is left without any question.
@@ -50,10 +50,10 @@ def disjoint_split(collection: RetrievalSet, fraction: float, seed: int) -> Spli
 
 
 def check_disjoint(optimise: Iterable[Query], test: Iterable[Query]) -> None:
-    """Refuses queries that ask the same in any language.
+    """Check that no question is on both sides, in any language.
 
     Raises:
-      ValueError: naming a key that is on both sides.
+      ValueError: a question is on both sides; the message names it.
     """
     if both := {query.key for query in optimise} & {query.key for query in test}:
         raise ValueError(
@@ -63,9 +63,9 @@ def check_disjoint(optimise: Iterable[Query], test: Iterable[Query]) -> None:
 
 
 def _groups(collection: RetrievalSet) -> list[set[str]]:
-    """Keys of questions connected by relevant passages, in the order of the queries."""
+    """Return the keys of questions connected by relevant passages, in the order of the queries."""
     groups: dict[str, set[str]] = {query.key: {query.key} for query in collection.queries}
-    answered: dict[str, str] = {}  # passage key -> a question that it answers
+    answered: dict[str, str] = {}  # passage key -> the first question with this relevant passage
     for key in groups:
         for passage, grade in collection.qrels.get(key, {}).items():
             if grade > 0:

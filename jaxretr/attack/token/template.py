@@ -1,7 +1,8 @@
-"""Where a trigger stands in the texts it is part of.
+"""The texts that a trigger is part of, and the positions of its tokens in them.
 
-In: the text before and after it, as strings. Out: token ids with free slots, exactly as the encoder's own tokenization
-would read the strings.
+Input: the text before and after the trigger, as strings. Output: token ids with free slots, exactly as the encoder's
+  own
+tokenization reads the strings.
 """
 
 from collections.abc import Sequence
@@ -22,9 +23,9 @@ class Template(NamedTuple):
     """Texts that a trigger is part of, each with the same number of free slots; a JAX pytree.
 
     Attributes:
-      ids: token ids, prefix and special tokens included; those of the slots mean nothing.
+      ids: token ids, prefix and special tokens included; the ids in the slots are placeholders.
       mask: True for real tokens and slots.
-      slots: where in each text the trigger's tokens stand, in their order.
+      slots: positions of the trigger's tokens in each text, in order.
     """
 
     ids: Int32[np.ndarray, "*batch texts length"]
@@ -34,18 +35,18 @@ class Template(NamedTuple):
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around a trigger in one text, blanks between; nothing for a text that is all trigger."""
+    """The text around a trigger, separated by blanks; empty if the text consists of the trigger alone."""
 
     before: str = ""
     after: str = ""
 
     def text(self, trigger: str) -> str:
-        """The whole text."""
+        """Return the whole text."""
         return " ".join(part for part in (self.before, trigger, self.after) if part)
 
 
 def tokenization(encoder: Encoder, role: Role) -> Tokenization:
-    """How `encoder` reads a query or a passage: prefix, special tokens, truncation."""
+    """Return how `encoder` tokenizes a query or a passage: prefix, special tokens, truncation."""
     return Tokenization(
         encoder.tokenizer.backend_tokenizer,
         prefix=encoder.query_prefix if role == "query" else encoder.passage_prefix,
@@ -55,12 +56,12 @@ def tokenization(encoder: Encoder, role: Role) -> Tokenization:
 
 
 def make_template(encoder: Encoder, role: Role, frames: Sequence[Frame], slots: int) -> Template:
-    """Token ids of `frames` with `slots` free positions, padded to the longest and no further.
+    """Return the token ids of `frames` with `slots` free positions, padded to the longest text.
 
-    The slots are found by putting a token there that none of the texts has.
+    To find the slots, the function fills them with a token that occurs in none of the texts.
 
     Raises:
-      ValueError: where a trigger of so many tokens does not fit into a text.
+      ValueError: a trigger of this many tokens does not fit into a text.
     """
     tokenize = tokenization(encoder, role)
     present = {id for row in tokenize([frame.text("") for frame in frames]) for id in row}

@@ -1,4 +1,4 @@
-"""Triggers attached to texts: passages or queries come in, strings to put before or after them go out."""
+"""Triggers attached to texts: passages or queries in, strings to put before or after them out."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -7,11 +7,11 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float32
 
+from jaxretr.attack.token.decoding import Triggers, best_strings
 from jaxretr.attack.token.engine import Engine, Objective
 from jaxretr.attack.token.objectives import Similarity
 from jaxretr.attack.token.schedules import HOTFLIP, Schedule
 from jaxretr.attack.token.search import search
-from jaxretr.attack.token.strings import Triggers, best_strings
 from jaxretr.attack.token.template import Frame, Role, Template, make_template
 from jaxretr.files import AnyPath
 from jaxretr.model.encode import Encoder
@@ -35,22 +35,22 @@ def promote(
     seed: int,
     resume: AnyPath | None = None,
 ) -> Triggers:
-    """For each passage a trigger of its own, which brings it as near as possible to its target.
+    """Search one trigger per passage that brings the passage as close as possible to its target.
 
     Args:
       encoder: the victim.
       passages: the texts to promote.
-      targets: of each passage the embedding of a query, or the mean of several queries.
+      targets: per passage, the embedding of a query, or the mean of several queries.
       mask: rows of the embedding table that a trigger may use, see `Vocabulary`.
       place: before or after the passage.
-      slots: tokens of a trigger.
-      schedule: what an iteration tries.
-      forward_passes: the search's budget for each passage.
-      seed: of all draws.
+      slots: tokens per trigger.
+      schedule: the candidates of an iteration.
+      forward_passes: search budget per passage.
+      seed: seed of all draws.
       resume: see `jaxretr.attack.token.search`.
 
     Raises:
-      ValueError: where a trigger does not fit into a passage; see `jaxretr.attack.token.search`, too.
+      ValueError: a trigger does not fit into a passage; see also `jaxretr.attack.token.search`.
     """
     frames = [_frame(passage, place) for passage in passages]
     one = make_template(encoder, "passage", frames, slots)
@@ -76,25 +76,25 @@ def universal_trigger(
     starts: int = 1,
     resume: AnyPath | None = None,
 ) -> Triggers:
-    """One trigger for many texts, found `starts` times from different beginnings.
+    """Search one trigger for many texts, from `starts` different starting points.
 
     Args:
       encoder: the victim.
       role: whether the texts are queries or passages.
-      texts: what the trigger is attached to.
-      objective: of all texts together, such as `Similarity` for passages and `QueryLoss` for queries.
-      context: what the objective needs, see there.
+      texts: the texts that the trigger is attached to.
+      objective: objective over all texts together, such as `Similarity` for passages and `QueryLoss` for queries.
+      context: context of the objective.
       mask: rows of the embedding table that the trigger may use, see `Vocabulary`.
       place: before or after the texts.
       slots: tokens of the trigger.
-      schedule: what an iteration tries.
-      forward_passes: the search's budget for each start; a candidate costs one for each text.
-      seed: of all draws.
-      starts: searches, each of which returns its trigger.
+      schedule: the candidates of an iteration.
+      forward_passes: search budget per start; a candidate costs one pass per text.
+      seed: seed of all draws.
+      starts: number of searches, each of which returns its trigger.
       resume: see `jaxretr.attack.token.search`.
 
     Raises:
-      ValueError: where the trigger does not fit into a text; see `jaxretr.attack.token.search`, too.
+      ValueError: the trigger does not fit into a text; see also `jaxretr.attack.token.search`.
     """
     frames = [_frame(text, place) for text in texts]
     template = make_template(encoder, role, frames, slots)

@@ -1,8 +1,8 @@
-"""Which rows of the word-embedding table a trigger may use.
+"""The rows of the word-embedding table that a trigger may use.
 
-In: an encoder, and scripts, a language or texts. Out: a mask over the rows of its table. Never in it are special
-tokens, rows that the tokenizer lacks, and pieces that do not come back from text as themselves: an adversarial passage
-is a string, and the victim's tokenizer reads it.
+Input: an encoder, and scripts, a language or texts. Output: a mask over the rows of its table. The mask never contains
+special tokens, rows without a token, and pieces that change when the tokenizer reads their own text: an adversarial
+passage is a string, and the victim tokenizes it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -79,7 +79,7 @@ _LANGUAGES = {
     "Telugu": "te",
     "Thai": "th",
 }
-_ELSEWHERE = 1 << len(SCRIPTS)  # the bit of all other scripts
+_ELSEWHERE = 1 << len(SCRIPTS)  # the bit for all other scripts
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +87,13 @@ class Vocabulary:
     """The pieces of a tokenizer, by script.
 
     Attributes:
-      word_initial: pieces that come back from their text as themselves: they begin a word, and a sequence of them is
-        their words with blanks between.
-      word_internal: pieces that do so inside a word, where their neighbours do not make another reading likelier.
-      scripts: bit i is set where the piece has a character of `SCRIPTS[i]`; characters that all scripts share, such as
-        digits, set none.
-      tokenizer: a copy of the encoder's that neither pads nor truncates.
+      word_initial: pieces that the tokenizer reads back unchanged from their own text. Such a piece begins a word, and
+        a sequence of them is a sequence of words separated by blanks.
+      word_internal: pieces that the tokenizer reads back unchanged inside a word, unless their neighbors make another
+        reading more likely.
+      scripts: bit i is set if the piece has a character of `SCRIPTS[i]`. Characters that all scripts share, such as
+        digits, set no bit.
+      tokenizer: a copy of the encoder's tokenizer that neither pads nor truncates.
     """
 
     word_initial: Bool[np.ndarray, " vocab"] = field(repr=False)
@@ -102,58 +103,61 @@ class Vocabulary:
 
     @classmethod
     def of(cls, encoder: Encoder) -> "Vocabulary":
-        """The vocabulary of `encoder`; a few seconds for 250,000 pieces, kept for the next call."""
+        """Return the vocabulary of `encoder`. Takes a few seconds for 250,000 pieces; the next call reuses it."""
         return _vocabulary(encoder.tokenizer, encoder.functions.architecture.vocab_size)
 
     def admissible(self, *, word_initial: bool = True) -> Bool[np.ndarray, " vocab"]:
-        """Every piece that a trigger may use.
+        """Return every piece that a trigger may use.
 
         Args:
-          word_initial: only those that begin a word. Almost all sequences of them come back from text as they are; but
-        scripts without blanks between words (Han, Hiragana, Thai, Khmer, Lao, Myanmar) have few of them.
+          word_initial: return only pieces that begin a word. Almost all sequences of them survive decoding and
+            tokenization, but scripts without blanks between words (Han, Hiragana, Thai, Khmer, Lao, Myanmar) have few
+            such pieces.
         """
         return self.word_initial if word_initial else self.word_initial | self.word_internal
 
     def in_scripts(self, *scripts: str, word_initial: bool = True) -> Bool[np.ndarray, " vocab"]:
-        """Pieces that have a character of `scripts`, and none of another script.
+        """Return the pieces with a character of `scripts` and no character of another script.
 
         Args:
           scripts: names such as "Greek", see `SCRIPTS`.
           word_initial: as in `admissible`.
 
         Raises:
-          ValueError: for a script of which no piece is admissible.
+          ValueError: no piece of a script is admissible.
         """
         admissible = self.admissible(word_initial=word_initial)
-        there = {script: 1 << i for i, script in enumerate(SCRIPTS) if np.any(admissible & (self.scripts == 1 << i))}
+        available = {
+            script: 1 << i for i, script in enumerate(SCRIPTS) if np.any(admissible & (self.scripts == 1 << i))
+        }
         chosen = 0
         for script in scripts:
-            if script not in there:
+            if script not in available:
                 raise ValueError(
                     f"the tokenizer has no piece of the script {script!r} that a trigger may use; "
-                    f"choose from {', '.join(there) or 'nothing: it has none of any script'}"
+                    f"choose from {', '.join(available) or 'nothing: it has none of any script'}"
                 )
-            chosen |= there[script]
+            chosen |= available[script]
         return admissible & (self.scripts & chosen != 0) & (self.scripts & ~chosen == 0)
 
     def in_language(self, language: str, *, word_initial: bool = True) -> Bool[np.ndarray, " vocab"]:
-        """Pieces in the script of a language: for a narrower mask, intersect with `in_texts`.
+        """Return the pieces in the script of a language. For a narrower mask, intersect it with `in_texts`.
 
         Args:
           language: a tag such as "el" or "zh-Hant"; only its first part counts.
           word_initial: as in `admissible`.
 
         Raises:
-          ValueError: for a language whose script is not known here, or of which no piece is admissible.
+          ValueError: the script of the language is unknown, or no piece of it is admissible.
         """
         scripts = scripts_of(language)
         return self.in_scripts(*scripts, word_initial=word_initial)
 
     def in_texts(self, texts: Sequence[str], *, word_initial: bool = True) -> Bool[np.ndarray, " vocab"]:
-        """Pieces that occur in `texts`: what a language uses, as far as they show it.
+        """Return the pieces that occur in `texts`, as a sample of a language.
 
         Raises:
-          ValueError: where there is no admissible one.
+          ValueError: no piece of the texts is admissible.
         """
         encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         occurs = np.zeros(len(self.scripts), bool)
@@ -166,10 +170,10 @@ class Vocabulary:
 
 
 def scripts_of(language: str) -> tuple[str, ...]:
-    """The scripts that a language is written in.
+    """Return the scripts of a language.
 
     Raises:
-      ValueError: for a language not known here.
+      ValueError: the language is unknown.
     """
     primary = language.split("-")[0]
     if scripts := tuple(script for script, languages in _LANGUAGES.items() if primary in languages.split()):
@@ -179,9 +183,9 @@ def scripts_of(language: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4)
 def _vocabulary(tokenizer: PreTrainedTokenizerFast, size: int) -> Vocabulary:
-    """Arrays over the rows of a table of `size`; the tokenizer counts as the object it is, not by its content."""
+    """Build the arrays over the rows of a table of `size`; the cache compares tokenizers by identity."""
     backend = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_padding()  # left behind by its last use, as is truncation
+    backend.no_padding()  # its last use may have set padding and truncation
     backend.no_truncation()
     pieces = {id: piece for piece, id in backend.get_vocab(with_added_tokens=True).items() if id < size}
     added = set(backend.get_added_tokens_decoder()) | set(tokenizer.all_special_ids)
@@ -199,7 +203,7 @@ def _vocabulary(tokenizer: PreTrainedTokenizerFast, size: int) -> Vocabulary:
 
 
 def _stays_inside_a_word(backend: tokenizers.Tokenizer, piece: str, text: str, id: int) -> bool:
-    """Whether normaliser and model, which see a piece inside a word without any mark of a beginning, leave it alone."""
+    """Return whether normalizer and model keep a piece unchanged inside a word, where it has no mark of a beginning."""
     if piece != text:
         return False
     normalizer, model = backend.normalizer, backend.model
@@ -209,7 +213,7 @@ def _stays_inside_a_word(backend: tokenizers.Tokenizer, piece: str, text: str, i
 
 
 def _script_bits(texts: Iterable[str]) -> dict[str, int]:
-    """For every character, the bit of its script: 0 for one that all scripts share."""
+    """Map every character to the bit of its script; 0 for a character that all scripts share."""
     characters = "".join(sorted(set().union(*texts)))
     bits = dict.fromkeys(characters, _ELSEWHERE)
     bits.update(dict.fromkeys(regex.findall(r"[\p{Script=Common}\p{Script=Inherited}]", characters), 0))

@@ -23,7 +23,18 @@ from jaxretr.data.sources.mmarco import Mmarco
 from jaxretr.data.sources.mrtydi import MrTydi
 from jaxretr.data.sources.pairs import Pairs
 from jaxretr.data.sources.parallel_beir import ParallelBeir
-from jaxretr.files import AnyPath, as_path, disk_place, in_bucket, local_copy, upload_directory
+from jaxretr.files import (
+    AnyPath,
+    as_path,
+    disk_place,
+    in_bucket,
+    local_copy,
+    lock_directory,
+    sync_directory,
+    unlock_directory,
+    upload_directory,
+)
+from jaxretr.tracking import say
 
 BUILDERS: dict[str, type[Source]] = {
     "libreoffice_help": LibreOfficeHelp,
@@ -67,8 +78,9 @@ def prepare(name: str, *, data_dir: str | AnyPath, **values: Any) -> Source:
     """`builder(...)` with its data on disk: made where absent, reused where there.
 
     tfds writes into a directory of another name and renames it when complete, so an interrupted preparation leaves
-    nothing that could be taken for data. ArrayRecord reads and writes on disks: a `data_dir` in a bucket keeps what was
-    prepared for other machines and later runs, and every machine reads a copy.
+    nothing that could be taken for data. A second process that prepares the same data waits for the first. ArrayRecord
+    reads and writes on disks: a `data_dir` in a bucket keeps what was prepared for other machines and later runs, and
+    every machine reads a copy.
 
     Raises:
       ValueError: two records with the same key and language; and the builders' own errors.
@@ -93,7 +105,15 @@ def _prepared(name: str, data_dir: AnyPath, values: dict[str, Any]) -> Source:
     if kept and (kept / _LAST).exists():
         local_copy(kept, at=Path(made.data_dir))
         return builder(name, data_dir=on_disk, **values)  # a builder looks for data when it is made
-    made.download_and_prepare(download_dir=on_disk / "downloads", file_format=tfds.core.FileFormat.ARRAY_RECORD)
+    prepared = Path(made.data_dir)
+    if not prepared.exists():
+        held = lock_directory(prepared.parent, "waiting for it", wait=say)
+        try:
+            made = builder(name, data_dir=on_disk, **values)
+            made.download_and_prepare(download_dir=on_disk / "downloads", file_format=tfds.core.FileFormat.ARRAY_RECORD)
+            sync_directory(prepared.parent)
+        finally:
+            unlock_directory(held)
     if kept:
         upload_directory(Path(made.data_dir), kept, last=_LAST)
     return made

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,7 +16,9 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from jaxretr.files import AnyPath, as_path, in_bucket, local_copy, name_anywhere
+from jaxretr.data.sources import files
+from jaxretr.files import AnyPath, as_path, in_bucket, local_copy, name_anywhere, sync_tree
+from jaxretr.fingerprint import stamps
 
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # a tag such as de, zh-CN or sr-Latn
 
@@ -30,7 +31,7 @@ class SourceConfig(tfds.core.BuilderConfig):
     """Base of the builders' settings; subclasses add fields, check them in `validate` and give a readable `label`.
 
     The config's name is the label and a digest of all added fields. A field that holds a `Path` counts by the path and
-    by `fingerprint` of what lies there: other files, or the same ones changed, are prepared anew.
+    by the `stamps` of the files there: other files, or the same ones changed, are prepared anew.
     """
 
     name: str = ""
@@ -59,7 +60,8 @@ class SourceConfig(tfds.core.BuilderConfig):
 class Source(tfds.core.GeneratorBasedBuilder):
     """A TFDS builder of one of the two kinds of records in `jaxretr.data.schema`; subclasses implement `records`."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+    """To be raised whenever a builder makes other records of the same files, or old preparations would be reused."""
     config_class: ClassVar[type[SourceConfig]]
     features: ClassVar[Callable[[], tfds.features.FeaturesDict]]
     description: ClassVar[str]
@@ -70,7 +72,7 @@ class Source(tfds.core.GeneratorBasedBuilder):
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return _SyncedInfo(
             builder=self, description=self.description, features=type(self).features(), homepage=self.homepage
         )
 
@@ -84,7 +86,17 @@ class Source(tfds.core.GeneratorBasedBuilder):
             key = record["query_id"] if "query_id" in record else record["key"]
             yield f"{record['language']}:{key}", record
         if empty:
-            raise ValueError(f"{self.name}: no record for the split {split!r} with the settings {self.builder_config}.")
+            config = self.builder_config
+            settings = ", ".join(f"{name}={getattr(config, name)!s}" for name in config.settings())
+            raise ValueError(f"{self.name}: no record for the split {split!r} with the settings {settings}.")
+
+
+class _SyncedInfo(tfds.core.DatasetInfo):
+    """tfds writes the info last, into a directory that it then renames: by then all data must be on the disk."""
+
+    def write_to_directory(self, dataset_info_dir: Any, all_metadata: bool = True) -> None:
+        super().write_to_directory(dataset_info_dir, all_metadata)
+        sync_tree(Path(dataset_info_dir))
 
 
 def existing_path(value: str | AnyPath | None, setting: str) -> Path:
@@ -95,33 +107,23 @@ def existing_path(value: str | AnyPath | None, setting: str) -> Path:
     """
     if value and in_bucket(value):
         return local_copy(as_path(value))
-    if not value or not Path(value).expanduser().exists():
+    path = Path(as_path(value)) if value else None
+    if path is None or not path.exists():
         raise FileNotFoundError(f"{setting}={value and str(value)!r} is no existing file or directory; give its path.")
-    return Path(value).expanduser().absolute()
+    return path.absolute()
+
+
+def check_language(value: str, setting: str) -> None:
+    """Raises ValueError where `value` is no language tag; names the setting."""
+    if not LANGUAGE.fullmatch(value):
+        raise ValueError(f"{setting}={value!r} is no language tag; expected one such as de, zh-CN or sr-Latn.")
 
 
 def listing(folder: Path) -> str:
     """The names in a directory for an error to quote: the first ten."""
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    names = [path.name for path in files.visible(folder)] if folder.is_dir() else []
     return ", ".join(names[:10] + ["..."] * (len(names) > 10)) or "nothing"
 
 
-def fingerprint(path: Path) -> list[tuple[str, int, int]]:
-    """Name, size in bytes and modification time in ns of a file, or of all visible files below a directory."""
-    if path.is_file():
-        return [_stamp(path, ".")]
-    found = []
-    for folder, below, names in os.walk(path, followlinks=True):  # collections are often put together from links
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        visible = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
-        found += [_stamp(file, str(file.relative_to(path))) for file in visible if file.is_file()]
-    return found
-
-
-def _stamp(file: Path, name: str) -> tuple[str, int, int]:
-    stat = file.stat()
-    return name, stat.st_size, stat.st_mtime_ns
-
-
 def _identity(value: Any) -> Any:
-    return [name_anywhere(value), fingerprint(value)] if isinstance(value, Path) else value
+    return [name_anywhere(value), stamps(value)] if isinstance(value, Path) else value

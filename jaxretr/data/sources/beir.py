@@ -33,6 +33,7 @@ class BeirConfig(base.SourceConfig):
 
     @override
     def validate(self) -> None:
+        base.check_language(self.language, "language")
         self.source = base.existing_path(self.source, "source")
 
     @override
@@ -68,19 +69,18 @@ def locate(source: Path) -> tuple[File, File, list[File]]:
     """
     root: File = source
     if source.is_file():
+        files.check_fetched(source)
         if not zipfile.is_zipfile(source):
             raise ValueError(f"source={str(source)!r} is neither a directory nor a zip; expected {LAYOUT}.")
         root = zipfile.Path(source)
-    entries: dict[str, File] = {
-        entry.name: entry for entry in root.iterdir() if not entry.name.startswith((".", "__MACOSX"))
-    }
+    entries: dict[str, File] = {entry.name: entry for entry in files.visible(root)}
     if len(entries) == 1 and (only := next(iter(entries.values()))).is_dir():
-        entries = {entry.name: entry for entry in only.iterdir()}
+        entries = {entry.name: entry for entry in files.visible(only)}
     corpus = entries.get("corpus.jsonl") or entries.get("corpus.jsonl.gz")
     queries = entries.get("queries.jsonl") or entries.get("queries.jsonl.gz")
     qrels = entries.get("qrels")
-    judgements: list[File] = [*qrels.iterdir()] if qrels and qrels.is_dir() else []
-    judgements = sorted((file for file in judgements if file.name.endswith(".tsv")), key=lambda file: file.name)
+    judgements: list[File] = files.visible(qrels) if qrels and qrels.is_dir() else []
+    judgements = [file for file in judgements if file.name.endswith(".tsv")]
     if not corpus or not queries or not judgements:
         found = ", ".join(sorted(entries)) or "nothing"
         raise ValueError(f"source={str(source)!r} is not in BEIR layout: looked for {LAYOUT}, found {found}.")

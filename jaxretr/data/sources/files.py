@@ -1,31 +1,60 @@
-"""Line-based files as sources: read as a stream, gzipped or not, from a directory or inside a zip.
+"""Text and JSON files as sources: read as a stream, gzipped or not, from a directory or inside a zip.
 
 In: a path. Out: an iterator over (line number, content). Long files show their progress with an ETA on stderr, and
 errors name file and line.
+
+Every reader of JSON follows two rules. A member that is null is the same as one that is absent. A lone surrogate,
+which JSON can hold and UTF-8 cannot, becomes U+FFFD.
 """
 
 import gzip
 import io
 import json
+import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import rich.progress
 from rich.console import Console
 
+from jaxretr.files import is_visible
+from jaxretr.tokenization import clean_text
+
 CONSOLE = Console(stderr=True)  # what a command prints as its result goes to stdout
 
 File = Path | zipfile.Path
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # JSON's escape of a surrogate; UTF-8 itself has none
+
+
+def visible(folder: File) -> list[Any]:
+    """The entries of a folder that can be data (see `is_visible`), sorted by name."""
+    return sorted((entry for entry in folder.iterdir() if is_visible(entry.name)), key=lambda entry: entry.name)
+
+
+def check_fetched(file: File) -> None:
+    """Raises ValueError if the file is the pointer that git-lfs leaves in place of a file it has not fetched."""
+    with file.open("rb") as opened:
+        _check_no_pointer(opened.read(len(_LFS_POINTER)), file)
+
+
+def _check_no_pointer(beginning: bytes, file: File) -> None:
+    if beginning.startswith(_LFS_POINTER):
+        raise ValueError(
+            f"{file} is a git-lfs pointer, not the file itself; run `git lfs pull` in its repository, or download the "
+            "file."
+        )
 
 
 def lines(file: File) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 file that are not blank, without their ends, numbered from 1; `.gz` is unpacked.
 
     Raises:
-      ValueError: a line is not UTF-8, or the archive is broken or cut off.
+      ValueError: a line is not UTF-8, the archive is broken or cut off, or the file is a git-lfs pointer.
     """
     number = 0
     try:
@@ -52,6 +81,7 @@ def _bytes(file: File) -> Iterator[bytes]:
         progress.wrap_file(cast(BinaryIO, raw), total=size, description=f"Reading {file.name}") as watched,
         io.BufferedReader(watched, 1 << 20) as packed,  # type: ignore[type-var]
     ):
+        _check_no_pointer(packed.peek(len(_LFS_POINTER)), file)
         if file.name.endswith(".gz"):
             with gzip.open(packed) as unpacked:
                 yield from unpacked
@@ -59,20 +89,52 @@ def _bytes(file: File) -> Iterator[bytes]:
             yield from packed  # splits at \n alone, not at U+2028 and the like
 
 
+def parse_json(text: str) -> Any:
+    """The value of a JSON text, with U+FFFD in place of lone surrogates. Raises ValueError if the text is not JSON."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return _cleaned(value) if _SURROGATE.search(text) else value
+
+
+def json_file(file: Path) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+      ValueError: the file is not JSON, not UTF-8, or a git-lfs pointer; names the file.
+    """
+    check_fetched(file)
+    try:
+        return parse_json(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON ({error}); fetch or write the file again.") from error
+
+
 def json_lines(file: File) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON-lines file.
+    """The objects of a JSON-lines file, without their members that are null.
 
     Raises:
       ValueError: a line is no JSON object; names file and line.
     """
     for number, line in lines(file):
         try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
+            value = parse_json(line)
+        except ValueError as error:
             raise ValueError(f"{file}, line {number}: not JSON ({error}): {line[:80]!r}") from error
         if not isinstance(value, dict):
             raise ValueError(f"{file}, line {number}: expected a JSON object, found {line[:80]!r}")
-        yield number, value
+        yield number, {name: member for name, member in value.items() if member is not None}
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    if isinstance(value, dict):
+        return {clean_text(name): _cleaned(member) for name, member in value.items()}
+    return value
 
 
 def table(file: File, columns: int, separator: str | None = "\t") -> Iterator[tuple[int, list[str]]]:
@@ -88,10 +150,10 @@ def table(file: File, columns: int, separator: str | None = "\t") -> Iterator[tu
         yield number, row
 
 
-def field(record: dict[str, Any], name: str, file: File, number: int) -> str:
+def field(record: Mapping[str, Any], name: str, file: File, number: int) -> str:
     """A string (or number, as a string) of a JSON record. Raises ValueError, naming file and line, where missing."""
     value = record.get(name)
-    if not isinstance(value, str | int) or value == "":
+    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
         raise ValueError(
             f"{file}, line {number}: field {name!r} must be a string that is not empty, found {value!r} "
             f"(the record has {', '.join(record)})."
@@ -99,7 +161,7 @@ def field(record: dict[str, Any], name: str, file: File, number: int) -> str:
     return str(value)
 
 
-def text(record: dict[str, Any], name: str, file: File, number: int) -> str:
+def text(record: Mapping[str, Any], name: str, file: File, number: int) -> str:
     """A string of a JSON record, empty where it is null. Raises ValueError, naming file and line, where missing."""
     value = record.get(name, 0)
     if value is not None and not isinstance(value, str):

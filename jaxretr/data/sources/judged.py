@@ -112,8 +112,12 @@ def asked_in_trec_files(language: str, topics: File, judgements: File) -> Asked:
 
 
 def add_judgement(qrels: Qrels, query: str, passage: str, grade: str, file: File, number: int) -> None:
-    """Adds a judgement. Raises ValueError, naming file and line, for a grade that is no integer or not the first."""
+    """Adds a judgement. Raises ValueError, naming file and line, for a grade that is no int32 or not the first."""
     value = files.integer(grade, file, number)
+    if abs(value) >= 2**31:
+        raise ValueError(
+            f"{file}, line {number}: the grade {grade} does not fit into 32 bits; expected a small integer."
+        )
     if qrels.setdefault(query, {}).setdefault(passage, value) != value:
         raise ValueError(
             f"{file}, line {number}: query {query!r} and passage {passage!r} were judged differently before."

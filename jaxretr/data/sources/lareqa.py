@@ -12,7 +12,6 @@ Reference: Roy et al., LAReQA, arXiv 2004.05484.
 
 import collections
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, override
@@ -20,7 +19,7 @@ from typing import Any, override
 import tensorflow_datasets as tfds
 
 from jaxretr.data import schema
-from jaxretr.data.sources import base
+from jaxretr.data.sources import base, files
 
 REPOSITORY = "https://raw.githubusercontent.com/google-research-datasets/lareqa"
 COMMIT = "354d67d1cd066854cdfbf5ad0e6105528976141d"  # the last that has both collections
@@ -94,7 +93,8 @@ def find(source: Path) -> dict[str, Path]:
     Raises:
       FileNotFoundError: no `<language>.json`, or a JSON file whose name is no language's.
     """
-    paths = {path.stem: path for path in sorted(source.glob("*.json"))}
+    entries = files.visible(source) if source.is_dir() else []
+    paths = {path.stem: path for path in entries if path.suffix == ".json"}
     if not paths or not all(base.LANGUAGE.fullmatch(language) for language in paths):
         raise FileNotFoundError(
             f"source={str(source)!r}: looked for a directory of JSON files named <language>.json, such as de.json; "
@@ -112,32 +112,40 @@ def candidates(path: Path, kind: str) -> Iterator[tuple[str, str, dict[str, str]
     try:
         paragraphs = [
             (f"{article}.{place}", paragraph)
-            for article, content in enumerate(json.loads(path.read_text(encoding="utf-8"))["data"])
+            for article, content in enumerate(files.json_file(path)["data"])
             for place, paragraph in enumerate(content["paragraphs"])
         ]
         for key, paragraph in paragraphs:
-            context = paragraph["context"]
+            context = _string(paragraph, "context")
             spans = [(0, len(context))] if kind == "paragraph" else paragraph["sentence_breaks"]
             asked: list[dict[str, str]] = [{} for _ in spans]
             for question in paragraph["qas"]:
+                id, text = _string(question, "id"), _string(question, "question")
                 for answer in question["answers"]:
                     place = _span_with(answer["answer_start"], spans)
                     if place is None:
-                        raise ValueError(f"{path}: the answer to question {question['id']} lies in no sentence.")
-                    asked[place][question["id"]] = question["question"]
-            for place, (start, end) in enumerate(spans):
-                text = context[start:end]
+                        raise LookupError(f"the answer to question {id} lies in no sentence")
+                    asked[place][id] = text
+            for place, span in enumerate(spans):
+                text = context[span[0] : span[1]]
                 if kind == "sentence+context":
                     text = f"{text} {context}"
                 yield (key if kind == "paragraph" else f"{key}.{place}"), text, asked[place]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        why = str(error) if type(error) is LookupError else repr(error)
         raise ValueError(
-            f"{path} is not in LAReQA's layout (SQuAD's data/paragraphs/qas with sentence_breaks): {error!r}."
+            f"{path} is not in LAReQA's layout (SQuAD's data/paragraphs/qas with sentence_breaks): {why}."
         ) from error
 
 
+def _string(content: dict[str, Any], name: str) -> str:
+    if not isinstance(content[name], str):
+        raise TypeError(f"{name} is {content[name]!r}, expected a string")
+    return content[name]
+
+
 def _span_with(position: int, spans: Sequence[Sequence[int]]) -> int | None:
-    return next((place for place, (start, end) in enumerate(spans) if start <= position < end), None)
+    return next((place for place, span in enumerate(spans) if span[0] <= position < span[1]), None)
 
 
 def _download(collection: str, downloads: tfds.download.DownloadManager) -> dict[str, Path]:

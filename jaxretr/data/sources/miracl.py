@@ -84,8 +84,8 @@ def _part(source: Path, language: str) -> judged.Part:
 def _passage_texts(source: Path, language: str) -> Iterator[tuple[str, str, str]]:
     for file in _corpus(source, language):
         for number, record in files.json_lines(file):
-            title, text = (files.text(record, name, file, number) for name in ("title", "text"))
-            yield files.field(record, "docid", file, number), title, text
+            title = files.text(record, "title", file, number) if "title" in record else ""
+            yield files.field(record, "docid", file, number), title, files.text(record, "text", file, number)
 
 
 def _corpus(source: Path, language: str) -> list[Path]:

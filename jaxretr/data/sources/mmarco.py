@@ -13,6 +13,7 @@ Memory: 8 bytes per passage of one language at a time (71 MB) and the ids of the
 Reference: Bonifacio et al., mMARCO, arXiv 2108.13897.
 """
 
+import codecs
 import dataclasses
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ LANGUAGES = {
     "it": "italian", "ja": "japanese", "nl": "dutch", "pt": "portuguese", "ru": "russian", "vi": "vietnamese",
     "zh": "chinese",
 }  # fmt: skip
+_IDS = 100_000_000  # more than ten times the passages of MS MARCO; their places take 8 bytes each
 TRIPLES, QRELS = "triples.train.ids.small.tsv", "qrels.train.tsv"
 
 
@@ -54,7 +56,8 @@ class MmarcoConfig(base.SourceConfig):
         if not (source / TRIPLES).exists() and not (source / QRELS).exists():
             missing.append(f"{TRIPLES} or {QRELS}")
         if missing:
-            raise FileNotFoundError(f"source={str(source)!r} lacks {', '.join(missing)}.")
+            some = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+            raise FileNotFoundError(f"source={str(source)!r} lacks {some}; found {base.listing(source)}.")
         if self.num_negatives < 0:
             raise ValueError(f"num_negatives={self.num_negatives} must not be negative.")
 
@@ -79,6 +82,8 @@ class Mmarco(base.Source):
             judged = read_triples(config.source / TRIPLES, config.num_negatives)
         else:
             judged = read_qrels(config.source / QRELS)
+        if not judged:
+            raise ValueError(f"source={str(config.source)!r} has no judgement in {TRIPLES} or {QRELS}.")
         splits: dict[str, dict[int, list[int]]] = {"train": {}, "validation": {}}
         for question, passages in judged.items():
             splits[split_of(passages[0])][question] = passages
@@ -119,6 +124,7 @@ def read_qrels(file: Path) -> dict[int, list[int]]:
 def _language(
     language: str, collection: Path, queries: Path, judged: Mapping[int, list[int]]
 ) -> Iterator[dict[str, Any]]:
+    files.check_fetched(collection)
     offsets = _line_offsets(collection)
     with collection.open("rb") as file:
         for number, (key, query) in files.table(queries, columns=2):
@@ -134,19 +140,33 @@ def _line_offsets(collection: Path) -> np.ndarray:
     position = 0
     with collection.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            identifier = files.integer(line.partition(b"\t")[0].decode(errors="replace"), collection, number)
-            if identifier >= len(offsets):
-                offsets = np.concatenate([offsets, np.full(max(len(offsets), identifier), -1, np.int64)])
-            offsets[identifier] = position
+            key = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if key.strip():
+                name, tab, _ = key.partition(b"\t")
+                identifier = files.integer(name.decode(errors="replace"), collection, number)
+                if not tab or not 0 <= identifier < _IDS:
+                    raise ValueError(
+                        f"{collection}, line {number}: expected a passage id below {_IDS:,}, a tab and a text, found "
+                        f"{line[:60].decode(errors='replace')!r}."
+                    )
+                if identifier >= len(offsets):
+                    offsets = np.concatenate([offsets, np.full(max(len(offsets), identifier), -1, np.int64)])
+                offsets[identifier] = position
             position += len(line)
     return offsets
 
 
 def _passage(collection: BinaryIO, offsets: np.ndarray, identifier: int) -> str:
-    if identifier >= len(offsets) or offsets[identifier] < 0:
+    if not 0 <= identifier < len(offsets) or offsets[identifier] < 0:
         raise ValueError(f"The judgements name passage {identifier}, which {collection.name} lacks.")
     collection.seek(offsets[identifier])
-    return collection.readline().decode("utf-8").rstrip("\r\n").partition("\t")[2]
+    line = collection.readline()
+    try:
+        return line.decode("utf-8").rstrip("\r\n").partition("\t")[2]
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{collection.name}: passage {identifier} is not UTF-8 ({error.reason}); convert the file."
+        ) from error
 
 
 def _paths(source: Path, language: str) -> tuple[Path, Path]:

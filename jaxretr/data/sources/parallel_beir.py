@@ -14,7 +14,7 @@ from typing import Any, override
 import tensorflow_datasets as tfds
 
 from jaxretr.data import schema
-from jaxretr.data.sources import base, beir, judged
+from jaxretr.data.sources import base, beir, files, judged
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -60,8 +60,8 @@ def find(source: Path) -> dict[str, Path]:
       FileNotFoundError: there is none.
       ValueError: a directory or zip that is named by no language, or two of one language.
     """
-    entries = sorted(source.iterdir()) if source.is_dir() else []
-    places = [entry for entry in entries if entry.name[0] != "." and (entry.is_dir() or entry.suffix == ".zip")]
+    entries = files.visible(source) if source.is_dir() else []
+    places = [entry for entry in entries if entry.is_dir() or entry.suffix == ".zip"]
     if not places:
         raise FileNotFoundError(
             f"source={str(source)!r}: looked for a directory or zip for each language, such as en/ or de.zip; "

@@ -29,7 +29,7 @@ PERTURBATIONS: dict[str, Perturb] = {
         deleted_letters,
     )
 }
-"""Every perturbation by its name."""
+"""Every perturbation by name."""
 
 __all__ = [
     "PERTURBATIONS",

@@ -1,26 +1,32 @@
-"""What all perturbations are, how some of their texts are drawn, and which of them reach the model.
+"""What a perturbation of text is, how its texts are drawn, which of them reach the model, and grapheme clusters.
 
-In: texts, a perturbation, a seed, the tokenizer. Out: perturbed texts.
+Input: texts, a perturbation, a seed, the tokenizer. Output: perturbed texts. Perturbations edit grapheme clusters, the
+characters that a reader sees. Hindi conjuncts, Thai vowels and tones above or below a letter are parts of one cluster,
+so no perturbation splits them.
 """
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import regex
+
+_CLUSTER = regex.compile(r"\X")
+_WORD = regex.compile(r"[\p{L}\p{M}]+")
 
 Perturb = Callable[[str, str], list[str]]
-"""(text, language) -> every text that is one edit away, each once, in a fixed order, without the text itself."""
+"""(text, language) -> all texts one edit away, without duplicates and without the text itself, in a fixed order."""
 TokenIds = Callable[[Sequence[str]], list[list[int]]]
 """Texts -> token ids as the model gets them, such as a `jaxretr.tokenization.Tokenization`."""
 
 
 class Screened(NamedTuple):
-    """Candidates that reach the model, and how many did not: the denominator of a success rate has no room for those.
+    """Candidates that reach the model, and the number that do not; a success rate counts the former only.
 
     Attributes:
-      kept: texts whose token ids differ from the clean text's.
-      undone: number of texts that the normaliser, or truncation, turns back into the clean text's ids.
+      kept: texts with token ids that differ from those of the clean text.
+      undone: number of texts that the normalizer or the truncation maps back to the clean text's ids.
     """
 
     kept: list[str]
@@ -28,25 +34,26 @@ class Screened(NamedTuple):
 
 
 def screen(text: str, candidates: Sequence[str], token_ids: TokenIds) -> Screened:
-    """Leaves out the candidates that are the clean `text` to the model."""
+    """Leave out the candidates that equal the clean `text` for the model."""
     clean, *others = token_ids([text, *candidates])
     kept = [candidate for candidate, ids in zip(candidates, others, strict=True) if ids != clean]
     return Screened(kept, len(candidates) - len(kept))
 
 
 def draw(perturb: Perturb, text: str, language: str, *, count: int, edits: int = 1, seed: int) -> list[str]:
-    """Random perturbed texts: `edits` edits, one after another, each uniform over what `perturb` offers.
+    """Draw random perturbed texts: `edits` edits one after the other, each uniform over the texts that `perturb`
+    offers.
 
     Args:
       perturb: the kind of edit.
       text: the clean text.
       language: its language.
-      count: how many to draw.
-      edits: edits per text; fewer where nothing is left to edit.
-      seed: the same seed and text give the same result; other texts draw independently of it.
+      count: number of texts to draw.
+      edits: edits per text; fewer if nothing is left to edit.
+      seed: the same seed and text give the same result; the draws of other texts are independent.
 
     Returns:
-      At most `count` different texts, fewer where there are not so many; never the clean text.
+      At most `count` distinct texts, never the clean text.
     """
     rng = generator(text, seed)
     first = perturb(text, language)
@@ -66,5 +73,29 @@ def draw(perturb: Perturb, text: str, language: str, *, count: int, edits: int =
 
 
 def generator(text: str, seed: int) -> np.random.Generator:
-    """A generator of its own for each text and seed."""
+    """Return the random generator of this text and seed."""
     return np.random.default_rng([seed, zlib.crc32(text.encode("utf-8", "surrogatepass"))])
+
+
+class Word(NamedTuple):
+    """A run of letters inside a text; the text is `before`, the joined `graphemes`, and `after`."""
+
+    before: str
+    graphemes: list[str]
+    after: str
+
+    def replaced(self, graphemes: list[str]) -> str | None:
+        """Return the text with other graphemes in place of the word, or None if they merge into other clusters."""
+        word = "".join(graphemes)
+        return self.before + word + self.after if split_graphemes(word) == graphemes else None
+
+
+def split_graphemes(text: str) -> list[str]:
+    """Return the extended grapheme clusters of `text` (Unicode Standard Annex 29)."""
+    return _CLUSTER.findall(text)
+
+
+def iter_words(text: str) -> Iterator[Word]:
+    """Yield the runs of letters and marks of `text`. Chinese and Thai have no blanks, so a run there is a phrase."""
+    for match in _WORD.finditer(text):
+        yield Word(text[: match.start()], split_graphemes(match.group()), text[match.end() :])

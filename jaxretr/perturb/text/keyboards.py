@@ -1,7 +1,9 @@
-"""Keyboards: which characters lie next to each other, and which key types what on another keyboard.
+"""Keyboards: which characters are on neighboring keys, and which character a key types on another keyboard.
 
-In: characters and a language. Out: characters. The layouts are those of `layouts.py`; Chinese is typed by sound, so a
-Chinese character's neighbours are what the same or a similar syllable yields (`pinyin.py`).
+Input: characters and a language. Output: characters. The layouts are those of `layouts.py`. Chinese is typed by sound:
+the neighbors of a Chinese character are the characters that a pinyin input method offers for the same or a similar
+syllable. GB 2312 sorts its first level, the 3,755 most common characters, by pinyin. Five of six characters next to a
+character there share its syllable; the others have the next syllable.
 """
 
 import functools
@@ -9,37 +11,41 @@ import unicodedata
 from collections.abc import Mapping
 
 from jaxretr.perturb.text.layouts import LAYOUTS
-from jaxretr.perturb.text.pinyin import similar_sounds
 
 _ROW_STARTS = (0.0, 1.5, 1.75, 1.25)
-"""Where the first key of each row lies, in key widths: rows are shifted by 1/2, 1/4 and 1/2 of a key, and the first
-key of the bottom row is the extra one left of it."""
+"""Position of the first key of each row, in key widths. Rows are shifted by 1/2, 1/4 and 1/2 of a key; the first key of
+the bottom row is the extra key at its left end."""
 _REACH = 1.25
-"""Keys whose centres are at most so far apart, in key widths, are neighbours: up to six of them."""
+"""Maximum distance between the centers of neighboring keys, in key widths: a key has up to six neighbors."""
+
+_FIRST, _LAST = 0xB0A1, 0xD7F9
+_SIZE = 94  # characters per row; the second byte is 0xA1 to 0xFE
+_NEAR = 2
 
 LANGUAGES = (*LAYOUTS, "zh")
 
 
 def neighbours(character: str, language: str) -> tuple[str, ...]:
-    """Letters on the keys next to the one that types the letter `character`, or marks if it is a mark.
+    """Return the letters on the keys next to the key of the letter `character`; for a mark, the marks.
 
-    Empty for what is no letter or mark, or is on no key by itself.
+    Empty for any other character, and for a character without a key of its own.
     """
     return similar_sounds(character) if language == "zh" else _neighbours(language).get(character, ())
 
 
 @functools.cache
 def alphabet(language: str) -> tuple[str, ...]:
-    """The letters on the keyboard of `language`, without capitals; none in Chinese."""
+    """Return the letters on the keyboard of `language`, without capitals; none for Chinese."""
     rows = () if language == "zh" else _rows(language)
     letters = {key for row in rows for key in row if key and unicodedata.category(key) in ("Ll", "Lo")} - set("ªº")
     return tuple(sorted(letters))
 
 
 def wrong_layout(text: str, language: str) -> list[str]:
-    """`text` as its keys type it on an American keyboard: "привет" becomes "ghbdtn". Empty if nothing changes.
+    """Return `text` as the same keys type it on an American keyboard ("привет" becomes "ghbdtn"); empty if nothing
+    changes.
 
-    A letter that takes several keys becomes what the key of its base types; a character without a key stays.
+    A letter that takes several keys becomes what the key of its base types. A character without a key stays.
     """
     if language == "zh":
         return []
@@ -53,7 +59,7 @@ def wrong_layout(text: str, language: str) -> list[str]:
 
 
 def _key(character: str, table: Mapping[str, str]) -> str:
-    """The character on the key that types `character`, or as much of it as one key can."""
+    """Return the character on the key that types `character`, or the part of it that one key can type."""
     base, *marks = list(unicodedata.normalize("NFD", character))
     parts = (character, *(unicodedata.normalize("NFC", base + mark) for mark in marks), base)
     return next((part for part in parts if part in table), character)
@@ -82,5 +88,24 @@ def _neighbours(language: str) -> dict[str, tuple[str, ...]]:
 
 def _rows(language: str) -> list[list[str]]:
     if language not in LAYOUTS:
-        raise ValueError(f"No keyboard for language {language!r}, only {', '.join(LANGUAGES)}; xkb.py reads others.")
+        raise ValueError(
+            f"No keyboard for language {language!r}, only {', '.join(LANGUAGES)}; scripts/make_keyboard_layouts.py "
+            "reads others."
+        )
     return [row.split(" ") for row in LAYOUTS[language]]
+
+
+def similar_sounds(character: str) -> tuple[str, ...]:
+    """Return up to two characters before and two after `character` by pinyin; none outside GB 2312's first level."""
+    code = int.from_bytes(character.encode("gb2312", "ignore"))
+    if not _FIRST <= code <= _LAST:
+        return ()
+    place = (code // 256 - _FIRST // 256) * _SIZE + code % 256 - 0xA1
+    last = (_LAST // 256 - _FIRST // 256) * _SIZE + _LAST % 256 - 0xA1
+    near = range(max(place - _NEAR, 0), min(place + _NEAR, last) + 1)
+    return tuple(_at(other) for other in near if other != place)
+
+
+def _at(place: int) -> str:
+    row, column = divmod(place, _SIZE)
+    return bytes((_FIRST // 256 + row, 0xA1 + column)).decode("gb2312")

@@ -1,7 +1,8 @@
-"""Which key types which character. Facts from xkeyboard-config, written by `xkb.py`; do not edit.
+"""Which key types which character. Facts from xkeyboard-config.
 
-Language -> rows of keys, top to bottom, first without and then with Shift; keys left to right, parted by
-blanks; nothing between two blanks is a key that types no character by itself.
+Written by `scripts/make_keyboard_layouts.py`; do not edit. Language -> rows of keys, top to bottom, first
+without and then with Shift; keys left to right, separated by blanks. Nothing between two blanks stands for a
+key that types no character by itself.
 """
 
 LAYOUTS: dict[str, tuple[str, ...]] = {

@@ -1,6 +1,6 @@
-"""Accents and case: texts that a careless writer makes of the same letters.
+"""Diacritics and case: variants that a careless writer makes of the same letters.
 
-In: a text and its language. Out: texts. Chinese has neither.
+Input: a text and its language. Output: texts. Chinese has neither.
 """
 
 import functools
@@ -9,14 +9,14 @@ from itertools import product
 
 import regex
 
-from jaxretr.perturb.text.graphemes import split, words
+from jaxretr.perturb.text.edits import iter_words, split_graphemes
 
 _STROKES = {"đ": "d", "Đ": "D", "ı": "i"}
-"""Letters whose base Unicode does not give."""
+"""Letters without a base letter in Unicode's decompositions."""
 _THAI_TONES = "่้๊๋"
 _ACCENT_CLASSES = frozenset({7, *range(27, 36), 107, 202, 216, 220, 230})
-"""Combining classes of marks that writers leave out: nukta, Arabic vowel signs, Thai tones, and the Latin, Greek and
-Cyrillic accents. Hindi and Thai vowel signs are of other classes: without them the word is another."""
+"""Combining classes of marks that writers omit: nukta, Arabic vowel signs, Thai tones, and the Latin, Greek and
+Cyrillic accents. Hindi and Thai vowel signs have other classes; a word without them is another word."""
 
 _VIETNAMESE = "".join(
     unicodedata.normalize("NFC", base + tone)
@@ -35,22 +35,25 @@ _ACCENTED = {
     "th": "",
     "zh": "",
 }
-"""Language -> letters with diacritics that a writer of it can type; in English those of Latin-1."""
+"""Language -> letters with diacritics that its writers can type; for English, those of Latin-1."""
 
 
 def without_diacritics(text: str, language: str) -> list[str]:
-    """`text` with every diacritic left out: accents, Vietnamese tones, Arabic vowel signs and hamza, Hindi nukta, Thai
-    tones. Vowel signs of Hindi and Thai stay. Empty if there is none."""
+    """Return `text` without diacritics: accents, Vietnamese tones, Arabic vowel signs and hamza, Hindi nukta, Thai
+    tones.
+
+    Vowel signs of Hindi and Thai stay. Empty if the text has no diacritic.
+    """
     bare = _bare(text)
     return [bare] if bare != unicodedata.normalize("NFC", text) else []
 
 
 def wrong_diacritics(text: str, language: str) -> list[str]:
-    """One letter with a diacritic too many, one missing, or another: "ä" to "a", "o" to "ö", "ế" to "ề"."""
+    """Change the diacritic of one letter: "ä" to "a", "o" to "ö", "ế" to "ề"."""
     if language not in _ACCENTED:
         raise ValueError(f"No letters with diacritics for language {language!r}, only {', '.join(_ACCENTED)}.")
     found: dict[str | None, None] = {}
-    for word in words(unicodedata.normalize("NFC", text)):
+    for word in iter_words(unicodedata.normalize("NFC", text)):
         for i, grapheme in enumerate(word.graphemes):
             for other in _thai_tones(grapheme) if language == "th" else _same_base(grapheme, language):
                 if other != grapheme:
@@ -59,7 +62,7 @@ def wrong_diacritics(text: str, language: str) -> list[str]:
 
 
 def cases(text: str, language: str) -> list[str]:
-    """`text` in small letters, in capitals, with capital initials, and with the case of every letter swapped."""
+    """Return `text` in lower case, in capitals, in title case, and with the case of every letter swapped."""
     small, capitals = _small(text, language), _capitals(text, language)
     titled = regex.sub(r"(?<![\p{L}\p{M}])\p{L}", lambda initial: _capitals(initial[0], language), text)
     swapped = "".join(_small(c, language) if c.isupper() else _capitals(c, language) for c in text)
@@ -74,15 +77,15 @@ def _bare(text: str) -> str:
 
 @functools.cache
 def _families(language: str) -> dict[str, list[str]]:
-    """Base letter -> itself and what diacritics make of it."""
+    """Map each base letter to itself and its variants with diacritics."""
     families: dict[str, list[str]] = {}
-    for letter in dict.fromkeys(split(_ACCENTED[language])):
+    for letter in dict.fromkeys(split_graphemes(_ACCENTED[language])):
         families.setdefault(_bare(letter), [_bare(letter)]).append(letter)
     return families
 
 
 def _same_base(grapheme: str, language: str) -> list[str]:
-    """Letters that differ from this one by diacritics, in its case; any vowel sign stays."""
+    """Return the letters that differ from this one by diacritics only, in its case; vowel signs stay."""
     bare = _bare(grapheme)
     base, signs = bare[:1], bare[1:]
     others = _families(language).get(base.lower(), [])
@@ -90,8 +93,10 @@ def _same_base(grapheme: str, language: str) -> list[str]:
 
 
 def _thai_tones(grapheme: str) -> list[str]:
-    """The same syllable part with another tone mark or without; vowels beside a letter and short or silent letters
-    take none."""
+    """Return the same syllable part with another tone mark or none.
+
+    Vowels beside a letter, and short or silent letters, take no tone mark.
+    """
     if not "ก" <= grapheme[0] <= "ฮ" or "็" in grapheme or "์" in grapheme:
         return []
     bare = "".join(c for c in grapheme if c not in _THAI_TONES)

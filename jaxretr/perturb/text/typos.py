@@ -1,25 +1,25 @@
-"""Slips of the finger: every text that is one typing error away.
+"""Typing errors: every text that is one typo away.
 
-In: a text and its language. Out: texts that differ from it by exactly one insertion, deletion, substitution,
-transposition or repetition of a grapheme cluster, inside one word. The kinds and the rule which words are hit (letters
-only, three and more, no function words) are those of Zhuang and Zuccon (2021, "Dealing with Typos for BERT-based
-Passage Retrieval and Ranking"); a Chinese phrase may be shorter, for its words are.
+Input: a text and its language. Output: texts that differ from it by exactly one insertion, deletion, substitution,
+transposition or repetition of a grapheme cluster inside one word. The kinds, and the rule that selects words (letters
+only, at least three, no function words), are those of Zhuang and Zuccon (2021, "Dealing with Typos for BERT-based
+Passage Retrieval and Ranking"). A Chinese phrase may be shorter, because Chinese words are.
 """
 
 import unicodedata
 from collections.abc import Callable, Iterator
 
-from jaxretr.perturb.text.function_words import FUNCTION_WORDS
-from jaxretr.perturb.text.graphemes import Word, split, words
+from jaxretr.perturb.text.edits import Word, iter_words, split_graphemes
 from jaxretr.perturb.text.keyboards import alphabet, neighbours
+from jaxretr.perturb.text.words import FUNCTION_WORDS
 
 MIN_LETTERS = 3
 
 
 def insertions(text: str, language: str) -> list[str]:
-    """One letter too many, at any place in a word: any letter of the keyboard, in the case of the letter before.
+    """Insert one letter at any position of a word: any letter of the keyboard, in the case of the letter before it.
 
-    In Chinese: a character similar in sound to the one before.
+    In Chinese: a character that sounds similar to the one before it.
     """
 
     def edits(graphemes: list[str]) -> Iterator[list[str]]:
@@ -34,12 +34,12 @@ def insertions(text: str, language: str) -> list[str]:
 
 
 def deletions(text: str, language: str) -> list[str]:
-    """One grapheme missing from a word."""
+    """Delete one grapheme of a word."""
     return _candidates(text, language, lambda g: (g[:i] + g[i + 1 :] for i in range(len(g) if len(g) > 1 else 0)))
 
 
 def transpositions(text: str, language: str) -> list[str]:
-    """Two different neighbouring graphemes of a word swapped."""
+    """Swap two different neighboring graphemes of a word."""
     return _candidates(
         text,
         language,
@@ -48,16 +48,15 @@ def transpositions(text: str, language: str) -> list[str]:
 
 
 def repetitions(text: str, language: str) -> list[str]:
-    """One grapheme of a word typed twice."""
+    """Repeat one grapheme of a word."""
     return _candidates(text, language, lambda g: (g[: i + 1] + g[i:] for i in range(len(g))))
 
 
 def substitutions(text: str, language: str) -> list[str]:
-    """One grapheme replaced by what a neighbouring key types.
+    """Replace one grapheme by what a neighboring key types.
 
-    Of a cluster, one letter or mark is replaced. A letter that no key carries is typed as a base and an accent: "é"
-    becomes a neighbour of "e", or gets a neighbouring accent where accents have keys. In Chinese: a character of
-    similar sound.
+    In a cluster, one letter or mark is replaced. A letter without a key is typed as a base and an accent: "é" becomes a
+    neighbor of "e", or gets a neighboring accent if accents have keys. In Chinese: a character that sounds similar.
     """
 
     def edits(graphemes: list[str]) -> Iterator[list[str]]:
@@ -69,20 +68,23 @@ def substitutions(text: str, language: str) -> list[str]:
 
 
 def typos(text: str, language: str) -> list[str]:
-    """All of the above."""
+    """Return the texts of all five kinds."""
     kinds = (insertions, deletions, transpositions, repetitions, substitutions)
     return list(dict.fromkeys(candidate for kind in kinds for candidate in kind(text, language)))
 
 
 def _candidates(text: str, language: str, edits: Callable[[list[str]], Iterator[list[str]]]) -> list[str]:
-    """The different texts that come of editing each word that may be hit."""
+    """Return the distinct texts that result from edits of each eligible word."""
     found = dict.fromkeys(
-        word.replaced(edited) for word in words(text) if _may_be_hit(word, language) for edited in edits(word.graphemes)
+        word.replaced(edited)
+        for word in iter_words(text)
+        if _is_eligible(word, language)
+        for edited in edits(word.graphemes)
     )
     return [candidate for candidate in found if candidate is not None and candidate != text]
 
 
-def _may_be_hit(word: Word, language: str) -> bool:
+def _is_eligible(word: Word, language: str) -> bool:
     if language not in FUNCTION_WORDS:
         raise ValueError(f"No function words for language {language!r}, only {', '.join(FUNCTION_WORDS)}.")
     long = len(word.graphemes) >= MIN_LETTERS or language == "zh"
@@ -90,7 +92,7 @@ def _may_be_hit(word: Word, language: str) -> bool:
 
 
 def _slips(grapheme: str, language: str) -> list[str]:
-    """Graphemes that a finger next to the right key makes of this one."""
+    """Return the graphemes that result if a finger hits a neighboring key."""
     slips = [
         grapheme[:i] + other + grapheme[i + 1 :]
         for i, character in enumerate(grapheme)
@@ -102,7 +104,7 @@ def _slips(grapheme: str, language: str) -> list[str]:
         for i, mark in enumerate(marks):
             for other in neighbours(mark, language):
                 slips.append(unicodedata.normalize("NFC", "".join([base, *marks[:i], other, *marks[i + 1 :]])))
-    return [slip for slip in slips if slip != grapheme and len(split(slip)) == 1]
+    return [slip for slip in slips if slip != grapheme and len(split_graphemes(slip)) == 1]
 
 
 def _in_case_of(grapheme: str, letter: str, language: str) -> str:

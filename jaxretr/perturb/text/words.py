@@ -1,18 +1,44 @@
 """Word order and function words.
 
-In: a text and its language. Out: texts made of the same words. Words are what blanks part, so Chinese and most Thai
-text yields nothing here.
+Input: a text and its language. Output: texts made of the same words. Blanks separate words, so Chinese and most Thai
+texts yield nothing here.
+
+Function words carry grammar and little meaning: articles, prepositions, conjunctions, pronouns, auxiliaries. Question
+words and negations are not among them, because a question without them asks something else. Chinese and Thai have no
+list: without blanks, a word cannot be told from a part of another word.
 """
 
 import regex
 
-from jaxretr.perturb.text.function_words import FUNCTION_WORDS
+FUNCTION_WORDS: dict[str, frozenset[str]] = {
+    language: frozenset(words.split())
+    for language, words in {
+        "en": """a an the and or but if than that this these those of in on at by to for from with as into about is are
+            was were be been am do does did has have had will would it its he she they them his her their we you""",
+        "de": """der die das den dem des ein eine einen einem einer eines und oder aber als dass in im am an auf aus bei
+            mit von vom zu zum zur für um nach ist sind war waren sein wird werden wurde wurden hat haben hatte es er
+            sie sich""",
+        "el": """ο η το οι τα του της των τον την τη τους τις ένα ένας μια μία ενός μιας και ή αλλά να θα σε στο στη
+            στην στον στα στις στους από με για ως που είναι ήταν έχει είχε αυτό""",
+        "es": """el la los las lo un una unos unas y e o u pero de del en a al por para con como que se su sus es son
+            era eran fue fueron ser ha han había está están""",
+        "ru": """и а но или в во на с со к ко по из от до о об у за для при над под это этот эта эти он она оно они его
+            её ее их был была было были быть есть же ли бы""",
+        "tr": """bir ve veya ile için gibi bu şu o da de ki ise olan olarak kadar""",
+        "vi": """là và của có được trong cho với các những một này đó để từ bởi tại ở vào đã đang sẽ thì mà rằng""",
+        "ar": """في من على إلى الى عن مع أو ثم أن إن هو هي هذا هذه ذلك تلك التي الذي كان كانت قد بين""",
+        "hi": """का की के को से में पर ने और या है हैं था थी थे हो एक यह वह इस उस ये वे भी ही तो कि""",
+        "th": "",
+        "zh": "",
+    }.items()
+}
+"""Language -> its function words, in lower case."""
 
 _EDGES = regex.compile(r"^(\P{L}*)(.*?)(\P{L}*)$", regex.DOTALL)
 
 
 def swapped_words(text: str, language: str) -> list[str]:
-    """Two neighbouring words in each other's place; blanks and the punctuation around words stay."""
+    """Swap two neighboring words; blanks and the punctuation around words stay."""
     parts = regex.split(r"(\s+)", text)
     found: dict[str, None] = {}
     for i in range(0, len(parts) - 2, 2):
@@ -24,7 +50,7 @@ def swapped_words(text: str, language: str) -> list[str]:
 
 
 def reversed_words(text: str, language: str) -> list[str]:
-    """All words in reverse order; blanks and the punctuation around words stay."""
+    """Reverse the order of all words; blanks and the punctuation around words stay."""
     parts = regex.split(r"(\s+)", text)
     edges = [_edges(part) for part in parts]
     places = [i for i, (_, word, _) in enumerate(edges) if word]
@@ -35,7 +61,7 @@ def reversed_words(text: str, language: str) -> list[str]:
 
 
 def without_function_words(text: str, language: str) -> list[str]:
-    """`text` without its function words. Empty if there are none, or nothing else."""
+    """Return `text` without its function words. Empty if it has none, or nothing else."""
     if language not in FUNCTION_WORDS:
         raise ValueError(f"No function words for language {language!r}, only {', '.join(FUNCTION_WORDS)}.")
     listed = FUNCTION_WORDS[language]
@@ -57,7 +83,7 @@ def without_function_words(text: str, language: str) -> list[str]:
 
 
 def _edges(token: str) -> tuple[str, str, str]:
-    """What stands before the first letter, the word, and what stands after the last letter (or its marks)."""
+    """Return the text before the first letter, the word, and the text after the last letter (or its marks)."""
     match = _EDGES.match(token)
     assert match is not None  # it matches every string
     before, word, after = match.groups()

@@ -3,9 +3,8 @@ import pytest
 
 from jaxretr.attack.token.poisoning import cluster_means, poison
 from jaxretr.attack.token.split import Split, disjoint_split
-from jaxretr.attack.token.success import reaches_top, thresholds
 from jaxretr.attack.token.template import tokenization
-from jaxretr.attack.token.transfer import transfer_matrix
+from jaxretr.attack.token.transfer import poison_corpus, reaches_top, thresholds
 from jaxretr.attack.token.vocabulary import Vocabulary
 from jaxretr.attack.victim import Victim
 from jaxretr.model.encode import Encoder
@@ -96,7 +95,7 @@ def test_transfer_is_success_on_the_held_out_queries_of_every_language(victim: V
         "forward_passes": 120,
         "seed": 0,
     }
-    found = transfer_matrix(victim, split, dict.fromkeys(("en", "el"), mask), languages=("en", "el"), **settings)
+    found = poison_corpus(victim, split, dict.fromkeys(("en", "el"), mask), languages=("en", "el"), **settings)
     assert found.matrix.shape == (2, 2)
     held_out = {victim.collection.queries[i].id for i in split.test}
     position = {query.id: i for i, query in enumerate(victim.collection.queries)}
@@ -117,9 +116,9 @@ def test_transfer_refuses_what_would_flatter_the_attack(victim: Victim, encoder:
     mask = Vocabulary.of(encoder).admissible()
     settings = {"clusters": 1, "forward_passes": 120, "seed": 0}
     with pytest.raises(ValueError, match=r"question 'q0' is both optimised on and tested on"):
-        transfer_matrix(victim, Split(everywhere[:24], everywhere[24:]), {"en": mask}, **settings)
+        poison_corpus(victim, Split(everywhere[:24], everywhere[24:]), {"en": mask}, **settings)
     split = disjoint_split(victim.collection, 0.5, seed=0)
     with pytest.raises(ValueError, match=r"no mask for the language 'de', only for en"):
-        transfer_matrix(victim, split, {"en": mask}, languages=("en", "de"), **settings)
+        poison_corpus(victim, split, {"en": mask}, languages=("en", "de"), **settings)
     with pytest.raises(ValueError, match=r"in the setting 'cross'"):
-        transfer_matrix(Victim.of(encoder, collection(), "cross"), split, {"en": mask}, **settings)
+        poison_corpus(Victim.of(encoder, collection(), "cross"), split, {"en": mask}, **settings)

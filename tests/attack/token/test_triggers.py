@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxretr.attack.embedding.losses import Margin
+from jaxretr.attack.gradient.losses import Margin
 from jaxretr.attack.token.objectives import Judged, QueryLoss, Similarity
 from jaxretr.attack.token.triggers import promote, universal_trigger
 from jaxretr.model.encode import Encoder

@@ -138,3 +138,32 @@ def test_another_layout_is_described(source):
         prepare(source)
     with pytest.raises(ValueError, match="is neither a directory nor a zip"):
         prepare(source / "corpus.jsonl")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_systems_leave_is_no_data(source, tmp_path, packed):
+    for name in ("._corpus.jsonl", "qrels/._dev.tsv", "qrels/.DS_Store", "Thumbs.db"):
+        write(source / name, "\0\5")
+    place = source
+    if packed:
+        place = tmp_path / "mini.zip"
+        with zipfile.ZipFile(place, "w") as file:
+            for path in source.rglob("*.*"):
+                file.write(path, f"mini/{path.relative_to(source)}")
+            file.writestr("__MACOSX/mini/._corpus.jsonl", "\0\5")
+            file.writestr(".DS_Store", "\0\5")
+    assert set(prepare(place).info.splits) == {"corpus", "test", "dev"}
+
+
+def test_null_and_absent_are_the_same(source):
+    write_json_lines(source / "corpus.jsonl", [*CORPUS[:2], {"_id": "d3", "title": None, "text": "x"}])
+    assert scan(prepare(source), "corpus")["d3"]["title"] == ""
+    write_json_lines(source / "corpus.jsonl", [*CORPUS[:2], {"_id": "d3", "title": "x", "text": None}])
+    with pytest.raises(ValueError, match=r"corpus\.jsonl, line 3: field 'text' must be a string, found none"):
+        prepare(source)
+
+
+def test_a_zip_that_git_lfs_has_not_fetched_is_named(tmp_path):
+    path = write(tmp_path / "mini.zip", "version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"mini\.zip is a git-lfs pointer"):
+        prepare(path)

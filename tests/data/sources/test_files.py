@@ -71,3 +71,51 @@ def test_fields_and_integers_are_checked(tmp_path):
         files.text({"a": 3}, "a", tmp_path, 7)
     with pytest.raises(ValueError, match=r"line 7: expected an integer, found '1\.5'"):
         files.integer("1.5", tmp_path, 7)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.tsv", "a.json"])
+def test_a_file_that_git_lfs_has_not_fetched_is_named(tmp_path, name):
+    (tmp_path / name).write_text(POINTER)
+    read = files.json_file if name == "a.json" else lambda path: list(files.lines(path))
+    with pytest.raises(ValueError, match=rf"{name} is a git-lfs pointer.*git lfs pull"):
+        read(tmp_path / name)
+
+
+def test_lone_surrogates_become_replacement_characters_wherever_json_is_read(tmp_path):
+    path = write(tmp_path / "a.jsonl", r'{"a\uDC00": "x \ud83d", "b": [{"c": "\uD83D\uDE00 \ude00"}], "d": 1}')
+    value = {"a\ufffd": "x \ufffd", "b": [{"c": "\U0001f600 \ufffd"}], "d": 1}
+    assert list(files.json_lines(path)) == [(1, value)]
+    assert files.json_file(path) == value
+
+
+def test_null_is_the_same_as_absent(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"a": null, "b": 0, "c": ""}\n')
+    assert list(files.json_lines(path)) == [(1, {"b": 0, "c": ""})]
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000])
+def test_numbers_and_nestings_beyond_pythons_limits_name_file_and_line(tmp_path, value):
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 1: not JSON"):
+        list(files.json_lines(write(tmp_path / "a.jsonl", f'{{"a": {value}')))
+
+
+def test_a_json_file_may_have_a_byte_order_mark_and_is_named_in_errors(tmp_path):
+    assert files.json_file(write(tmp_path / "a.json", '\ufeff{"a": 1}')) == {"a": 1}
+    with pytest.raises(ValueError, match=r"b\.json: not JSON"):
+        files.json_file(write(tmp_path / "b.json", "{"))
+    (tmp_path / "c.json").write_bytes(b'"b\xe4d"')
+    with pytest.raises(ValueError, match=r"c\.json: not JSON .*utf-8"):
+        files.json_file(tmp_path / "c.json")
+
+
+def test_visible_entries_are_sorted_and_are_none_that_systems_leave(tmp_path):
+    for name in ("b", "a", "._a", ".DS_Store", "__MACOSX/._a", "Thumbs.db", "desktop.ini"):
+        write(tmp_path / name, "")
+    assert [path.name for path in files.visible(tmp_path)] == ["a", "b"]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("b", "a", "._a", "__MACOSX/._a"):
+            archive.writestr(name, "")
+    assert [path.name for path in files.visible(zipfile.Path(tmp_path / "a.zip"))] == ["a", "b"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxretr.data import schema, sources
+from jaxretr.data.sources import lareqa
 
 from .miniature import write
 
@@ -97,6 +98,23 @@ def test_bad_input_is_described(source):
         prepare(source)
 
 
+def test_what_systems_leave_is_no_data_and_lone_surrogates_become_replacement_characters(source):
+    for name in ("._de.json", ".DS_Store", "Thumbs.db"):
+        write(source / name, "\0\5")
+    write(source / "de.json", "\ufeff" + json.dumps(squad((["Eins \ud83d."], {"a": ("A?", 0)}))))
+    corpus, _ = prepare(source)
+    assert {language for language, _ in corpus} == {"en", "de"} and corpus["de", "0.0.0"]["text"] == "Eins \ufffd."
+
+
+def test_a_file_that_is_no_json_is_named(source):
+    write(source / "de.json", "version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"de\.json is a git-lfs pointer"):
+        prepare(source)
+    (source / "de.json").write_bytes(b'"b\xe4d"')
+    with pytest.raises(ValueError, match=r"de\.json: not JSON"):
+        prepare(source)
+
+
 def test_without_a_network_the_error_says_what_to_give(tmp_path, monkeypatch):
     def offline(*_):
         raise ConnectionError("no route")
@@ -118,3 +136,19 @@ def test_xquad_r_has_the_published_counts(tmp_path):
     queries = list(schema.scan(builder, "test"))
     assert len(queries) == 11 * 1190
     assert all(sorted(i.partition(":")[0] for i in query["relevant_ids"]) == sorted(count) for query in queries)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff",
+        b"[]",
+        b'{"data": [{"paragraphs": [{"context": 5, "sentence_breaks": [], "qas": []}]}]}',
+        b'{"data": [{"paragraphs": [{"context": "x", "sentence_breaks": [[0]], "qas": []}]}]}',
+        b'{"data": [{"paragraphs": [{"context": "x", "sentence_breaks": [], "qas": [{"id": "q", "question": 1}]}]}]}',
+    ],
+)
+def test_a_file_in_another_layout_is_named(tmp_path, content):
+    (tmp_path / "en.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"en\.json is not in LAReQA's layout"):
+        list(lareqa.candidates(tmp_path / "en.json", "sentence"))

@@ -67,3 +67,11 @@ def test_judgements_that_name_what_is_not_there(source):
         file.unlink()
     with pytest.raises(FileNotFoundError, match=r"no judgements: looked for .*qrels\.miracl-v1\.0-<language>-dev\.tsv"):
         prepare(source)
+
+
+def test_a_title_may_be_null_or_absent(source):
+    rows = [{"docid": "1#0", "title": None, "text": "a"}, {"docid": "1#1", "text": "b"}]
+    write_json_lines(source / "miracl-corpus-v1.0-sw/docs-0.jsonl.gz", rows[:1])
+    write_json_lines(source / "miracl-corpus-v1.0-sw/docs-1.jsonl.gz", rows[1:])
+    corpus = schema.scan(prepare(source, languages=["sw"]), "corpus")
+    assert sorted((record["title"], record["text"]) for record in corpus) == [("", "a"), ("", "b")]

@@ -73,3 +73,33 @@ def test_bad_input_is_described(source):
     (source / "triples.train.ids.small.tsv").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks triples\.train\.ids\.small\.tsv or qrels\.train\.tsv"):
         prepare(source)
+
+
+def test_marks_and_empty_lines_are_no_passages_and_broken_texts_are_named(source):
+    collection = source / "collections/english_collection.tsv"
+    text = collection.read_text(encoding="utf-8")
+    collection.write_text("\ufeff" + text.replace("\n", "\r\n\r\n"), encoding="utf-8", newline="")
+    assert prepare(source)["en", "7"]["passage"] == "en passage 5"
+    collection.write_bytes(text.encode().replace(b"en passage 5", b"b\xe4d"))
+    with pytest.raises(ValueError, match=r"english_collection\.tsv: passage 5 is not UTF-8"):
+        prepare(source)
+    write(collection, "version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"english_collection\.tsv is a git-lfs pointer"):
+        prepare(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("collections/english_collection.tsv", b"5\t\xff\n", "passage 5 is not UTF-8"),
+        ("collections/english_collection.tsv", b"-1\tx\n", "line 1: expected a passage id below"),
+        ("collections/english_collection.tsv", b"99999999999999999999\tx\n", "line 1: expected a passage id below"),
+        ("collections/english_collection.tsv", b"5\n", "line 1: expected a passage id below .* a tab and a text"),
+        ("triples.train.ids.small.tsv", b"", "has no judgement"),
+        ("triples.train.ids.small.tsv", b"7\t-1\t0\n", "The judgements name passage -1"),
+    ],
+)
+def test_broken_files_are_named(source, name, content, message):
+    (source / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        prepare(source, ["en"])

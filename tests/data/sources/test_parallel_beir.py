@@ -48,6 +48,12 @@ def test_a_split_that_only_some_languages_have(source):
     assert found.qrels == {"q2": {"de:p1": 1}} and [query.id for query in found.queries] == ["de:q2"]
 
 
+def test_what_systems_leave_is_no_language(source):
+    for name in ("__MACOSX/._en", ".DS_Store", "._pt.zip", "Thumbs.db"):
+        write(source / name, "\0\5")
+    assert prepare(source).builder_config.languages == ("de", "en", "fr")
+
+
 def test_a_zip_is_a_language_too(source):
     with zipfile.ZipFile(source / "pt-BR.zip", "w") as archive:
         for path in (source / "fr").rglob("*.*"):

@@ -54,6 +54,14 @@ def test_changed_content_is_prepared_anew(source, tmp_path):
     assert passages(before) == ["answer 0", "answer 1", "answer 2"]
 
 
+def test_what_systems_leave_is_no_change(source, tmp_path):
+    before = sources.builder("pairs", data_dir=tmp_path / "data", source=source.parent)
+    for name in (".DS_Store", "Thumbs.db", "__MACOSX"):
+        (source.parent / name).mkdir() if name == "__MACOSX" else (source.parent / name).write_text("x")
+    (source.parent / "__MACOSX/train.jsonl").write_text("x")
+    assert sources.builder("pairs", data_dir=tmp_path / "data", source=source.parent).data_path == before.data_path
+
+
 def test_the_same_files_elsewhere_are_another_preparation(source, tmp_path):
     shutil.copytree(source.parent, tmp_path / "copy/source")  # names, sizes and times are the same
     first, copy = (

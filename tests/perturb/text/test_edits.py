@@ -1,6 +1,7 @@
 import pytest
 
 from jaxretr.perturb.text import PERTURBATIONS, draw, homoglyphs, invisible, screen, typos
+from jaxretr.perturb.text.edits import iter_words, split_graphemes
 from tests.perturb.text.queries import QUERIES
 from tests.perturb.text.tokens import byte_tokens
 
@@ -68,3 +69,23 @@ def test_what_the_normaliser_undoes():
 def test_truncation_undoes_what_lies_beyond():
     text = "query about " + "x" * 100
     assert screen(text, [text + "y", "z" + text], byte_tokens(max_len=20)) == (["z" + text], 1)
+
+
+def test_clusters_of_each_script():
+    assert split_graphemes("क्षत्रिय") == ["क्ष", "त्रि", "य"]
+    assert split_graphemes("น้ำท่วม") == ["น้ำ", "ท่", "ว", "ม"]
+    assert split_graphemes("Việt") == ["V", "i", "ệ", "t"]
+    assert split_graphemes("e\u0301") == ["e\u0301"]
+
+
+def test_words_are_runs_of_letters():
+    text = "¿Qué año, 2024?"
+    assert ["".join(word.graphemes) for word in iter_words(text)] == ["Qué", "año"]
+    assert all(word.before + "".join(word.graphemes) + word.after == text for word in iter_words(text))
+
+
+def test_graphemes_that_would_run_into_each_other_are_refused():
+    (word,) = iter_words("किताब")
+    assert word.graphemes == ["कि", "ता", "ब"]
+    assert word.replaced(["कि", "ब", "ता"]) == "किबता"
+    assert word.replaced(["कि", "ा", "ब"]) is None

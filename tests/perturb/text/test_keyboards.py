@@ -2,9 +2,8 @@ import unicodedata
 
 import pytest
 
-from jaxretr.perturb.text.keyboards import LANGUAGES, alphabet, neighbours, wrong_layout
+from jaxretr.perturb.text.keyboards import LANGUAGES, alphabet, neighbours, similar_sounds, wrong_layout
 from jaxretr.perturb.text.layouts import LAYOUTS
-from jaxretr.perturb.text.pinyin import similar_sounds
 from tests.perturb.text.queries import QUERIES
 
 # Which letters lie around one, read off pictures of the national keyboards.

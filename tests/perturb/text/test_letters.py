@@ -3,7 +3,7 @@ import unicodedata
 import pytest
 
 from jaxretr.perturb.text import cases, without_diacritics, wrong_diacritics
-from jaxretr.perturb.text.graphemes import split
+from jaxretr.perturb.text.edits import split_graphemes
 from tests.perturb.text.queries import QUERIES
 
 
@@ -38,7 +38,9 @@ def test_wrong_diacritics_differ_in_one_grapheme_with_the_same_base(language):
     candidates = wrong_diacritics(text, language)
     assert candidates
     for candidate in candidates:
-        pairs = [pair for pair in zip(split(text), split(candidate), strict=True) if pair[0] != pair[1]]
+        pairs = [
+            pair for pair in zip(split_graphemes(text), split_graphemes(candidate), strict=True) if pair[0] != pair[1]
+        ]
         assert len(pairs) == 1
         base, other = ((without_diacritics(part, language) or [part])[0] for part in pairs[0])
         assert base == other

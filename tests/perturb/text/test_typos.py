@@ -1,7 +1,7 @@
 import pytest
 
 from jaxretr.perturb.text import deletions, insertions, repetitions, substitutions, transpositions, typos
-from jaxretr.perturb.text.graphemes import split
+from jaxretr.perturb.text.edits import split_graphemes
 from tests.perturb.text.queries import QUERIES
 
 GROWTH = {insertions: 1, repetitions: 1, deletions: -1, substitutions: 0, transpositions: 0}
@@ -37,8 +37,8 @@ def test_each_typo_is_one_edit_of_graphemes(kind, language):
     assert len(candidates) >= 4
     assert len(set(candidates)) == len(candidates)
     for candidate in candidates:
-        assert distance(*middle(split(text), split(candidate))) == 1
-        assert len(split(candidate)) == len(split(text)) + GROWTH[kind]
+        assert distance(*middle(split_graphemes(text), split_graphemes(candidate))) == 1
+        assert len(split_graphemes(candidate)) == len(split_graphemes(text)) + GROWTH[kind]
 
 
 def test_known_typos():

@@ -3,7 +3,7 @@ import unicodedata
 import pytest
 
 from jaxretr.perturb.text import deleted_letters, homoglyphs, invisible, reorderings
-from jaxretr.perturb.text.graphemes import split
+from jaxretr.perturb.text.edits import split_graphemes
 from jaxretr.perturb.text.unicode import ZERO_WIDTH
 from tests.perturb.text.queries import QUERIES
 
@@ -24,7 +24,7 @@ def test_one_invisible_character_between_graphemes(language):
         assert len(candidate) == len(text) + 1
         assert without(candidate, INVISIBLE) == text
         at = next(i for i, (a, b) in enumerate(zip(candidate, text + " ", strict=True)) if a != b)
-        assert split(candidate[:at]) + split(text[at:]) == split(text)
+        assert split_graphemes(candidate[:at]) + split_graphemes(text[at:]) == split_graphemes(text)
         assert unicodedata.category(candidate[at]) in ("Cf", "Mn")
 
 
@@ -73,7 +73,7 @@ def test_a_reordering_shows_the_clean_text(language):
         first, after = rest.split("\u2069\u202c\u2069\u202c")
         assert opened + first + second + after == text  # an override to the left shows the two in reverse
         assert without(candidate, CONTROLS) == opened + second + first + after != text
-        assert len(split(first)) == len(split(second)) == 1
+        assert len(split_graphemes(first)) == len(split_graphemes(second)) == 1
 
 
 def test_controls_are_balanced():
