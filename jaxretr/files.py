@@ -5,6 +5,7 @@ path that a user gives goes through `as_path`. Libraries that need a file on a d
 file is written through `replaced_file`, which is atomic, and durable: what it has written survives a power cut.
 """
 
+import argparse
 import contextlib
 import ctypes
 import datetime
@@ -72,6 +73,19 @@ def as_path(value: str | os.PathLike[str]) -> AnyPath:
     except ImportError as error:
         raise RuntimeError(f"{value} needs the package gcsfs ({error}); it is in the extra gcs") from error
     return epath.Path(value)
+
+
+def path_flag(text: str) -> AnyPath:
+    """Parse the value of a command-line flag with `as_path`; argparse shows the message of an error."""
+    try:
+        return as_path(text)
+    except (ValueError, RuntimeError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def model_flag(text: str) -> str:
+    """Parse the name of a model, or the path of its directory, in which `~` is expanded."""
+    return str(path_flag(text)) if text.startswith("~") else text
 
 
 def in_bucket(path: str | os.PathLike[str]) -> bool:

@@ -12,11 +12,9 @@ import argparse
 import dataclasses
 import json
 
-from paths import model_flag, path_flag
-
 from jaxretr import parallel
 from jaxretr.config import MINI_ENCODER
-from jaxretr.files import as_path, local_copy, name_anywhere, on_disk
+from jaxretr.files import as_path, local_copy, model_flag, name_anywhere, on_disk, path_flag
 from jaxretr.fingerprint import stamps
 from jaxretr.index import approximate
 from jaxretr.index.approximate import ScannSettings

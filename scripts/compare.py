@@ -11,13 +11,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from paths import path_flag
 from rich.console import Console
 from rich.markdown import Markdown
 
 from jaxretr.eval.compare import compare
 from jaxretr.eval.results import Results
-from jaxretr.files import as_path
+from jaxretr.files import as_path, path_flag
 from jaxretr.tracking import errors_as_lines
 
 

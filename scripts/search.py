@@ -13,13 +13,12 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from paths import model_flag, path_flag
 from rich.markup import escape
 from rich.table import Table
 
 from jaxretr import parallel
 from jaxretr.eval.trec import check_ids
-from jaxretr.files import local_copy, replaced_file
+from jaxretr.files import local_copy, model_flag, path_flag, replaced_file
 from jaxretr.index.corpus import read_queries
 from jaxretr.index.encoder import load_encoder
 from jaxretr.index.filters import all_of

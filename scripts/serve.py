@@ -14,9 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from paths import model_flag, path_flag
-
 from jaxretr import parallel
+from jaxretr.files import model_flag, path_flag
 from jaxretr.index.encoder import load_encoder
 from jaxretr.index.shards import open_shards
 from jaxretr.serve.app import create_app

@@ -14,10 +14,9 @@ import runpy
 from pathlib import Path
 
 from model_and_collection import listed
-from paths import path_flag
 
 from jaxretr import parallel
-from jaxretr.files import AnyPath
+from jaxretr.files import AnyPath, path_flag
 from jaxretr.study.design import Study
 from jaxretr.study.report import write_page
 from jaxretr.study.study import run_study

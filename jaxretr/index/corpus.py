@@ -144,8 +144,8 @@ def _passage(row: Mapping[str, Any], where: str, language: str, left_out: set[st
     """A row as a passage; adds the names of fields that cannot be metadata to `left_out`."""
     columns = {name: _first(row, names) for name, names in _FIELDS.items()}
     known = {name: row[column] for name, column in columns.items() if column is not None}
-    if "text" in row:
-        known.setdefault("text", "")  # null; a title may still be there
+    if known.get("title"):
+        known.setdefault("text", "")  # null or absent: some passages consist of a title alone
     missing = [name for name in ("id", "text") if name not in known]
     if missing:
         raise ValueError(f"{where}: no {' and no '.join(missing)}; expected _id and text, found {', '.join(row)}")

@@ -135,11 +135,13 @@ def lock(directory: Path) -> IO[str]:
 
     Raises:
       RuntimeError: another process does.
-      OSError: the directory cannot be written.
+      OSError: the directory cannot be written, or is a file.
     """
     try:
         make_directory(directory)
         file = (directory / "lock").open("w")
+    except (FileExistsError, NotADirectoryError):  # says by itself that a file is in the way
+        raise
     except OSError as error:
         raise OSError(
             f"{directory} cannot be written ({error.strerror}); open it to read it, or check the permissions and "

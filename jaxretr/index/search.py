@@ -7,6 +7,7 @@ corpus is cut into parts and shards. Equal scores fall by the passages' keys.
 
 import functools
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,9 +19,10 @@ from jaxretr.index.approximate import EXACT_BELOW, ScannSearcher
 from jaxretr.index.types import SearchOptions
 from jaxretr.index.vectors import Vectors
 from jaxretr.retrieval.calibration import language_means
+from jaxretr.retrieval.scores import largest_norm, pair_scores, rounding_error
 
-_MARGIN = 1e-5  # by which a score from a matrix product may be off
 _SCORES_AT_ONCE = 1 << 24
+_MASKS = 8  # filters whose masks a snapshot keeps
 _DEEPER = 4  # times as many candidates are looked at where those found do not settle the answer
 _DEEPEST = 10_000  # candidates of a part, by which an answer is given even if it is not settled
 
@@ -48,8 +50,33 @@ class Part:
     def __len__(self) -> int:
         return len(self.language)
 
+    @functools.cached_property
+    def largest_norm(self) -> float:
+        """The length of the longest vector, which says how far a matrix product may be off."""
+        return self.vectors.largest_norm if isinstance(self.vectors, Vectors) else largest_norm(self.vectors)
+
     def take(self, rows: Int[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows dim"]:
         return self.vectors.take(rows) if isinstance(self.vectors, Vectors) else self.vectors[rows]
+
+
+class _Masks:
+    """The masks of the filters used last; may be used from several threads."""
+
+    def __init__(self) -> None:
+        self._lock, self._kept = threading.Lock(), dict[Any, list[np.ndarray]]()
+
+    def get(self, key: Any) -> list[np.ndarray] | None:
+        with self._lock:
+            masks = self._kept.pop(key, None)
+            if masks is not None:
+                self._kept[key] = masks  # as the newest
+            return masks
+
+    def put(self, key: Any, masks: list[np.ndarray]) -> None:
+        with self._lock:
+            self._kept[key] = masks
+            while len(self._kept) > _MASKS:
+                del self._kept[next(iter(self._kept))]
 
 
 @dataclass(frozen=True)
@@ -66,7 +93,7 @@ class Snapshot:
     languages: tuple[str, ...]
     sums: Float64[np.ndarray, "languages dim"]
     counts: Int[np.ndarray, " languages"]
-    _masks: dict[Any, list[np.ndarray]] = field(default_factory=dict, compare=False)  # see `allowed`
+    _masks: _Masks = field(default_factory=_Masks, compare=False, repr=False)  # see `allowed`
 
     @functools.cached_property
     def means(self) -> Float32[np.ndarray, "languages dim"]:
@@ -82,22 +109,25 @@ class Snapshot:
         key = filter_of(options)
         if key == filter_of(SearchOptions()):
             return [part.alive for part in self.parts]
-        if key not in self._masks:
-            numbers = [self.languages.index(name) for name in options.languages if name in self.languages]
-            rows = np.sort(matching(options.where)) if options.where else None
-            masks = []
-            for part in self.parts:
-                mask = part.alive & np.isin(part.language, numbers) if options.languages else part.alive.copy()
-                if rows is not None:
-                    inside = rows[np.searchsorted(rows, part.start) : np.searchsorted(rows, part.start + len(part))]
-                    has = np.zeros(len(part), bool)
-                    has[inside - part.start] = True
-                    mask &= has
-                masks.append(mask)
-            while len(self._masks) >= 8:
-                self._masks.pop(next(iter(self._masks)), None)
-            self._masks[key] = masks
-        return self._masks[key]
+        masks = self._masks.get(key)
+        if masks is None:
+            masks = self._masks_of(options, matching)
+            self._masks.put(key, masks)
+        return masks
+
+    def _masks_of(self, options: SearchOptions, matching: Any) -> list[Bool[np.ndarray, " rows"]]:
+        numbers = [self.languages.index(name) for name in options.languages if name in self.languages]
+        rows = np.sort(matching(options.where)) if options.where else None
+        masks = []
+        for part in self.parts:
+            mask = part.alive & np.isin(part.language, numbers) if options.languages else part.alive.copy()
+            if rows is not None:
+                inside = rows[np.searchsorted(rows, part.start) : np.searchsorted(rows, part.start + len(part))]
+                has = np.zeros(len(part), bool)
+                has[inside - part.start] = True
+                mask &= has
+            masks.append(mask)
+        return masks
 
 
 class Found(NamedTuple):
@@ -160,16 +190,17 @@ def _answer(
 ) -> tuple[Found, bool]:
     """The best of the candidates, and whether no passage that is not among them could be better."""
     rows, scores, keys, languages = [], [], [], []
-    unseen = -np.inf  # the score that a passage which is no candidate may still have
+    unseen = np.float32(-np.inf)  # the highest score that a passage which is no candidate may have
     penalty = np.zeros(len(snapshot.languages), np.float32)
     if options.calibrate:  # like the scores, the same whatever languages are beside
-        penalty = (means.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+        penalty = pair_scores(query, means)
     for part, found in zip(snapshot.parts, candidates, strict=True):
         if not len(found):
             continue
-        exact = (part.take(found).astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
-        if len(found) >= depth:
-            unseen = max(unseen, float(exact.min()) - float(penalty.min()) - _MARGIN)
+        exact = pair_scores(query, part.take(found))
+        if len(found) >= depth:  # every other passage of the part scores less than the `depth`-th of those found
+            below = np.nextafter(np.partition(exact, -depth)[-depth], np.float32(-np.inf))
+            unseen = max(unseen, below - penalty.min())
         rows.append(part.start + found)
         scores.append(exact - penalty[part.language[found]])
         keys.append(part.keys[found])
@@ -181,8 +212,8 @@ def _answer(
     if options.per_language is not None:
         order = order[_place_among_equals(np.concatenate(languages)[order]) < options.per_language]
     order = order[: options.k]
-    settled = unseen == -np.inf or (len(order) == options.k and bool(all_scores[order[-1]] >= unseen))
-    return Found(all_rows[order], all_scores[order]), settled
+    settled = unseen == -np.inf or (len(order) == options.k and all_scores[order[-1]] > unseen)
+    return Found(all_rows[order], all_scores[order]), bool(settled)
 
 
 def _place_among_equals(values: UInt16[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -226,30 +257,39 @@ def exact_candidates(
     allowed: Bool[np.ndarray, " rows"],
     depth: int,
 ) -> list[Int[np.ndarray, " found"]]:
-    """The rows of the best `depth` scores of every query, and those that rounding may have put behind them."""
+    """At least the rows with the best `depth` scores of every query, and all that score as the last of them.
+
+    A row is left out if its product is more than twice the rounding error below the `depth`-th product: `depth` rows
+    then have higher scores.
+    """
     count = int(np.count_nonzero(allowed))
     chosen = np.flatnonzero(allowed) if count < len(part) // 4 else None
     total = len(part) if chosen is None else count
+    longest = part.largest_norm if chosen is None else 0.0
     block = min(65_536, max(1_024, _SCORES_AT_ONCE // max(1, len(queries))))
     rows: list[np.ndarray] = [np.empty(0, np.int64)] * len(queries)
-    scores: list[np.ndarray] = [np.empty(0, np.float32)] * len(queries)
+    products: list[np.ndarray] = [np.empty(0, np.float32)] * len(queries)
+
     for start in range(0, total, block):
         if chosen is None:
             numbers = np.arange(start, min(start + block, total))
-            products = queries @ part.vectors[start : start + block].T
-            products[:, ~allowed[start : start + block]] = -np.inf
+            of_block = queries @ part.vectors[start : start + block].T
+            of_block[:, ~allowed[start : start + block]] = -np.inf
         else:
             numbers = chosen[start : start + block]
-            products = queries @ part.take(numbers).T
-        for number, of_query in enumerate(products):
-            least = -np.inf if len(scores[number]) < depth else np.partition(scores[number], -depth)[-depth] - _MARGIN
-            if len(of_query) > depth:
-                least = max(least, np.partition(of_query, -depth)[-depth] - _MARGIN)
+            vectors = part.take(numbers)
+            of_block, longest = queries @ vectors.T, max(longest, largest_norm(vectors))
+        margin = 2 * rounding_error(queries, longest)
+        for number, of_query in enumerate(of_block):
+            least = max(_nth(products[number], depth), _nth(of_query, depth)) - margin[number]
             kept = np.flatnonzero((of_query >= least) & (of_query > -np.inf))
-            of_both = np.concatenate([scores[number], of_query[kept]])
+            of_both = np.concatenate([products[number], of_query[kept]])
             rows[number] = np.concatenate([rows[number], numbers[kept]])
-            if len(of_both) > depth:
-                best = of_both >= np.partition(of_both, -depth)[-depth] - _MARGIN
-                of_both, rows[number] = of_both[best], rows[number][best]
-            scores[number] = of_both
+            best = of_both >= _nth(of_both, depth) - margin[number]
+            products[number], rows[number] = of_both[best], rows[number][best]
     return rows
+
+
+def _nth(values: Float32[np.ndarray, " n"], place: int) -> float:
+    """The value at a place counted from 1, the largest first; -inf if there are fewer."""
+    return float(np.partition(values, -place)[-place]) if len(values) >= place else -np.inf

@@ -7,6 +7,7 @@
 | `int8` | 1 | each row is rounded to 255 steps between plus and minus its largest value: scores differ by some 1e-3 |
 """
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,7 +17,9 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from jaxretr.files import replaced_file
+from jaxretr.retrieval.scores import largest_norm
 
+_NORMS_AT_ONCE = 16_384  # rows
 Storage = Literal["float32", "bfloat16", "int8"]
 STORAGES: tuple[Storage, ...] = get_args(Storage)
 
@@ -48,6 +51,12 @@ class Vectors:
     def take(self, rows: Int[np.ndarray, "*any"]) -> Float32[np.ndarray, "*any dim"]:
         """The rows of the given numbers, in that order."""
         return self._float32(self._rows[rows], None if self._scales is None else self._scales[rows])
+
+    @functools.cached_property
+    def largest_norm(self) -> float:
+        """The length of the longest row; reads all of them the first time."""
+        starts = range(0, len(self), _NORMS_AT_ONCE)
+        return max((largest_norm(self[start : start + _NORMS_AT_ONCE]) for start in starts), default=0.0)
 
     def _float32(self, stored: np.ndarray, scales: np.ndarray | None) -> np.ndarray:
         if scales is not None:

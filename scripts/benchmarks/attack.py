@@ -14,7 +14,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from paths import path_flag
+
+from jaxretr.files import path_flag
 
 SIDES = ("loop", "batched")
 

@@ -8,7 +8,8 @@ import argparse
 from pathlib import Path
 
 from benchmarks.steps import first_state, in_turns, made_batch, make_update, stepping
-from paths import path_flag
+
+from jaxretr.files import path_flag
 
 TIMES = 8
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from benchmarks.steps import made_batch, make_update, on_all_devices
-from paths import path_flag
+
+from jaxretr.files import path_flag
 
 DEVICES = 8
 

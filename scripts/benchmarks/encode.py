@@ -13,7 +13,8 @@ import numpy as np
 from benchmarks.pairs import passages
 from benchmarks.torch_process import TorchProcess
 from benchmarks.train import THEIRS, report
-from paths import path_flag
+
+from jaxretr.files import path_flag
 
 
 def run(model: Path, torch_python: Path, data_dir: Path, texts: int, rounds: int) -> None:

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 from benchmarks import index_data
 from benchmarks.index_systems import EXACT, SYSTEMS, System, recall
-from paths import path_flag
+
+from jaxretr.files import path_flag
 
 TARGETS = [0.95, 0.99]
 _MORE = 0.2  # of what is missing to perfect recall

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from benchmarks.pairs import batches
 from benchmarks.steps import first_state, in_turns, make_update, stepping
-from paths import path_flag
+
+from jaxretr.files import path_flag
 
 LENGTHS = ((32, 64), (32, 128), (64, 256))  # of queries and passages, at most
 

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from benchmarks.steps import first_state, in_turns, made_batch, make_update, stepping
-from paths import path_flag
+
+from jaxretr.files import path_flag
 
 
 def run(model: Path, pairs: int, query_length: int, passage_length: int, size: int, rounds: int) -> None:

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 from benchmarks.service import Client, Server, request
-from paths import path_flag
+
+from jaxretr.files import path_flag
 
 SIDES = {"on": (), "off": ("--no_micro_batching",)}
 

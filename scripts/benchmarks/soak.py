@@ -27,7 +27,8 @@ from benchmarks.serve import distinct_queries
 from benchmarks.service import Client, Server
 from benchmarks.soak_load import Load, Texts
 from benchmarks.soak_truth import Truth
-from paths import path_flag
+
+from jaxretr.files import path_flag
 
 _TEXTS = 400  # queries, and passages to put
 _EVERY = 2.0  # seconds between samples of memory

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 from benchmarks.pairs import batches
 from benchmarks.torch_process import TorchProcess
-from paths import path_flag
+
+from jaxretr.files import path_flag
 
 RATE = 1e-9  # small enough that all settings can train one after the other on the same weights
 THEIRS = ("float32", "float32 compiled", "bfloat16", "bfloat16 compiled")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import jax
 from benchmarks.steps import first_state, in_turns, made_batch, make_update, stepping
-from paths import path_flag
+
+from jaxretr.files import path_flag
 
 ROWS = (5_000, 50_000, 250_000)
 

@@ -39,6 +39,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
         ({"_id": None, "docid": "3", "text": "t"}, IndexedPassage("3", "t")),
         ({"_id": "1", "text": "t", "language": "en", "lang": "de"}, IndexedPassage("1", "t", "", "en", {"lang": "de"})),
         ({"_id": "1", "text": None, "title": "only"}, IndexedPassage("1", "", "only")),
+        ({"_id": "1", "title": "only", "text": ""}, IndexedPassage("1", "", "only")),
         (
             {"_id": "1", "text": "t", "year": 1999, "url": "u", "new": True, "none": None, "score": float("nan")},
             IndexedPassage("1", "t", metadata={"year": 1999, "url": "u", "new": True}),
@@ -170,8 +171,8 @@ def test_the_second_shard_is_checked_before_the_first_is_read(tmp_path: Path) ->
     ("content", "message"),
     [
         ('{"query": "x"}', r"line 1: field 'text' must be a string, found none \(the record has query\)"),
-        ('{"_id": "q", "text": " "}', "line 1: the query has no text"),
-        ('{"_id": "q", "text": null}', "line 1: the query has no text"),
+        ('{"_id": "q", "text": " "}', "line 1: field 'text' must be a string"),
+        ('{"_id": "q", "text": null}', "line 1: field 'text' must be a string"),
         ('{"_id": 1.5, "text": "x"}', "line 1: field '_id'"),
         ("", "holds no query"),
     ],
