@@ -335,22 +335,36 @@ def files() -> list[str]:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 @pytest.mark.parametrize("name", ["sums.npy", "passages.sqlite"])
-def test_what_fails_to_open_leaves_nothing_open(directory: Path, tmp_path: Path, name: str) -> None:
+def test_what_fails_to_open_leaves_nothing_open(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Also while the error is held, whose traceback holds all that was opened."""
+    errors = []
+
+    def nothing_is_open() -> bool:
+        return not [file for file in files() if str(tmp_path) in file and file.endswith(("sqlite", "-wal", "lock"))]
+
     path = directory / "00001" / name
     good = path.read_bytes()
     path.write_bytes(b"?" * len(good))
     for writable in (False, True):
-        with pytest.raises(DamagedIndexError, match="damaged"):
+        with pytest.raises(DamagedIndexError, match="damaged") as raised:
             Index.open(directory, writable=writable)
-    assert not [file for file in files() if str(directory) in file]
+        errors.append(raised)
+        assert nothing_is_open()
     path.write_bytes(good)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as raised:
         open_shards([directory, tmp_path / "none"], writable=True)
-    with pytest.raises(ValueError, match="expected all the shards of one index"):
+    errors.append(raised)
+    assert nothing_is_open() and not (tmp_path / "none").exists()
+    with pytest.raises(ValueError, match="expected all the shards of one index") as raised_too:
         open_shards([directory, Path(shutil.copytree(directory, tmp_path / "copy"))], writable=True)
-    assert not [file for file in files() if str(tmp_path) in file]
+    assert nothing_is_open() and raised_too
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError) as raised_last:
+        patch.setattr(generation, "_without", lambda *_: 1 / 0)
+        Index.open(directory, writable=True)
+    assert nothing_is_open() and raised_last
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("shard")]
-    assert not (tmp_path / "none").exists()
     Index.open(directory, writable=True).close()
 
 
