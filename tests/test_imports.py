@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxretr"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 LAYERS = [
     {"types", "config", "files", "fingerprint", "json_lines", "parallel", "tokenization", "tracking"},
     {"perturb"},
@@ -129,6 +131,26 @@ def test_only_one_file_needs_ray() -> None:
 
 def test_no_tensorflow_and_no_torch() -> None:
     assert importing("tensorflow", "torch") == []
+
+
+def test_the_maps_name_every_folder() -> None:
+    """The docstring of the package, and docs/architecture.md."""
+    folders = {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
+    words = re.findall(r"\w+", ast.get_docstring(parsed(PACKAGE / "__init__.py")[0]) or "")
+    assert folders <= {*words}
+    assert folders <= {*re.findall(r"^  (\w+)/", ARCHITECTURE.read_text("utf-8"), re.M)}
+
+
+def test_every_invariant_has_its_tests() -> None:
+    """The table of docs/architecture.md; a name without a folder is in the folder of the name before it."""
+    rows = re.findall(r"^\| [^|`]+ \| (`.+`) \|(?: `slow` too)? *\|?$", ARCHITECTURE.read_text("utf-8"), re.M)
+    assert len(rows) > 15
+    for row in rows:
+        folder = ROOT
+        for name in re.findall(r"`([^`]+)`", row):
+            path = ROOT / name if name.startswith("tests/") else folder / name
+            folder = path if path.is_dir() else path.parent
+            assert path.exists(), name
 
 
 # ---- What these tests see ----
