@@ -1,13 +1,13 @@
-"""AttackResult rankings in the measures of evaluation, against re-ranking by hand."""
+"""Attacked rankings in the measures of evaluation, against re-ranking by hand."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from jaxretr.attack.measures import area, robustness
+from jaxretr.attack.measures import area, attacked_rankings, robustness
 from jaxretr.attack.result import AttackResult, Trial
-from jaxretr.attack.victim import Victim, margin, relevant_passages
+from jaxretr.attack.victim import Candidates, Victim, margin, relevant_passages
 from jaxretr.eval.settings import Task
 from tests.attack.parallel_questions import victim
 
@@ -139,6 +139,56 @@ def test_each_query_meets_its_own_attacked_passage(goal: str) -> None:
                 rank = 1 + int(np.argmax(order == one.passages[row]))
                 assert found.per_query["promote@0.1 promoted_rank"][row] == rank
                 assert found.per_query["promote@0.1 promoted@10"][row] == (rank <= 10)
+
+
+def with_copies() -> Victim:
+    """The victim with every passage once more beside itself, as translations and boilerplate are, in 384 dimensions."""
+    clean = unit(3, len(victim().passages), 384)
+    clean[1::2] = clean[::2][: len(clean[1::2])]
+    return dataclasses.replace(victim(), passages=clean, queries=unit(4, len(victim().queries), 384))
+
+
+@pytest.mark.parametrize("replaced_by", ["itself", "its neighbour", "another"])
+def test_a_replaced_passage_ties_with_its_copies(replaced_by: str) -> None:
+    attacked_victim = with_copies()
+    for task in attacked_victim.tasks:
+        corpus, queries = attacked_victim.corpus(task), attacked_victim.queries[task.queries]
+        own = np.random.default_rng(5).integers(0, task.num_passages, len(queries))
+        moved = {
+            "itself": corpus[own],
+            "its neighbour": corpus[(own + 1) % len(corpus)],
+            "another": corpus[(own + 7) % len(corpus)],
+        }[replaced_by]
+        result = AttackResult(
+            task,
+            moved,
+            changed=np.ones(len(own), bool),
+            forward_passes=np.ones(len(own), np.float32),
+            passages=own,
+            goal="promote",
+        )
+        found = attacked_rankings(attacked_victim, result)
+        for row, (query, passage) in enumerate(zip(queries, own, strict=True)):
+            changed = corpus.copy()
+            changed[passage] = moved[row]
+            scores = (changed.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+            order = np.argsort(-scores, kind="stable")
+            rank = np.argsort(order) + 1
+            np.testing.assert_array_equal(found.top[row], order[:10])
+            judged = task.judged_query == row
+            np.testing.assert_array_equal(found.ranks[judged], rank[task.judged_passage[judged]])
+            assert found.values["promoted_rank"][row] == rank[passage]
+
+
+def test_a_copy_of_the_answer_is_no_margin() -> None:
+    """The k-th best irrelevant candidate is a copy of the relevant one, wherever it stands among the candidates."""
+    queries, corpus = unit(6, 30, 384), unit(7, 70, 384)
+    corpus[:30] = queries + 0.5 * corpus[:30]
+    corpus[30:60] = corpus[:30]
+    places = np.tile(np.arange(70), (30, 1))
+    own = np.arange(30)[:, None]
+    candidates = Candidates(places, places == own, places != own)
+    np.testing.assert_array_equal(margin(queries, corpus, candidates, 1), np.zeros(30, np.float32))
 
 
 def test_candidates_are_all_relevant_and_the_hardest_other_passages() -> None:

@@ -1,6 +1,8 @@
 """Answers against scoring everything."""
 
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +85,60 @@ def test_equal_scores_fall_by_key_however_many_there_are(tmp_path: Path) -> None
     assert [hit.passage.id for hit in answer.hits] == [
         i for i, _ in made.expected(rows[0], there, rows, SearchOptions(20))
     ]
+
+
+def test_vectors_of_any_length_that_nearly_tie_come_in_the_order_of_their_scores(tmp_path: Path) -> None:
+    """A float32 product of vectors this long is off by some 1e-3, and their scores differ by less."""
+    rng = np.random.default_rng(0)
+    query = rng.standard_normal((1, 384)).astype(np.float32) * 30
+    rows = (query * (1 + 1e-7 * rng.standard_normal((400, 384)))).astype(np.float32)
+    there, encoder = made.passages(400), made.ENCODER | {"dim": 384}
+    build.build_from_vectors(tmp_path / "index", there, rows, query, encoder)
+    with Index.open(tmp_path / "index") as index:
+        for sign in (1, -1):
+            (answer,) = index.search(sign * query, [SearchOptions(k=10)])
+            assert [hit.passage.id for hit in answer.hits] == [
+                i for i, _ in made.expected(sign * query[0], there, rows, SearchOptions(10))
+            ]
+
+
+def test_a_passage_just_below_the_candidates_still_counts_if_its_language_costs_less() -> None:
+    """The first seventeen are of a language that calibration sets back by more than they are ahead."""
+    products = np.float32([0.9] * 16 + [0.9 - 0.9e-5, 0.9 - 1.1e-5] + [0.1] * 100)
+    vectors = np.zeros((len(products), 16), np.float32)
+    vectors[:, 0] = products
+    language = np.uint16([0] * 17 + [1] * 101)
+    keys = np.arange(len(products), dtype=np.uint64)
+    part = search.Part(0, vectors, None, language, keys, np.ones(len(products), bool))
+    snapshot = search.Snapshot((part,), ("set back", "other"), np.zeros((2, 16)), np.array([17, 101]))
+    query, means = np.zeros((1, 16), np.float32), np.zeros((2, 16), np.float32)
+    query[0, 0], means[0, 0] = 1, 1.5e-5
+    options = SearchOptions(k=1, calibrate=True)
+    (found,) = search.search(snapshot, query, [options], matching=None, means=means)
+    assert found.rows.tolist() == [17]
+
+
+def test_masks_of_many_filters_are_right_for_every_thread() -> None:
+    rows, filters = 600, 40
+    languages = tuple(f"l{number}" for number in range(filters))
+    language = (np.arange(rows) % filters).astype(np.uint16)
+    part = search.Part(
+        0, np.zeros((rows, 2), np.float32), None, language, np.arange(rows, dtype=np.uint64), np.ones(rows, bool)
+    )
+    snapshot = search.Snapshot((part,), languages, np.zeros((filters, 2)), np.bincount(language))
+
+    def ask(seed: int) -> None:
+        for number in np.random.default_rng(seed).integers(0, filters, 500).tolist():
+            (mask,) = snapshot.allowed(SearchOptions(languages=(languages[number],)), None)
+            np.testing.assert_array_equal(mask, language == number)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(ask, range(8)))
+    finally:
+        sys.setswitchinterval(before)
 
 
 @pytest.fixture(scope="class")

@@ -1,10 +1,11 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxretr.retrieval import exact
+from jaxretr.retrieval import blocks, exact, scores
 from jaxretr.retrieval.embeddings import Subset
 from jaxretr.retrieval.exact import ranks, search
 
@@ -84,6 +85,62 @@ def test_passages_of_equal_text_tie() -> None:
     np.testing.assert_array_equal(copies - copies[:, :, :1], np.broadcast_to([0, 101, 202], copies.shape))
     query, rank = (grid.ravel() for grid in np.indices(positions.shape))
     np.testing.assert_array_equal(ranks(queries, passages, query, positions[query, rank]), rank + 1)
+
+
+def near_ties(dim: int, seed: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Passages in four kinds of company: copies, vectors that float32 products cannot tell apart, and opposites."""
+    queries, base = normal((9, dim), seed), normal((80, dim), seed + 1)
+    nudged = base * (1 + 2e-7 * np.random.default_rng(seed + 2).normal(size=base.shape))
+    passages = scale * np.concatenate([base, nudged, base, -base]).astype(np.float32)
+    return queries, passages[np.random.default_rng(seed + 3).permutation(len(passages))]
+
+
+@pytest.mark.parametrize(("dim", "scale"), [(3, 1.0), (384, 1.0), (384, 50.0)])
+def test_near_ties_fall_as_in_float64_whatever_the_blocks(dim: int, scale: float) -> None:
+    queries, passages = near_ties(dim, 20, scale)
+    scores = (queries.astype(np.float64) @ passages.astype(np.float64).T).astype(np.float32)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    query, rank = (grid.ravel() for grid in np.indices(order.shape))
+    for query_block, passage_block in ((512, 8_192), (3, 256)):
+        blocks = {"query_block": query_block, "passage_block": passage_block}
+        for k in (1, 30, len(passages)):
+            np.testing.assert_array_equal(search(queries, passages, k, **blocks)[1], order[:, :k])
+        np.testing.assert_array_equal(ranks(queries, passages, query, order[query, rank], **blocks), rank + 1)
+
+
+def test_no_rounding_of_the_products_changes_a_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every product is off by nearly all that is allowed, by another amount wherever it stands in its block."""
+    queries, passages = near_ties(37, 30)  # no other test has compiled for this width
+    largest = scores.largest_norm(passages)
+    relative = float(scores.rounding_error(queries[:1], largest)[0] / np.linalg.norm(queries[0]) * 0.9)
+    product_of = blocks.products_of.__wrapped__
+
+    def rounded_badly(some_queries, some_passages):
+        place = jnp.arange(len(some_queries))[:, None] * 7 + jnp.arange(len(some_passages))
+        norms = jnp.linalg.norm(some_queries, axis=1, keepdims=True)
+        return product_of(some_queries, some_passages) + relative * norms * jnp.sin(place.astype(jnp.float32))
+
+    for module in (blocks, exact):
+        monkeypatch.setattr(module, "products_of", rounded_badly)
+    of_all = (queries.astype(np.float64) @ passages.astype(np.float64).T).astype(np.float32)
+    order = np.argsort(-of_all, axis=1, kind="stable")
+    np.testing.assert_array_equal(search(queries, passages, 30, passage_block=256)[1], order[:, :30])
+    query, rank = (grid.ravel() for grid in np.indices(order.shape))
+    found = ranks(queries, passages, query, order[query, rank], passage_block=256)
+    np.testing.assert_array_equal(found, rank + 1)
+
+
+def test_passages_ahead_of_a_score_are_counted_without_the_one_that_stands_there() -> None:
+    queries, passages = near_ties(384, 40)
+    random = np.random.default_rng(41)
+    query, position, of_score = random.integers(0, 9, 200), *random.integers(0, len(passages), (2, 200))
+    of_all = (queries.astype(np.float64) @ passages.astype(np.float64).T).astype(np.float32)
+    score = of_all[query, of_score]
+    others, row = of_all[query], np.arange(len(passages))
+    is_ahead = (others > score[:, None]) | ((others == score[:, None]) & (row < position[:, None]))
+    expected = (is_ahead & (row != position[:, None])).sum(1)
+    found = exact.count_ahead(queries, passages, query, position, score, passage_block=256)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_ranks_of_unevenly_many_passages_per_query_come_in_the_order_asked() -> None:
