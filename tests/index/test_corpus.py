@@ -172,7 +172,7 @@ def test_the_second_shard_is_checked_before_the_first_is_read(tmp_path: Path) ->
     [
         ('{"query": "x"}', r"line 1: field 'text' must be a string, found none \(the record has query\)"),
         ('{"_id": "q", "text": " "}', "line 1: the query has no text"),
-        ('{"_id": "q", "text": null}', "line 1: the query has no text"),
+        ('{"_id": "q", "text": null}', "line 1: field 'text' must be a string"),
         ('{"_id": 1.5, "text": "x"}', "line 1: field '_id'"),
         ("", "holds no query"),
     ],

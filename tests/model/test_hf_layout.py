@@ -180,7 +180,7 @@ def test_interrupted_at_any_call_the_old_model_or_the_new_one_is_there(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", interruptible(os.fsync))
         patch.setattr(os, "rename", interruptible(os.rename))
-        patch.setattr(saved, "exchange", interruptible(saved.exchange if exchangeable else unsupported))
+        patch.setattr(hf_layout, "exchange", interruptible(hf_layout.exchange if exchangeable else unsupported))
         with contextlib.suppress(Interrupted):
             replace(path, "new")
     assert content(path) in (("old", "old"), ("new", "new"))
@@ -193,7 +193,7 @@ KILLED = """
 import os, sys
 from jaxretr.model import hf_layout
 call, exchangeable = int(sys.argv[2]), sys.argv[3] == "True"
-rename, exchange, left = os.rename, saved.exchange, [call]
+rename, exchange, left = os.rename, hf_layout.exchange, [call]
 
 def count(function):
     def called(*args):
@@ -206,9 +206,9 @@ def count(function):
 def unsupported(*_):
     raise OSError(22, "Invalid argument")
 
-os.rename, saved.exchange = count(rename), count(exchange if exchangeable else unsupported)
+os.rename, hf_layout.exchange = count(rename), count(exchange if exchangeable else unsupported)
 for text in ("old", "new"):
-    with saved.replaced_directory(sys.argv[1]) as new:
+    with hf_layout.replaced_directory(sys.argv[1]) as new:
         (new / "config.json").write_text(text)
         (new / "weights").write_text(text)
 """
@@ -227,7 +227,7 @@ def test_killed_at_any_call_the_old_model_or_the_new_one_is_found(tmp_path, exch
 
 def test_a_new_model_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     events = []
-    fsync, exchange = os.fsync, saved.exchange
+    fsync, exchange = os.fsync, hf_layout.exchange
 
     def record(descriptor):
         events.append(Path(f"/proc/self/fd/{descriptor}").readlink())
@@ -240,7 +240,7 @@ def test_a_new_model_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatc
     path = tmp_path / "model"
     replace(path, "old")
     monkeypatch.setattr(os, "fsync", record)
-    monkeypatch.setattr(saved, "exchange", record_exchange)
+    monkeypatch.setattr(hf_layout, "exchange", record_exchange)
     replace(path, "new")
     new = events[0].parent
     assert events == [new / "config.json", new / "weights", new, "exchange", tmp_path] or events == [
