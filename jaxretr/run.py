@@ -24,12 +24,11 @@ import tensorflow_datasets as tfds
 from jaxretr import parallel
 from jaxretr.config import NO_EVALUATION, Config, parse_language_draw
 from jaxretr.data import pair_index, sources
-from jaxretr.data.batches import PairBatch, PairReader, agreed_rows, iterate
+from jaxretr.data.batches import PairBatch, PairReader, Typos, agreed_rows, check_typo_languages, iterate
 from jaxretr.data.collection import load_collection
 from jaxretr.data.hybrid import BatchPlan, HybridPlan
 from jaxretr.data.pair_index import PairIndex
 from jaxretr.data.test_collections import load_test_collection
-from jaxretr.data.typos import Typos, check_languages
 from jaxretr.eval.held_out import Criterion, HeldOut
 from jaxretr.eval.results import Results
 from jaxretr.eval.table import markdown, rich_table
@@ -64,7 +63,7 @@ def train(config: Config) -> AnyPath:
     started = time.perf_counter()
     config = config.validated()
     if config.hardening.method == "typos":
-        check_languages(config.data.languages)
+        check_typo_languages(config.data.languages)
     rows = parallel.process_rows(config.train.batch_size)
     criterion = Criterion.parse(config.evaluation.best_measure) if config.evaluation.every_steps else None
     with parallel.locked(output_directory(config), "wait until it has ended or stop it, or set another output_dir"):
