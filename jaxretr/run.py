@@ -24,12 +24,11 @@ import tensorflow_datasets as tfds
 from jaxretr import parallel
 from jaxretr.config import NO_EVALUATION, Config, parse_language_draw
 from jaxretr.data import pair_index, sources
-from jaxretr.data.batches import PairBatch, PairReader, agreed_rows, iterate
+from jaxretr.data.batches import PairBatch, PairReader, Typos, agreed_rows, check_typo_languages, iterate
 from jaxretr.data.collection import load_collection
 from jaxretr.data.hybrid import BatchPlan, HybridPlan
 from jaxretr.data.pair_index import PairIndex
 from jaxretr.data.test_collections import load_test_collection
-from jaxretr.data.typos import Typos, check_languages
 from jaxretr.eval.results import Results
 from jaxretr.eval.table import markdown, rich_table
 from jaxretr.eval.validation import SelectionMetric, Validator
@@ -65,7 +64,7 @@ def train(config: Config) -> AnyPath:
     started = time.perf_counter()
     config = config.validated()
     if config.hardening.method == "typos":
-        check_languages(config.data.languages)
+        check_typo_languages(config.data.languages)
     loss_by_name(config.train.loss)  # an unknown name ends the run before anything is written
     rows = parallel.process_rows(config.train.batch_size)
     criterion = SelectionMetric.parse(config.evaluation.best_measure) if config.evaluation.every_steps else None

@@ -1,1 +1,1 @@
-"""Data: sources of text, hybrid batches, token batches."""
+"""Training and evaluation data: sources of text, hybrid batches, token batches."""

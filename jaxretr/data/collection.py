@@ -1,7 +1,8 @@
-"""Prepared data as a test collection.
+"""Load prepared data as a test collection.
 
-In: a prepared builder (`jaxretr.data.sources`) of either kind of records, and a split. Out: a `RetrievalSet`. Queries
-and judgements are in memory; so are the passages of training pairs, while those of a corpus stay on disk.
+Input: a prepared builder (`jaxretr.data.sources`) of training pairs or retrieval records, and a split. Output: a
+`RetrievalSet`. Queries and judgements are in memory, and so are the passages of training pairs. The passages of a
+corpus stay on disk.
 """
 
 import random
@@ -24,56 +25,60 @@ def load_collection(
     parallel_only: bool = False,
     seed: int = 0,
 ) -> RetrievalSet:
-    """Reads the queries of `split` and their judgements, and finds all passages they are searched in.
+    """Load the queries and judgements of `split`, and all passages that they are searched in.
 
-    Of training pairs, the passages are those of the split itself, once per language, and a query's answers are its
-    passages in every language that has them. Records of one question are one query, and records of one passage are one
-    passage, whether an id or, without one, an equal text says so (`jaxretr.data.schema`).
+    For training pairs, the corpus is the passages of the split, each once per language. A query is answered by its
+    passages in every language that has them. Records become one question or one passage by their ids or, without ids,
+    by equal texts (`jaxretr.data.pair_collection`).
 
-    Queries without a relevant passage in the chosen languages, such as those judged 0 only, stay: `make_tasks` leaves
-    them out of every task and counts them as dropped.
+    Queries without a relevant passage in the selected languages, such as queries with grades of 0 only, are kept:
+    `make_tasks` leaves them out of every task and counts them as dropped.
 
-    Passages without title and text stay: published collections have them, and their measures count them (Cranfield has
-    two, one of them relevant). A line on stderr says how many. A question that nothing else answers is an error.
+    Passages without title and text are kept, because published collections have such passages and published measures
+    count them (Cranfield has two, one of them relevant). A line on stderr says how many there are. If only such
+    passages answer a question, this is an error.
 
     Args:
-      languages: those of queries and passages; all where None.
-      max_queries: this many question keys, drawn by `seed` among those with a relevant passage, are kept with all
-        their translations; None keeps all questions.
-      parallel_only: keep only the questions that are asked in every one of `languages`.
+      builder: a prepared builder.
+      split: the split of the queries.
+      languages: languages of queries and passages; None for all.
+      max_queries: number of questions to keep, with all their translations, drawn from those with a relevant passage.
+        None keeps all questions.
+      parallel_only: keep only questions that exist in every one of `languages`.
+      seed: seed of the draw of questions.
 
     Raises:
-      ValueError: a split or language that the data lacks, an empty query, a question that only passages without text
-        answer, judgements that name unknown passages, or one id for two texts.
+      ValueError: the data lacks the split or a language, a query is empty, only passages without text answer a
+        question, the judgements name unknown passages, or one id has two texts.
     """
     splits = [name for name in builder.info.splits if name != schema.CORPUS_SPLIT]
     if split not in splits:
         raise ValueError(f"{builder.name} has no split {split!r}; it has {', '.join(splits) or 'none'}.")
     if max_queries is not None and max_queries < 1:
         raise ValueError(f"max_queries={max_queries} must be positive, or None for all.")
-    whole = _read_pairs(builder, split) if "passage" in builder.info.features else _read_corpus(builder, split)
+    full = _read_pairs(builder, split) if "passage" in builder.info.features else _read_corpus(builder, split)
 
-    present = whole.languages
+    present = full.languages
     languages = list(languages or present)
     if missing := sorted(set(languages) - set(present)):
-        raise ValueError(f"{whole.name} has no language {', '.join(missing)}; it has {', '.join(present)}.")
-    queries = [query for query in whole.queries if query.language in languages]
-    passages = _select(whole.passages, languages)
+        raise ValueError(f"{full.name} has no language {', '.join(missing)}; it has {', '.join(present)}.")
+    queries = [query for query in full.queries if query.language in languages]
+    passages = _select(full.passages, languages)
     qrels = {
         key: {passage: grade for passage, grade in grades.items() if passage.partition(":")[0] in languages}
-        for key, grades in whole.qrels.items()
+        for key, grades in full.qrels.items()
     }
-    _check(RetrievalSet(whole.name, tuple(queries), passages, qrels))
+    _check(RetrievalSet(full.name, tuple(queries), passages, qrels))
 
     keys = {query.key for query in queries}
     if parallel_only:
-        asked = {(query.key, query.language) for query in queries}
-        keys = {key for key in keys if all((key, language) in asked for language in languages)}
+        existing = {(query.key, query.language) for query in queries}
+        keys = {key for key in keys if all((key, language) in existing for language in languages)}
     answered = sorted(key for key in keys if any(grade > 0 for grade in qrels[key].values()))
     if max_queries is not None and max_queries < len(answered):
         keys = set(random.Random(seed).sample(answered, max_queries))
     return RetrievalSet(
-        name=whole.name,
+        name=full.name,
         queries=tuple(query for query in queries if query.key in keys),
         passages=passages,
         qrels={key: qrels[key] for key in sorted(keys)},
@@ -120,15 +125,15 @@ def _check_blank(collection: RetrievalSet) -> None:
     relevant = {
         key: {passage for passage, grade in grades.items() if grade > 0} for key, grades in collection.qrels.items()
     }
-    if lost := [key for key, answers in relevant.items() if answers and answers <= blank]:
+    if unanswerable := [key for key, answers in relevant.items() if answers and answers <= blank]:
         raise ValueError(
-            f"{collection.name}: only passages without text answer the questions {_some(lost)}. "
-            "Give the passages their texts, or take the questions out of the judgements."
+            f"{collection.name}: only passages without text answer the questions {_some(unanswerable)}. "
+            "Give the passages their texts, or remove the questions from the judgements."
         )
     judged = len(blank & set().union(*relevant.values()))
     files.CONSOLE.print(
         f"{collection.name}: {len(blank):,} of {len(passages):,} passages have no text ({judged:,} of them judged "
-        "relevant); they are searched too, as in published measures.",
+        "relevant); they stay in the corpus, as in published measures.",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,7 +1,7 @@
-"""Several texts in one row: how a batch is encoded without its padding.
+"""Pack several texts into one row, so that a batch is encoded with little padding.
 
-In: how many tokens each text has. Out: a `Packing`, as full as best-fit decreasing makes it (Johnson et al. 1974,
-doi 10.1137/0203025: at most 22 % more rows than the least, for large batches).
+Input: the number of tokens of each text. Output: a `Packing`, found by best-fit decreasing. For large batches it uses
+at most 22 % more rows than the minimum (Johnson et al. 1974, doi 10.1137/0203025).
 """
 
 from collections.abc import Sequence
@@ -11,38 +11,39 @@ import numpy as np
 from jaxretr.types import Packing
 
 
-def pack(parts: Sequence[Sequence[int]], row_length: int, rows: int = 0) -> Packing:
-    """Packs each part of a batch into rows of its own, all parts into the same number of rows.
+def pack(groups: Sequence[Sequence[int]], row_length: int, rows: int = 0) -> Packing:
+    """Pack each group of texts into rows of its own; all groups get the same number of rows.
 
     Args:
-      parts: the tokens of each text of each part, as many texts in each; a part is what is encoded together.
-      row_length: tokens of a row, no fewer than the longest text has.
-      rows: how many each part gets; 0 for as many as the fullest part needs and a few more.
+      groups: token counts of the texts of each group. The texts of a group are encoded together, and all groups have
+        the same number of texts.
+      row_length: tokens per row; at least the length of the longest text.
+      rows: number of rows per group; 0 for what the fullest group needs, rounded up.
 
     Returns:
-      One part after the other, [parts * rows, row_length] and [parts * texts], int32; numbers of texts and starts count
-      from 0 in each part. XLA compiles for each number of rows, so there are few where `rows` is 0: even ones, from 32
-      on at most a sixteenth more than needed.
+      The groups one after the other: `text` is [groups * rows, row_length] and `start` is [groups * texts], both int32.
+      Text numbers and starts count from 0 in each group. XLA compiles once per number of rows, so `rows=0` gives few
+      different numbers: all are even and, from 32 on, at most a sixteenth more than needed.
 
     Raises:
-      ValueError: where a part needs more than `rows`; `cut_to_fit` prevents it.
+      ValueError: a group needs more than `rows` rows; `cut_to_fit` prevents this.
     """
-    placed = [_best_fit(lengths, row_length) for lengths in parts]
+    placed = [_best_fit(lengths, row_length) for lengths in groups]
     needed = max(count for count, _ in placed)
     if rows and needed > rows:
         raise ValueError(
             f"the texts need {needed} rows of {row_length} tokens, expected at most {rows}; cut them to fit"
         )
     rows = rows or needed + -needed % 2 ** max(1, needed.bit_length() - 5)
-    text = np.full((len(parts), rows * row_length), -1, np.int32)
-    for row, lengths, (_, start) in zip(text, parts, placed, strict=True):
+    text = np.full((len(groups), rows * row_length), -1, np.int32)
+    for row, lengths, (_, start) in zip(text, groups, placed, strict=True):
         for number, (begin, length) in enumerate(zip(start, lengths, strict=True)):
             row[begin : begin + length] = number
     return Packing(text.reshape(-1, row_length), np.concatenate([start for _, start in placed]))
 
 
 def cut_to_fit(lengths: Sequence[int], row_length: int, rows: int) -> Sequence[int]:
-    """The lengths, the longest ones cut to one common length, the largest with which `rows` rows hold all of them."""
+    """Return the lengths with the longest ones cut to one length, the largest that fits all texts into `rows` rows."""
     longest = row_length
     while _best_fit(lengths, row_length)[0] > rows:
         longest -= 1
@@ -51,10 +52,10 @@ def cut_to_fit(lengths: Sequence[int], row_length: int, rows: int) -> Sequence[i
 
 
 def _best_fit(lengths: Sequence[int], row_length: int) -> tuple[int, np.ndarray]:
-    """How many rows are used, and where each text starts: longest first, each in the fullest row that has room."""
+    """Return the number of rows used and the start of each text: longest first, each in the fullest row with room."""
     start = np.zeros(len(lengths), np.int32)
-    with_room: list[list[int]] = [[] for _ in range(row_length + 1)]  # rows by their free tokens
-    sizes = 0  # bit n is set where a row has n free tokens: finds the fullest one without looking through them
+    with_room: list[list[int]] = [[] for _ in range(row_length + 1)]  # rows by number of free tokens
+    sizes = 0  # bit n is set if a row has n free tokens; the lowest bit from `length` on is the fullest fitting row
     rows = 0
     for text in sorted(range(len(lengths)), key=lambda text: -lengths[text]):
         length = lengths[text]

@@ -1,11 +1,11 @@
-"""Training pairs as a test collection: which records are of one question, and which are of one passage.
+"""Turn training pairs into a test collection: decide which records are one question and which are one passage.
 
-In: the records of a held-out split (`jaxretr.data.schema`). Out: a `RetrievalSet` in which every question is one query
-per language with all its answers, and every passage is there once per language.
+Input: the records of a held-out split (`jaxretr.data.schema`). Output: a `RetrievalSet` with one query per question and
+language, all its answers, and each passage once per language.
 
-- Records with one question id are one question. Without an id, records with one text in one language are.
-- Records with one passage id are one passage, and so are its translations. Without an id, records with one text in one
-  language are.
+- Records with the same question id are one question. A record without an id joins records with its text and language.
+- Records with the same passage id are one passage and its translations. A record without an id joins records with its
+  text and language.
 """
 
 from collections import defaultdict
@@ -16,15 +16,15 @@ from jaxretr.types import Passage, Query, RetrievalSet
 
 
 def collect(name: str, records: Iterable[Mapping[str, Any]]) -> RetrievalSet:
-    """The collection of all records.
+    """Return the test collection of all records.
 
     Args:
-      name: of the collection.
-      records: training pairs, in memory at once; those without `question_id` and `docid` have an id of either kind in
-        `query_id` and `passage_id`.
+      name: name of the collection.
+      records: training pairs, all held in memory. If a record lacks the fields `question_id` and `docid`, its
+        `query_id` and `passage_id` are the ids.
 
     Raises:
-      ValueError: a passage id that stands for two texts, or a question whose translations share no passage.
+      ValueError: one passage id stands for two texts, or the translations of a question share no passage.
     """
     records = list(records)
     passages = _Passages(records)
@@ -44,10 +44,10 @@ def collect(name: str, records: Iterable[Mapping[str, Any]]) -> RetrievalSet:
 
 
 def _question_keys(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The key of each record's question."""
+    """Return the key of each record's question."""
     named: dict[tuple[str, str], str] = {}  # language and text -> key
     given = [_given(record, "question_id", "query_id") for record in records]
-    for record, id in sorted(zip(records, given, strict=True), key=lambda pair: not pair[1]):  # those with ids first
+    for record, id in sorted(zip(records, given, strict=True), key=lambda pair: not pair[1]):  # records with ids first
         named.setdefault((record["language"], record["query"]), id or record["query_id"])
     return [id or named[record["language"], record["query"]] for record, id in zip(records, given, strict=True)]
 
@@ -56,8 +56,8 @@ class _Passages:
     """The passages of some records, and which of them are translations of each other.
 
     Attributes:
-      ids: the passage id of each record.
-      texts: the text of each passage by key and language.
+      ids: passage id of each record.
+      texts: text of each passage, by key and language.
     """
 
     def __init__(self, records: Sequence[Mapping[str, Any]]):
@@ -65,7 +65,7 @@ class _Passages:
         self._given = set(given) - {""}
         self.ids = [id or self._free(record["passage_id"]) for record, id in zip(records, given, strict=True)]
         self.texts: dict[tuple[str, str], str] = {}
-        self._same: dict[str, str] = {}  # passage id -> another id of the same passage
+        self._parent: dict[str, str] = {}  # union-find: passage id -> another id of the same passage
         named: dict[tuple[str, str], str] = {}  # language and text -> key
         for record, id in sorted(zip(records, self.ids, strict=True), key=lambda pair: pair[1] not in self._given):
             language, text = record["language"], record["passage"]
@@ -75,39 +75,39 @@ class _Passages:
                     f"passage_id {key!r} stands for two texts in language {language!r}; give each passage its own id."
                 )
             named.setdefault((language, text), key)
-            for one in (id, key):
-                self._same.setdefault(one, one)
-            self._same[self._root(id)] = self._root(key)
+            for member in (id, key):
+                self._parent.setdefault(member, member)
+            self._parent[self._root(id)] = self._root(key)
         self._translations: dict[str, list[str]] = defaultdict(list)
         for key, language in sorted(self.texts, key=lambda place: place[1]):
             self._translations[self._root(key)].append(f"{language}:{key}")
 
     def answering(self, question: str, ids: Mapping[str, Sequence[str]]) -> list[str]:
-        """All passages that answer a question, from the ids that answer it in each language it is asked in."""
-        (first, known), *others = ids.items()
-        for language, found in others:
-            shared = set(map(self._root, known)) & set(map(self._root, found))
-            if not shared and self._given.issuperset([*known, *found]):
+        """Return all passages that answer a question, given the ids of its answers in each language."""
+        (first, first_ids), *others = ids.items()
+        for language, other_ids in others:
+            shared = set(map(self._root, first_ids)) & set(map(self._root, other_ids))
+            if not shared and self._given.issuperset([*first_ids, *other_ids]):
                 raise ValueError(
-                    f"query_id {question!r} has the passages {known[0]!r} and {found[0]!r}; translations share one. If "
-                    f"{first!r} and {language!r} ask different questions, give each its own id; if not, give the "
-                    "passage and its translation one passage_id."
+                    f"query_id {question!r} has the passages {first_ids[0]!r} and {other_ids[0]!r}, but translations "
+                    f"must share one. If {first!r} and {language!r} ask different questions, give each its own id; "
+                    "otherwise give the passage and its translation one passage_id."
                 )
-        roots = dict.fromkeys(self._root(id) for found in ids.values() for id in found)
+        roots = dict.fromkeys(self._root(id) for of_language in ids.values() for id in of_language)
         return [passage for root in roots for passage in self._translations[root]]
 
     def _free(self, id: str) -> str:
-        """An id for a passage without one, which must not be that of another passage."""
+        """Return an id for a passage without one that no other passage has."""
         while id in self._given:
             id += "'"
         return id
 
     def _root(self, id: str) -> str:
-        while self._same[id] != id:
-            self._same[id] = id = self._same[self._same[id]]
+        while self._parent[id] != id:
+            self._parent[id] = id = self._parent[self._parent[id]]
         return id
 
 
 def _given(record: Mapping[str, Any], name: str, otherwise: str) -> str:
-    """The id that the source gives; empty if it gives none."""
+    """Return the id that the source gives, or an empty string."""
     return record[name] if name in record else record[otherwise]

@@ -1,7 +1,7 @@
-"""Which training example exists in which language.
+"""Index training examples by language.
 
-In: training pairs (`jaxretr.data.schema`). Out: a `PairIndex` of integer arrays, small enough for
-memory when the texts are not (4 bytes an example and language), from which hybrid batches are planned.
+Input: training pairs (`jaxretr.data.schema`). Output: a `PairIndex` of integer arrays, from which hybrid batches are
+planned. It takes 4 bytes per example and language, so it fits into memory even if the texts do not.
 """
 
 import json
@@ -22,13 +22,14 @@ from jaxretr.fingerprint import checksum, stamps, text_checksum
 
 @dataclass(frozen=True)
 class PairIndex:
-    """Attributes:
+    """The record that holds each example in each language.
 
-    languages: column names of `rows`.
-    rows: record number in the data source of example e in language l, -1 where there is none.
-    passages: number of the passage that answers example e; the examples of one passage share it in every language.
-    negatives: the number of examples in language l that have exactly n hard negatives, in row l and column n.
-    fingerprint: checksum of all records of the split, in every language.
+    Attributes:
+      languages: names of the columns of `rows`.
+      rows: record number of example e in language l; -1 if the example does not exist in the language.
+      passages: number of the passage that answers example e, shared by all examples of the passage, in every language.
+      negatives: number of examples in language l (row) that have exactly n hard negatives (column).
+      fingerprint: checksum of all records of the split, in every language.
     """
 
     languages: tuple[str, ...]
@@ -39,15 +40,15 @@ class PairIndex:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Examples per language."""
+        """Return the number of examples per language."""
         return dict(zip(self.languages, (self.rows >= 0).sum(axis=0).tolist(), strict=True))
 
     def with_negatives(self, count: int) -> dict[str, int]:
-        """Examples per language that have at least `count` hard negatives."""
+        """Return the number of examples per language that have at least `count` hard negatives."""
         return dict(zip(self.languages, self.negatives[:, count:].sum(axis=1).tolist(), strict=True))
 
     def check_negatives(self, count: int) -> None:
-        """Raises ValueError if no example has the `count` hard negatives that training wants of each."""
+        """Raise ValueError if no example has `count` hard negatives."""
         if count and not any(self.with_negatives(count).values()):
             most = int(np.flatnonzero(self.negatives.any(axis=0)).max(initial=0))
             raise ValueError(
@@ -58,13 +59,13 @@ class PairIndex:
 
 
 def scan(records: Iterable[Mapping[str, Any]]) -> PairIndex:
-    """Reads every record once.
+    """Build the index; every record is read once.
 
     Args:
-      records: training pairs, decoded, in the order of their record numbers.
+      records: decoded training pairs, in the order of their record numbers.
 
     Raises:
-      ValueError: where a query occurs twice in one language.
+      ValueError: a query id occurs twice in one language.
     """
     examples: dict[str, int] = {}
     passages: dict[str, int] = {}
@@ -79,11 +80,11 @@ def scan(records: Iterable[Mapping[str, Any]]) -> PairIndex:
     example, passage, language = np.array(numbers, np.int32).reshape(-1, 3).T
     rows = np.full((len(examples), len(languages)), -1, np.int32)
     rows[example, language] = np.arange(len(example), dtype=np.int32)
-    lost = np.flatnonzero(rows[example, language] != np.arange(len(example)))
-    if len(lost):
+    repeated = np.flatnonzero(rows[example, language] != np.arange(len(example)))
+    if len(repeated):
         raise ValueError(
-            f"query_id {list(examples)[example[lost[0]]]!r} occurs twice in language "
-            f"{list(languages)[language[lost[0]]]!r}; give every question of a language its own id."
+            f"query_id {list(examples)[example[repeated[0]]]!r} occurs twice in language "
+            f"{list(languages)[language[repeated[0]]]!r}; give every question of a language its own id."
         )
     passage_of = np.empty(len(examples), np.int32)
     passage_of[example] = passage
@@ -96,13 +97,13 @@ def scan(records: Iterable[Mapping[str, Any]]) -> PairIndex:
 def load(builder: tfds.core.DatasetBuilder, split: str) -> PairIndex:
     """Return the index of a prepared split, scanned once and cached beside the data in a hidden file.
 
-    The split is scanned again if a file of the data has another size or time than at the last scan.
+    The split is scanned again if the size or the modification time of a data file has changed since the last scan.
     """
     cache = Path(builder.data_path) / f".pair_index-{split}.npz"
-    of = json.dumps(stamps(Path(builder.data_path)))
+    data_stamps = json.dumps(stamps(Path(builder.data_path)))
     if cache.exists():
         with np.load(cache) as kept:
-            if str(kept["of"]) == of:
+            if str(kept["of"]) == data_stamps:
                 return PairIndex(
                     tuple(kept["languages"].tolist()),
                     kept["rows"],
@@ -112,20 +113,20 @@ def load(builder: tfds.core.DatasetBuilder, split: str) -> PairIndex:
                 )
     index = scan(schema.scan(builder, split))
     with replaced_file(cache) as partial:
-        np.savez(partial, of=np.array(of), **vars(index))
+        np.savez(partial, of=np.array(data_stamps), **vars(index))
     return index
 
 
 def select(index: PairIndex, languages: Sequence[str]) -> PairIndex:
-    """The part of an index in the given languages, in their order.
+    """Return the part of an index in the given languages, in the given order.
 
     Raises:
-      ValueError: naming a language that the data lacks, and those it has.
+      ValueError: the data lacks a language; the message lists the languages it has.
     """
     if missing := [code for code in languages if code not in index.languages]:
         raise ValueError(
             f"The training data has no language {', '.join(missing)}; it has {', '.join(sorted(index.languages))}. "
-            "Change data.languages, or prepare data that holds it."
+            "Change data.languages, or prepare data in this language."
         )
     columns = [index.languages.index(code) for code in languages]
     rows = index.rows[:, columns]

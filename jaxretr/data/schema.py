@@ -1,19 +1,19 @@
-"""The two kinds of records that every prepared dataset holds, and how they are read back.
+"""The two kinds of records in prepared datasets, and the functions that write and read them.
 
-In: nothing. Out: the TFDS features of a *training pair* and of a *retrieval record*, functions that build such records,
-and `decode`, the one place where the bytes that ArrayRecord returns become strings again.
+This module defines the TFDS features of *training pairs* and *retrieval records* and builds such records. `decode` and
+`Records` turn the bytes that ArrayRecord returns back into strings.
 
-Training pairs (`libreoffice_help`, `pairs`, `mmarco`; splits `train`, `validation`, `test` as far as they exist). One
-record is one query in one language with the passage that answers it. `query_id` and `passage_id` are keys without a
-language: translations share both, so parallel examples are the records of equal `query_id`. Several queries may point
-to one passage. In `pairs` a question may have several answers, hence several records with a `query_id` each; there,
-`question_id` and `docid` say which records are of one question or of one passage.
+Training pairs (`libreoffice_help`, `pairs`, `mmarco`; splits `train`, `validation` and `test`, if the dataset has
+them). A record is one query in one language with a passage that answers it. `query_id` and `passage_id` are keys
+without a language. Translations share both keys, so records with the same `query_id` are parallel examples. Several
+queries may have the same passage. In `pairs`, a question with several answers has several records, each with its own
+`query_id`; `question_id` and `docid` then say which records are one question or one passage.
 
 Retrieval records (`lareqa`, `beir`, `parallel_beir`, `miracl`, `mrtydi`). The split `corpus` holds the passages; the
-other splits hold queries. A passage's id is `"{language}:{key}"`, and the `relevant_ids` of a query are such ids, in
-every language.
+other splits hold queries. A passage id is `"{language}:{key}"`. The `relevant_ids` of a query are passage ids, in every
+language.
 
-A lone surrogate, which JSON can hold and UTF-8 cannot, is written as U+FFFD.
+A lone surrogate, which JSON can represent and UTF-8 cannot, is written as U+FFFD.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ _CHUNK = 1024  # records read at once in a scan
 
 
 def pair_features() -> tfds.features.FeaturesDict:
-    """Features of a training pair."""
+    """Return the features of a training pair."""
     return tfds.features.FeaturesDict(
         {
             "query_id": tfds.features.Text(doc="Key of the question, shared by its translations."),
@@ -45,16 +45,16 @@ def pair_features() -> tfds.features.FeaturesDict:
 
 
 def own_pair_features() -> tfds.features.FeaturesDict:
-    """Features of a training pair of one's own."""
+    """Return the features of a training pair from a user's own data (`pairs`)."""
     own = {
-        "question_id": tfds.features.Text(doc="The question's id; empty if it has none: its text tells it then."),
-        "docid": tfds.features.Text(doc="The passage's id; empty if it has none: its text tells it then."),
+        "question_id": tfds.features.Text(doc="Id of the question; if empty, its text identifies it."),
+        "docid": tfds.features.Text(doc="Id of the passage; if empty, its text identifies it."),
     }
     return tfds.features.FeaturesDict({**pair_features(), **own})
 
 
 def retrieval_features() -> tfds.features.FeaturesDict:
-    """Features of a passage (split `corpus`) or a query (any other split) of a test collection."""
+    """Return the features of a passage (split `corpus`) or a query (any other split) of a test collection."""
     return tfds.features.FeaturesDict(
         {
             "key": tfds.features.Text(doc="Key of the passage or question, shared by its translations."),
@@ -62,7 +62,7 @@ def retrieval_features() -> tfds.features.FeaturesDict:
             "title": tfds.features.Text(doc="Title of a passage; empty for queries."),
             "text": tfds.features.Text(),
             "relevant_ids": tfds.features.Sequence(tfds.features.Text(), doc="Judged passages as 'language:key'."),
-            "relevances": tfds.features.Sequence(np.int32, doc="Grade of each of them; positive is relevant."),
+            "relevances": tfds.features.Sequence(np.int32, doc="Grade of each judged passage; positive is relevant."),
         }
     )
 
@@ -70,7 +70,7 @@ def retrieval_features() -> tfds.features.FeaturesDict:
 def pair_record(
     query_id: str, passage_id: str, language: str, query: str, passage: str, negatives: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """A training pair as it is written."""
+    """Return a training pair as it is written."""
     return {
         "query_id": query_id,
         "passage_id": passage_id,
@@ -82,14 +82,14 @@ def pair_record(
 
 
 def own_pair_record(*values: Any, question_id: str, docid: str) -> dict[str, Any]:
-    """A training pair of one's own as it is written; `values` are those of `pair_record`."""
+    """Return a training pair from a user's own data as it is written; `values` are those of `pair_record`."""
     return pair_record(*values) | {"question_id": question_id, "docid": docid}
 
 
 def retrieval_record(
     key: str, language: str, text: str, *, title: str = "", relevant: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """A passage, or a query with its judgements (`relevant`: passage id -> grade), as it is written."""
+    """Return a passage, or a query with its judgements (`relevant`: passage id -> grade), as it is written."""
     relevant = relevant or {}
     return {
         "key": key,
@@ -102,7 +102,7 @@ def retrieval_record(
 
 
 def decode(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as `builder.as_data_source(split)[i]` returns it, with strings instead of bytes and lists for arrays."""
+    """Decode a record as returned by `builder.as_data_source(split)[i]`: bytes to strings, arrays to lists."""
     return {name: _decoded(value) for name, value in record.items()}
 
 
@@ -115,18 +115,18 @@ def _decoded(value: Any) -> Any:
 
 
 class Records:
-    """The records of a prepared split, decoded, by record number.
+    """The decoded records of a prepared split, by record number.
 
-    Many at once (`take`, iteration) are read about three times as fast as one after the other.
+    `take` and iteration read many records at once, about three times as fast as single reads.
 
     Raises:
-      ValueError: the dataset has no such split; names those it has.
+      ValueError: the dataset has no such split; the message lists its splits.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
         if split not in builder.info.splits:
-            there = ", ".join(builder.info.splits) or "none"
-            raise ValueError(f"{builder.name} has no split {split!r}; it has {there}.")
+            available = ", ".join(builder.info.splits) or "none"
+            raise ValueError(f"{builder.name} has no split {split!r}; it has {available}.")
         self._source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
         self._features = [
             (name, isinstance(feature, tfds.features.Sequence)) for name, feature in builder.info.features.items()
@@ -139,11 +139,11 @@ class Records:
         return self._decoded(self._source[row])
 
     def take(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """The records of the given numbers, in that order."""
+        """Return the records with the given numbers, in the given order."""
         return [self._decoded(raw) for raw in self._source.__getitems__(rows)]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """All records in stored order."""
+        """Iterate over all records in stored order."""
         for start in range(0, len(self), _CHUNK):
             yield from self.take(range(start, min(start + _CHUNK, len(self))))
 
@@ -152,11 +152,11 @@ class Records:
         record: dict[str, Any] = {}
         for name, is_list in self._features:
             values = stored[name]
-            found = [value.decode("utf-8") for value in values.bytes_list.value] or list(values.int64_list.value)
-            record[name] = found if is_list else found[0]
+            decoded = [value.decode("utf-8") for value in values.bytes_list.value] or list(values.int64_list.value)
+            record[name] = decoded if is_list else decoded[0]
         return record
 
 
 def scan(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[dict[str, Any]]:
-    """All decoded records of a split in stored order; raises ValueError where the dataset has no such split."""
+    """Iterate over the decoded records of a split in stored order. Raises ValueError if the dataset lacks the split."""
     return iter(Records(builder, split))

@@ -1,7 +1,7 @@
-"""A prepared corpus as passages that stay on disk.
+"""Read the passages of a prepared corpus from disk on demand.
 
-In: a prepared builder of retrieval records (`jaxretr.data.schema`). Out: `StoredPassages`, which hold a corpus' ids and
-languages (about 80 bytes a passage) and read its texts when they are asked for.
+Input: a prepared builder of retrieval records (`jaxretr.data.schema`). Output: `StoredPassages`, which hold the ids and
+languages of a corpus in memory (about 80 bytes per passage) and read texts on access.
 """
 
 import json
@@ -25,20 +25,20 @@ from jaxretr.fingerprint import stamps, text_checksum
 from jaxretr.types import Passage, PassageStore
 
 _CHUNK = 1024  # passages read at once
-_INDEX = ".passages.parquet"  # hidden, so that it is no content of the directory
+_INDEX = ".passages.parquet"  # a hidden file does not count as content of the directory
 _INDEXED = b"indexed files"
 
 
 class StoredPassages(PassageStore):
-    """Passages in the order of the corpus; all of them or those of some languages.
+    """The passages of a corpus in corpus order: all of them, or those in some languages.
 
     Args:
-      records: the corpus.
-      rows: the record number of each passage.
-      ids: the id of each passage.
-      languages: the language of each passage.
-      blank: ids of those that have neither a title nor a text.
-      index: the file that holds the checksum of each record.
+      records: records of the corpus.
+      rows: record number of each passage.
+      ids: id of each passage.
+      languages: language of each passage.
+      blank: ids of the passages that have neither a title nor a text.
+      index: file with the checksum of each record.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class StoredPassages(PassageStore):
         return kept.to_numpy()[self._rows]
 
     def select(self, languages: Collection[str]) -> "StoredPassages":
-        """The passages in some of the languages, in the same order."""
+        """Return the passages in the given languages, in corpus order."""
         kept = np.flatnonzero([language in languages for language in self._languages])
         if len(kept) == len(self):
             return self
-        ids, of = ([column[i] for i in kept.tolist()] for column in (self._ids, self._languages))
+        ids, languages_kept = ([column[i] for i in kept.tolist()] for column in (self._ids, self._languages))
         blank = [id for id in self.blank if id.partition(":")[0] in languages]
-        return StoredPassages(self._records, self._rows[kept], ids, of, blank, self._index)
+        return StoredPassages(self._records, self._rows[kept], ids, languages_kept, blank, self._index)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -105,19 +105,19 @@ def _passage(record: Mapping[str, Any]) -> Passage:
 
 
 def load(builder: tfds.core.DatasetBuilder) -> StoredPassages:
-    """The corpus of a prepared builder, scanned once for its ids, which are kept beside the data.
+    """Return the corpus of a prepared builder. The ids are scanned once and cached beside the data.
 
-    The corpus is scanned again if a file of the data has another size or time than when it was scanned.
+    The corpus is scanned again if the size or the modification time of a data file has changed since the last scan.
     """
     records = schema.Records(builder, schema.CORPUS_SPLIT)
     cache = Path(builder.data_path) / _INDEX
-    of = json.dumps(stamps(Path(builder.data_path))).encode()
-    if not cache.exists() or (pyarrow.parquet.read_schema(cache).metadata or {}).get(_INDEXED) != of:
-        made = _scan(records).replace_schema_metadata({_INDEXED: of})
+    data_stamps = json.dumps(stamps(Path(builder.data_path))).encode()
+    if not cache.exists() or (pyarrow.parquet.read_schema(cache).metadata or {}).get(_INDEXED) != data_stamps:
+        scanned = _scan(records).replace_schema_metadata({_INDEXED: data_stamps})
         with replaced_file(cache) as partial:
-            pyarrow.parquet.write_table(made, partial)
+            pyarrow.parquet.write_table(scanned, partial)
     index = pyarrow.parquet.read_table(cache, columns=["id", "language", "blank"])
-    # One string for all passages of a language, not one for each.
+    # All passages of a language share one string.
     languages = [sys.intern(language) for language in index["language"].to_pylist()]
     blank = index["id"].filter(index["blank"]).to_pylist()
     return StoredPassages(records, np.arange(len(index)), index["id"].to_pylist(), languages, blank, cache)

@@ -1,7 +1,7 @@
-"""The test collections by the names that users type.
+"""Load test collections by the names that users type.
 
-In: a name such as "xquad-r", the directory of the published files and what to restrict them to. Out: a `RetrievalSet`.
-The files are prepared once (`jaxretr.data.sources`) below a cache directory; changed files are prepared anew.
+Input: a name such as "xquad-r", the directory of the published files, and restrictions. Output: a `RetrievalSet`. The
+files are prepared once (`jaxretr.data.sources`) below a cache directory. Changed files are prepared again.
 """
 
 import dataclasses
@@ -18,32 +18,33 @@ from jaxretr.types import RetrievalSet
 
 @dataclasses.dataclass(frozen=True)
 class _Known:
-    """Attributes:
+    """How to load one test collection.
 
-    source: name in `sources.BUILDERS`.
-    split: which queries are asked where none are named.
-    layout: what the data directory holds, where it must be given.
-    own: whether the files are the user's choice, so that their name belongs to the collection's.
+    Attributes:
+      source: name in `sources.BUILDERS`.
+      split: default split of the queries.
+      layout: what `data_dir` must be; empty if the files can be downloaded.
+      user_files: whether users choose the files, so that the name of the collection includes the name of the files.
     """
 
     source: str
     split: str = "test"
     layout: str = ""
-    own: bool = False
+    user_files: bool = False
 
 
 TEST_COLLECTIONS = {
     "xquad-r": _Known("lareqa"),
     "mlqa-r": _Known("lareqa"),
-    "beir": _Known("beir", layout="a directory or zip in BEIR layout", own=True),
+    "beir": _Known("beir", layout="a directory or zip in BEIR layout", user_files=True),
     "parallel-beir": _Known(
-        "parallel_beir", layout="a directory with a BEIR directory or zip for each language", own=True
+        "parallel_beir", layout="a directory with a BEIR directory or zip for each language", user_files=True
     ),
-    "miracl": _Known("miracl", split="dev", layout="the directory of miracl-v1.0-* and miracl-corpus-v1.0-*"),
-    "mrtydi": _Known("mrtydi", layout="the directory of mrtydi-v1.1-*"),
+    "miracl": _Known("miracl", split="dev", layout="the directory that holds miracl-v1.0-* and miracl-corpus-v1.0-*"),
+    "mrtydi": _Known("mrtydi", layout="the directory that holds mrtydi-v1.1-*"),
     "libreoffice_help": _Known("libreoffice_help"),
-    "pairs": _Known("pairs", layout="a file or directory of training pairs", own=True),
-    "mmarco": _Known("mmarco", split="validation", layout="the directory of collections/ and queries/"),
+    "pairs": _Known("pairs", layout="a file or directory of training pairs", user_files=True),
+    "mmarco": _Known("mmarco", split="validation", layout="the directory that holds collections/ and queries/"),
 }
 
 
@@ -58,66 +59,68 @@ def load_test_collection(
     max_queries: int | None = None,
     seed: int = 0,
 ) -> RetrievalSet:
-    """A test collection, prepared where it is not yet.
+    """Load a test collection; prepare its files if necessary.
 
-    Its name says what it consists of, and that in the same way on every machine, so figures measured on collections of
-    equal names compare: the data set and its directory's name, and in parentheses the candidates, the split, the
-    languages (unless they are all that the published collection has) and how many questions were drawn.
+    The name of the collection says what it consists of, identically on every machine, so figures are comparable if the
+    collections have equal names. The name consists of the dataset, the name of the user's files if there are any, and
+    in parentheses the candidates or the split, the languages (omitted for all languages of XQuAD-R or MLQA-R) and the
+    number of drawn questions.
 
     Args:
       dataset: a name in `TEST_COLLECTIONS`.
-      data_dir: the published files; downloaded where None, if the data set can be.
-      cache_dir: what is downloaded and prepared goes below it.
-      candidates: what LAReQA's sets (xquad-r, mlqa-r) retrieve: one of `lareqa.CANDIDATES`.
-      languages: those of queries and passages, all where None. A single one is also taken as the language of texts that
-        do not say theirs (beir, pairs), which else is English.
-      split: whose queries are asked.
-      max_queries, seed: so many questions, drawn by the seed, are asked; all where None.
+      data_dir: directory or zip of the published files; None downloads them, if the dataset can be downloaded.
+      cache_dir: directory for downloads and prepared data.
+      candidates: the unit of retrieval in XQuAD-R and MLQA-R: one of `lareqa.CANDIDATES`.
+      languages: languages of queries and passages; None for all. A single language is also taken as the language of
+        texts that do not name theirs (beir, pairs), which is English by default.
+      split: split of the queries; None for the default of the dataset.
+      max_queries: number of questions to draw; None for all.
+      seed: seed of the draw of questions.
 
     Raises:
-      ValueError: an unknown data set, split, language or kind of candidates, and what `load_collection` refuses.
-      FileNotFoundError: files that are not there, or in another layout.
+      ValueError: the dataset, split, language or kind of candidates is unknown; or as in `load_collection`.
+      FileNotFoundError: the files do not exist, or are in another layout.
     """
     known = _lookup(dataset)
     values: dict[str, Any] = {}
     if data_dir is not None:
         values["source"] = base.existing_path(data_dir, "data_dir")
     elif known.layout:
-        raise ValueError(f"{dataset} is not downloaded; give data_dir, {known.layout}.")
+        raise ValueError(f"{dataset} cannot be downloaded; set data_dir to {known.layout}.")
     if known.source == "lareqa":
         values |= {"collection": dataset} | ({"candidates": candidates} if candidates else {})
     elif candidates:
-        raise ValueError(f"candidates={candidates!r} is a choice of xquad-r and mlqa-r alone; leave it out.")
+        raise ValueError(f"candidates={candidates!r} applies only to xquad-r and mlqa-r; leave it out.")
     if languages:
         values |= _language_settings(dataset, known.source, languages)
     builder = sources.prepare(known.source, data_dir=cache_dir, **values)
     split = split or known.split
-    found = load_collection(builder, split, languages=languages, max_queries=max_queries, seed=seed)
+    collection = load_collection(builder, split, languages=languages, max_queries=max_queries, seed=seed)
 
-    name = f"{dataset} {values['source'].name.removesuffix('.zip')}" if known.own else dataset
+    name = f"{dataset} {values['source'].name.removesuffix('.zip')}" if known.user_files else dataset
     details = [builder.builder_config.candidates if known.source == "lareqa" else split]
-    if found.languages != lareqa.LANGUAGES.get(dataset):
-        details.append(" ".join(found.languages))
-    if len(found.qrels) == max_queries:
+    if collection.languages != lareqa.LANGUAGES.get(dataset):
+        details.append(" ".join(collection.languages))
+    if len(collection.qrels) == max_queries:
         details.append(f"{max_queries:,} questions of seed {seed}")
-    return dataclasses.replace(found, name=f"{name} ({', '.join(details)})")
+    return dataclasses.replace(collection, name=f"{name} ({', '.join(details)})")
 
 
 def _lookup(dataset: str) -> _Known:
     if dataset not in TEST_COLLECTIONS:
         near = difflib.get_close_matches(dataset.lower(), TEST_COLLECTIONS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? There" if near else "there"
-        raise ValueError(f"Unknown data set {dataset!r}: {hint} are {', '.join(TEST_COLLECTIONS)}.")
+        hint = f"did you mean {near[0]}? Choose from" if near else "choose from"
+        raise ValueError(f"Unknown dataset {dataset!r}: {hint} {', '.join(TEST_COLLECTIONS)}.")
     return TEST_COLLECTIONS[dataset]
 
 
 def _language_settings(dataset: str, source: str, languages: Sequence[str]) -> dict[str, Any]:
-    """What tells a source which languages to prepare; the others are left out when the collection is loaded."""
+    """Return the settings that tell a source which languages to prepare; loading removes the others."""
     settings = sources.settings(source)
     if "languages" in settings:
         return {"languages": tuple(languages)}
     if "language" in settings and len(languages) == 1:
         return {"language": languages[0]}
     if dataset == "beir":
-        raise ValueError(f"beir is in one language, not in {', '.join(languages)}; see parallel-beir for several.")
+        raise ValueError(f"beir is in one language, not in {', '.join(languages)}; use parallel-beir for several.")
     return {}

@@ -6,9 +6,8 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from jaxretr.data.batches import PairReader, agreed_rows, iterate
+from jaxretr.data.batches import PairReader, Typos, agreed_rows, check_typo_languages, iterate
 from jaxretr.data.hybrid import BatchPlan
-from jaxretr.data.typos import Typos, check_languages
 from jaxretr.perturb.text import typos
 from jaxretr.tokenization import Tokenization
 from tests import tiny
@@ -173,6 +172,8 @@ def test_typos_follow_from_seed_step_and_row() -> None:
 
 
 def test_languages_without_typos_are_named() -> None:
-    check_languages(("en", "zh"))
-    with pytest.raises(ValueError, match="no typos for language fi, only for en, .* another hardening.method"):
-        check_languages(("en", "fi"))
+    check_typo_languages(("en", "zh"))
+    with pytest.raises(
+        ValueError, match="no typos for language fi, only for en, .*; remove fi .* another hardening.method"
+    ):
+        check_typo_languages(("en", "fi"))

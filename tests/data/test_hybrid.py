@@ -97,7 +97,9 @@ def test_cross_lingual_pairs_are_drawn_uniformly_over_the_languages_there_are() 
 
 
 def test_too_few_passages_for_a_batch_is_an_error_that_says_where(index: PairIndex) -> None:
-    with pytest.raises(ValueError, match=r"monolingual batch of 300 needs.*, but en has \d+; lower train.batch_size"):
+    with pytest.raises(
+        ValueError, match=r"monolingual batch of 300 needs 300 .*, but the data in en has \d+; lower train.batch_size"
+    ):
         plan(index, batch_size=300, alpha=1.0)
 
 

@@ -95,7 +95,9 @@ def test_questions_of_several_languages_with_one_id_share_a_passage(tmp_path):
 
     found = collect(tmp_path, en=rows("en", "x", "y"), de=rows("de", "z", "y"))
     assert found.qrels == {"1": {f"{language}": 1 for language in ("en:x", "de:y", "en:y", "de:z")}}
-    with pytest.raises(ValueError, match=r"query_id '1' has the passages .*; translations share one\. If .* own id"):
+    with pytest.raises(
+        ValueError, match=r"query_id '1' has the passages .*, but translations must share one\. If .* own id"
+    ):
         collect(tmp_path, en=rows("en", "x"), de=rows("de", "z"))
     german = [{"id": 1, "query": "de?", "passage": "ohne docid"}]
     assert len(collect(tmp_path, en=rows("en", "x"), de=german).qrels["1"]) == 2

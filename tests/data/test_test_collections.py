@@ -105,7 +105,7 @@ def test_candidates_languages_and_questions_are_those_asked_for(load: Any, tmp_p
 def test_one_language_is_that_of_texts_that_do_not_say_theirs(load: Any, tmp_path: Path) -> None:
     assert load("beir", write_beir(tmp_path / "set"), languages=["tr"]).languages == ("tr",)
     assert load("pairs", write_pairs(tmp_path / "own"), languages=["tr"]).languages == ("tr",)
-    with pytest.raises(ValueError, match="beir is in one language, not in de, en; see parallel-beir"):
+    with pytest.raises(ValueError, match="beir is in one language, not in de, en; use parallel-beir"):
         load("beir", tmp_path / "set", languages=["de", "en"])
 
 
@@ -130,16 +130,16 @@ def test_changed_files_are_prepared_anew(load: Any, tmp_path: Path) -> None:
 def test_unknown_names_suggest_the_nearest(load: Any, tmp_path: Path) -> None:
     for typed, meant in (("xquad_r", "xquad-r"), ("XQuAD-R", "xquad-r"), ("parallel_beir", "parallel-beir")):
         with pytest.raises(
-            ValueError, match=rf"Unknown data set '{typed}': did you mean {meant}\? There are xquad-r, "
+            ValueError, match=rf"Unknown dataset '{typed}': did you mean {meant}\? Choose from xquad-r, "
         ):
             load(typed, tmp_path)
-    with pytest.raises(ValueError, match="Unknown data set 'zzz': there are xquad-r"):
+    with pytest.raises(ValueError, match="Unknown dataset 'zzz': choose from xquad-r"):
         load("zzz", tmp_path)
 
 
 def test_settings_that_do_not_fit_are_described(load: Any, tmp_path: Path) -> None:
     source = write_beir(tmp_path / "set")
-    with pytest.raises(ValueError, match="candidates='sentence' is a choice of xquad-r and mlqa-r alone"):
+    with pytest.raises(ValueError, match="candidates='sentence' applies only to xquad-r and mlqa-r"):
         load("beir", source, candidates="sentence")
     with pytest.raises(ValueError, match=r"candidates='word' must be one of \('sentence', "):
         load("xquad-r", write_lareqa(tmp_path / "x", ("en",)), candidates="word")
@@ -154,13 +154,13 @@ def test_settings_that_do_not_fit_are_described(load: Any, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("dataset", [name for name, known in test_collections.TEST_COLLECTIONS.items() if known.layout])
 def test_a_directory_that_cannot_be_downloaded_must_be_given(load: Any, dataset: str) -> None:
-    with pytest.raises(ValueError, match=f"{dataset} is not downloaded; give data_dir, "):
+    with pytest.raises(ValueError, match=f"{dataset} cannot be downloaded; set data_dir to "):
         load(dataset, None)
 
 
 @pytest.mark.parametrize("dataset", [*test_collections.TEST_COLLECTIONS])
 def test_a_directory_of_another_layout(load: Any, dataset: str, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="data_dir='.*nowhere' is no existing file or directory"):
+    with pytest.raises(FileNotFoundError, match="data_dir='.*nowhere' is not an existing file or directory"):
         load(dataset, tmp_path / "nowhere")
     write(tmp_path / "data/notes.txt", "nothing that any data set has")
     with pytest.raises(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxretr.model.encode import Encoder
 from jaxretr.model import hf_layout
+from jaxretr.model.encode import Encoder
 from jaxretr.model.hf_layout import SavedSettings, find_model, read_settings, replaced_directory, write_settings
 from jaxretr.model.weights import load_params
 

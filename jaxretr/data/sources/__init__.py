@@ -1,6 +1,6 @@
-"""The datasets that can be prepared, by name.
+"""Prepare datasets by name.
 
-In: a name and the builder's settings. Out: a TFDS builder whose ArrayRecord splits are read with
+Input: a name and the settings of its builder. Output: a TFDS builder whose ArrayRecord splits are read with
 `builder.as_data_source(split)` and `jaxretr.data.schema.decode`.
 """
 
@@ -47,14 +47,14 @@ BUILDERS: dict[str, type[Source]] = {
     "mrtydi": MrTydi,
 }
 
-_LAST = "dataset_info.json"  # written last: what has it, is whole
+_LAST = "dataset_info.json"  # written last, so a directory with this file is complete
 
 
 def settings(name: str) -> list[str]:
-    """Names of the settings that dataset `name` has.
+    """Return the names of the settings of dataset `name`.
 
     Raises:
-      ValueError: unknown name; lists those there are.
+      ValueError: the name is unknown; the message lists the known names.
     """
     if name not in BUILDERS:
         raise ValueError(f"Unknown dataset {name!r}; choose from {', '.join(BUILDERS)}.")
@@ -62,10 +62,15 @@ def settings(name: str) -> list[str]:
 
 
 def builder(name: str, *, data_dir: str | AnyPath, **values: Any) -> Source:
-    """The builder of dataset `name` under `data_dir`; `values` are those of its `settings`.
+    """Return the builder of a dataset.
+
+    Args:
+      name: a name in `BUILDERS`.
+      data_dir: directory of the prepared data.
+      values: values of the dataset's `settings`.
 
     Raises:
-      ValueError: unknown name or setting; lists those there are.
+      ValueError: the name or a setting is unknown; the message lists the known ones.
     """
     known = settings(name)
     if unknown := sorted(set(values) - set(known)):
@@ -75,48 +80,50 @@ def builder(name: str, *, data_dir: str | AnyPath, **values: Any) -> Source:
 
 
 def prepare(name: str, *, data_dir: str | AnyPath, **values: Any) -> Source:
-    """`builder(...)` with its data on disk: made where absent, reused where there.
+    """Return `builder(...)` with its data on disk; data that exists is reused.
 
-    tfds writes into a directory of another name and renames it when complete, so an interrupted preparation leaves
-    nothing that could be taken for data. A second process that prepares the same data waits for the first. ArrayRecord
-    reads and writes on disks: a `data_dir` in a bucket keeps what was prepared for other machines and later runs, and
-    every machine reads a copy.
+    TFDS writes into a temporary directory and renames it when it is complete, so an interrupted preparation leaves
+    nothing that could be mistaken for data. A second process that prepares the same data waits for the first.
+    ArrayRecord reads and writes local disks only. A `data_dir` in a bucket keeps prepared data for other machines and
+    later runs, and every machine reads a local copy.
 
     Raises:
-      ValueError: two records with the same key and language; and the builders' own errors.
+      ValueError: two records have the same key and language; or an error of the builder.
     """
-    tfds.disable_progress_bar()  # builders show their own, with an ETA
+    tfds.disable_progress_bar()  # builders show progress bars of their own, with an ETA
     try:
-        # tfds announces "Unknown size" in prose.
+        # TFDS prints a line about the unknown download size; keep it off stdout.
         with parallel.main_process_first(), contextlib.redirect_stdout(io.StringIO()):
-            made = _prepared(name, as_path(data_dir), values)
+            prepared = _prepared(name, as_path(data_dir), values)
     except Exception as error:
-        # tfds reports duplicates through TensorFlow's parser; without it, the cause is in the context.
+        # TFDS formats its error about duplicates with TensorFlow, which is absent; the cause is in the context.
         if duplicate := _duplicate(error):
             raise ValueError(f"{name}: {duplicate}; keys must be unique within a language and split.") from error
         raise
-    return made
+    return prepared
 
 
 def _prepared(name: str, data_dir: AnyPath, values: dict[str, Any]) -> Source:
     on_disk = disk_place(data_dir)
-    made = builder(name, data_dir=on_disk, **values)
-    kept = data_dir / Path(made.data_dir).relative_to(on_disk) if in_bucket(data_dir) else None
-    if kept and (kept / _LAST).exists():
-        local_copy(kept, at=Path(made.data_dir))
-        return builder(name, data_dir=on_disk, **values)  # a builder looks for data when it is made
-    prepared = Path(made.data_dir)
-    if not prepared.exists():
-        held = lock_directory(prepared.parent, "waiting for it", wait=say)
+    source = builder(name, data_dir=on_disk, **values)
+    bucket_copy = data_dir / Path(source.data_dir).relative_to(on_disk) if in_bucket(data_dir) else None
+    if bucket_copy and (bucket_copy / _LAST).exists():
+        local_copy(bucket_copy, at=Path(source.data_dir))
+        return builder(name, data_dir=on_disk, **values)  # a builder looks for its data only when it is constructed
+    directory = Path(source.data_dir)
+    if not directory.exists():
+        lock = lock_directory(directory.parent, "waiting for it", wait=say)
         try:
-            made = builder(name, data_dir=on_disk, **values)
-            made.download_and_prepare(download_dir=on_disk / "downloads", file_format=tfds.core.FileFormat.ARRAY_RECORD)
-            sync_directory(prepared.parent)
+            source = builder(name, data_dir=on_disk, **values)
+            source.download_and_prepare(
+                download_dir=on_disk / "downloads", file_format=tfds.core.FileFormat.ARRAY_RECORD
+            )
+            sync_directory(directory.parent)
         finally:
-            unlock_directory(held)
-    if kept:
-        upload_directory(Path(made.data_dir), kept, last=_LAST)
-    return made
+            unlock_directory(lock)
+    if bucket_copy:
+        upload_directory(Path(source.data_dir), bucket_copy, last=_LAST)
+    return source
 
 
 def _duplicate(error: BaseException | None) -> str | None:

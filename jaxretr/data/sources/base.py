@@ -1,8 +1,8 @@
-"""What all TFDS builders of this package share: settings that name the prepared data, and records without boilerplate.
+"""Base classes of the TFDS builders in this package.
 
-In: a builder's settings and, per split, the records it makes. Out: a `tfds.core.BuilderConfig` whose name changes with
-whatever changes the content, so that a different input never reuses an old preparation; and a builder that writes the
-records under unique keys. Nothing here imports TensorFlow.
+Input: the settings of a builder and, per split, its records. Output: a `tfds.core.BuilderConfig` whose name changes
+with everything that changes the content, so that different inputs never share a preparation; and a builder that writes
+the records under unique keys. Nothing here imports TensorFlow.
 """
 
 import dataclasses
@@ -20,18 +20,19 @@ from jaxretr.data.sources import files
 from jaxretr.files import AnyPath, as_path, in_bucket, local_copy, name_anywhere, sync_tree
 from jaxretr.fingerprint import stamps
 
-LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # a tag such as de, zh-CN or sr-Latn
+LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # a language tag such as de, zh-CN or sr-Latn
 
-# Every config here is a "custom data configuration" to tfds, which would warn each time one is built.
+# TFDS warns about "custom data configurations" each time one is built, and every config here is one.
 logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith("Using custom data configuration"))
 
 
 @dataclasses.dataclass(kw_only=True)
 class SourceConfig(tfds.core.BuilderConfig):
-    """Base of the builders' settings; subclasses add fields, check them in `validate` and give a readable `label`.
+    """Base class of the builders' settings.
 
-    The config's name is the label and a digest of all added fields. A field that holds a `Path` counts by the path and
-    by the `stamps` of the files there: other files, or the same ones changed, are prepared anew.
+    Subclasses add fields, check them in `validate` and return a readable `label`. The name of the config is the label
+    and a digest of all added fields. A `Path` field contributes its path and the `stamps` of its files, so other files
+    and changed files are prepared again.
     """
 
     name: str = ""
@@ -44,16 +45,16 @@ class SourceConfig(tfds.core.BuilderConfig):
 
     @classmethod
     def settings(cls) -> tuple[str, ...]:
-        """The names of the settings that the subclass adds."""
+        """Return the names of the settings that the subclass adds."""
         inherited = {field.name for field in dataclasses.fields(SourceConfig)}
         return tuple(field.name for field in dataclasses.fields(cls) if field.name not in inherited)
 
     def validate(self) -> None:
-        """Normalises the settings; raises ValueError or FileNotFoundError on those that cannot work."""
+        """Normalize the settings. Raises ValueError or FileNotFoundError if they cannot work."""
         raise NotImplementedError
 
     def label(self) -> str:
-        """The readable part of the config's name."""
+        """Return the readable part of the config's name."""
         raise NotImplementedError
 
 
@@ -61,14 +62,14 @@ class Source(tfds.core.GeneratorBasedBuilder):
     """A TFDS builder of one of the two kinds of records in `jaxretr.data.schema`; subclasses implement `records`."""
 
     VERSION = tfds.core.Version("1.1.0")
-    """To be raised whenever a builder makes other records of the same files, or old preparations would be reused."""
+    """Increase it whenever a builder makes different records from the same files; otherwise old data is reused."""
     config_class: ClassVar[type[SourceConfig]]
     features: ClassVar[Callable[[], tfds.features.FeaturesDict]]
     description: ClassVar[str]
     homepage: ClassVar[str | None] = None
 
     def records(self, downloads: tfds.download.DownloadManager) -> dict[str, Iterable[dict[str, Any]]]:
-        """The records of each split, made while they are written where they are many."""
+        """Return the records of each split. Large splits are iterators that make the records while they are written."""
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -92,7 +93,10 @@ class Source(tfds.core.GeneratorBasedBuilder):
 
 
 class _SyncedInfo(tfds.core.DatasetInfo):
-    """tfds writes the info last, into a directory that it then renames: by then all data must be on the disk."""
+    """Syncs all data to the disk before TFDS completes a dataset.
+
+    TFDS writes the info last, into a directory that it then renames. All data must be on the disk before the rename.
+    """
 
     def write_to_directory(self, dataset_info_dir: Any, all_metadata: bool = True) -> None:
         super().write_to_directory(dataset_info_dir, all_metadata)
@@ -100,27 +104,29 @@ class _SyncedInfo(tfds.core.DatasetInfo):
 
 
 def existing_path(value: str | AnyPath | None, setting: str) -> Path:
-    """`value` as an absolute path; what is in a bucket is copied to the disk.
+    """Return `value` as an absolute path; a path in a bucket is copied to the disk.
 
     Raises:
-      FileNotFoundError: nothing is there; names the setting.
+      FileNotFoundError: the path does not exist; the message names the setting.
     """
     if value and in_bucket(value):
         return local_copy(as_path(value))
     path = Path(as_path(value)) if value else None
     if path is None or not path.exists():
-        raise FileNotFoundError(f"{setting}={value and str(value)!r} is no existing file or directory; give its path.")
+        raise FileNotFoundError(
+            f"{setting}={value and str(value)!r} is not an existing file or directory; give its path."
+        )
     return path.absolute()
 
 
 def check_language(value: str, setting: str) -> None:
-    """Raises ValueError where `value` is no language tag; names the setting."""
+    """Raise ValueError, naming the setting, if `value` is not a language tag."""
     if not LANGUAGE.fullmatch(value):
-        raise ValueError(f"{setting}={value!r} is no language tag; expected one such as de, zh-CN or sr-Latn.")
+        raise ValueError(f"{setting}={value!r} is not a language tag; expected a tag such as de, zh-CN or sr-Latn.")
 
 
 def listing(folder: Path) -> str:
-    """The names in a directory for an error to quote: the first ten."""
+    """Return the first ten names in a directory, for an error message."""
     names = [path.name for path in files.visible(folder)] if folder.is_dir() else []
     return ", ".join(names[:10] + ["..."] * (len(names) > 10)) or "nothing"
 

@@ -1,9 +1,9 @@
 """`beir`: any test collection in BEIR layout, from a directory or a zip.
 
-In: `corpus.jsonl` ({"_id", "title", "text"}), `queries.jsonl` ({"_id", "text"}) and `qrels/<split>.tsv` (header
-`query-id corpus-id score`), each but the qrels optionally gzipped, directly in `source` or in the only folder inside.
-Out: retrieval records; one query split per qrels file. Grades are kept, queries without judgements are dropped, and so
-is nothing else: passages without a text stay, because the published measures count them.
+Input: `corpus.jsonl` ({"_id", "title", "text"}), `queries.jsonl` ({"_id", "text"}) and `qrels/<split>.tsv` (header
+`query-id corpus-id score`), in `source` or in the only folder inside it. Corpus and queries may be gzipped. Output:
+retrieval records, with one query split per qrels file. Grades are kept, and queries without judgements are dropped.
+Passages without a text are kept, because published measures count them.
 
 Reference: Thakur et al., BEIR, arXiv 2104.08663.
 """
@@ -26,7 +26,7 @@ QRELS_HEADER = ["query-id", "corpus-id", "score"]
 
 @dataclasses.dataclass(kw_only=True)
 class BeirConfig(base.SourceConfig):
-    """Settings: `source`, the directory or zip; `language` of all its texts."""
+    """Settings: `source`, the directory or zip; `language`, the language of all texts."""
 
     source: str | Path | None = None
     language: str = "en"
@@ -42,7 +42,7 @@ class BeirConfig(base.SourceConfig):
 
 
 class Beir(base.Source):
-    """See the module's docstring."""
+    """The builder of `beir`; see the module docstring."""
 
     name = "beir"
     config_class = BeirConfig
@@ -55,17 +55,19 @@ class Beir(base.Source):
 
 
 def part(source: Path) -> judged.Part:
-    """The collection in a directory or zip. Raises ValueError where it is in another layout."""
+    """Return the collection in a directory or zip. Raises ValueError if it is in another layout."""
     corpus, queries, tables = locate(source)
-    asked = {Path(table.name).stem: judged.Asked(queries, _query_texts(queries), read_qrels(table)) for table in tables}
-    return judged.Part(corpus, _passage_texts(corpus), asked)
+    queries_of_split = {
+        Path(table.name).stem: judged.Asked(queries, _query_texts(queries), read_qrels(table)) for table in tables
+    }
+    return judged.Part(corpus, _passage_texts(corpus), queries_of_split)
 
 
 def locate(source: Path) -> tuple[File, File, list[File]]:
-    """The corpus, the queries and the qrels files.
+    """Return the corpus, the queries and the qrels files.
 
     Raises:
-      ValueError: another layout; says what was found and what was looked for.
+      ValueError: the layout is another; the message says what was found and what was looked for.
     """
     root: File = source
     if source.is_file():
@@ -82,16 +84,16 @@ def locate(source: Path) -> tuple[File, File, list[File]]:
     judgements: list[File] = files.visible(qrels) if qrels and qrels.is_dir() else []
     judgements = [file for file in judgements if file.name.endswith(".tsv")]
     if not corpus or not queries or not judgements:
-        found = ", ".join(sorted(entries)) or "nothing"
-        raise ValueError(f"source={str(source)!r} is not in BEIR layout: looked for {LAYOUT}, found {found}.")
+        names = ", ".join(sorted(entries)) or "nothing"
+        raise ValueError(f"source={str(source)!r} is not in BEIR layout: looked for {LAYOUT}, found {names}.")
     return corpus, queries, judgements
 
 
 def read_qrels(file: File) -> judged.Qrels:
-    """Judgements by query id and passage id.
+    """Return the judgements by query id and passage id.
 
     Raises:
-      ValueError: no header, a row that is no judgement, or two different grades for one pair.
+      ValueError: the header is missing, a row is not a judgement, or one pair has two different grades.
     """
     rows = files.table(file, columns=3)
     _, header = next(rows, (1, []))

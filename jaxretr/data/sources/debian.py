@@ -1,8 +1,8 @@
-"""Debian packages as a source of data: fetched by apt without root and read without installing anything.
+"""Read data from Debian packages: fetch them with apt without root, and read them without installing anything.
 
-In: package names and a folder. Out: one .deb file per package, all of one version, and the files inside them. apt
-checks the packages' signatures with the system's keyrings; its lists live in a temporary directory, so neither root nor
-a fresh `apt-get update` of the system is needed.
+Input: package names and a folder. Output: one .deb file per package, all of one version, and the files inside them. apt
+checks the signatures of the packages with the system's keyrings. Its package lists are in a temporary directory, so
+neither root nor a recent `apt-get update` of the system is needed.
 """
 
 import re
@@ -13,7 +13,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-# Lists and caches of our own, none of the system's hooks; the sandbox user may not write to a private directory.
+# Use private lists and caches and none of the system's hooks. Sandbox user "root" disables apt's own sandbox user, who
+# may not write to a private directory.
 _PRIVATE_APT = """
 Dir::State "{root}/state";
 Dir::State::Status "/dev/null";
@@ -28,50 +29,52 @@ Acquire::Retries "2";
 
 
 def find(packages: Sequence[str], folder: Path) -> dict[str, Path]:
-    """The .deb file of each package in `folder`, which must hold one version of them all.
+    """Return the .deb file of each package in `folder`, which must hold exactly one version of all packages.
 
     Raises:
-      FileNotFoundError: packages without a .deb file, or no single version; says what is there and how to get the rest.
+      FileNotFoundError: a package has no .deb file, or the packages have no single version in common; the message says
+        what the folder holds and, for missing packages, how to get them.
     """
     versions: dict[str, dict[str, Path]] = {package: {} for package in packages}
     for path in sorted(folder.glob("*.deb")):
         package, _, rest = path.name.partition("_")
         if package in versions:
             versions[package][rest.rpartition("_")[0]] = path
-    missing = [package for package, found in versions.items() if not found]
+    missing = [package for package, paths in versions.items() if not paths]
     if missing:
-        there = ", ".join(sorted({path.name.partition("_")[0] for path in folder.glob("*.deb")})) or "none"
+        available = ", ".join(sorted({path.name.partition("_")[0] for path in folder.glob("*.deb")})) or "none"
         raise FileNotFoundError(
-            f"{folder} has no .deb file of {', '.join(missing)} (it has: {there}). {_by_hand(missing)}"
+            f"{folder} has no .deb file of {', '.join(missing)} (it has: {available}). {_manual_steps(missing)}"
         )
-    common = set.intersection(*(set(found) for found in versions.values()))
+    common = set.intersection(*(set(paths) for paths in versions.values()))
     if len(common) != 1:
-        listed = "; ".join(f"{package}: {', '.join(found)}" for package, found in versions.items())
+        listed = "; ".join(f"{package}: {', '.join(paths)}" for package, paths in versions.items())
         raise FileNotFoundError(f"{folder} must hold exactly one version of all packages, but holds {listed}.")
     (version,) = common
-    return {package: found[version] for package, found in versions.items()}
+    return {package: paths[version] for package, paths in versions.items()}
 
 
 def fetch(packages: Sequence[str], folder: Path) -> None:
-    """Downloads `packages` into `folder` with apt; packages that are there in another version are replaced.
+    """Download `packages` into `folder` with apt; other versions of these packages in the folder are replaced.
 
     Raises:
-      RuntimeError: apt is missing, offline or does not know a package; says how to go on without it.
+      RuntimeError: apt is missing, offline or does not know a package; the message names another
+        way to get the files.
     """
     if shutil.which("apt-get") is None:
-        raise RuntimeError(f"apt-get was not found on this machine. {_by_hand(packages)}")
+        raise RuntimeError(f"apt-get was not found on this machine. {_manual_steps(packages)}")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".apt-", dir=folder) as private:
         root, fresh = Path(private), Path(private, "fresh")
         for part in ("state/lists/partial", "cache/archives/partial", "fresh"):
             (root / part).mkdir(parents=True)
         (root / "apt.conf").write_text(_PRIVATE_APT.format(root=root.absolute()))
-        # `update` succeeds where a mirror cannot be reached; the download that follows tells whether it was needed.
+        # `update` succeeds even if a mirror is unreachable; the download fails if that mirror was needed.
         warnings = _apt(root, fresh, "update").stderr
         download = _apt(root, fresh, "download", *packages)
         if download.returncode:
             reason = (warnings + download.stderr).strip()
-            raise RuntimeError(f"apt-get could not fetch {', '.join(packages)}: {reason}\n{_by_hand(packages)}")
+            raise RuntimeError(f"apt-get could not fetch {', '.join(packages)}: {reason}\n{_manual_steps(packages)}")
         for package in packages:
             for old in folder.glob(f"{package}_*.deb"):
                 old.unlink()
@@ -80,7 +83,7 @@ def fetch(packages: Sequence[str], folder: Path) -> None:
 
 
 def read(deb: Path, pattern: re.Pattern[str]) -> Iterator[tuple[re.Match[str], bytes]]:
-    """Streams the content of the files in `deb` whose path (without a leading slash) matches `pattern` in full.
+    """Yield the content of the files in `deb` whose path (without a leading slash) matches `pattern` in full.
 
     Raises:
       RuntimeError: dpkg-deb is missing or cannot read the file.
@@ -110,8 +113,8 @@ def _apt(root: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def _by_hand(packages: Sequence[str]) -> str:
+def _manual_steps(packages: Sequence[str]) -> str:
     return (
-        "Get the .deb files on a Debian or Ubuntu machine with a network, by `apt-get download "
-        f"{' '.join(packages)}`, put them into one folder here, and give that folder as source."
+        "On a Debian or Ubuntu machine with network access, run `apt-get download "
+        f"{' '.join(packages)}`, copy the .deb files into one folder here, and give that folder as source."
     )

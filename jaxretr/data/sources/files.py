@@ -1,10 +1,10 @@
-"""Text and JSON files as sources: read as a stream, gzipped or not, from a directory or inside a zip.
+"""Read text and JSON files as streams, gzipped or not, from a directory or inside a zip.
 
-In: a path. Out: an iterator over (line number, content). Long files show their progress with an ETA on stderr, and
-errors name file and line.
+Input: a path. Output: an iterator over (line number, content). Long files show a progress bar with an ETA on stderr.
+Errors name the file and the line.
 
-Every reader of JSON follows two rules. A member that is null is the same as one that is absent. A lone surrogate,
-which JSON can hold and UTF-8 cannot, becomes U+FFFD.
+Every JSON reader follows two rules. A null member counts as absent. A lone surrogate, which JSON can represent and
+UTF-8 cannot, becomes U+FFFD.
 """
 
 import gzip
@@ -23,21 +23,21 @@ from rich.console import Console
 from jaxretr.files import is_visible
 from jaxretr.tokenization import clean_text
 
-CONSOLE = Console(stderr=True)  # what a command prints as its result goes to stdout
+CONSOLE = Console(stderr=True)  # stdout is for the results of commands
 
 File = Path | zipfile.Path
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # JSON's escape of a surrogate; UTF-8 itself has none
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # a surrogate as a JSON escape; UTF-8 cannot encode one
 
 
 def visible(folder: File) -> list[Any]:
-    """The entries of a folder that can be data (see `is_visible`), sorted by name."""
+    """Return the entries of a folder that can be data (see `is_visible`), sorted by name."""
     return sorted((entry for entry in folder.iterdir() if is_visible(entry.name)), key=lambda entry: entry.name)
 
 
 def check_fetched(file: File) -> None:
-    """Raises ValueError if the file is the pointer that git-lfs leaves in place of a file it has not fetched."""
+    """Raise ValueError if the file is the pointer that git-lfs leaves in place of a file it has not fetched."""
     with file.open("rb") as opened:
         _check_no_pointer(opened.read(len(_LFS_POINTER)), file)
 
@@ -51,10 +51,10 @@ def _check_no_pointer(beginning: bytes, file: File) -> None:
 
 
 def lines(file: File) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file that are not blank, without their ends, numbered from 1; `.gz` is unpacked.
+    """Yield the non-blank lines of a UTF-8 file, numbered from 1, without line ends; `.gz` files are decompressed.
 
     Raises:
-      ValueError: a line is not UTF-8, the archive is broken or cut off, or the file is a git-lfs pointer.
+      ValueError: a line is not UTF-8, the archive is broken or truncated, or the file is a git-lfs pointer.
     """
     number = 0
     try:
@@ -86,11 +86,11 @@ def _bytes(file: File) -> Iterator[bytes]:
             with gzip.open(packed) as unpacked:
                 yield from unpacked
         else:
-            yield from packed  # splits at \n alone, not at U+2028 and the like
+            yield from packed  # splits at \n only, not at other line separators such as U+2028
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text, with U+FFFD in place of lone surrogates. Raises ValueError if the text is not JSON."""
+    """Return the value of a JSON text, with U+FFFD in place of lone surrogates. Raises ValueError if it is not JSON."""
     try:
         value = json.loads(text)
     except RecursionError as error:
@@ -99,10 +99,10 @@ def parse_json(text: str) -> Any:
 
 
 def json_file(file: Path) -> Any:
-    """The value of a JSON file.
+    """Return the value of a JSON file.
 
     Raises:
-      ValueError: the file is not JSON, not UTF-8, or a git-lfs pointer; names the file.
+      ValueError: the file is not JSON, not UTF-8, or a git-lfs pointer; the message names the file.
     """
     check_fetched(file)
     try:
@@ -112,10 +112,10 @@ def json_file(file: Path) -> Any:
 
 
 def json_lines(file: File) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON-lines file, without their members that are null.
+    """Yield the objects of a JSON-lines file with their line numbers; null members are left out.
 
     Raises:
-      ValueError: a line is no JSON object; names file and line.
+      ValueError: a line is not a JSON object; the message names file and line.
     """
     for number, line in lines(file):
         try:
@@ -138,10 +138,10 @@ def _cleaned(value: Any) -> Any:
 
 
 def table(file: File, columns: int, separator: str | None = "\t") -> Iterator[tuple[int, list[str]]]:
-    """The rows of a text table with exactly `columns` columns; `separator=None` splits at any white space.
+    """Yield the rows of a text table with exactly `columns` columns; `separator=None` splits at any white space.
 
     Raises:
-      ValueError: a row has another number of columns; names file and line.
+      ValueError: a row has another number of columns; the message names file and line.
     """
     for number, line in lines(file):
         row = line.split(separator)
@@ -151,7 +151,7 @@ def table(file: File, columns: int, separator: str | None = "\t") -> Iterator[tu
 
 
 def field(record: Mapping[str, Any], name: str, file: File, number: int) -> str:
-    """A string (or number, as a string) of a JSON record. Raises ValueError, naming file and line, where missing."""
+    """Return a string field of a JSON record; integers are converted. Raises ValueError if it is missing or empty."""
     value = record.get(name)
     if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
         raise ValueError(
@@ -162,7 +162,7 @@ def field(record: Mapping[str, Any], name: str, file: File, number: int) -> str:
 
 
 def text(record: Mapping[str, Any], name: str, file: File, number: int) -> str:
-    """A string of a JSON record, empty where it is null. Raises ValueError, naming file and line, where missing."""
+    """Return a string field of a JSON record, empty if it is null. Raises ValueError if it is missing."""
     value = record.get(name, 0)
     if value is not None and not isinstance(value, str):
         found = repr(value)[:80] if name in record else "none"
@@ -174,7 +174,7 @@ def text(record: Mapping[str, Any], name: str, file: File, number: int) -> str:
 
 
 def integer(text: str, file: File, number: int) -> int:
-    """`text` as an integer. Raises ValueError, naming file and line, where it is none."""
+    """Return `text` as an integer. Raises ValueError, naming file and line, if it is not one."""
     try:
         return int(text)
     except ValueError as error:

@@ -1,8 +1,9 @@
-"""LibreOffice help pages as blocks of text, and the passages cut from them.
+"""Parse LibreOffice help pages into blocks of text, and cut passages from them.
 
-In: the HTML of one page (as LibreOffice 7.4 writes it: the content is inside `#DisplayArea`, headings and paragraphs
-have ids that are the same in every language). Out: `Page`s, and on the English pages `Entry`s: which blocks make up a
-passage and which heading asks for it. An entry names blocks by their ids, so it can be read off any language's page.
+Input: the HTML of one page, as LibreOffice 7.4 writes it: the content is inside `#DisplayArea`, and headings and
+paragraphs have the same ids in every language. Output: a `Page` and, for English pages, `Entry`s that say which blocks
+make up a passage and which heading asks for it. An entry names blocks by their ids, so it applies to the page in any
+language.
 """
 
 import collections
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 import lxml.html
 
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
-# Navigation, captions and program code; their text is the same on every page or is no natural language.
+# Navigation, captions and program code: text that repeats on every page or is not natural language.
 DROPPED_CLASSES = frozenset(
     (
         "howtoget", "relatedtopics", "related", "noteicon", "bascode", "pycode", "sqlcode", "code", "codeintable",
@@ -21,7 +22,7 @@ DROPPED_CLASSES = frozenset(
 )  # fmt: skip
 DROPPED_TAGS = frozenset(("script", "style", "pre"))
 MIN_WORDS, MAX_WORDS = 50, 250
-# A heading on this many pages (Syntax, Example, Parameters, Reset) names a part of the section around it.
+# A heading on at least this many pages (Syntax, Example, Parameters, Reset) names a part of the surrounding section.
 GENERIC_PAGES = 20
 
 
@@ -34,7 +35,7 @@ class Block:
 
     @property
     def words(self) -> int:
-        """Number of words between white space."""
+        """Return the number of words, separated by white space."""
         return len(self.text.split())
 
 
@@ -43,9 +44,9 @@ class Page:
     """A page in one language.
 
     Attributes:
-      title: as in the browser's title bar.
-      blocks: in reading order, by a key that is unique on the page and the same in all languages.
-      keywords: the index keywords of a section, by the key of its heading.
+      title: title of the HTML document.
+      blocks: blocks in reading order, by a key that is unique on the page and the same in all languages.
+      keywords: index keywords of each section, by the key of its heading.
     """
 
     title: str
@@ -55,7 +56,7 @@ class Page:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """A passage as cut on an English page: the keys of its heading and of the blocks of its body."""
+    """A passage cut from an English page: the keys of its heading and of the blocks of its body."""
 
     page: str
     heading: str
@@ -63,20 +64,20 @@ class Entry:
 
     @property
     def id(self) -> str:
-        """The `passage_id` of its texts."""
+        """Return the `passage_id` of the entry's texts."""
         return f"{self.page}#{self.heading}"
 
 
 def parse(html: bytes) -> Page | None:
-    """The content of a help page; None where the page has no `#DisplayArea`."""
+    """Return the content of a help page, or None if the page has no `#DisplayArea`."""
     document = lxml.html.document_fromstring(html, parser=lxml.html.HTMLParser(encoding="utf-8"))
     area = document.get_element_by_id("DisplayArea", None)
     if area is None:
         return None
-    _drop_what_is_no_text(area)
+    _drop_non_text(area)
     blocks: dict[str, Block] = {}
     keywords: dict[str, list[str]] = collections.defaultdict(list)
-    pending: list[str] = []  # keywords stand before the heading that they index
+    pending: list[str] = []  # keywords precede the heading that they index
     heading = ""
     occurrences: collections.Counter[str] = collections.Counter()
     for element in area.iter("meta", "p", *HEADINGS):
@@ -100,19 +101,20 @@ def parse(html: bytes) -> Page | None:
 
 
 def generic_headings(pages: Mapping[str, Page]) -> frozenset[str]:
-    """Headings that occur on `GENERIC_PAGES` pages or more, such as "Syntax" and "Example:"."""
+    """Return the headings that occur on at least `GENERIC_PAGES` pages, such as "Syntax" and "Example:"."""
     on_page = ({block.text for block in page.blocks.values() if block.level} for page in pages.values())
     count = collections.Counter(text for texts in on_page for text in texts)
     return frozenset(text for text, pages_with_it in count.items() if pages_with_it >= GENERIC_PAGES)
 
 
 def cut(path: str, page: Page, generic: frozenset[str]) -> list[Entry]:
-    """Cuts an English page into entries of about `MIN_WORDS` to `MAX_WORDS` words.
+    """Cut an English page into entries of about `MIN_WORDS` to `MAX_WORDS` words.
 
-    A section (a heading and the paragraphs up to the next one) opens an entry. Subsections that are short or have a
-    generic heading join the entry of the section around them, with their heading. Where there is no room for one, it
-    opens an entry that the subsections after it join, unless its heading is generic. Entries that stay below
-    `MIN_WORDS`, and the paragraphs of one section beyond `MAX_WORDS`, are left out: no heading asks for them alone.
+    A section is a heading and the paragraphs up to the next heading; it opens an entry. A subsection that is short or
+    has a generic heading joins the entry of the surrounding section, together with its heading. If that entry has no
+    room, the subsection opens a new entry, which later subsections join; a subsection with a generic heading is dropped
+    instead. Entries below `MIN_WORDS` and the paragraphs of a section beyond `MAX_WORDS` are dropped, because no
+    heading asks for them alone.
     """
     sections: list[list[str]] = []
     for key, block in page.blocks.items():
@@ -128,7 +130,7 @@ def cut(path: str, page: Page, generic: frozenset[str]) -> list[Entry]:
         return [key for end, key in enumerate(keys, start=1) if words(keys[:end]) <= MAX_WORDS]
 
     entries: list[list[str]] = []
-    level = 0  # of the section that the last entry belongs to; deeper sections lie inside
+    level = 0  # level of the section that the last entry belongs to; deeper sections are inside it
     for section in sections:
         head, *body = section
         block = page.blocks[head]
@@ -145,14 +147,14 @@ def _clean(text: str) -> str:
     return " ".join(text.split())
 
 
-def _drop_what_is_no_text(area: lxml.html.HtmlElement) -> None:
+def _drop_non_text(area: lxml.html.HtmlElement) -> None:
     for element in area.xpath(".//br"):
         element.tail = " " + (element.tail or "")
     for element in area.xpath(".//script | .//style | .//pre | .//*[@class]"):
         classes = set(element.get("class", "").split())
         if element.tag in DROPPED_TAGS or classes & DROPPED_CLASSES:
             element.drop_tree()
-        elif classes & {"switch", "switchinline"}:  # variants by operating system or application
+        elif classes & {"switch", "switchinline"}:  # keep the default variant of each
             for variant in list(element):
                 if not variant.get("id", "").startswith("default"):
                     variant.drop_tree()

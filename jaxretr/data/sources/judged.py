@@ -1,7 +1,7 @@
-"""What the builders of test collections share: texts and judgements of each language in, retrieval records out.
+"""Combine the texts and judgements of each language into the retrieval records of a test collection.
 
-In: a `Part` for each language. Out: the records of every split (`jaxretr.data.schema`), made while they are written, so
-that no corpus is in memory. Every id that the judgements name must have a text, or writing ends with an error.
+Input: a `Part` per language. Output: the records of every split (`jaxretr.data.schema`), made while they are written,
+so that no corpus is in memory. If an id in the judgements has no text, writing ends with an error.
 """
 
 import itertools
@@ -20,9 +20,9 @@ class Asked(NamedTuple):
     """The queries of one language and split.
 
     Attributes:
-      file: what errors name.
+      file: file that errors name.
       texts: line number, key and text of each query, judged or not.
-      qrels: the judgements, about this language's passages.
+      qrels: judgements of the passages in this language.
     """
 
     file: File
@@ -34,9 +34,9 @@ class Part(NamedTuple):
     """One language of a test collection.
 
     Attributes:
-      corpus: file or folder of the passages, which errors name.
+      corpus: file or folder of the passages; errors name it.
       texts: key, title and text of each passage.
-      asked: the queries of each split.
+      asked: queries of each split.
     """
 
     corpus: File
@@ -45,26 +45,26 @@ class Part(NamedTuple):
 
 
 def records(parts: Mapping[str, Part]) -> dict[str, Iterable[dict[str, Any]]]:
-    """The records of a collection, given by language, for each split.
+    """Return the records of each split of a collection, given its languages.
 
-    Queries of several languages with the same key are translations of one question; its judgements are those of all
-    languages together. Queries that no language judges are left out.
+    Queries with the same key in several languages are translations of one question. Its judgements are those of all
+    languages together. Queries without judgements in any language are left out.
 
     Raises:
-      ValueError: while the records are made, where a judged passage or query is not there or a judged query is empty.
+      ValueError: while the records are iterated: a judged passage or query is missing, or a judged query is empty.
     """
-    made: dict[str, Iterable[dict[str, Any]]] = {
+    splits: dict[str, Iterable[dict[str, Any]]] = {
         schema.CORPUS_SPLIT: itertools.chain(*(_passages(*part) for part in parts.items()))
     }
     for split in sorted({split for part in parts.values() for split in part.asked}):
-        asked = {language: part.asked[split] for language, part in parts.items() if split in part.asked}
+        queries_of_language = {language: part.asked[split] for language, part in parts.items() if split in part.asked}
         relevant: Qrels = {}
-        for language, (_, _, qrels) in asked.items():
+        for language, (_, _, qrels) in queries_of_language.items():
             for query, grades in qrels.items():
-                named = {f"{language}:{passage}": grade for passage, grade in grades.items()}
-                relevant.setdefault(query, {}).update(named)
-        made[split] = itertools.chain(*(_queries(*item, relevant) for item in asked.items()))
-    return made
+                judged = {f"{language}:{passage}": grade for passage, grade in grades.items()}
+                relevant.setdefault(query, {}).update(judged)
+        splits[split] = itertools.chain(*(_queries(*item, relevant) for item in queries_of_language.items()))
+    return splits
 
 
 def _passages(language: str, part: Part) -> Iterator[dict[str, Any]]:
@@ -92,17 +92,19 @@ def _check_all_seen(unseen: Collection[str], what: str, file: File) -> None:
         some = ", ".join(sorted(unseen)[:5])
         raise ValueError(
             f"{len(unseen)} {what} in the judgements are not in {file}, such as {some}: do the files belong together? "
-            "Add the missing texts, or take the judgements out."
+            "Add the missing texts, or remove the judgements."
         )
 
 
 def asked_in_trec_files(language: str, topics: File, judgements: File) -> Asked:
-    """Queries of a collection whose languages ask different questions under the same ids: a key is "<language>-<id>".
+    """Return the queries of a language whose questions differ from those of other languages despite equal ids.
+
+    The key of a question is "<language>-<id>".
 
     Args:
-      language: of the queries.
-      topics: question id and text, separated by a tab.
-      judgements: TREC qrels: question id, anything, passage id, grade.
+      language: language of the queries.
+      topics: file with question id and text, separated by a tab.
+      judgements: TREC qrels file: question id, an ignored column, passage id, grade.
     """
     qrels: Qrels = {}
     for number, (query, _, passage, grade) in files.table(judgements, columns=4, separator=None):
@@ -112,7 +114,7 @@ def asked_in_trec_files(language: str, topics: File, judgements: File) -> Asked:
 
 
 def add_judgement(qrels: Qrels, query: str, passage: str, grade: str, file: File, number: int) -> None:
-    """Adds a judgement. Raises ValueError, naming file and line, for a grade that is no int32 or not the first."""
+    """Add a judgement. Raises ValueError, naming file and line, if the grade is not an int32 or contradicts another."""
     value = files.integer(grade, file, number)
     if abs(value) >= 2**31:
         raise ValueError(
@@ -120,5 +122,5 @@ def add_judgement(qrels: Qrels, query: str, passage: str, grade: str, file: File
         )
     if qrels.setdefault(query, {}).setdefault(passage, value) != value:
         raise ValueError(
-            f"{file}, line {number}: query {query!r} and passage {passage!r} were judged differently before."
+            f"{file}, line {number}: query {query!r} and passage {passage!r} have a different grade on an earlier line."
         )

@@ -1,11 +1,12 @@
 """`lareqa`: XQuAD-R and MLQA-R, answer retrieval from a pool of several languages.
 
-In: a directory of `<language>.json` files (SQuAD layout with `sentences` and `sentence_breaks`), given or downloaded.
-Out: retrieval records with the query split `test`. XQuAD-R is for evaluation only: train and choose nothing on it.
+Input: a directory of `<language>.json` files (SQuAD layout with `sentences` and `sentence_breaks`), given or
+downloaded. Output: retrieval records with the query split `test`. XQuAD-R is for evaluation only: do not train or
+select models on it.
 
-Candidates are all sentences of all paragraphs, not deduplicated: 13,014 in XQuAD-R, 20,534 in MLQA-R. The one with
-start <= answer_start < end is relevant, in every language that has the question's id. A candidate's key is its place
-in its own language's file: equal keys of two languages are not translations, the judgements alone say what is.
+Candidates are all sentences of all paragraphs, not deduplicated: 13,014 in XQuAD-R, 20,534 in MLQA-R. The sentence with
+start <= answer_start < end is relevant, in every language that has the question's id. A candidate's key is its position
+in the file of its language. Equal keys in two languages are not translations; only the judgements align languages.
 
 Reference: Roy et al., LAReQA, arXiv 2004.05484.
 """
@@ -22,7 +23,7 @@ from jaxretr.data import schema
 from jaxretr.data.sources import base, files
 
 REPOSITORY = "https://raw.githubusercontent.com/google-research-datasets/lareqa"
-COMMIT = "354d67d1cd066854cdfbf5ad0e6105528976141d"  # the last that has both collections
+COMMIT = "354d67d1cd066854cdfbf5ad0e6105528976141d"  # the last commit that has both collections
 LANGUAGES = {
     "xquad-r": ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"),
     "mlqa-r": ("ar", "de", "en", "es", "hi", "vi", "zh"),
@@ -35,10 +36,10 @@ class LareqaConfig(base.SourceConfig):
     """Settings.
 
     Attributes:
-      source: directory of the JSON files; downloaded where None.
-      collection: which to download: "xquad-r" or "mlqa-r".
+      source: directory of the JSON files; None downloads them.
+      collection: collection to download: "xquad-r" or "mlqa-r".
       candidates: "sentence"; "sentence+context", the sentence followed by its paragraph (as XTREME-R does); or
-        "paragraph", where every paragraph is one candidate.
+        "paragraph", the whole paragraph.
     """
 
     source: str | Path | None = None
@@ -59,7 +60,7 @@ class LareqaConfig(base.SourceConfig):
 
 
 class Lareqa(base.Source):
-    """See the module's docstring."""
+    """The builder of `lareqa`; see the module docstring."""
 
     name = "lareqa"
     config_class = LareqaConfig
@@ -75,9 +76,9 @@ class Lareqa(base.Source):
         questions: list[tuple[str, str, str]] = []
         relevant: dict[str, dict[str, int]] = collections.defaultdict(dict)
         for language, path in paths.items():
-            for key, text, asked in candidates(path, config.candidates):
+            for key, text, answered in candidates(path, config.candidates):
                 passages.append(schema.retrieval_record(key, language, text))
-                for question, question_text in asked.items():
+                for question, question_text in answered.items():
                     relevant[question][f"{language}:{key}"] = 1
                     questions.append((question, language, question_text))
         queries = {
@@ -88,10 +89,10 @@ class Lareqa(base.Source):
 
 
 def find(source: Path) -> dict[str, Path]:
-    """The file of each language.
+    """Return the file of each language.
 
     Raises:
-      FileNotFoundError: no `<language>.json`, or a JSON file whose name is no language's.
+      FileNotFoundError: there is no `<language>.json`, or the name of a JSON file is not a language tag.
     """
     entries = files.visible(source) if source.is_dir() else []
     paths = {path.stem: path for path in entries if path.suffix == ".json"}
@@ -104,10 +105,10 @@ def find(source: Path) -> dict[str, Path]:
 
 
 def candidates(path: Path, kind: str) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """The candidates of one language: key, text, and the questions (id -> text) that each answers.
+    """Yield the candidates of one language: key, text, and the questions (id -> text) that each answers.
 
     Raises:
-      ValueError: the file is not in the expected layout, or an answer lies in no sentence.
+      ValueError: the file is in another layout, or an answer is in no sentence.
     """
     try:
         paragraphs = [
@@ -118,19 +119,19 @@ def candidates(path: Path, kind: str) -> Iterator[tuple[str, str, dict[str, str]
         for key, paragraph in paragraphs:
             context = _string(paragraph, "context")
             spans = [(0, len(context))] if kind == "paragraph" else paragraph["sentence_breaks"]
-            asked: list[dict[str, str]] = [{} for _ in spans]
+            questions_of_span: list[dict[str, str]] = [{} for _ in spans]
             for question in paragraph["qas"]:
                 id, text = _string(question, "id"), _string(question, "question")
                 for answer in question["answers"]:
                     place = _span_with(answer["answer_start"], spans)
                     if place is None:
                         raise LookupError(f"the answer to question {id} lies in no sentence")
-                    asked[place][id] = text
+                    questions_of_span[place][id] = text
             for place, span in enumerate(spans):
                 text = context[span[0] : span[1]]
                 if kind == "sentence+context":
                     text = f"{text} {context}"
-                yield (key if kind == "paragraph" else f"{key}.{place}"), text, asked[place]
+                yield (key if kind == "paragraph" else f"{key}.{place}"), text, questions_of_span[place]
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         why = str(error) if type(error) is LookupError else repr(error)
         raise ValueError(
@@ -154,6 +155,6 @@ def _download(collection: str, downloads: tfds.download.DownloadManager) -> dict
         return {language: Path(path) for language, path in downloads.download(urls).items()}
     except Exception as error:
         raise RuntimeError(
-            f"{collection} could not be downloaded ({error}). Get the folder {collection} of "
-            f"{Lareqa.homepage} at commit {COMMIT[:7]} elsewhere and give it as source."
+            f"{collection} could not be downloaded ({error}). On another machine, download the folder {collection} of "
+            f"{Lareqa.homepage} at commit {COMMIT[:7]}, copy it here, and give it as source."
         ) from error

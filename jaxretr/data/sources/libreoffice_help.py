@@ -1,16 +1,16 @@
 """`libreoffice_help`: aligned training pairs in up to 17 languages from LibreOffice's help (MPL-2.0).
 
-In: Debian's packages `libreoffice-help-<language>`, fetched with apt or taken from a folder of .deb files. Out:
+Input: Debian's packages `libreoffice-help-<language>`, fetched with apt or read from a folder of .deb files. Output:
 training pairs (`jaxretr.data.schema`) in the splits `train`, `validation` and `test`, divided by page.
 
-Passages are cut once, on the English pages, and read off the other languages' pages by element id, so translations
-consist of the same blocks. A block that equals the English one is not translated and is left out, and a passage belongs
-to a language only where at least `min_translated` of its (English) words are translated.
+Passages are cut once, on the English pages, and read from the pages of the other languages by element id, so
+translations consist of the same blocks. A block that equals the English block is untranslated and is left out. A
+passage belongs to a language only if at least `min_translated` of its English words are translated.
 
 A passage has up to two queries: `<passage_id>#h`, its heading, and `<passage_id>#k`, its index keywords. The heading is
-*not* part of the passage text: were it there, matching the first line would answer every query and nothing would be
-learnt about meaning. Headings that more than one section has, and those of one word, are put behind the page's title
-("Font: Style"). A query that asks for two passages of its language even so is left out of that language.
+*not* part of the passage text. Otherwise a model could answer every query by matching the first line, and would learn
+nothing about meaning. A heading that several sections share, or that has one word, is prefixed with the page title
+("Font: Style"). If a query still asks for two passages of its language, it is left out of that language.
 """
 
 import collections
@@ -47,9 +47,9 @@ class LibreOfficeHelpConfig(base.SourceConfig):
     """Settings.
 
     Attributes:
-      languages: codes from `PACKAGES`; English is always read, but has records only where it is named.
-      source: folder with the .deb files; fetched with apt where None.
-      min_translated: share of a passage's words, from 0 to 1, that must be translated.
+      languages: codes from `PACKAGES`. English is always read, but has records only if it is named.
+      source: folder with the .deb files; None fetches them with apt.
+      min_translated: minimum share of a passage's words, from 0 to 1, that must be translated.
     """
 
     languages: Sequence[str] = DEFAULT_LANGUAGES
@@ -74,7 +74,7 @@ class LibreOfficeHelpConfig(base.SourceConfig):
 
 
 class LibreOfficeHelp(base.Source):
-    """See the module's docstring."""
+    """The builder of `libreoffice_help`; see the module docstring."""
 
     name = "libreoffice_help"
     config_class = LibreOfficeHelpConfig
@@ -98,12 +98,12 @@ class LibreOfficeHelp(base.Source):
             )
         }
         entries = cut_entries(pages["en"])
-        made: dict[str, list[dict[str, Any]]] = {"train": [], **{split: [] for split in HELD_OUT_PERCENT}}
+        pairs_of_split: dict[str, list[dict[str, Any]]] = {"train": [], **{split: [] for split in HELD_OUT_PERCENT}}
         for language in config.languages:
             pairs = language_records(language, entries, pages["en"], pages[language], config.min_translated)
             for entry, record in pairs:
-                made[split_of(entry.page)].append(record)
-        return {split: found for split, found in made.items() if found or split == "train"}
+                pairs_of_split[split_of(entry.page)].append(record)
+        return {split: records for split, records in pairs_of_split.items() if records or split == "train"}
 
     def _debs(self, packages: list[str], download_dir: Path) -> Mapping[str, Path]:
         folder = self.builder_config.source
@@ -117,29 +117,29 @@ class LibreOfficeHelp(base.Source):
 
 
 def read_pages(deb: Path) -> dict[str, Page]:
-    """The pages of a help package by path (`text/...`).
+    """Return the pages of a help package by path (`text/...`).
 
     Raises:
-      RuntimeError: the package holds no page in the known layout.
+      RuntimeError: the package has no page in the known layout.
     """
     pages = {match[1]: help_pages.parse(html) for match, html in debian.read(deb, PAGE)}
-    found = {path: page for path, page in pages.items() if page is not None}
-    if not found:
+    parsed = {path: page for path, page in pages.items() if page is not None}
+    if not parsed:
         raise RuntimeError(
             f"{deb} holds no help page in the known layout ({PAGE.pattern}, with an element 'DisplayArea'): "
-            "LibreOffice has changed it, or this is another package. Version 7.4 is known to work."
+            "LibreOffice has changed the layout, or this is another package. Version 7.4 is known to work."
         )
-    return found
+    return parsed
 
 
 def cut_entries(english: Mapping[str, Page]) -> list[Entry]:
-    """All passages of the English pages, in the order of their ids.
+    """Return all passages of the English pages, in the order of the page paths.
 
-    LibreOffice includes some sections in several pages. A passage more than half of whose words are in passages before
-    it is left out, so that no passage is there twice, and none of the held-out pages' is trained on.
+    LibreOffice includes some sections in several pages. A passage is left out if more than half of its words are in
+    blocks of earlier passages, so that no passage occurs twice and no held-out passage is trained on.
     """
     generic = help_pages.generic_headings(english)
-    seen: set[tuple[str, str]] = set()  # id and text: an included block keeps its id
+    seen: set[tuple[str, str]] = set()  # (id, text) of earlier blocks; an included block keeps its id
     entries = []
     for path in sorted(english):
         blocks = english[path].blocks
@@ -152,7 +152,7 @@ def cut_entries(english: Mapping[str, Page]) -> list[Entry]:
 
 
 def split_of(page: str) -> str:
-    """The split that all passages of a page belong to, whatever else is prepared."""
+    """Return the split of all passages of a page; it does not depend on what else is prepared."""
     percent = int.from_bytes(hashlib.sha256(page.encode()).digest()[:8]) % 100
     for split, share in HELD_OUT_PERCENT.items():
         if percent < share:
@@ -164,7 +164,7 @@ def split_of(page: str) -> str:
 def language_records(
     language: str, entries: list[Entry], english: Mapping[str, Page], pages: Mapping[str, Page], min_translated: float
 ) -> Iterator[tuple[Entry, dict[str, Any]]]:
-    """The training pairs of one language, each with the entry it is made of; for English, `pages` is `english`."""
+    """Yield the training pairs of one language, each with its entry; for English, `pages` must be `english`."""
     sections = collections.Counter(b.text for page in english.values() for b in page.blocks.values() if b.level)
     passages: dict[str, str] = {}
     queries: dict[str, tuple[Entry, str]] = {}
@@ -187,7 +187,7 @@ def language_records(
 
 
 def project(entry: Entry, english: Page, page: Page, min_translated: float) -> str | None:
-    """The entry's passage on `page`, one block a line; None where too little of it is translated."""
+    """Return the entry's passage on `page`, one block per line, or None if too little of it is translated."""
     source, target = english.blocks, page.blocks
     if page is english:
         return "\n".join(source[key].text for key in entry.body)
@@ -199,10 +199,16 @@ def project(entry: Entry, english: Page, page: Page, min_translated: float) -> s
 
 
 def heading_query(entry: Entry, english: Page, page: Page, sections: Mapping[str, int]) -> str | None:
-    """The heading, behind the page's title where the English one says too little; None where it is not translated.
+    """Return the heading, after the page title if the English heading says too little, or None if it is untranslated.
 
-    `sections`: how many sections there are under each English heading. A heading of up to two words may well be the
-    same in two languages ("AutoFilter"); a longer one that equals the English one has not been translated.
+    A heading of up to two words can be equal in two languages ("AutoFilter"). A longer heading that equals the English
+    heading is untranslated.
+
+    Args:
+      entry: the passage.
+      english: the English page.
+      page: the page in the language of the query.
+      sections: number of sections under each English heading.
     """
     if entry.heading not in page.blocks:
         return None
@@ -210,17 +216,17 @@ def heading_query(entry: Entry, english: Page, page: Page, sections: Mapping[str
     if page is not english and heading == heading_en.text and heading_en.words > 2:
         return None
     if page.title and (sections[heading_en.text] > 1 or heading_en.words == 1):
-        # The title of a page usually is its first heading, or that and more: "Options (AutoCorrect)".
-        said = heading.casefold() in page.title.casefold() if heading_en.level == 1 else heading == page.title
-        return page.title if said else f"{page.title}: {heading}"
+        # The title of a page usually equals its first heading or contains it: "Options (AutoCorrect)".
+        title_suffices = heading.casefold() in page.title.casefold() if heading_en.level == 1 else heading == page.title
+        return page.title if title_suffices else f"{page.title}: {heading}"
     return heading
 
 
 def keyword_query(entry: Entry, english: Page, page: Page) -> str | None:
-    """Up to `MAX_KEYWORDS` of the entry's index keywords; None where there are none or they are not translated.
+    """Return up to `MAX_KEYWORDS` of the entry's index keywords, or None if there are none or they are untranslated.
 
-    References to other keywords ("see also") are left out; they are recognised in English and found in the other
-    language by their place in the list, so lists of different lengths cannot be used.
+    References to other keywords ("see also") are left out. They are recognized in English and located in the other
+    language by their position in the list, so lists of different lengths cannot be used.
     """
     keywords_en, keywords = english.keywords.get(entry.heading, ()), page.keywords.get(entry.heading, ())
     if len(keywords) != len(keywords_en) or (page is not english and keywords == keywords_en):

@@ -1,14 +1,14 @@
 """`miracl`: monolingual retrieval in 18 languages, in the published layout.
 
-In: a directory that holds, for each language, two folders:
+Input: a directory that holds two folders per language:
 
 - `miracl-corpus-v1.0-<language>` with `docs-*.jsonl.gz` (`docid`, `title`, `text`),
 - `miracl-v1.0-<language>` with `topics/topics.miracl-v1.0-<language>-<split>.tsv` (question id, text) and
   `qrels/qrels.miracl-v1.0-<language>-<split>.tsv` (TREC).
 
-Out: retrieval records; the query splits are those with qrels (`train`, `dev`). The questions of different languages are
-different ones although their ids may coincide, so a question's key is "<language>-<id>". Passages are written as they
-are read; only judgements are in memory.
+Output: retrieval records. The query splits are those with qrels (`train`, `dev`). Questions of different languages
+differ even if their ids are equal, so a question's key is "<language>-<id>". Passages are written as they are read;
+only judgements are in memory.
 
 Reference: Zhang et al., MIRACL, TACL 2023, arXiv 2210.09984.
 """
@@ -29,7 +29,7 @@ SPLITS = ("train", "dev")
 
 @dataclasses.dataclass(kw_only=True)
 class MiraclConfig(base.SourceConfig):
-    """Settings: `source`, the directory; `languages` by code, all that are there where None."""
+    """Settings: `source`, the directory; `languages`, language codes (None for all in the directory)."""
 
     source: str | Path | None = None
     languages: Sequence[str] | None = None
@@ -37,15 +37,15 @@ class MiraclConfig(base.SourceConfig):
     @override
     def validate(self) -> None:
         source = self.source = base.existing_path(self.source, "source")
-        there = {match[1] for path in source.glob("*") if (match := re.fullmatch(r"miracl-v1\.0-(\w+)", path.name))}
-        there = {language for language in there if any(_corpus(source, language))}
-        if not there or set(self.languages or ()) - there:
+        available = {match[1] for path in source.glob("*") if (match := re.fullmatch(r"miracl-v1\.0-(\w+)", path.name))}
+        available = {language for language in available if any(_corpus(source, language))}
+        if not available or set(self.languages or ()) - available:
             raise FileNotFoundError(
                 f"source={str(source)!r}: looked for the folders miracl-v1.0-<language> and "
                 f"miracl-corpus-v1.0-<language>/docs-*.jsonl.gz of {', '.join(self.languages or ('any language',))}; "
-                f"both are there for {', '.join(sorted(there)) or 'no language'}. Found {base.listing(source)}."
+                f"both exist for {', '.join(sorted(available)) or 'no language'}. Found {base.listing(source)}."
             )
-        self.languages = tuple(sorted(set(self.languages or there)))
+        self.languages = tuple(sorted(set(self.languages or available)))
 
     @override
     def label(self) -> str:
@@ -53,7 +53,7 @@ class MiraclConfig(base.SourceConfig):
 
 
 class Miracl(base.Source):
-    """See the module's docstring."""
+    """The builder of `miracl`; see the module docstring."""
 
     name = "miracl"
     config_class = MiraclConfig

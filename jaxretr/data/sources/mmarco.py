@@ -1,14 +1,14 @@
 """`mmarco`: MS MARCO's training questions machine-translated into 13 languages, in the published layout.
 
-In: a directory with `collections/<language>_collection.tsv` (passage id, text),
+Input: a directory with `collections/<language>_collection.tsv` (passage id, text),
 `queries/train/<language>_queries.train.tsv` (question id, text) and either `triples.train.ids.small.tsv` (question,
-positive, negative) or `qrels.train.tsv` (TREC). Languages are spelt out, as in `arabic_collection.tsv`. Out: training
-pairs in the splits `train` and `validation` (one relevant passage in a thousand, with all its questions); ids are MS
-MARCO's, so translations are aligned. The first positive of a question is its
-passage, its first `num_negatives` negatives are kept.
+positive, negative) or `qrels.train.tsv` (TREC). Languages are spelled out, as in `arabic_collection.tsv`. Output:
+training pairs in the splits `train` and `validation` (one relevant passage in a thousand, with all its questions). Ids
+are MS MARCO's, so translations are aligned. A question keeps its first positive as its passage and its first
+`num_negatives` negatives.
 
-Memory: 8 bytes per passage of one language at a time (71 MB) and the ids of the judgements (about 100 bytes times
-(2 + `num_negatives`) per question, 0.3 GB for the full set with one negative); texts stay on disk.
+Memory: 8 bytes per passage of one language at a time (71 MB), and the ids of the judgements (about 100 bytes times
+(2 + `num_negatives`) per question, 0.3 GB for the full set with one negative). Texts stay on disk.
 
 Reference: Bonifacio et al., mMARCO, arXiv 2108.13897.
 """
@@ -31,13 +31,13 @@ LANGUAGES = {
     "it": "italian", "ja": "japanese", "nl": "dutch", "pt": "portuguese", "ru": "russian", "vi": "vietnamese",
     "zh": "chinese",
 }  # fmt: skip
-_IDS = 100_000_000  # more than ten times the passages of MS MARCO; their places take 8 bytes each
+_MAX_IDS = 100_000_000  # over ten times the passages of MS MARCO; the offset of each takes 8 bytes of memory
 TRIPLES, QRELS = "triples.train.ids.small.tsv", "qrels.train.tsv"
 
 
 @dataclasses.dataclass(kw_only=True)
 class MmarcoConfig(base.SourceConfig):
-    """Settings: `source`, the directory; `languages` by code; `num_negatives`, the hard negatives kept per question."""
+    """Settings: `source`, the directory; `languages`, language codes; `num_negatives`, hard negatives per question."""
 
     source: str | Path | None = None
     languages: Sequence[str] = tuple(LANGUAGES)
@@ -67,7 +67,7 @@ class MmarcoConfig(base.SourceConfig):
 
 
 class Mmarco(base.Source):
-    """See the module's docstring."""
+    """The builder of `mmarco`; see the module docstring."""
 
     name = "mmarco"
     config_class = MmarcoConfig
@@ -97,12 +97,12 @@ class Mmarco(base.Source):
 
 
 def split_of(passage: int) -> str:
-    """The split of all questions that a passage answers: one in a thousand is held out."""
+    """Return the split of all questions that a passage answers; one passage in a thousand is held out."""
     return "train" if zlib.crc32(str(passage).encode()) % 1000 else "validation"
 
 
 def read_triples(file: Path, num_negatives: int) -> dict[int, list[int]]:
-    """For each question id, its first positive and then up to `num_negatives` negatives, all passage ids."""
+    """Return passage ids per question id: its first positive, then up to `num_negatives` negatives."""
     judged: dict[int, list[int]] = {}
     for number, row in files.table(file, columns=3):
         query, positive, negative = (files.integer(value, file, number) for value in row)
@@ -113,7 +113,7 @@ def read_triples(file: Path, num_negatives: int) -> dict[int, list[int]]:
 
 
 def read_qrels(file: Path) -> dict[int, list[int]]:
-    """For each question id, its first relevant passage id, from TREC qrels."""
+    """Return for each question id a list with its first relevant passage id, from TREC qrels."""
     judged: dict[int, list[int]] = {}
     for number, (query, _, passage, grade) in files.table(file, columns=4, separator=None):
         if files.integer(grade, file, number) > 0:
@@ -135,7 +135,10 @@ def _language(
 
 
 def _line_offsets(collection: Path) -> np.ndarray:
-    """Where the line of each passage id begins in the file, in bytes; -1 where there is none. int64[largest id + 1]."""
+    """Return the byte offset of each passage's line in the file, by passage id; -1 for ids without a line.
+
+    The array is int64 and has at least (largest id + 1) elements.
+    """
     offsets = np.full(1 << 20, -1, np.int64)
     position = 0
     with collection.open("rb") as file:
@@ -144,10 +147,10 @@ def _line_offsets(collection: Path) -> np.ndarray:
             if key.strip():
                 name, tab, _ = key.partition(b"\t")
                 identifier = files.integer(name.decode(errors="replace"), collection, number)
-                if not tab or not 0 <= identifier < _IDS:
+                if not tab or not 0 <= identifier < _MAX_IDS:
                     raise ValueError(
-                        f"{collection}, line {number}: expected a passage id below {_IDS:,}, a tab and a text, found "
-                        f"{line[:60].decode(errors='replace')!r}."
+                        f"{collection}, line {number}: expected a passage id below {_MAX_IDS:,}, a tab and a text, "
+                        f"found {line[:60].decode(errors='replace')!r}."
                     )
                 if identifier >= len(offsets):
                     offsets = np.concatenate([offsets, np.full(max(len(offsets), identifier), -1, np.int64)])

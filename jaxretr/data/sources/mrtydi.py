@@ -1,9 +1,10 @@
 """`mrtydi`: Mr. TyDi, monolingual retrieval in 11 languages, in the published layout.
 
-In: a directory that holds, for each language, the unpacked folder `mrtydi-v1.1-<language>`, its name spelt out as in
-`mrtydi-v1.1-arabic`, with `collection/docs.jsonl.gz` (`id`, `contents`: title, empty line, text), `topic.<split>.tsv`
-(question id, text) and `qrels.<split>.txt` (TREC). Out: retrieval records; the query splits are those with qrels. As in
-`miracl`, the same id in two languages is two questions, so a question's key is "<language>-<id>".
+Input: a directory that holds one unpacked folder `mrtydi-v1.1-<language>` per language, with the language spelled out,
+as in `mrtydi-v1.1-arabic`. The folder has `collection/docs.jsonl.gz` (`id`, `contents`: title, empty line, text),
+`topic.<split>.tsv` (question id, text) and `qrels.<split>.txt` (TREC). Output: retrieval records. The query splits are
+those with qrels. As in `miracl`, the same id in two languages means two questions, so a question's key is
+"<language>-<id>".
 
 Reference: Zhang et al., Mr. TyDi, arXiv 2108.08787.
 """
@@ -27,7 +28,7 @@ SPLITS = ("train", "dev", "test")
 
 @dataclasses.dataclass(kw_only=True)
 class MrTydiConfig(base.SourceConfig):
-    """Settings: `source`, the directory; `languages` by code, all that are there where None."""
+    """Settings: `source`, the directory; `languages`, language codes (None for all in the directory)."""
 
     source: str | Path | None = None
     languages: Sequence[str] | None = None
@@ -35,14 +36,14 @@ class MrTydiConfig(base.SourceConfig):
     @override
     def validate(self) -> None:
         source = self.source = base.existing_path(self.source, "source")
-        there = {language for language in LANGUAGES if _corpus(source, language).exists()}
-        if not there or set(self.languages or ()) - there:
+        available = {language for language in LANGUAGES if _corpus(source, language).exists()}
+        if not available or set(self.languages or ()) - available:
             raise FileNotFoundError(
                 f"source={str(source)!r}: looked for mrtydi-v1.1-<language>/collection/docs.jsonl.gz of "
-                f"{', '.join(self.languages or ('any language',))} (among {', '.join(LANGUAGES)}); it is there for "
-                f"{', '.join(sorted(there)) or 'no language'}. Found {base.listing(source)}."
+                f"{', '.join(self.languages or ('any language',))} (among {', '.join(LANGUAGES)}); it exists for "
+                f"{', '.join(sorted(available)) or 'no language'}. Found {base.listing(source)}."
             )
-        self.languages = tuple(sorted(set(self.languages or there)))
+        self.languages = tuple(sorted(set(self.languages or available)))
 
     @override
     def label(self) -> str:
@@ -50,7 +51,7 @@ class MrTydiConfig(base.SourceConfig):
 
 
 class MrTydi(base.Source):
-    """See the module's docstring."""
+    """The builder of `mrtydi`; see the module docstring."""
 
     name = "mrtydi"
     config_class = MrTydiConfig

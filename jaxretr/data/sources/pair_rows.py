@@ -1,4 +1,6 @@
-"""Training pairs in the layouts that others use: a row of JSON lines or parquet comes in, a `PairRow` goes out.
+"""Read training pairs in the column layouts of other tools.
+
+Input: a row of JSON lines or parquet. Output: a `PairRow`.
 
 | layout | question | answers | hard negatives |
 |---|---|---|---|
@@ -7,9 +9,9 @@
 | Tevatron | `query` | `positive_passages` | `negative_passages` |
 | others | | `positives` | `negatives`, `hard_negatives` |
 
-Every column of answers or negatives holds a passage or a list of passages; a passage is a string or
-`{"docid", "title", "text"}`, of which only the text is required. A row may mix the layouts: the first column of answers
-in the order of `POSITIVES` counts, and the negatives of all columns.
+Every column of answers or negatives holds a passage or a list of passages. A passage is a string or
+`{"docid", "title", "text"}`, of which only the text is required. A row may mix the layouts: its answers are those of
+the first column that it has in the order of `POSITIVES`, and its negatives are those of all columns.
 """
 
 import re
@@ -32,15 +34,15 @@ _IDS_IN_PASSAGES = ("docid", "doc_id", "passage_id", "_id", "id")
 
 
 class PairRow(NamedTuple):
-    """One row.
+    """One row of training data.
 
     Attributes:
-      query: the question.
-      answers: the id, if the row gives one, and the text of each passage that answers it.
-      negatives: texts of hard negatives.
-      question_id: the question's id, if the row gives one.
-      passage_id: the id of the answer (of the first, if there are several), if the row gives one in a column.
-      language: if the row says it.
+      query: text of the question.
+      answers: id (None if the row gives none) and text of each passage that answers the question.
+      negatives: texts of the hard negatives.
+      question_id: id of the question, if the row gives one.
+      passage_id: id of the first answer, if the row gives one in a column.
+      language: language of the row, if the row gives one.
       unread: columns, and members of passages, that were not read.
     """
 
@@ -54,15 +56,15 @@ class PairRow(NamedTuple):
 
 
 def is_known(column: str) -> bool:
-    """Whether rows are read from a column of this name."""
+    """Return whether `read` uses a column of this name."""
     return column in _KNOWN or NUMBERED_NEGATIVE.fullmatch(column) is not None
 
 
 def read(row: Mapping[str, Any], file: Path, number: int) -> PairRow:
-    """Reads a row, from which values that are null have been left out.
+    """Read a row, from which null values have been left out.
 
     Raises:
-      ValueError: a column is missing or of another type, or a passage is empty; names file and line.
+      ValueError: a column is missing or of another type, or a passage is empty; the message names file and line.
     """
     where = f"{file}, line {number}"
     query = _first(row, QUERIES) or QUERIES[-1]
@@ -91,7 +93,7 @@ def read(row: Mapping[str, Any], file: Path, number: int) -> PairRow:
 
 
 def check_language(tag: Any, name: str) -> str:
-    """`tag` if it is a language tag. Raises ValueError, which begins with `name`, if it is not."""
+    """Return `tag` if it is a language tag. Raises ValueError, which begins with `name`, if it is not."""
     if not isinstance(tag, str) or not base.LANGUAGE.fullmatch(tag.replace("_", "-")):
         raise ValueError(f"{name} must be a language tag such as de, zh-CN or sr-Latn, found {tag!r}.")
     return tag
@@ -106,7 +108,7 @@ def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
 
 
 def _id(record: Mapping[str, Any], name: str, where: str) -> str:
-    """An id as a string. A column of integers with gaps holds floats: 7.0 is the id 7."""
+    """Return an id as a string. A column of integers with gaps holds floats, so 7.0 is the id 7."""
     value = record[name]
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -116,7 +118,7 @@ def _id(record: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def _passages(row: Mapping[str, Any], name: str, where: str, unread: set[str]) -> list[tuple[str | None, str]]:
-    """The ids and texts of the passages in a column; adds the members that are not read to `unread`."""
+    """Return the ids and texts of the passages in a column; add members that are not read to `unread`."""
     value = row[name]
     if isinstance(value, str | Mapping):
         value = [value]

@@ -1,12 +1,13 @@
-"""`pairs`: training pairs of one's own, as JSON lines (gzipped or not) or parquet.
+"""`pairs`: a user's own training pairs, as JSON lines (gzipped or not) or parquet.
 
-In: a file, or a folder of files named by split, language and shard (`jaxretr.data.sources.split_files`), whose rows are
-in one of the layouts of `jaxretr.data.sources.pair_rows`. Out: training pairs.
+Input: a file, or a folder of files named by split, language and shard (`jaxretr.data.sources.split_files`), with rows
+in one of the layouts of `jaxretr.data.sources.pair_rows`. Output: training pairs.
 
-Each answer of a question makes a record. A question is told by its id (`query_id`, `qid` or `id`), or, without one, by
-its text: its answers may be in one row or in several. Equal ids in different languages are translations. A passage is
-told by its id (`passage_id`, or the passage's `docid`), or, without one, by its text. The language of a row is its
-`language`, else the file name's, else the setting. Titles are joined to texts.
+Each answer of a question becomes a record. A question is identified by its id (`query_id`, `qid` or `id`) or, without
+an id, by its text. Its answers may be in one row or in several. Equal ids in different languages are translations. A
+passage is identified by its id (`passage_id`, or the passage's `docid`) or, without an id, by its text. The language of
+a row is its `language`; if it has none, the language in the file name; otherwise the setting. Titles are joined to
+texts.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from jaxretr.data.sources.split_files import DataFile
 
 @dataclasses.dataclass(kw_only=True)
 class PairsConfig(base.SourceConfig):
-    """Settings: `source`, the file or folder; `language` of records that do not say theirs."""
+    """Settings: `source`, the file or folder; `language`, the language of records that do not name theirs."""
 
     source: str | Path | None = None
     language: str = "en"
@@ -41,10 +42,10 @@ class PairsConfig(base.SourceConfig):
 
 
 class Pairs(base.Source):
-    """See the module's docstring."""
+    """The builder of `pairs`; see the module docstring."""
 
     name = "pairs"
-    VERSION = tfds.core.Version("2.0.0")  # 1.0.0 told neither questions nor passages by their ids
+    VERSION = tfds.core.Version("2.0.0")  # 1.0.0 ignored the ids of questions and passages
     config_class = PairsConfig
     features = staticmethod(schema.own_pair_features)
     description = "Training pairs from JSON lines or parquet."
@@ -54,31 +55,33 @@ class Pairs(base.Source):
         config = self.builder_config
         unread: set[str] = set()
         return {
-            split: _records(found, split, config.language, unread)
-            for split, found in split_files.locate(config.source).items()
+            split: _records(data_files, split, config.language, unread)
+            for split, data_files in split_files.locate(config.source).items()
         }
 
 
-def _records(found: list[DataFile], split: str, default_language: str, unread: set[str]) -> Iterator[dict[str, Any]]:
-    """The records of a split. Columns that are not read are named once; `unread` remembers them between splits."""
+def _records(
+    data_files: list[DataFile], split: str, default_language: str, unread: set[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the records of a split. Columns that are not read are reported once; `unread` collects them over splits."""
     seen = _Questions()
     new: set[str] = set()
-    for file in found:
+    for file in data_files:
         for number, row in _rows(file.path, new):
             pair = pair_rows.read(row, file.path, number)
-            if split == schema.TRAIN_SPLIT and not pair.query.strip():  # of other splits, see load_collection
+            if split == schema.TRAIN_SPLIT and not pair.query.strip():  # `load_collection` checks other splits
                 raise ValueError(f"{file.path}, line {number}: the query has no text, only white space.")
             new |= pair.unread
             yield from _pairs(pair, f"{file.name}:{number}", pair.language or file.language or default_language, seen)
     if new := new - unread:
         unread |= new
         files.CONSOLE.print(
-            f"pairs: columns that are not read: {', '.join(sorted(new))} ({split})", highlight=False, soft_wrap=True
+            f"pairs: ignored columns: {', '.join(sorted(new))} ({split})", highlight=False, soft_wrap=True
         )
 
 
 def _rows(path: Path, unread: set[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a file; adds the columns of a parquet file that are not read to `unread`."""
+    """Yield the rows of a file; add columns of a parquet file that are not read to `unread`."""
     if path.suffix != ".parquet":
         yield from files.json_lines(path)
         return
@@ -87,7 +90,7 @@ def _rows(path: Path, unread: set[str]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _pairs(pair: PairRow, place: str, language: str, seen: "_Questions") -> Iterator[dict[str, Any]]:
-    """One record per answer."""
+    """Yield one record per answer."""
     for number, (docid, text) in enumerate(pair.answers):
         if pair.question_id is None:
             key, query_suffix, passage_suffix = place, _suffix(number), _suffix(number)
@@ -111,13 +114,13 @@ def _pairs(pair: PairRow, place: str, language: str, seen: "_Questions") -> Iter
 
 
 class _Questions:
-    """The answers of each question with an id so far: some 200 bytes per question, for a whole split."""
+    """The answers seen so far of every question with an id, for a whole split: about 200 bytes per question."""
 
     def __init__(self) -> None:
         self._answers: dict[bytes, list[bytes]] = {}
 
     def add(self, key: str, language: str, query: str, answer: str) -> tuple[int, int]:
-        """The place of an answer among those of its question, and that of the first with the same text."""
+        """Return the position of an answer among those of its question, and the position of the first equal answer."""
         answers = self._answers.setdefault(_digest(f"{language}:{key}", query)[:8].encode(), [])
         answers.append(_digest(answer)[:8].encode())
         return len(answers) - 1, answers.index(answers[-1])

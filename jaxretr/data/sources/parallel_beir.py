@@ -1,9 +1,9 @@
-"""`parallel_beir`: translations of one test collection, a BEIR directory or zip for each language.
+"""`parallel_beir`: translations of one test collection, a BEIR directory or zip per language.
 
-In: a directory with one entry per language, named by its tag: `en/`, `de.zip`, ... each in BEIR layout (`beir`). Query
-ids are shared: equal ids are translations. Passage ids may be shared or not; what is relevant is what any language's
-qrels say about its own corpus, so `q1` is answered by `en:p7` and `de:p9` where en's qrels say p7 and de's say p9.
-Out: retrieval records; the query splits are the qrels files of all languages together.
+Input: a directory with one entry per language, named by its tag: `en/`, `de.zip`, ... Each entry is in BEIR layout
+(`beir`). Equal query ids are translations. Passage ids may be shared or not, because the qrels of a language judge its
+own corpus: if the qrels of en name p7 and those of de name p9, both `en:p7` and `de:p9` answer the question. Output:
+retrieval records. The query splits are those of the qrels files of all languages together.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from jaxretr.data.sources import base, beir, files, judged
 
 @dataclasses.dataclass(kw_only=True)
 class ParallelBeirConfig(base.SourceConfig):
-    """Settings: `source`, the directory; `languages` by tag, all that are there where None."""
+    """Settings: `source`, the directory; `languages`, language tags (None for all in the directory)."""
 
     source: str | Path | None = None
     languages: Sequence[str] | None = None
@@ -27,12 +27,12 @@ class ParallelBeirConfig(base.SourceConfig):
     @override
     def validate(self) -> None:
         source = self.source = base.existing_path(self.source, "source")
-        there = find(source)
-        if missing := sorted(set(self.languages or ()) - set(there)):
+        available = find(source)
+        if missing := sorted(set(self.languages or ()) - set(available)):
             raise FileNotFoundError(
-                f"source={str(source)!r} has no language {', '.join(missing)}; it has {', '.join(there)}."
+                f"source={str(source)!r} has no language {', '.join(missing)}; it has {', '.join(available)}."
             )
-        self.languages = tuple(sorted(set(self.languages or there)))
+        self.languages = tuple(sorted(set(self.languages or available)))
 
     @override
     def label(self) -> str:
@@ -40,7 +40,7 @@ class ParallelBeirConfig(base.SourceConfig):
 
 
 class ParallelBeir(base.Source):
-    """See the module's docstring."""
+    """The builder of `parallel_beir`; see the module docstring."""
 
     name = "parallel_beir"
     config_class = ParallelBeirConfig
@@ -54,11 +54,11 @@ class ParallelBeir(base.Source):
 
 
 def find(source: Path) -> dict[str, Path]:
-    """The directory or zip of each language, by tag.
+    """Return the directory or zip of each language, by tag.
 
     Raises:
-      FileNotFoundError: there is none.
-      ValueError: a directory or zip that is named by no language, or two of one language.
+      FileNotFoundError: there is no directory or zip.
+      ValueError: the name of a directory or zip is not a language tag, or two have the same language.
     """
     entries = files.visible(source) if source.is_dir() else []
     places = [entry for entry in entries if entry.is_dir() or entry.suffix == ".zip"]

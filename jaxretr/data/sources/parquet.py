@@ -1,4 +1,4 @@
-"""Parquet files as sources: rows as dictionaries without nulls, and errors that name the file, the column and the row.
+"""Read parquet files as sources: rows as dictionaries without nulls, and errors that name file, column and row.
 
 Input: a path. Output: (row number, row), with one batch of rows in memory at a time.
 """
@@ -35,7 +35,7 @@ def opened(file: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:  # Arrow reports some broken files as an OSError
         if isinstance(error, OSError) and error.errno:  # an error of the file system, which names the file
             raise
-        raise ValueError(f"{file} is no readable parquet file ({error}); fetch or write it again") from error
+        raise ValueError(f"{file} is not a readable parquet file ({error}); fetch or write it again") from error
 
 
 def rows(file: Path, wanted: Callable[[str], bool] = lambda _: True) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -48,7 +48,7 @@ def rows(file: Path, wanted: Callable[[str], bool] = lambda _: True) -> Iterator
       wanted: selects the columns to read by name. Other columns may have any type: they are not converted.
 
     Raises:
-      ValueError: as `opened`; a text is not UTF-8; or Python cannot hold a value.
+      ValueError: as in `opened`; a text is not UTF-8; or Python cannot represent a value.
     """
     number = 0
     with opened(file) as table:
@@ -67,7 +67,7 @@ def rows(file: Path, wanted: Callable[[str], bool] = lambda _: True) -> Iterator
 
 
 def column_names(file: Path) -> list[str]:
-    """Return the names of the columns. Raises ValueError as `opened`."""
+    """Return the names of the columns. Raises ValueError as in `opened`."""
     with opened(file) as table:
         return table.schema_arrow.names
 
@@ -106,7 +106,7 @@ def _values(values: pa.Array, file: Path, name: str, before: int) -> list[Any]:
         converted = values.to_pylist()
     except (ValueError, OverflowError, KeyError) as error:
         if pa.types.is_temporal(values.type):
-            return values.cast(pa.string()).to_pylist()  # a year, or a time zone, that Python does not have
+            return values.cast(pa.string()).to_pylist()  # a year or a time zone that Python cannot represent
         what = "a text is not UTF-8" if isinstance(error, UnicodeDecodeError) else "a value cannot be read"
         row = before + _first_unreadable(values)
         raise ValueError(f"{file}, row {row}: {what} in column {name!r} ({error}); write the file again") from error

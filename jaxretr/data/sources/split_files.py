@@ -1,7 +1,7 @@
-"""Data files by the names that others give them: split, language and shard.
+"""Find data files by the split, language and shard in their names.
 
-In: a file or folder. Out: the files of each split, each with the language that its path names. A path is made of
-these parts, in this order, of which folders may hold the first ones:
+Input: a file or folder. Output: the files of each split, each with the language that its path names. A path consists of
+these parts, in this order; the first parts may be names of folders:
 
 | part | examples |
 |---|---|
@@ -10,7 +10,7 @@ these parts, in this order, of which folders may hold the first ones:
 | shard | `00000-of-00002`, `00000-of-00001-1a2b3c4d5e6f`, `0000`, `part-3` |
 
 So `train-de.jsonl`, `train.de.jsonl.gz`, `de/train-00000-of-00002.parquet`, `data/train-de-00000-of-00002.parquet` and
-`train/de.jsonl` are files of the split `train`. Whatever is no split, language or shard is an error.
+`train/de.jsonl` are files of the split `train`. Any other part of a name is an error.
 """
 
 import re
@@ -25,7 +25,7 @@ EXPECTED = (
     "train, validation (dev) or test, and a language tag such as de or pt-BR"
 )
 _SPLITS = {"train": "train", "test": "test", **dict.fromkeys(("validation", "valid", "val", "dev"), "validation")}
-_NEUTRAL_FOLDERS = {"data", "default"}  # as hubs name the folders of a data set
+_NEUTRAL_FOLDERS = {"data", "default"}  # folder names that dataset hubs use
 
 _LANGUAGE = r"[a-z]{2,3}(?:[-_][A-Z][a-z]{3})?(?:[-_](?:[A-Za-z]{2}|\d{3}))?"
 _SHARD = r"(?:(?:part|shard)[-_.]?)?\d+(?:[-_]of[-_]\d+)?(?:[-_][0-9a-f]{8,})?"
@@ -35,11 +35,12 @@ _NAME = re.compile(
 
 
 class DataFile(NamedTuple):
-    """Attributes:
+    """A data file and what its path says about it.
 
-    path: the file.
-    name: its path below the source, without the suffix; no two files of a source share it.
-    language: the language that the path names, if any.
+    Attributes:
+      path: the file.
+      name: path below the source, without the suffix; unique within a source.
+      language: the language that the path names, if any.
     """
 
     path: Path
@@ -48,55 +49,55 @@ class DataFile(NamedTuple):
 
 
 def locate(source: Path) -> dict[str, list[DataFile]]:
-    """The files of each split below a folder, sorted by path.
+    """Return the files of each split below a folder, sorted by path.
 
     A single file whose name does not begin with a split is the train split.
 
     Raises:
-      ValueError: a path that does not follow the patterns, two files whose names differ in the suffix only, or no file.
+      ValueError: a path does not follow the patterns, two names differ only in the suffix, or there is no file.
     """
     if source.is_file() and source.name.endswith(SUFFIXES):
         name = _stem(source.name)
         if not re.match(rf"(?:{'|'.join(_SPLITS)})(?:[-_.]|$)", name):
             return {"train": [DataFile(source, name, None)]}
-        found = [source]
+        paths = [source]
         root = source.parent
     else:
-        found = _below(source) if source.is_dir() else []
+        paths = _data_files(source) if source.is_dir() else []
         root = source
     splits: dict[str, list[DataFile]] = {}
     names: dict[str, Path] = {}
-    for path in found:
+    for path in paths:
         name = _stem(path.relative_to(root).as_posix())
         if name in names:
             raise ValueError(
-                f"{path} and {names[name].name} have one name; remove one of them, or, if both hold data, call them "
+                f"{path} and {names[name].name} differ only in the suffix; remove one or, if both hold data, name them "
                 f"{Path(name).name}-0 and {Path(name).name}-1."
             )
         names[name] = path
-        split, language = _parsed(path, name)
+        split, language = _split_and_language(path, name)
         splits.setdefault(split, []).append(DataFile(path, name, language))
     if not splits:
         raise ValueError(f"source={str(source)!r}: looked for files ending in {', '.join(SUFFIXES)}, found none.")
     return splits
 
 
-def _below(folder: Path) -> list[Path]:
-    found: list[Path] = []
+def _data_files(folder: Path) -> list[Path]:
+    paths: list[Path] = []
     for entry in files.visible(folder):
         if entry.is_dir():
-            found += _below(entry)
+            paths += _data_files(entry)
         elif entry.name.endswith(SUFFIXES):
-            found.append(entry)
-    return found
+            paths.append(entry)
+    return paths
 
 
 def _stem(name: str) -> str:
     return name.removesuffix(".gz").rpartition(".")[0]
 
 
-def _parsed(path: Path, name: str) -> tuple[str, str | None]:
-    """Split and language of a file. Raises ValueError if the path names none, or two, or anything else."""
+def _split_and_language(path: Path, name: str) -> tuple[str, str | None]:
+    """Return the split and language of a file. Raises ValueError if the path names no split, two, or anything else."""
     *folders, last = name.split("/")
     splits, languages = [], []
     for part in [folder for folder in folders if folder not in _NEUTRAL_FOLDERS] + [last]:

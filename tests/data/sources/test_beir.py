@@ -100,7 +100,11 @@ def test_a_zip_with_one_folder_holds_the_same(source, tmp_path):
         ),
         ("qrels/test.tsv", TEST + "q1 0 d1 1\n", r"test\.tsv, line 5: expected 3 columns, found 1"),
         ("qrels/test.tsv", TEST + "q1\td1\thigh\n", r"test\.tsv, line 5: expected an integer, found 'high'"),
-        ("qrels/test.tsv", TEST + "q1\td1\t1\n", r"line 5: query 'q1' and passage 'd1' were judged differently"),
+        (
+            "qrels/test.tsv",
+            TEST + "q1\td1\t1\n",
+            r"line 5: query 'q1' and passage 'd1' have a different grade on an earlier line",
+        ),
     ],
 )
 def test_broken_files_are_named(source, file, content, message):

@@ -46,10 +46,10 @@ def test_questions_are_relevant_in_their_own_language_alone(source):
 
 def test_languages_can_be_chosen_and_missing_ones_are_named(source):
     assert {record["language"] for record in schema.scan(prepare(source, languages=["sw"]), "corpus")} == {"sw"}
-    with pytest.raises(FileNotFoundError, match=r"miracl-corpus-v1\.0-<language>.* of fi; both are there for ar, sw"):
+    with pytest.raises(FileNotFoundError, match=r"miracl-corpus-v1\.0-<language>.* of fi; both exist for ar, sw"):
         prepare(source, languages=["fi"])
     (source / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="of any language; both are there for no language. Found nothing"):
+    with pytest.raises(FileNotFoundError, match="of any language; both exist for no language. Found nothing"):
         prepare(source / "empty")
 
 

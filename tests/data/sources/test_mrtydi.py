@@ -43,10 +43,10 @@ def test_passages_and_judged_questions_of_all_languages(source):
 
 def test_languages_can_be_chosen_and_missing_ones_are_named(source):
     assert {record["language"] for record in schema.scan(prepare(source, languages=["th"]), "corpus")} == {"th"}
-    with pytest.raises(FileNotFoundError, match=r"of fi \(among ar, bn, .*there for sw, th\. Found mrtydi-v1\.1-sw"):
+    with pytest.raises(FileNotFoundError, match=r"of fi \(among ar, bn, .*exists for sw, th\. Found mrtydi-v1\.1-sw"):
         prepare(source, languages=["fi"])
     (source / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="of any language .*there for no language. Found nothing"):
+    with pytest.raises(FileNotFoundError, match="of any language .*exists for no language. Found nothing"):
         prepare(source / "empty")
 
 
@@ -55,7 +55,11 @@ def test_languages_can_be_chosen_and_missing_ones_are_named(source):
     [
         ("qrels.test.txt", "3 Q0 9#9 1\n", r"1 passages in the judgements are not in .*docs\.jsonl\.gz, such as 9#9"),
         ("qrels.test.txt", "7 Q0 1#0 1\n", r"1 queries in the judgements are not in .*topic\.test\.tsv, such as th-7"),
-        ("qrels.test.txt", "3 Q0 1#0 1\n3 Q0 1#0 0\n", r"qrels\.test\.txt, line 2: query 'th-3' and .* differently"),
+        (
+            "qrels.test.txt",
+            "3 Q0 1#0 1\n3 Q0 1#0 0\n",
+            r"qrels\.test\.txt, line 2: query 'th-3' and .* have a different grade",
+        ),
         ("qrels.test.txt", "3 Q0 1#0\n", r"qrels\.test\.txt, line 1: expected 4 columns, found 3"),
         ("topic.test.tsv", "3\t \n", r"topic\.test\.tsv, line 1: the judged query 'th-3' has no text"),
         ("topic.test.tsv", "3\tone?\n3\ttwo?\n", "two records have the key 'th-3' in language 'th'"),

@@ -193,9 +193,9 @@ def test_columns_that_are_not_read_are_named_once(tmp_path, capfd):
     )
     prepare(tmp_path / "source")
     printed = capfd.readouterr().err
-    assert [line for line in printed.splitlines() if "not read" in line] == [
-        "pairs: columns that are not read: idx, pos.score, time (test)",
-        "pairs: columns that are not read: anchor, score (train)",
+    assert [line for line in printed.splitlines() if "ignored columns" in line] == [
+        "pairs: ignored columns: idx, pos.score, time (test)",
+        "pairs: ignored columns: anchor, score (train)",
     ]
 
 

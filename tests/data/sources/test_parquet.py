@@ -32,7 +32,7 @@ def test_texts_that_are_not_utf8_are_named_with_the_row(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PAR1 cut off", b'{"json": 1}\n'])
 def test_a_broken_file_is_named(tmp_path, content):
     (tmp_path / "a.parquet").write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.parquet is no readable parquet file"):
+    with pytest.raises(ValueError, match=r"a\.parquet is not a readable parquet file"):
         list(parquet.rows(tmp_path / "a.parquet"))
 
 

@@ -28,9 +28,9 @@ def test_unknown_names_and_settings_list_the_known_ones(tmp_path):
         sources.builder("nq", data_dir=tmp_path)
     with pytest.raises(ValueError, match="'beir' has no setting lang; it has source, language"):
         sources.builder("beir", data_dir=tmp_path, lang="en")
-    with pytest.raises(FileNotFoundError, match="source='nowhere' is no existing file or directory"):
+    with pytest.raises(FileNotFoundError, match="source='nowhere' is not an existing file or directory"):
         sources.builder("beir", data_dir=tmp_path, source="nowhere")
-    with pytest.raises(FileNotFoundError, match="source=None is no existing"):
+    with pytest.raises(FileNotFoundError, match="source=None is not an existing"):
         sources.builder("pairs", data_dir=tmp_path)
 
 

@@ -65,7 +65,7 @@ def test_a_single_file_of_another_name_is_the_train_split_unless_it_begins_with_
 
 
 def test_two_files_of_one_name_are_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"train\.jsonl\.gz and train\.jsonl have one name; remove one"):
+    with pytest.raises(ValueError, match=r"train\.jsonl\.gz and train\.jsonl differ only in the suffix; remove one"):
         located(tmp_path, "train.jsonl", "train.jsonl.gz")
 
 
