@@ -292,5 +292,5 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no corpus"):
         list(read_corpus(tmp_path / "corpus.csv"))
     (tmp_path / "broken.parquet").write_text("nothing")
-    with pytest.raises(ValueError, match="is no readable parquet file"):
+    with pytest.raises(ValueError, match="is not a readable parquet file"):
         list(read_corpus(tmp_path / "broken.parquet"))

@@ -142,8 +142,8 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     ("name", "content", "message"),
     [
         ("c.parquet", LFS, r"c\.parquet is a git-lfs pointer.*git lfs pull"),
-        ("c.parquet", "", r"c\.parquet is no readable parquet file"),
-        ("c.parquet", "PAR1aaaaPAR1", r"c\.parquet is no readable parquet file"),
+        ("c.parquet", "", r"c\.parquet is not a readable parquet file"),
+        ("c.parquet", "PAR1aaaaPAR1", r"c\.parquet is not a readable parquet file"),
         ("c.jsonl", "", r"c\.jsonl holds no passage"),
         ("c.jsonl", '{"_id": true, "text": "t"}', "line 1: id is True"),
         ("c.jsonl", '{"_id": " ", "text": "t"}', "line 1: id is ' '"),
