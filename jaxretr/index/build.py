@@ -207,8 +207,9 @@ def build_from_vectors(
 def rebuild(
     generation: Path, former: Generation, revision: int, vectors: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, Any]:
-    """Write a generation of the passages that `former` held after a revision. The generation is complete, but not
-    placed.
+    """Write a new generation with the passages that `former` held after a revision.
+
+    The new generation is complete, but not yet placed in the index.
 
     Args:
       generation: directory of the new generation; it must not exist.

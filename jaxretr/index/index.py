@@ -217,9 +217,9 @@ class Index:
             self._settle()
 
     def _settle(self) -> None:
-        """Finish a switch to a new generation that may have failed at any point; index.json decides which one is
-        current.
+        """Finish a switch to a new generation that may have failed at any point.
 
+        index.json decides which generation is current.
         While that is unknown, or a power cut may still change it, this raises, and updates are rejected.
         """
         if self._unsettled is None:
