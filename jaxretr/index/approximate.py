@@ -73,7 +73,8 @@ class ScannSettings:
     def for_size(cls, passages: int) -> "ScannSettings":
         """Return default settings for a corpus of a given size.
 
-        The tree has twice as many leaves as the square root of the corpus size; a tenth of them is searched. With a million clustered vectors, this finds .95 of the best ten (`scripts/benchmark.py index`).
+        The tree has twice as many leaves as the square root of the corpus size; a tenth of them is searched. With a
+        million clustered vectors, this finds .95 of the best ten (`scripts/benchmark.py index`).
         """
         num_leaves = max(1, round(2 * math.sqrt(passages)))
         return cls(num_leaves, max(1, num_leaves // 10))

@@ -130,8 +130,9 @@ class _Growing:
         self._rows = np.empty((256, dim), np.float32)
 
     def append(self, used: int, rows: np.ndarray) -> np.ndarray:
-        """Return the first `used` rows followed by `rows`. Rows after `used` come from a failed update and are
-        overwritten.
+        """Return the first `used` rows followed by `rows`.
+
+        Rows after `used` come from a failed update and are overwritten.
         """
         total = used + len(rows)
         if total > len(self._rows):
