@@ -131,7 +131,7 @@ def tidy(directory: Path) -> None:
         former = current is not None and path.name != current and re.fullmatch(r"\d{5,}", path.name)
         if former or path.name.startswith(_TEMPORARY):
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name.startswith(".") and path.name.endswith(f"-{INDEX}"):  # from a killed `replaced_file`
+        elif path.name.startswith(".") and path.name.endswith(f"-{INDEX}"):  # left by a killed `replaced_file`
             path.unlink(missing_ok=True)
 
 
