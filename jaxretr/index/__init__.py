@@ -1,7 +1,7 @@
-"""Passages and their embeddings → an index on disk; queries → answers, also while it is updated.
+"""An index of passages and their embeddings on disk, which can be searched while it is updated.
 
-`build` makes the directory that `layout` describes, `Index` opens it, `search` finds the answers, `shards` puts several
-indexes together.
+`build` writes the directory that `layout` describes, `Index` opens it, `search` answers queries, and `shards` combines
+several indexes.
 """
 
 from jaxretr.index.index import Index

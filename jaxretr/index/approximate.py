@@ -1,8 +1,8 @@
-"""ScaNN: vectors and settings come in; out goes a directory that is searched fast, and almost exactly.
+"""Approximate search with ScaNN: build a searcher from vectors and settings, write it to a directory, and load it.
 
-A tree of k-means clusters says which part of the corpus a query looks at, anisotropic vector quantization scores that
-part in 4 bits for every few dimensions, and the best of it are scored again from the stored vectors. Guo et al. (2020),
-arXiv:1908.10396.
+A tree of k-means clusters selects the part of the corpus that a query searches. Anisotropic vector quantization scores
+this part with a 4-bit code for every few dimensions. The best candidates are then rescored from stored vectors. Guo et
+al. (2020), arXiv:1908.10396.
 """
 
 import dataclasses
@@ -24,26 +24,28 @@ except ImportError:  # no wheels for this platform
     scann_ops_pybind = None
 
 EXACT_BELOW = 20_000
-"""Passages up to which every one of them is scored: not slower, and exact."""
+"""Number of passages up to which every passage is scored, which is not slower than ScaNN, and exact."""
 
-_PARALLEL_FROM = 16  # queries that are worth more than one thread
+_PARALLEL_FROM = 16  # number of queries from which several threads are worth their cost
 
 
 @dataclass(frozen=True)
 class ScannSettings:
-    """Named as in ScaNN's own builder, but for the last.
+    """Settings of ScaNN, named as in ScaNN's builder, except for `leaves_growth`.
 
     Attributes:
-      num_leaves: clusters of the tree.
-      num_leaves_to_search: how many of them a query looks at.
-      reordering_num_neighbors: how many of the best are scored again.
+      num_leaves: number of clusters of the tree.
+      num_leaves_to_search: number of clusters that a query searches.
+      reordering_num_neighbors: number of best candidates that are rescored.
       dimensions_per_block: dimensions that share a 4-bit code.
-      anisotropic_quantization_threshold: cosine from which the error along the vector counts more than across it.
-      training_sample_size: vectors that the clusters and codes are learnt from.
-      leaves_growth: to find ten times as many passages, 10 to the power of this times as many leaves are looked at.
+      anisotropic_quantization_threshold: cosine from which quantization error along the vector counts
+        more than error across it.
+      training_sample_size: number of vectors that the clusters and codes are trained on.
+      leaves_growth: exponent of the leaves to search for longer lists: to find ten times as many passages, a query
+        searches 10 ** leaves_growth times as many leaves.
 
     Raises:
-      ValueError: for a number below 1, or more leaves to search than there are.
+      ValueError: a number is below 1, more leaves are to be searched than exist, or the threshold is not a cosine.
     """
 
     num_leaves: int
@@ -69,15 +71,19 @@ class ScannSettings:
 
     @classmethod
     def for_size(cls, passages: int) -> "ScannSettings":
-        """Twice as many leaves as the square root of the corpus, a tenth of which are looked at.
+        """Return default settings for a corpus of a given size.
 
-        Of a million clustered vectors, .95 of the best ten are found so (`scripts/benchmark.py index`).
+        The tree has twice as many leaves as the square root of the corpus size; a tenth of them is searched. With a
+        million clustered vectors, this finds .95 of the best ten (`scripts/benchmark.py index`).
         """
         num_leaves = max(1, round(2 * math.sqrt(passages)))
         return cls(num_leaves, max(1, num_leaves // 10))
 
     def for_depth(self, depth: int) -> "ScannSettings":
-        """To find `depth` passages about as surely as 10: more of the same."""
+        """Return settings that find `depth` passages with about the recall of 10.
+
+        They search more leaves and rescore more candidates.
+        """
         leaves = math.ceil(self.num_leaves_to_search * max(1, depth / 10) ** self.leaves_growth)
         return dataclasses.replace(
             self,
@@ -87,7 +93,7 @@ class ScannSettings:
 
 
 class ScannSearcher:
-    """A directory that `build_scann` made, in memory."""
+    """A searcher that `build_scann` wrote, loaded into memory."""
 
     def __init__(self, directory: Path, settings: ScannSettings):
         self.settings = settings
@@ -96,10 +102,12 @@ class ScannSearcher:
     def search(
         self, queries: Float32[np.ndarray, "queries dim"], depth: int, settings: ScannSettings | None = None
     ) -> tuple[Int[np.ndarray, "queries depth"], Float32[np.ndarray, "queries depth"]]:
-        """Numbers and scores of the vectors found, best first; -1 where there are no more in the leaves looked at.
+        """Return row numbers and scores of the best vectors, best first; -1 if the searched leaves hold no more.
 
         Args:
-          settings: how to search, instead of those that it was loaded with, made for the depth.
+          queries: query vectors.
+          depth: number of rows per query.
+          settings: settings of this search, used unchanged. None adapts the searcher's own settings to `depth`.
         """
         settings = settings or self.settings.for_depth(depth)
         search: Any = self._searcher.search_batched
@@ -116,19 +124,20 @@ class ScannSearcher:
 
 
 def available() -> bool:
-    """Whether ScaNN is installed; it has wheels for Linux on x86-64."""
+    """Return whether ScaNN is installed; it has wheels for Linux on x86-64."""
     return scann_ops_pybind is not None
 
 
 def build_scann(
     vectors: Float32[np.ndarray, "vectors dim"], settings: ScannSettings, storage: Storage, directory: Path
 ) -> None:
-    """Builds and writes a searcher; `directory` must be there and empty."""
+    """Build a searcher and write it to `directory`, which must exist and be empty."""
     storages = {"float32": ReorderType.FLOAT32, "bfloat16": ReorderType.BFLOAT16, "int8": ReorderType.INT8}
     sample = min(settings.training_sample_size, len(vectors))
     searcher = (
         scann_ops_pybind.builder(np.ascontiguousarray(vectors), 10, "dot_product")
-        # Leaves are chosen by the product with their centres: of these, long ones would be chosen too often.
+        # Leaves are chosen by their center's product with the query. `spherical` normalizes the centers; otherwise long
+        # centers would be chosen too often.
         .tree(settings.num_leaves, settings.num_leaves_to_search, training_sample_size=sample, spherical=True)
         .score_ah(
             settings.dimensions_per_block,

@@ -1,8 +1,7 @@
-"""A corpus and an encoder come in, the directory of an index goes out (`layout`).
+"""Build the directory of an index (see `layout`) from a corpus and an encoder.
 
-Everything is made shard by shard and segment by segment in a directory beside the one that holds, so memory holds one
-segment at most, a build that was killed goes on where it was, and an index that is there serves until the new one is
-whole.
+The build writes to a directory beside the current generation, one shard of embeddings and one segment at a time. So
+memory holds at most one segment, a killed build resumes, and an existing index serves until the new one is complete.
 """
 
 import dataclasses
@@ -33,25 +32,26 @@ from jaxretr.model.encode import Encoder
 from jaxretr.retrieval.embeddings import Rows, embed
 from jaxretr.tracking import progress_bar, say
 
-_AT_ONCE = 4_096  # passages written at once
-_QUERIES = 1_000  # at most, to tune and to measure with
-_WORDS = 12  # of a passage without title, as a query
-_CORPUS = "corpus.json"  # what is being built
+_AT_ONCE = 4_096  # passages read or written at once
+_QUERIES = 1_000  # maximum number of queries for tuning and measuring
+_WORDS = 12  # first words of a passage without title that serve as a query
+_CORPUS = "corpus.json"  # describes what is being built
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build.
+    """Settings of a build.
 
     Attributes:
-      storage: of the vectors.
-      target_recall: of the first ten passages; leaves and re-ordering are tuned to reach it. None takes the defaults.
-      segment_size: passages built together: what memory must hold.
-      shard, num_shards: of so many indexes that are searched together, which one this is.
-      scann: ScaNN's settings by name, instead of those made from the size.
+      storage: storage format of the vectors.
+      target_recall: recall of the first ten passages that leaves and re-ordering are tuned to reach. None keeps ScaNN's
+        default settings.
+      segment_size: passages per segment; memory must hold one segment.
+      shard, num_shards: number of this shard, and the number of shards that are searched together.
+      scann: ScaNN settings by name; they override the settings derived from the number of passages.
 
     Raises:
-      ValueError: for a value out of range, or a setting that ScaNN does not have.
+      ValueError: a value is out of range, or ScaNN has no such setting.
     """
 
     storage: Storage = "float32"
@@ -75,7 +75,7 @@ class BuildOptions:
             raise ValueError(f"ScaNN has no setting {', '.join(unknown)}; expected of {', '.join(known)}")
 
     def settings(self, passages: int) -> ScannSettings:
-        """Of a segment."""
+        """Return the ScaNN settings of a segment of `passages` passages."""
         made = ScannSettings.for_size(passages)
         if "num_leaves" in self.scann and "num_leaves_to_search" not in self.scann:
             made = dataclasses.replace(made, num_leaves_to_search=1)
@@ -96,25 +96,27 @@ def build_index(
     overwrite: bool = False,
     batch_size: int = 32,
 ) -> dict[str, Any]:
-    """Builds an index, or goes on with a build that was interrupted.
+    """Build an index, or resume an interrupted build.
 
     Args:
-      directory: of the index, made where it is absent.
-      corpus: gives the passages from the first on, always in the same order.
-      source: what the corpus is made from, as JSON, content included (`jaxretr.fingerprint`). A build resumes, and an
-        index is kept, only if this is the same.
-      model: name or path of the encoder's model, kept for those who search.
-      queries: such as will be asked, to tune and to measure recall with; without, titles and beginnings of passages.
-      overwrite: replace an index of something else that is there.
+      directory: directory of the index; created if absent.
+      corpus: returns all passages from the first on, always in the same order.
+      encoder: encoder of passages and queries.
+      source: identifies the corpus, including its content (`jaxretr.fingerprint`), as JSON. A build resumes, and an
+        existing index is kept, only if `source` is unchanged.
+      model: name or path of the encoder's model; recorded so that a search can load it.
+      queries: typical queries for tuning and for measuring recall; by default, titles and beginnings of passages.
+      options: settings of the build.
+      overwrite: replace an existing index of something else.
       batch_size: as in `Encoder.encode_document`.
 
     Returns:
-      What index.json says.
+      The content of index.json.
 
     Raises:
-      ValueError: no passages, an id twice, a broken corpus.
-      FileExistsError: an index of something else is there.
-      RuntimeError: another process updates it.
+      ValueError: the corpus is empty or invalid, or an id occurs twice.
+      FileExistsError: the directory holds an index of something else.
+      RuntimeError: another process updates the index.
     """
     options = options or BuildOptions()
     fingerprint = encoder.fingerprint
@@ -126,7 +128,8 @@ def build_index(
             there = layout.read_about(directory)
             if there["made_from"] == made_from:
                 say(f"{directory} holds this index already")
-                if not (work / _CORPUS).exists() or not _changed(work / _CORPUS, made_from):  # killed after the switch
+                # A build of this index that was killed after the switch leaves `work` behind.
+                if not (work / _CORPUS).exists() or not _changed(work / _CORPUS, made_from):
                     shutil.rmtree(work, ignore_errors=True)
                 layout.tidy(directory)
                 return there
@@ -167,19 +170,22 @@ def build_from_vectors(
     about_encoder: Mapping[str, Any],
     options: BuildOptions | None = None,
 ) -> dict[str, Any]:
-    """Builds an index of vectors that are there already; it cannot be interrupted.
+    """Build an index from existing vectors. If this is interrupted, it cannot resume.
 
     Args:
-      directory: must not hold an index.
-      passages, vectors: as many of both; L2-normalised where the score is to be the cosine.
-      queries: vectors of queries such as will be asked, to tune and to measure recall with.
-      about_encoder: see `describe_encoder`.
+      directory: directory of the index; it must not hold an index yet.
+      passages: passages of the corpus. Only passages of the shard in `options` are kept.
+      vectors: one vector per kept passage, in order; L2-normalized if scores should be cosines.
+      queries: vectors of typical queries, for tuning and for measuring recall.
+      about_encoder: result of `describe_encoder`.
+      options: settings of the build.
 
     Returns:
-      What index.json says.
+      The content of index.json.
 
     Raises:
-      FileExistsError: an index is there.
+      ValueError: the numbers of passages and vectors differ, or an id occurs twice.
+      FileExistsError: the directory holds an index.
     """
     options = options or BuildOptions()
     with layout.lock(directory), layout.workspace(directory) as work:
@@ -201,15 +207,18 @@ def build_from_vectors(
 def rebuild(
     generation: Path, former: Generation, revision: int, vectors: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, Any]:
-    """The same index from what it held after a revision: writes a generation that is whole, but not placed.
+    """Write a new generation with the passages that `former` held after a revision.
+
+    The new generation is complete, but not yet placed in the index.
 
     Args:
-      generation: its directory, which must be absent.
-      former: the generation that is current.
+      generation: directory of the new generation; it must not exist.
+      former: current generation.
+      revision: number of the last update to include.
       vectors: rows of the former generation -> their vectors.
 
     Returns:
-      What index.json is to say of the new generation.
+      The content of index.json for the new generation.
     """
     generation.mkdir()
     options = BuildOptions(**former.about["made_from"]["options"])
@@ -226,10 +235,10 @@ def rebuild(
 
 
 def write_generation(generation: Path, store: Store, rows: Rows, options: BuildOptions) -> dict[str, Any]:
-    """Vectors, searchers and measurements of the passages of a store; keeps what is there already.
+    """Write the vectors, searchers and measurements for the passages of a store; keep existing files.
 
     Returns:
-      What index.json is to say of them.
+      Values of index.json that describe them.
     """
     total, dim = rows.shape
     names = _write_labels(generation, store, rows)
@@ -248,7 +257,7 @@ def write_generation(generation: Path, store: Store, rows: Rows, options: BuildO
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
                 build_scann(rows[start:stop], scann, options.storage, partial)
-                sync_tree(partial)  # a build that goes on after a power cut takes what has its name as whole
+                sync_tree(partial)  # a build that resumes after a power cut trusts a directory of the final name
                 partial.rename(generation / f"scann-{number:05}")
         segments.append({"rows": stop - start, "scann": scann and dataclasses.asdict(scann)})
     queries = np.load(generation / "queries.npy")
@@ -266,12 +275,12 @@ def write_generation(generation: Path, store: Store, rows: Rows, options: BuildO
 def _finish(directory: Path, generation: Path, about: dict[str, Any]) -> dict[str, Any]:
     about = layout.place(directory, generation, about)
     layout.switch(directory, about)
-    layout.tidy(directory)  # the former generation, too
+    layout.tidy(directory)  # also removes the former generation
     return about
 
 
 def _read(store: Store, corpus: Iterable[IndexedPassage], options: BuildOptions) -> None:
-    """Copies the passages of a shard into the store, from where it has got to."""
+    """Copy the passages of a shard into the store, resuming at the first corpus passage not read yet."""
     done = store.read
     with progress_bar() as bar:
         task = bar.add_task("read", total=None, completed=done)
@@ -286,7 +295,7 @@ def _read(store: Store, corpus: Iterable[IndexedPassage], options: BuildOptions)
 
 
 def _write_labels(generation: Path, store: Store, rows: Rows) -> list[str]:
-    """languages.npy, keys.npy and sums.npy; returns the languages by number."""
+    """Write languages.npy, keys.npy and sums.npy; return the languages in the order of their numbers."""
     names: dict[str, int] = {}
     numbers, all_keys = np.empty(len(rows), np.uint16), np.empty(len(rows), np.uint64)
     sums = np.zeros((0, rows.shape[1]))
@@ -312,18 +321,18 @@ def _blocks(rows: Rows, start: int, stop: int) -> Iterator[Float32[np.ndarray, "
 
 
 def _made_queries(store: Store) -> list[str]:
-    """Titles and beginnings of some passages, spread over the corpus."""
+    """Return titles, or beginnings of texts, of passages spread over the corpus."""
     rows = np.unique(np.linspace(0, len(store) - 1, _QUERIES).astype(int))
     return [passage.title or " ".join(passage.text.split()[:_WORDS]) for passage in store.take(rows.tolist()).values()]
 
 
 def _changed(path: Path, made_from: Mapping[str, Any]) -> str:
-    """What differs from the build that left `path`; "" if it is the same build."""
+    """Return how `made_from` differs from the build that wrote `path`; "" if it does not differ."""
     return differences(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}, made_from)
 
 
 class _Texts(Sequence[str]):
-    """What the encoder reads of each row of a store, read when it is asked for."""
+    """The texts that the encoder reads for each row of a store, loaded on access."""
 
     def __init__(self, store: Store):
         self._store, self._length = store, len(store)
@@ -339,7 +348,7 @@ class _Texts(Sequence[str]):
 
 
 class _Chosen:
-    """`Rows` of some rows."""
+    """`Rows` at selected positions."""
 
     def __init__(self, take: Callable[[np.ndarray], np.ndarray], positions: np.ndarray, dim: int):
         self._take, self._positions = take, positions

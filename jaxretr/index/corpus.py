@@ -1,15 +1,15 @@
-"""Corpora as files: a path comes in, passages in their order go out, one after the other.
+"""Read the passages of a corpus, in order, from JSON lines, Parquet or a prepared test collection.
 
 | path | layout |
 |---|---|
 | `*.jsonl`, `*.jsonl.gz`, or a folder with `corpus.jsonl` or `corpus.jsonl.gz` | BEIR's: `{"_id", "text", "title"?}` |
-| `*.parquet`, or a folder of them | the same as columns |
+| `*.parquet`, or a folder of them | BEIR's fields as columns |
 | a folder with `dataset_info.json` | a prepared test collection (TFDS, see docs/data.md) |
 
-Both kinds of files may have `language` (or `lang`) and `metadata`, an object of single values. A passage's id is its
-`_id`, else its `id`, else its `docid`. Every further field that holds a text, a number, true or false
-is metadata too, also an `id` that differs from `_id`. A time becomes its ISO 8601 text. Lists, objects and bytes are
-left out, and one line names them. Null counts as absent, and so does NaN in a further field.
+Both JSON lines and Parquet may have `language` (or `lang`) and `metadata`, an object of single values. A passage's id
+is its `_id`, else its `id`, else its `docid`. Every further field that holds a text, a number, true or false becomes
+metadata too, including an `id` that differs from `_id`. A time becomes its ISO 8601 text. Lists, objects and bytes are
+skipped, and one log line names these fields. Null counts as absent, and so does NaN in a further field.
 """
 
 import math
@@ -35,15 +35,16 @@ _EXPECTED = (
 
 
 def read_corpus(path: Path, *, language: str = UNKNOWN_LANGUAGE) -> Iterator[IndexedPassage]:
-    """The passages of a corpus.
+    """Yield the passages of a corpus.
 
     Args:
-      path: see above.
-      language: of the passages that do not say theirs.
+      path: file or folder in one of the layouts above.
+      language: language of passages that have no language field.
 
     Raises:
-      FileNotFoundError: there is nothing at `path`.
-      ValueError: for another layout, no passage at all, or a passage without id or text; names file and line.
+      FileNotFoundError: `path` does not exist.
+      ValueError: the layout is unknown, the corpus is empty, or a passage has no id or no text; the message names the
+        file and line.
     """
     if path.is_dir() and (path / _TFDS).exists():
         yield from _from_tfds(path)
@@ -51,7 +52,7 @@ def read_corpus(path: Path, *, language: str = UNKNOWN_LANGUAGE) -> Iterator[Ind
     left_out: set[str] = set()
     found = locate(path)
     if found[0].suffix == ".parquet":
-        columns = {file: _parquet_columns(file, left_out) for file in found}  # refuses a wrong file before any work
+        columns = {file: _parquet_columns(file, left_out) for file in found}  # rejects an invalid file at once
         rows = (
             (f"{file}, row {number}", row)
             for file, wanted in columns.items()
@@ -70,11 +71,11 @@ def read_corpus(path: Path, *, language: str = UNKNOWN_LANGUAGE) -> Iterator[Ind
 
 
 def locate(path: Path) -> list[Path]:
-    """The files of a corpus in their order, all of one kind.
+    """Return the files of a corpus in reading order; all have one format.
 
     Raises:
-      FileNotFoundError: there is nothing at `path`.
-      ValueError: the path is no corpus; says what is there.
+      FileNotFoundError: `path` does not exist.
+      ValueError: `path` is not a corpus; the message says what it holds.
     """
     if not path.exists():
         raise FileNotFoundError(f"no corpus at {path}; {_EXPECTED}")
@@ -92,11 +93,15 @@ def locate(path: Path) -> list[Path]:
 
 
 def read_queries(path: Path) -> list[tuple[str | None, str]]:
-    """The queries of a JSON-lines file in BEIR's layout, `{"_id"?, "text"}`: id, None where there is none, and text.
+    """Read queries from a JSON-lines file in BEIR's layout, `{"_id"?, "text"}`.
+
+    Returns:
+      Pairs of id and text; the id is None if the query has none.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: a query without text, an id that is no text or integer, or no query at all; names file and line.
+      FileNotFoundError: the file does not exist.
+      ValueError: a query has no text, an id is neither a text nor an integer, or the file has no query; the message
+        names the file and line.
     """
     queries: list[tuple[str | None, str]] = []
     for number, row in files.json_lines(path):
@@ -112,16 +117,17 @@ def read_queries(path: Path) -> list[tuple[str | None, str]]:
 def make_passage(
     *, id: Any, text: Any, title: Any = "", language: Any = UNKNOWN_LANGUAGE, metadata: Any = None, where: str
 ) -> IndexedPassage:
-    """A passage of values from outside, checked.
+    """Check values from outside and return them as a passage.
 
     Args:
-      where: names the passage in errors.
+      where: name of the passage in error messages.
 
     Raises:
-      ValueError: an id or language that is no text or empty, texts that are none, or metadata that is not flat.
+      ValueError: the id or language is empty or not a text, the text or title is not a text, or the metadata is not
+        flat.
     """
     if isinstance(id, int) and not isinstance(id, bool):
-        id = str(id)  # as some published corpora have them
+        id = str(id)  # some published corpora have integer ids
     for name, value in (("id", id), ("language", language)):
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{where}: {name} is {_short(value)}; expected a text that is not empty")
@@ -141,17 +147,17 @@ def make_passage(
 
 
 def _passage(row: Mapping[str, Any], where: str, language: str, left_out: set[str]) -> IndexedPassage:
-    """A row as a passage; adds the names of fields that cannot be metadata to `left_out`."""
+    """Convert a row to a passage; add the names of fields that metadata cannot hold to `left_out`."""
     columns = {name: _first(row, names) for name, names in _FIELDS.items()}
     known = {name: row[column] for name, column in columns.items() if column is not None}
     if known.get("title"):
-        known.setdefault("text", "")  # null or absent: some passages consist of a title alone
+        known.setdefault("text", "")  # the text is null or absent: some passages have only a title
     missing = [name for name in ("id", "text") if name not in known]
     if missing:
         raise ValueError(f"{where}: no {' and no '.join(missing)}; expected _id and text, found {', '.join(row)}")
     metadata = row.get(_METADATA) or {}
     if isinstance(metadata, list):
-        metadata = dict(metadata) if all(isinstance(item, tuple) for item in metadata) else metadata  # parquet's maps
+        metadata = dict(metadata) if all(isinstance(item, tuple) for item in metadata) else metadata  # Parquet's maps
     if isinstance(metadata, Mapping):
         further = _further(row, columns, known, left_out)
         metadata = further | {key: parquet.plain(value) for key, value in metadata.items()}
@@ -161,7 +167,7 @@ def _passage(row: Mapping[str, Any], where: str, language: str, left_out: set[st
 def _further(
     row: Mapping[str, Any], columns: Mapping[str, str | None], known: Mapping[str, Any], left_out: set[str]
 ) -> dict[str, Any]:
-    """The fields of a row that are neither the passage's own nor `metadata`."""
+    """Return the fields of a row that are neither passage fields nor `metadata`."""
     kept = {}
     for column, value in row.items():
         value = parquet.plain(value)
@@ -170,7 +176,7 @@ def _further(
             continue
         name = next((name for name, names in _FIELDS.items() if column in names), None)
         if name and str(value) == str(known.get(name)):
-            continue  # the same id, or language, under a second name
+            continue  # repeats the id or language under a second name
         if is_metadata_value(value):
             kept[column] = value
         else:
@@ -183,7 +189,7 @@ def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
 
 
 def _parquet_columns(file: Path, left_out: set[str]) -> list[str]:
-    """The columns to read: a passage's own, and those that can be metadata."""
+    """Return the columns to read: passage fields, and columns that metadata can hold."""
     with parquet.opened(file) as table:
         types = {column.name: column.type for column in table.schema_arrow}
     for name in ("id", "text"):
@@ -198,7 +204,7 @@ def _parquet_columns(file: Path, left_out: set[str]) -> list[str]:
 def _from_tfds(directory: Path) -> Iterator[IndexedPassage]:
     try:
         builder = tfds.builder_from_directory(directory)
-    except Exception as error:  # protobuf's own for a broken file, tfds's for others
+    except Exception as error:  # protobuf's for a broken file, TFDS's for other causes
         raise ValueError(f"{directory / _TFDS} cannot be read ({error}); prepare the collection again") from error
     if "relevances" not in builder.info.features:
         raise ValueError(f"{directory} holds training pairs, no corpus; expected a test collection (docs/data.md)")

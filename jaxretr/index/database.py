@@ -1,7 +1,7 @@
-"""Connections to SQLite files, and exceptions that say what an error of SQLite means.
+"""SQLite connections, and exceptions that explain SQLite's errors.
 
 A file has one connection that writes, in the process that updates the index, and any number that only read. They use
-SQLite's write-ahead log: readers never wait for the writer.
+SQLite's write-ahead log, so readers never wait for the writer.
 """
 
 import os
@@ -14,8 +14,8 @@ from typing import Any
 
 from jaxretr.index.types import DamagedIndexError
 
-_WAIT = 30.0  # seconds for another connection's lock
-_BUILD_LOG_PAGES = 16_384  # of 4 KiB: fewer, larger checkpoints, each of which syncs the file
+_WAIT = 30.0  # seconds to wait for another connection's lock
+_BUILD_LOG_PAGES = 16_384  # 4 KiB pages per checkpoint: fewer, larger checkpoints, since each syncs the file
 _REMEDIES = {
     sqlite3.SQLITE_BUSY: "another process holds it; try again",
     sqlite3.SQLITE_LOCKED: "another connection holds it; try again",
@@ -27,16 +27,16 @@ _REMEDIES = {
     sqlite3.SQLITE_PROTOCOL: "check that the file system supports locks",
     sqlite3.SQLITE_NOLFS: "check that the file system supports large files",
 }
-"""What to do about each kind of error that does not mean a damaged file."""
+"""Remedy for each kind of error that does not mean a damaged file."""
 
 
 def open_writer(path: Path, *, durable: bool) -> sqlite3.Connection:
     """Open the connection that writes; create the file if it is absent.
 
     Args:
-      path: the file.
-      durable: sync every transaction, so that a committed one survives a power cut. Otherwise a power cut may lose the
-        last transactions, but leaves the file consistent.
+      path: path of the file.
+      durable: sync every transaction, so that a committed transaction survives a power cut. Otherwise a power cut may
+        lose the last transactions, but leaves the file consistent.
 
     Raises:
       OSError, DamagedIndexError: as for `explained`.
@@ -49,11 +49,11 @@ def open_writer(path: Path, *, durable: bool) -> sqlite3.Connection:
 
 
 class Reader:
-    """A connection that never writes; may be used from several threads.
+    """A connection that never writes. Thread-safe.
 
-    On a read-only volume SQLite cannot create the shared memory by which readers and a writer coordinate. If nobody
-    has left it there, the file is read without locks. This is safe while the file stays as it is, so every read checks
-    that the file has not changed since it was opened.
+    On a read-only volume SQLite cannot create the shared memory through which readers and a writer coordinate. If this
+    memory does not exist there yet, the file is read without locks. This is safe while the file does not change, so
+    every read checks that the file is unchanged since it was opened.
 
     Raises:
       OSError, DamagedIndexError: as for `explained`; OSError also if a file on a read-only volume has changed.
@@ -62,7 +62,7 @@ class Reader:
     def __init__(self, path: Path):
         self.path = path
         self._lock = threading.Lock()
-        self._unlocked: dict[Path, tuple[int, ...]] = {}  # files that are read without locks, and their state
+        self._unlocked: dict[Path, tuple[int, ...]] = {}  # files read without locks, and their states
         uri = path.absolute().as_uri()
         with explained(self.path, "read"):
             try:
@@ -85,7 +85,7 @@ class Reader:
             self._connection.close()
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-        """All rows of one statement."""
+        """Return all rows of one statement."""
         with self._lock, explained(self.path, "read"):
             rows = self._connection.execute(statement, values).fetchall()
             self._check_unchanged()
@@ -93,7 +93,7 @@ class Reader:
 
     @contextmanager
     def snapshot(self) -> Iterator[Callable[..., list[Any]]]:
-        """Yield a function like `rows` whose calls all see the file as it was at the first of them."""
+        """Yield a function like `rows`, all of whose calls see the file as it was at the first call."""
         with self._lock, explained(self.path, "read"):
             self._connection.execute("BEGIN")
             try:
@@ -114,15 +114,16 @@ class Reader:
 
 @contextmanager
 def explained(path: Path, what: str) -> Iterator[None]:
-    """Turn SQLite's errors into exceptions that say what is wrong with a file.
+    """Translate SQLite's errors into exceptions that say what is wrong with a file.
 
     Args:
-      what: what the block does to the file: it is "read" or "written".
+      path: path of the file.
+      what: what the block does to the file, as a participle: "read" or "written".
 
     Raises:
-      DamagedIndexError: the file is damaged, or no such file.
-      OSError: for all other causes outside this process.
-      RuntimeError: the connection was closed.
+      DamagedIndexError: the file is damaged, or is not an SQLite file.
+      OSError: any other cause outside this process.
+      RuntimeError: the connection is closed.
     """
     try:
         yield
@@ -131,7 +132,7 @@ def explained(path: Path, what: str) -> Iterator[None]:
         if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
             raise RuntimeError(f"{path} cannot be {what}: the index was closed; open it again") from error
         code = _kind(error)
-        if code is None:  # Python's own, not SQLite's
+        if code is None:  # raised by Python's module, not by SQLite
             raise
         if code in _REMEDIES:
             raise OSError(f"{path} cannot be {what} ({error}){outcome}; {_REMEDIES[code]}") from error
@@ -139,13 +140,13 @@ def explained(path: Path, what: str) -> Iterator[None]:
 
 
 def _kind(error: sqlite3.Error) -> int | None:
-    """SQLite's primary result code, such as `sqlite3.SQLITE_FULL`."""
+    """Return SQLite's primary result code, such as `sqlite3.SQLITE_FULL`; None if the error has no code."""
     code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
 
 def _open(uri: str, *settings: str) -> sqlite3.Connection:
-    """Open a connection and read once, so that everything SQLite needs is open."""
+    """Open a connection and read once, so that SQLite opens all files that it needs."""
     connection = sqlite3.connect(uri, uri=True, timeout=_WAIT, check_same_thread=False, isolation_level=None)
     try:
         for statement in (*settings, "SELECT 1 FROM sqlite_master"):

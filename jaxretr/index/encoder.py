@@ -1,4 +1,4 @@
-"""The encoder that belongs to an index: what an index says comes in, the one that made its vectors goes out."""
+"""Record the encoder that an index is built with, and load it again to encode queries."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,10 +8,11 @@ from jaxretr.model.encode import Encoder
 
 
 def describe_encoder(encoder: Encoder, model: str) -> dict[str, Any]:
-    """What an index keeps of the encoder that makes its vectors.
+    """Return what an index records about its encoder.
 
     Args:
-      model: the directory or hub name that it was loaded from.
+      encoder: encoder of the passages.
+      model: directory or hub name that the encoder was loaded from.
     """
     return {
         "model": model,
@@ -23,15 +24,15 @@ def describe_encoder(encoder: Encoder, model: str) -> dict[str, Any]:
 
 
 def load_encoder(about: Mapping[str, Any], model: str | Path | None = None) -> Encoder:
-    """The encoder that an index was built with, as it was then.
+    """Load the encoder that an index was built with, and check that it is unchanged.
 
     Args:
-      about: what the index says (`Index.describe`).
-      model: where the model is now, if not where the index found it.
+      about: description of the index (`Index.describe`).
+      model: present location of the model, if it differs from the recorded one.
 
     Raises:
-      FileNotFoundError: there is no such model.
-      ValueError: it is another one: its query vectors would not belong to the passages'.
+      FileNotFoundError: the model does not exist.
+      ValueError: the model differs from the one that encoded the passages, so its query vectors would not match.
     """
     model = model or about["model"]
     encoder = Encoder.load(model, dtype=about["dtype"], max_length=about["max_length"])

@@ -1,4 +1,4 @@
-"""Filters by metadata: which stored values equal a wanted value, and which filters no passage can pass.
+"""Metadata filters: which stored values equal a requested value, and which filters no passage can match.
 
 A passage has at most one value under each metadata key. Numbers compare as numbers: 5, 5.0 and 5e0 are equal. A boolean
 is not a number, and a text never equals a number.
@@ -10,20 +10,20 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from jaxretr.index.types import MetadataValue, SearchOptions, wanted_values
 
 KINDS = ("text", "number", "boolean")
-"""What a metadata value may be."""
+"""Kinds of metadata values."""
 
 
 def kind_of(value: MetadataValue) -> str:
-    """Which of `KINDS` a value is."""
+    """Return which of `KINDS` a value is."""
     if isinstance(value, str):
         return "text"
     return "boolean" if isinstance(value, bool) else "number"
 
 
 def json_forms(value: MetadataValue) -> list[str]:
-    """The JSON texts of all values that equal `value`, as an index stores them.
+    """Return the JSON texts of all values that equal `value`, as an index stores them.
 
-    JSON tells 5 from 5.0, and Python keeps both; so a number that is an integer has two forms, and zero has three.
+    JSON and Python distinguish 5 from 5.0. So an integral number has two forms, and zero has three.
     """
     equal = [value]
     if isinstance(value, float) and value.is_integer():
@@ -36,15 +36,18 @@ def json_forms(value: MetadataValue) -> list[str]:
 
 
 def all_of(conditions: Iterable[tuple[str, Sequence[MetadataValue]]]) -> dict[str, tuple[MetadataValue, ...]]:
-    """One filter from several conditions that must all hold, each a key and the values of which it allows any.
+    """Combine conditions that must all hold into one filter.
+
+    Args:
+      conditions: pairs of a metadata key and the values that it may have.
 
     Raises:
-      ValueError: for conditions that contradict each other.
+      ValueError: conditions contradict each other.
     """
     where: dict[str, tuple[MetadataValue, ...]] = {}
     for key, values in conditions:
         there = where.get(key, tuple(values))
-        # Values of other kinds are never equal, although True == 1 in Python.
+        # Values of different kinds are never equal, although True == 1 in Python.
         kept = tuple(one for one in there if any(kind_of(one) == kind_of(other) and one == other for other in values))
         if not kept:
             raise ValueError(
@@ -58,15 +61,15 @@ def all_of(conditions: Iterable[tuple[str, Sequence[MetadataValue]]]) -> dict[st
 def check_options(
     options: Sequence[SearchOptions], languages: Collection[str], metadata: Mapping[str, Collection[str]]
 ) -> None:
-    """Refuses what no passage can match.
+    """Reject filters that no passage can match.
 
     Args:
-      languages: those that passages have.
-      metadata: metadata key -> which `KINDS` of values passages have under it.
+      options: options of each query.
+      languages: languages that passages have.
+      metadata: metadata key -> the `KINDS` of values that passages have under it.
 
     Raises:
-      ValueError: for a language or a metadata key that no passage has, or for a value of a kind that no passage has
-        under the key.
+      ValueError: no passage has the language or the metadata key, or none has a value of this kind under the key.
     """
     for of_query in options:
         for what, wanted, there in (

@@ -1,4 +1,4 @@
-"""One generation of an index, opened: its files, what memory holds of them, and their updates."""
+"""An open generation of an index: its files, its state in memory, and its updates."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,16 +17,16 @@ from jaxretr.index.vectors import Vectors
 
 
 class Generation:
-    """A generation of an index. Any thread may read `snapshot` and `store`; one at a time may call `update`.
+    """An open generation. Any thread may read `snapshot` and `store`; only one thread at a time may call `update`.
 
     Args:
-      directory: of the index.
-      about: what index.json says, or will say, when it names this generation.
-      writable: open it to be updated.
+      directory: directory of the index.
+      about: content, or future content, of the index.json that names this generation.
+      writable: open the generation for updates.
 
     Attributes:
-      snapshot: what a search looks at; replaced by each update, and never changed.
-      store: the passages; those of every row of `snapshot`, whatever is updated later.
+      snapshot: state that searches use. It never changes; each update replaces it.
+      store: the passages. It keeps the passage of every row of `snapshot`, whatever is updated later.
 
     Raises:
       DamagedIndexError, FileNotFoundError: a file is missing or damaged.
@@ -58,27 +58,28 @@ class Generation:
         self.store.close()
 
     def update(self, passages: Sequence[IndexedPassage], vectors: np.ndarray, deleted: Sequence[str]) -> int:
-        """Take out the passages of some ids, then add or replace passages; return how many were taken out.
+        """Delete passages by id, then add or replace passages; return the number of rows deleted or replaced.
 
-        The update is on the disk when this returns; if this raises, nothing has changed.
+        The update is on disk when this returns; if this raises, nothing has changed.
         """
         if self._interrupted:
             self.snapshot, self._interrupted = self._read(), False
         try:
             with self.store.update(passages, vectors, deleted) as change:
-                # Before the store commits: if memory does not suffice, nothing has changed.
+                # Computed before the store commits, so that nothing changes if memory runs out.
                 snapshot = _without(self.snapshot, change.deleted)
                 if passages:
                     languages = [passage.language for passage in passages]
                     snapshot = self._with(snapshot, languages, keys(passage.id for passage in passages), vectors)
             self.snapshot = snapshot
         except BaseException:
-            self._interrupted = True  # perhaps between the two, as by Ctrl-C
+            # Ctrl-C may fall between the commit and the new snapshot, so the next update reads the store again.
+            self._interrupted = True
             raise
         return len(change.deleted)
 
     def vectors(self) -> Callable[[Int[np.ndarray, " rows"]], Float32[np.ndarray, "rows dim"]]:
-        """A function that returns the vectors of any rows of the present snapshot."""
+        """Return a function that gathers vectors of the present snapshot by row number."""
         snapshot, dim = self.snapshot, self.about["dim"]
 
         def take(rows: np.ndarray) -> np.ndarray:
@@ -91,7 +92,7 @@ class Generation:
         return take
 
     def _read(self) -> Snapshot:
-        """What the store holds now, as of one moment."""
+        """Return a snapshot of the store's present content, read at one moment."""
         start, dim = sum(map(len, self._base.parts)), self.about["dim"]
         state = self.store.state(start, dim)
         self._added = _Growing(dim)
@@ -103,7 +104,7 @@ class Generation:
     def _with(
         self, snapshot: Snapshot, labels: Sequence[str], key: UInt64[np.ndarray, " rows"], vectors: np.ndarray
     ) -> Snapshot:
-        """A snapshot with further rows."""
+        """Return a snapshot with further rows."""
         names = [*snapshot.languages, *sorted(set(labels) - set(snapshot.languages))]
         language = np.asarray([names.index(label) for label in labels], np.uint16)
         last = snapshot.parts[-1]
@@ -123,13 +124,16 @@ class Generation:
 
 
 class _Growing:
-    """Rows in memory that only the one writer adds to; the rows of a snapshot never change."""
+    """An array in memory that only the single writer extends; the rows of a snapshot never change."""
 
     def __init__(self, dim: int):
         self._rows = np.empty((256, dim), np.float32)
 
     def append(self, used: int, rows: np.ndarray) -> np.ndarray:
-        """The first `used` rows and the given ones. Later rows are those of an update that failed."""
+        """Return the first `used` rows followed by `rows`.
+
+        Rows after `used` come from a failed update and are overwritten.
+        """
         total = used + len(rows)
         if total > len(self._rows):
             grown = np.empty((max(total, 2 * len(self._rows)), self._rows.shape[1]), np.float32)
@@ -142,8 +146,8 @@ class _Growing:
 def open_current(directory: Path, *, writable: bool) -> Generation:
     """Open the generation that index.json names.
 
-    Another process may switch to a new generation, and remove the old one, at any moment. So what was opened counts
-    only if index.json still says the same afterwards; otherwise this opens again.
+    Another process may switch to a new generation, and remove the old one, at any moment. So this checks afterwards
+    that index.json has not changed, and otherwise opens again.
 
     Raises:
       FileNotFoundError, ValueError, OSError: as for `layout.read_about` and `Generation`.
@@ -166,7 +170,7 @@ def open_current(directory: Path, *, writable: bool) -> Generation:
 
 
 def _open_base(path: Path, about: dict[str, Any]) -> Snapshot:
-    """The rows that came with a generation, all of them alive, and an empty part for what is upserted."""
+    """Return the rows that a generation was built with, all of them alive, and an empty part for upserted rows."""
     language, key = np.load(path / "languages.npy"), np.load(path / "keys.npy")
     parts, start = [], 0
     for number, segment in enumerate(about["segments"]):
@@ -188,14 +192,14 @@ def _open_base(path: Path, about: dict[str, Any]) -> Snapshot:
 def _open_searcher(path: Path, settings: ScannSettings) -> ScannSearcher:
     try:
         return ScannSearcher(path, settings)
-    except RuntimeError as error:  # ScaNN has one for every cause
+    except RuntimeError as error:  # ScaNN raises it for every cause
         for file in path.iterdir():
-            file.open("rb").close()  # raises if too many files are open, say
+            file.open("rb").close()  # raises, for example, if too many files are open
         raise DamagedIndexError(f"{path} is damaged ({error}); restore the index, or build it anew") from error
 
 
 def _without(snapshot: Snapshot, rows: Int[np.ndarray, " rows"]) -> Snapshot:
-    """A snapshot less the rows that were taken out."""
+    """Return a snapshot without the given rows."""
     if not len(rows):
         return snapshot
     parts, sums, counts = list(snapshot.parts), snapshot.sums.copy(), snapshot.counts.copy()

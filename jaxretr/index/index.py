@@ -1,6 +1,6 @@
-"""`Index`: a directory that `build_index` made, opened to search in and to update.
+"""`Index`: the directory of an index, opened for searches and updates.
 
-Processes that only read see the index as it was when they opened it.
+A process that opens the index only for reading sees it as it was when it was opened.
 """
 
 import shutil
@@ -23,28 +23,28 @@ from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
 
 
 class Index:
-    """Passages and their vectors, to be searched and updated; may be used from several threads.
+    """Passages and their vectors, for searches and updates. Thread-safe.
 
         with Index.open("index", writable=True) as index:
             encoder = load_encoder(index.describe())
             answers = index.search(encoder.encode_query(["…"]), [SearchOptions(k=10)])
 
     Raises (as `open` does):
-      FileNotFoundError: there is no index, or its build was not finished.
-      ValueError: it is damaged (`DamagedIndexError`), or of another version.
-      OSError: its files cannot be opened.
-      RuntimeError: another process updates it already.
+      FileNotFoundError: the directory holds no index, or its build is unfinished.
+      ValueError: the index is damaged (`DamagedIndexError`), or has another version.
+      OSError: a file cannot be opened.
+      RuntimeError: `writable` is true, and another process updates the index.
     """
 
     def __init__(self, directory: Path, *, writable: bool):
         self.directory, self.writable = directory, writable
-        # Held in this order. `_writing` guards everything below it.
+        # Acquired in this order. `_writing` guards the attributes below.
         self._compacting, self._writing = threading.Lock(), threading.Lock()
         self._closed = False
         self._unsettled: Generation | None = None  # see `_settle`
         self._lock = None
         if writable:
-            layout.read_about(directory)  # raises before `lock` makes a directory
+            layout.read_about(directory)  # raises before `lock` creates a directory
             self._lock = layout.lock(directory)
         try:
             if writable:
@@ -57,7 +57,7 @@ class Index:
 
     @classmethod
     def open(cls, directory: str | AnyPath, *, writable: bool = False) -> "Index":
-        """Open an index."""
+        """Open an index; `writable` also allows updates."""
         return cls(on_disk(directory, "an index"), writable=writable)
 
     def __enter__(self) -> "Index":
@@ -69,7 +69,7 @@ class Index:
         self.close()
 
     def close(self) -> None:
-        """Close the files. Updates are on the disk already; a compaction that is under way is given up."""
+        """Close the files. Updates are already on disk; a running compaction is aborted."""
         self._closed = True
         with self._compacting, self._writing:
             for generation in (self._current, self._unsettled):
@@ -83,7 +83,7 @@ class Index:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What index.json says."""
+        """Content of index.json."""
         return self._current.about
 
     @property
@@ -92,16 +92,17 @@ class Index:
 
     @property
     def languages(self) -> dict[str, int]:
+        """Number of passages per language."""
         return _counts(self._snapshot)
 
     @property
     def metadata(self) -> list[str]:
-        """The keys of the passages' metadata."""
+        """Metadata keys of the passages."""
         return self._current.store.metadata_keys()
 
     @property
     def language_sums(self) -> dict[str, tuple[Float64[np.ndarray, " dim"], int]]:
-        """The sum of the vectors of each language, and how many they are: what calibration needs of a shard."""
+        """Sum and number of the vectors in each language: what calibration needs from a shard."""
         snapshot = self._snapshot
         return {
             name: (total, int(count))
@@ -109,17 +110,17 @@ class Index:
         }
 
     def search(self, queries: Float32[np.ndarray, "queries dim"], options: Sequence[SearchOptions]) -> list[Answer]:
-        """The answer to each query, which has options of its own.
+        """Return one answer per query; `options[i]` belongs to `queries[i]`.
 
         Raises:
-          ValueError: for queries of another width, or a language, metadata key or kind of value that the index does
-            not have.
+          ValueError: the queries do not have the width of the index, or a filter names a language, metadata key or kind
+            of value that the index does not have.
         """
         store = self._current.store
         asked = {key for of_query in options for key in of_query.where}
         kinds = store.metadata_kinds(asked)
         if len(kinds) < len(asked):
-            kinds = store.metadata_kinds(store.metadata_keys())  # the error names them all
+            kinds = store.metadata_kinds(store.metadata_keys())  # the error message lists all keys
         check_options(options, self.languages, kinds)
         return self.search_shard(queries, options)
 
@@ -129,13 +130,16 @@ class Index:
         options: Sequence[SearchOptions],
         language_means: Mapping[str, Float32[np.ndarray, " dim"]] | None = None,
     ) -> list[Answer]:
-        """As `search`, but languages and metadata that are only in other shards find nothing.
+        """Search like `search`, but without an error for languages and metadata that only other shards have.
 
         Args:
-          language_means: of all shards, for calibration; of this one where None.
+          queries: query vectors.
+          options: options of each query.
+          language_means: mean vector of each language over all shards, for calibration; None uses the means of this
+            shard.
 
         Raises:
-          ValueError: for queries of another width.
+          ValueError: the queries do not have the width of the index.
         """
         check_queries(queries, options, self.dim)
         current = self._current  # read once: a compaction may replace it
@@ -148,18 +152,18 @@ class Index:
         return [_shown(one, passages) for one in found]
 
     def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None:
-        """Adds passages, or replaces those of the same ids. They are on disk when this returns: all of them or none.
+        """Add passages; replace passages whose ids already exist. The update is atomic, and on disk when this returns.
 
         Raises:
-          ValueError: for an id twice, or vectors that do not fit.
-          OSError: when they cannot be written; nothing has changed then.
-          RuntimeError: the index was not opened to be written.
+          ValueError: an id occurs twice, or the vectors do not match the passages.
+          OSError: the update cannot be written; nothing has changed.
+          RuntimeError: the index was not opened for updates.
         """
         check_passages(passages, vectors, self.dim)
         self._update(passages, vectors, ())
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Takes passages out; returns how many there were. On disk when this returns.
+        """Delete the passages with these ids and return how many existed. The deletion is on disk when this returns.
 
         Raises:
           OSError, RuntimeError: as for `upsert`.
@@ -167,9 +171,9 @@ class Index:
         return self._update((), np.empty((0, self.dim), np.float32), ids)
 
     def compact(self) -> None:
-        """Builds the index anew from what it holds, so that upserted passages are searched like all others.
+        """Rebuild the index from its current passages, so that upserted passages are searched like all others.
 
-        Searches and updates go on meanwhile. Killed in between, the index is as it was.
+        Searches and updates continue meanwhile. If the process is killed, the index is unchanged.
         """
         self._check_writable()
         with self._compacting, layout.workspace(self.directory) as work:
@@ -180,14 +184,14 @@ class Index:
                 take, revision = former.vectors(), former.store.revision
 
             def vectors(rows: np.ndarray) -> np.ndarray:
-                self._check_writable()  # gives up soon after `close`
+                self._check_writable()  # aborts the compaction soon after `close`
                 return take(rows)
 
             generation = work / "generation"
             about = rebuild(generation, former, revision, vectors)
             about = layout.place(self.directory, generation, about)
             try:
-                # Opened before it counts: if that fails, updates go where they went before.
+                # Opened before it becomes current: if that fails, updates continue in the former generation.
                 new = Generation(self.directory, about, writable=True)
                 try:
                     with self._writing:
@@ -200,7 +204,7 @@ class Index:
                     shutil.rmtree(self.directory / about["generation"], ignore_errors=True)
 
     def _replace(self, former: Generation, revision: int, new: Generation) -> None:
-        """Make a new generation the current one, with the updates that the former took after a revision."""
+        """Make a new generation current, after applying the updates that `former` received after `revision`."""
         self._check_writable()
         gone, added = former.store.changes_since(revision)
         if gone or added:
@@ -213,9 +217,10 @@ class Index:
             self._settle()
 
     def _settle(self) -> None:
-        """Finish a switch to a new generation, which may have failed at any point: index.json says which one counts.
+        """Finish a switch to a new generation that may have failed at any point.
 
-        While this is unknown, or may change by a power cut, this raises, and no update is accepted.
+        index.json decides which generation is current.
+        While that is unknown, or a power cut may still change it, this raises, and updates are rejected.
         """
         if self._unsettled is None:
             return
@@ -226,11 +231,11 @@ class Index:
         self._unsettled = None
         left = former if self._current is new else new
         if left is not self._current:
-            # Searches that are under way hold the former generation, which closes with the last of them.
+            # Running searches still use the former generation; its files close after the last of these searches.
             shutil.rmtree(left.path, ignore_errors=True)
 
     def describe(self) -> dict[str, Any]:
-        """Size, settings, measured recall and latency, as JSON."""
+        """Return size, settings, measured recall and latency, as JSON; see `Searchable.describe`."""
         current = self._current
         about, snapshot = current.about, current.snapshot
         base = sum(segment["rows"] for segment in about["segments"])
@@ -264,7 +269,7 @@ class Index:
 
 
 def check_queries(queries: np.ndarray, options: Sequence[SearchOptions], dim: int) -> None:
-    """Raises ValueError where they are not as many vectors of this width as options."""
+    """Raise ValueError if `queries` is not one vector of width `dim` per entry of `options`."""
     if queries.ndim != 2 or queries.shape[1] != dim or len(queries) != len(options):
         raise ValueError(
             f"queries have shape {queries.shape} and {len(options)} options; expected [{len(options)}, {dim}]"
@@ -272,7 +277,7 @@ def check_queries(queries: np.ndarray, options: Sequence[SearchOptions], dim: in
 
 
 def check_passages(passages: Sequence[IndexedPassage], vectors: np.ndarray, dim: int) -> None:
-    """Raises ValueError for an id twice, or vectors that do not fit."""
+    """Raise ValueError if an id occurs twice, or if the vectors do not match the passages or are not finite."""
     ids = [passage.id for passage in passages]
     if len(set(ids)) < len(ids):
         twice = next(id for number, id in enumerate(ids) if id in ids[:number])
@@ -285,7 +290,7 @@ def check_passages(passages: Sequence[IndexedPassage], vectors: np.ndarray, dim:
 
 
 def _counts(snapshot: Snapshot) -> dict[str, int]:
-    """The number of passages in each language."""
+    """Return the number of passages per language, for languages that have passages."""
     counts = sorted(zip(snapshot.languages, snapshot.counts.tolist(), strict=True))
     return {name: count for name, count in counts if count}
 

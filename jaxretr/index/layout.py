@@ -1,19 +1,20 @@
-"""An index as a directory: what is where, and how a new generation replaces the current one atomically.
+"""Directory layout of an index, and atomic replacement of its current generation.
 
-index.json       what it is: which generation holds, the model, sizes, settings, measured recall and latency
-00001/           a generation: complete, and never changed but for its store
-  passages.sqlite          passages and metadata, and all that was upserted or deleted since (`store`)
-  vectors-00000.npy, …     the vectors of each segment (`vectors`)
-  scann-00000/, …          a searcher for each segment that is large enough (`approximate`)
-  languages.npy, keys.npy  of each row; sums.npy, of the vectors in each language
-  queries.npy              those that recall is measured with
-lock             held by the one process that updates or builds it
-.build/          what is being built
-.temporary-*/    what is being compacted
+index.json       current generation, model, sizes, settings, measured recall and latency
+00001/           a generation: complete, and immutable except for its store
+  passages.sqlite          passages and metadata, and all later upserts and deletions (`store`)
+  vectors-00000.npy, …     vectors of each segment (`vectors`)
+  scann-00000/, …          ScaNN searcher of each segment that is large enough (`approximate`)
+  languages.npy, keys.npy  language number and key of each row
+  sums.npy                 sum of the vectors in each language
+  queries.npy              query vectors for measuring recall
+lock             held by the single process that updates or builds the index
+.build/          unfinished build
+.temporary-*/    unfinished compaction
 
-A new generation is written elsewhere. `place` syncs it and gives it its name, which changes nothing for readers; the
-caller opens it; `switch` replaces index.json. Only then is the old generation removed. So after a power cut at any
-moment index.json names a generation that is on the disk as a whole.
+A new generation is written to a separate directory. `place` syncs it and renames it to its number, which readers do
+not notice. A compaction then opens it. `switch` replaces index.json, and only then is the old generation removed. So
+after a power cut at any moment, index.json names a generation that is complete on disk.
 """
 
 import fcntl
@@ -39,12 +40,12 @@ _VERSION = 1
 
 
 def read_about(directory: Path) -> dict[str, Any]:
-    """What the index in a directory says about itself.
+    """Return the content of index.json.
 
     Raises:
-      FileNotFoundError: there is none, or its build was not finished.
-      ValueError: it is damaged (`DamagedIndexError`), or of another version.
-      OSError: it cannot be read.
+      FileNotFoundError: the directory holds no index, or its build is unfinished.
+      ValueError: index.json is damaged (`DamagedIndexError`), or has another format or version.
+      OSError: index.json cannot be read.
     """
     path = directory / INDEX
     if not path.is_file():
@@ -63,7 +64,7 @@ def read_about(directory: Path) -> dict[str, Any]:
 
 
 def check_files(generation: Path, about: dict[str, Any]) -> None:
-    """Raise DamagedIndexError if a file of a generation is missing or has another size than when it was written."""
+    """Raise DamagedIndexError if a file of a generation is missing or its size differs from when it was written."""
     for name, size in about["files"].items():
         path = generation / name
         found = path.stat().st_size if path.is_file() else None
@@ -76,27 +77,30 @@ def check_files(generation: Path, about: dict[str, Any]) -> None:
 
 @contextmanager
 def workspace(directory: Path) -> Iterator[Path]:
-    """Yield a new directory inside an index, and remove it afterwards; `tidy` does so if the process is killed."""
+    """Yield a new temporary directory inside an index and remove it afterwards.
+
+    If the process is killed, `tidy` removes the directory later.
+    """
     with tempfile.TemporaryDirectory(dir=directory, prefix=_TEMPORARY, ignore_cleanup_errors=True) as work:
         yield Path(work)
 
 
 def place(directory: Path, generation: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Give a finished generation its name in an index, all of it on the disk. It does not count before `switch`.
+    """Sync a finished generation and move it into the index under a new number. `switch` then makes it current.
 
     Args:
-      directory: of the index.
-      generation: a directory on the same file system; nothing in it may be open to be written.
-      about: what index.json is to say.
+      directory: directory of the index.
+      generation: directory on the same file system; no file in it may be open for writing.
+      about: future content of index.json.
 
     Returns:
       `about`, with the name of the generation and the sizes of its files.
     """
-    for path in generation.glob(".*"):  # of a build that was killed
+    for path in generation.glob(".*"):  # left by a killed build
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     numbers = [int(path.name) for path in directory.iterdir() if path.name.isdecimal()]
     name = f"{max(numbers, default=0) + 1:05}"
-    # The store grows and shrinks; it knows itself when it is damaged.
+    # Updates change the size of the store; SQLite itself detects damage to it.
     files = {
         str(path.relative_to(generation)): path.stat().st_size
         for path in sorted(generation.rglob("*"))
@@ -111,36 +115,37 @@ def place(directory: Path, generation: Path, about: dict[str, Any]) -> dict[str,
 def switch(directory: Path, about: dict[str, Any]) -> None:
     """Make the generation that `about` names the current one.
 
-    If this raises, index.json may name the former generation or the new one, and a power cut may change which.
+    If this raises, index.json may name the former or the new generation, and a power cut may change which.
     """
     write_json(directory / INDEX, about)
 
 
 def tidy(directory: Path) -> None:
-    """Remove what builds and compactions that were killed have left; the caller holds the lock.
+    """Remove what killed builds and compactions left behind. The caller must hold the lock.
 
-    Without index.json nothing is current, and generations stay. `.build`, from which a build resumes, stays too.
+    If index.json does not exist, no generation is current, and all generations stay. `.build` always stays, since a
+    build resumes from it.
     """
     current = read_about(directory)["generation"] if (directory / INDEX).exists() else None
     for path in directory.iterdir():
         former = current is not None and path.name != current and re.fullmatch(r"\d{5,}", path.name)
         if former or path.name.startswith(_TEMPORARY):
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name.startswith(".") and path.name.endswith(f"-{INDEX}"):  # `replaced_file` was killed
+        elif path.name.startswith(".") and path.name.endswith(f"-{INDEX}"):  # left by a killed `replaced_file`
             path.unlink(missing_ok=True)
 
 
 def lock(directory: Path) -> IO[str]:
-    """Make this process the only one that updates an index, until the file returned is closed.
+    """Lock an index for updates by this process until the returned file is closed.
 
     Raises:
-      RuntimeError: another process does.
-      OSError: the directory cannot be written, or is a file.
+      RuntimeError: another process holds the lock.
+      OSError: the directory cannot be written, or the path is a file.
     """
     try:
         make_directory(directory)
         file = (directory / "lock").open("w")
-    except (FileExistsError, NotADirectoryError):  # says by itself that a file is in the way
+    except (FileExistsError, NotADirectoryError):  # its message already says that a file is in the way
         raise
     except OSError as error:
         raise OSError(

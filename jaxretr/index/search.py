@@ -1,8 +1,8 @@
-"""Search in the parts of an index: queries and options come in, rows and scores go out.
+"""Search the parts of an index: return row numbers and scores for each query.
 
-Every part finds candidates, ScaNN's or the exact best. All candidates are then scored alike, from the stored vectors,
-in float64 rounded to float32; so a score does not depend on who found the passage, on other queries, or on how the
-corpus is cut into parts and shards. Equal scores fall by the passages' keys.
+Every part returns candidates: ScaNN's, or the exact best. All candidates are then scored in the same way, from the
+stored vectors, in float64 rounded to float32. So a score does not depend on which searcher found the passage, on other
+queries, or on how the corpus is split into parts and shards. Equal scores are ordered by the keys of the passages.
 """
 
 import functools
@@ -21,10 +21,10 @@ from jaxretr.index.vectors import Vectors
 from jaxretr.retrieval.calibration import language_means
 from jaxretr.retrieval.scores import largest_norm, pair_scores, rounding_error
 
-_SCORES_AT_ONCE = 1 << 24
-_MASKS = 8  # filters whose masks a snapshot keeps
-_DEEPER = 4  # times as many candidates are looked at where those found do not settle the answer
-_DEEPEST = 10_000  # candidates of a part, by which an answer is given even if it is not settled
+_SCORES_AT_ONCE = 1 << 24  # products of queries and passages computed at once
+_MASKS = 8  # number of filters whose masks a snapshot caches
+_DEEPER = 4  # factor by which the number of candidates grows while they do not settle the answer
+_DEEPEST = 10_000  # candidates per part from which an answer is returned even if it is not settled
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Part:
 
     Attributes:
       start: number of the first row.
-      vectors: on disk, or in memory where they were upserted.
-      searcher: None where every row is scored.
-      language: number of the language of each row.
-      keys: what breaks ties.
-      alive: which rows were not taken out.
+      vectors: vectors of the rows, on disk; in memory for upserted rows.
+      searcher: ScaNN searcher; None if every row is scored.
+      language: language number of each row.
+      keys: key of each row; breaks ties.
+      alive: which rows are not deleted.
     """
 
     start: int
@@ -52,15 +52,16 @@ class Part:
 
     @functools.cached_property
     def largest_norm(self) -> float:
-        """The length of the longest vector, which says how far a matrix product may be off."""
+        """Largest L2 norm of a vector; it bounds the rounding error of matrix products."""
         return self.vectors.largest_norm if isinstance(self.vectors, Vectors) else largest_norm(self.vectors)
 
     def take(self, rows: Int[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows dim"]:
+        """Gather vectors by row position in this part."""
         return self.vectors.take(rows) if isinstance(self.vectors, Vectors) else self.vectors[rows]
 
 
 class _Masks:
-    """The masks of the filters used last; may be used from several threads."""
+    """Cache of the masks of recently used filters. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock, self._kept = threading.Lock(), dict[Any, list[np.ndarray]]()
@@ -69,7 +70,7 @@ class _Masks:
         with self._lock:
             masks = self._kept.pop(key, None)
             if masks is not None:
-                self._kept[key] = masks  # as the newest
+                self._kept[key] = masks  # move it to the end, as most recently used
             return masks
 
     def put(self, key: Any, masks: list[np.ndarray]) -> None:
@@ -81,12 +82,13 @@ class _Masks:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that one search looks at; it never changes, so a search sees all of an update or none.
+    """All state that one search uses. It never changes, so a search sees all of an update or none.
 
     Attributes:
-      languages: names by number.
-      sums: of the vectors alive in each language.
-      counts: how many these are.
+      parts: parts of the index, in row order.
+      languages: name of each language, by number.
+      sums: sum of the live vectors in each language.
+      counts: number of live vectors in each language.
     """
 
     parts: tuple[Part, ...]
@@ -97,14 +99,15 @@ class Snapshot:
 
     @functools.cached_property
     def means(self) -> Float32[np.ndarray, "languages dim"]:
-        """The mean vector of each language, drawn to that of all."""
+        """Mean vector of each language, shrunk toward the mean of all vectors."""
         return language_means(self.sums, self.counts)
 
     def allowed(self, options: SearchOptions, matching: Any) -> list[Bool[np.ndarray, " rows"]]:
-        """Which rows of each part an answer may hold. The last few masks are kept.
+        """Return, for each part, a mask of the rows that may be in an answer. The last few masks are cached.
 
         Args:
-          matching: metadata -> rows that have it.
+          options: options of a query; only its filters are used.
+          matching: metadata filter -> rows that match it.
         """
         key = filter_of(options)
         if key == filter_of(SearchOptions()):
@@ -131,7 +134,7 @@ class Snapshot:
 
 
 class Found(NamedTuple):
-    """Rows of an index, best first."""
+    """Rows of an index and their scores, best first."""
 
     rows: Int[np.ndarray, " hits"]
     scores: Float32[np.ndarray, " hits"]
@@ -145,20 +148,22 @@ def search(
     matching: Any,
     means: Float32[np.ndarray, "languages dim"] | None = None,
 ) -> list[Found]:
-    """The answer to each query.
+    """Return the best rows for each query.
 
     Args:
-      options: of each query.
-      matching: metadata -> rows that have it.
-      means: of the languages, where they are more than those of the snapshot: of all shards, say.
+      snapshot: state of the index to search.
+      queries: query vectors.
+      options: options of each query.
+      matching: metadata filter -> rows that match it.
+      means: mean vector of each language of the snapshot, if it is computed over more than the snapshot, such as over
+        all shards.
     """
     means = snapshot.means if means is None else means
     answers: dict[int, Found] = {}
-    todo: dict[tuple[int, int, Any], list[int]] = {}  # queries alike in what they want are looked for together
+    todo: dict[tuple[int, int, Any], list[int]] = {}  # queries with equal k, depth and filters share a search
     for number, option in enumerate(options):
-        depth = max(
-            16, 1 << (option.k + 3).bit_length()
-        )  # a little more than k, where near-equal scores may change place
+        # A little more than k, since near-equal scores may change places when they are rescored.
+        depth = max(16, 1 << (option.k + 3).bit_length())
         todo.setdefault((option.k, depth, filter_of(option)), []).append(number)
     while todo:
         (k, depth, alike), numbers = todo.popitem()
@@ -176,7 +181,7 @@ def search(
 
 
 def filter_of(options: SearchOptions) -> tuple[Any, ...]:
-    """Equal for options that allow the same passages."""
+    """Return a key of the filters in `options`. Options with equal keys allow the same passages."""
     return frozenset(options.languages), tuple(sorted((name, repr(value)) for name, value in options.where.items()))
 
 
@@ -188,17 +193,20 @@ def _answer(
     options: SearchOptions,
     means: np.ndarray,
 ) -> tuple[Found, bool]:
-    """The best of the candidates, and whether no passage that is not among them could be better."""
+    """Return the best candidates, and whether the answer is settled.
+
+    It is settled if no passage outside the candidates can be better.
+    """
     rows, scores, keys, languages = [], [], [], []
-    unseen = np.float32(-np.inf)  # the highest score that a passage which is no candidate may have
+    unseen = np.float32(-np.inf)  # upper bound on the score of passages that are not candidates
     penalty = np.zeros(len(snapshot.languages), np.float32)
-    if options.calibrate:  # like the scores, the same whatever languages are beside
+    if options.calibrate:  # `pair_scores`, so that a penalty does not depend on the other languages of the index
         penalty = pair_scores(query, means)
     for part, found in zip(snapshot.parts, candidates, strict=True):
         if not len(found):
             continue
         exact = pair_scores(query, part.take(found))
-        if len(found) >= depth:  # every other passage of the part scores less than the `depth`-th of those found
+        if len(found) >= depth:  # every other passage of the part scores less than the `depth`-th candidate
             below = np.nextafter(np.partition(exact, -depth)[-depth], np.float32(-np.inf))
             unseen = max(unseen, below - penalty.min())
         rows.append(part.start + found)
@@ -217,7 +225,7 @@ def _answer(
 
 
 def _place_among_equals(values: UInt16[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """How many equal values stand before each."""
+    """Return, for each value, how many equal values precede it."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -227,9 +235,9 @@ def _place_among_equals(values: UInt16[np.ndarray, " n"]) -> Int[np.ndarray, " n
 
 
 def _candidates(part: Part, queries: np.ndarray, allowed: np.ndarray, k: int, depth: int) -> list[np.ndarray]:
-    """For each query, the best `depth` of the rows of a part that are allowed; all of them where they are fewer.
+    """Return, for each query, the best `depth` allowed rows of a part, or all allowed rows if there are fewer.
 
-    The best `k` are found with the recall that the searcher was tuned to, the others by the way.
+    The best `k` are found with the recall that the searcher was tuned to. The other candidates are a by-product.
     """
     count = int(np.count_nonzero(allowed))
     if part.searcher is None or count <= EXACT_BELOW:
@@ -237,7 +245,7 @@ def _candidates(part: Part, queries: np.ndarray, allowed: np.ndarray, k: int, de
     found: list[np.ndarray] = [np.empty(0, np.int64)] * len(queries)
     pending = np.arange(len(queries))
     wanted = depth if count == len(part) else 8 + int(1.5 * depth * len(part) / count)
-    reach = k * len(part) / count  # the place among all rows that the k-th of those allowed has, about
+    reach = k * len(part) / count  # approximate rank of the k-th allowed row among all rows
     while len(pending) and wanted <= len(part) // _DEEPER:
         settings = part.searcher.settings.for_depth(math.ceil(reach))
         for number, rows in zip(pending, part.searcher.search(queries[pending], wanted, settings)[0], strict=True):
@@ -257,10 +265,10 @@ def exact_candidates(
     allowed: Bool[np.ndarray, " rows"],
     depth: int,
 ) -> list[Int[np.ndarray, " found"]]:
-    """At least the rows with the best `depth` scores of every query, and all that score as the last of them.
+    """Return, for each query, at least the rows with the best `depth` scores, and all rows tied with the last of them.
 
-    A row is left out if its product is more than twice the rounding error below the `depth`-th product: `depth` rows
-    then have higher scores.
+    A row is dropped if its product is more than twice the rounding error below the `depth`-th product, since `depth`
+    rows then have higher scores.
     """
     count = int(np.count_nonzero(allowed))
     chosen = np.flatnonzero(allowed) if count < len(part) // 4 else None
@@ -291,5 +299,5 @@ def exact_candidates(
 
 
 def _nth(values: Float32[np.ndarray, " n"], place: int) -> float:
-    """The value at a place counted from 1, the largest first; -inf if there are fewer."""
+    """Return the `place`-th largest value, counted from 1; -inf if there are fewer values."""
     return float(np.partition(values, -place)[-place]) if len(values) >= place else -np.inf

@@ -1,7 +1,7 @@
-"""Several indexes that hold a corpus between them, searched as one: what comes out is what one index would find.
+"""Search several indexes (shards) that together hold a corpus. The result is what a single index would return.
 
-A passage belongs to the shard that the key of its id names (`store.keys`), so independent processes build the shards
-from one corpus, and an update finds its shard. A shard may be in this process or, behind the same methods, in another.
+The key of its id determines the shard of a passage (`store.keys`). So independent processes can build the shards from
+one corpus, and every update finds its shard. A shard may be in this process or, behind the same methods, in another.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from jaxretr.tracking import say
 
 @runtime_checkable
 class Shard(Protocol):
-    """What is asked of a shard; `Index` has it. Whatever it raises counts as no answer."""
+    """Methods that a shard must have; `Index` has them. An exception of any type counts as no answer."""
 
     def search_shard(
         self,
@@ -49,16 +49,16 @@ class Shard(Protocol):
 
 
 class ShardedIndex:
-    """All shards of an index, as a `Searchable`.
+    """All shards of an index, as one `Searchable`.
 
-    While a shard does not answer, answers hold the best of the others and say which shard is missing. Others may update
-    the shards, too.
+    If a shard does not answer, the answer holds the best passages of the other shards and names the missing shard.
+    Other processes may update the shards, too.
 
     Args:
-      shards: all of one index, each once, in any order; all of them must answer now.
+      shards: all shards of one index, each once, in any order; all of them must answer during construction.
 
     Raises:
-      ValueError: a shard is missing, or does not belong with the others.
+      ValueError: a shard is missing, or belongs to another index or model.
     """
 
     def __init__(self, shards: Sequence[Shard]):
@@ -74,12 +74,13 @@ class ShardedIndex:
         self._sums = [shard.language_sums for shard in self._shards]
         self._pool = ThreadPoolExecutor(len(shards), thread_name_prefix="shard")
         self._writing = threading.Lock()
-        self._silent: set[int] = set()  # shards that did not answer when they were last asked
+        self._silent: set[int] = set()  # shards that did not answer their last request
 
     def search(self, queries: Float32[np.ndarray, "queries dim"], options: Sequence[SearchOptions]) -> list[Answer]:
-        """As `Searchable.search`.
+        """See `Searchable.search`.
 
         Raises:
+          ValueError: as for `Searchable.search`.
           ConnectionError: no shard answers.
         """
         check_queries(queries, options, self._about[0]["dim"])
@@ -96,11 +97,11 @@ class ShardedIndex:
         ]
 
     def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None:
-        """As `Searchable.upsert`, but all or none within a shard only.
+        """See `Searchable.upsert`; the update is atomic only within each shard.
 
         Raises:
-          ConnectionError: a shard did not say that it has written its part. Its part and those of other shards may be
-            written or not; the same call again is harmless.
+          ConnectionError: a shard did not confirm that it wrote its part. Its part and the parts of other shards may or
+            may not be written; repeating the call is safe.
         """
         check_passages(passages, vectors, self._about[0]["dim"])
         shard_of = self._shard_of([passage.id for passage in passages])
@@ -112,7 +113,7 @@ class ShardedIndex:
         self._write(write, np.unique(shard_of))
 
     def delete(self, ids: Sequence[str]) -> int:
-        """As `Searchable.delete`; errors as for `upsert`."""
+        """See `Searchable.delete`. Raises the errors of `upsert`."""
         shard_of = self._shard_of(ids)
 
         def write(shard: Shard, number: int) -> int:
@@ -121,17 +122,17 @@ class ShardedIndex:
         return sum(self._write(write, np.unique(shard_of)))
 
     def compact(self) -> None:
-        """As `Index.compact`, one shard after the other.
+        """Compact one shard after another; see `Index.compact`.
 
         Raises:
-          ConnectionError: a shard did not do it; those before it did.
+          ConnectionError: a shard failed; the shards before it are compacted.
         """
         for number in range(len(self._shards)):
             self._tell(number, lambda shard, _: shard.compact())
 
     @property
     def languages(self) -> dict[str, int]:
-        """As the shards last said."""
+        """Number of passages per language, as the shards last reported."""
         counts: Counter[str] = Counter()
         for sums in self._sums:
             counts.update({name: count for name, (_, count) in sums.items() if count})
@@ -139,12 +140,12 @@ class ShardedIndex:
 
     @property
     def metadata(self) -> list[str]:
-        """The keys of the passages' metadata, as the shards last said."""
+        """Metadata keys of the passages, as the shards last reported."""
         return sorted(self._metadata_kinds)
 
     @property
     def _metadata_kinds(self) -> dict[str, list[str]]:
-        """The kinds of values under each metadata key, as the shards last said."""
+        """Kinds of values under each metadata key, as the shards last reported."""
         kinds: dict[str, set[str]] = {}
         for about in self._about:
             for key, of_shard in about["metadata_kinds"].items():
@@ -155,7 +156,7 @@ class ShardedIndex:
         return sum(self.languages.values())
 
     def describe(self) -> dict[str, Any]:
-        """As the shards last said."""
+        """Return what the shards last reported; see `Searchable.describe`."""
         first = self._about[0]
         shared = {name: first[name] for name in ("model", "fingerprint", "max_length", "dtype", "dim", "storage")}
         since_built = {
@@ -171,26 +172,26 @@ class ShardedIndex:
         }
 
     def close(self) -> None:
-        """Lets go of the shards."""
+        """Close all shards."""
         self._pool.shutdown()
-        with contextlib.ExitStack() as stack:  # all of them, whatever one raises
+        with contextlib.ExitStack() as stack:  # closes every shard, even if closing one raises
             for shard in self._shards:
                 stack.callback(shard.close)
 
     def _check(self, options: Sequence[SearchOptions]) -> None:
         try:
             check_options(options, self.languages, self._metadata_kinds)
-        except ValueError:  # others may have added what was not there
+        except ValueError:  # another process may have added it since
             self._ask(lambda _, number: self._learn(number))
             check_options(options, self.languages, self._metadata_kinds)
 
     def _ask(self, question: Callable[[Shard, int], Any]) -> list[Any]:
-        """What each shard answers, all asked at once; None where it does not."""
+        """Ask all shards at once; return the answer of each, None if it does not answer."""
 
         def answer(shard: Shard, number: int) -> Any:
             try:
                 given = question(shard, number)
-            except Exception as error:  # whatever goes wrong here or on the way to another process
+            except Exception as error:  # in the shard, or in the connection to its process
                 if number not in self._silent:
                     say(f"Shard {number} does not answer: {error!r}"[:500])
                 self._silent.add(number)
@@ -209,9 +210,9 @@ class ShardedIndex:
     def _tell(self, number: int, change: Callable[[Shard, int], Any]) -> Any:
         try:
             done = change(self._shards[number], number)
-        except Exception as error:  # whatever goes wrong there or on the way to another process
+        except Exception as error:  # in the shard, or in the connection to its process
             raise ConnectionError(f"shard {number} did not take its part ({error}); send it all again") from error
-        with contextlib.suppress(Exception):  # it is done; what the shard says now can be learnt later
+        with contextlib.suppress(Exception):  # the change is made; the shard's new state can be read later
             self._learn(number)
         return done
 
@@ -223,10 +224,13 @@ class ShardedIndex:
         return keys(ids) % len(self._shards)
 
     def _means(self) -> dict[str, np.ndarray]:
-        """Of all shards as they are now; of one that does not answer as it last was."""
+        """Return the mean vector of each language over all shards.
+
+        For a shard that does not answer, its last known sums are used.
+        """
         for number, sums in enumerate(self._ask(lambda shard, _: shard.language_sums)):
             self._sums[number] = self._sums[number] if sums is None else sums
-        all_sums = list(self._sums)  # other threads may replace them
+        all_sums = list(self._sums)  # a copy, since other threads may replace its entries
         names = sorted({name for sums in all_sums for name, (_, count) in sums.items() if count})
         nothing = (np.zeros(self._about[0]["dim"]), 0)
         of_shards = [[sums.get(name, nothing) for name in names] for sums in all_sums]
@@ -236,7 +240,7 @@ class ShardedIndex:
 
 
 def merge(hits: Sequence[Hit], options: SearchOptions) -> tuple[Hit, ...]:
-    """The best of what shards found for one query, in the order that one index gives."""
+    """Return the best hits of all shards for one query, in the order of a single index."""
     scores = np.asarray([hit.score for hit in hits])
     order = np.lexsort((keys(hit.passage.id for hit in hits), -scores)).tolist()
     kept: list[Hit] = []
@@ -250,12 +254,12 @@ def merge(hits: Sequence[Hit], options: SearchOptions) -> tuple[Hit, ...]:
 
 
 def open_shards(directories: Sequence[Any], *, writable: bool = False) -> Index | ShardedIndex:
-    """One index, or all the shards of one, by their directories.
+    """Open one index, or all shards of one index, by their directories.
 
     Raises:
       FileNotFoundError, RuntimeError, ValueError: as for `Index.open` and `ShardedIndex`.
     """
-    with contextlib.ExitStack() as stack:  # closes all of them if one does not open
+    with contextlib.ExitStack() as stack:  # closes the open shards if another fails to open
         opened = [
             stack.enter_context(contextlib.closing(Index.open(directory, writable=writable)))
             for directory in directories

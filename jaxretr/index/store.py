@@ -1,8 +1,9 @@
-"""The passages of an index and what became of them, in one SQLite file: nothing that was answered is ever lost.
+"""Passages of an index and the history of their updates, in one SQLite file. No acknowledged update is lost.
 
-Passages have row numbers. The first rows came with the index, and their vectors stand in files beside it; later rows
-were upserted and bring their vectors along. A row is written once; replacing a passage marks its row as deleted and
-adds another. So a reader that began before goes on with what it saw, and compaction can tell what happened meanwhile.
+Rows are numbered. The first rows come from the build, and their vectors are in separate files. Later rows were
+upserted, and the database also stores their vectors. A row is written once: replacing a passage marks its row as
+deleted and adds a new row. So a reader that started earlier keeps its view, and compaction can tell which updates
+happened meanwhile.
 """
 
 import hashlib
@@ -23,8 +24,8 @@ from jaxretr.index.database import Reader, explained, open_writer
 from jaxretr.index.filters import KINDS, json_forms
 from jaxretr.index.types import IndexedPassage, MetadataValue, wanted_values
 
-# Rows are found by number, by the id of a passage that is there, and by metadata; `deleted` is the revision that took
-# a row out. WITHOUT ROWID keeps the metadata's values and their rows together.
+# The indexes find rows by number, by the id of a live passage, and by metadata. `deleted` is the revision that deleted
+# a row. WITHOUT ROWID stores metadata values together with their row numbers.
 _SCHEMA = """
 CREATE TABLE passages (
   row INTEGER PRIMARY KEY, id TEXT NOT NULL, language TEXT NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL,
@@ -36,35 +37,40 @@ CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID
 INSERT INTO state VALUES ('read', 0);
 """
 _COLUMNS = "id, text, title, language, metadata"
-# Rows are added in the order of the revisions, so the last one has the highest.
+# Rows are added in order of revision, so the last row has the highest revision.
 _REVISION = """
 SELECT max(coalesce((SELECT revision FROM passages ORDER BY row DESC LIMIT 1), 0),
   coalesce((SELECT max(deleted) FROM passages WHERE deleted IS NOT NULL), 0))
 """
-# JSON tells the kind of a value by its first character; every range is one look into the table's primary key.
+# The first character of a JSON value tells its kind, so each test is one range lookup in the primary key.
 _KINDS_OF_KEY = """
 SELECT EXISTS (SELECT 1 FROM metadata WHERE key = ? AND value >= '"' AND value < '#'),
   EXISTS (SELECT 1 FROM metadata WHERE key = ? AND value >= '-' AND value < ':'),
   EXISTS (SELECT 1 FROM metadata WHERE key = ? AND value IN ('true', 'false'))
 """
-_VARIABLES = 30_000  # of one statement; SQLite's limit is 32,766
+_VARIABLES = 30_000  # maximum per statement; SQLite's limit is 32,766
 
 
 @dataclass(frozen=True)
 class Change:
-    """What an update did: rows that were added, with the vectors and keys given, and rows that were taken out."""
+    """Result of an update.
+
+    Attributes:
+      added: numbers of the added rows, in the order of the passages given.
+      deleted: numbers of the rows that were deleted or replaced.
+    """
 
     added: range
     deleted: Int[np.ndarray, " rows"]
 
 
 class State(NamedTuple):
-    """What became of a store since it was built, as of one moment.
+    """Changes to a store since it was built, as of one moment.
 
     Attributes:
       revision: number of the last update.
-      languages, keys, vectors: of the rows that were upserted, in their order.
-      deleted: numbers of all rows that were taken out.
+      languages, keys, vectors: values of the upserted rows, in row order.
+      deleted: numbers of all rows that were deleted or replaced.
     """
 
     revision: int
@@ -75,20 +81,20 @@ class State(NamedTuple):
 
 
 class Store:
-    """Passages on disk; may be used from several threads.
+    """Passages on disk. Thread-safe.
 
     Args:
-      path: the file.
-      create: make it, to be written; else it must be there.
-      writable: open it to be updated, which one process at a time may do. A store that is only read is never written
-        to, so it may lie on a read-only volume.
-      durable: an update is on the disk when it returns, so that a power cut does not lose it. Without, a power cut may
-        lose the last updates, but leaves a whole file.
+      path: path of the SQLite file.
+      create: open the file for writing, and create it if it is absent. Otherwise the file must exist.
+      writable: open the file for updates; only one process at a time may do so. A store that is only read is never
+        written to, so it may be on a read-only volume.
+      durable: sync each update before it returns, so that a power cut does not lose it. Otherwise a power cut may lose
+        the last updates, but leaves the file consistent.
 
     Raises:
       FileNotFoundError: the file is missing.
-      DamagedIndexError: it is no such file, or damaged.
-      OSError: it cannot be opened.
+      DamagedIndexError: the file is damaged, or is not an SQLite file.
+      OSError: the file cannot be opened.
     """
 
     def __init__(self, path: Path, *, create: bool = False, writable: bool = False, durable: bool = True):
@@ -102,7 +108,8 @@ class Store:
                 with self._writing() as connection:
                     if create and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
                         connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-            # Closed before the writer: the last connection moves the log into the file, which only the writer can do.
+            # Closed before the writer: the last connection to close must move the log into the file, so it must be
+            # able to write.
             self._reader = opened.enter_context(closing(Reader(path)))
             self.revision: int = self._read(_REVISION)[0][0]
             self._close = weakref.finalize(self, opened.pop_all().close)
@@ -119,21 +126,25 @@ class Store:
         self._close()
 
     def __len__(self) -> int:
-        """Rows, deleted ones included."""
+        """Return the number of rows, including deleted rows."""
         return self._read("SELECT coalesce(max(row) + 1, 0) FROM passages")[0][0]
 
     # Building.
 
     @property
     def read(self) -> int:
-        """How many passages of the corpus have been looked at; those of other shards are not stored."""
+        """Number of corpus passages read so far, including passages of other shards, which are not stored."""
         return self._read("SELECT value FROM state WHERE name = 'read'")[0][0]
 
     def append(self, passages: Sequence[IndexedPassage], read: int) -> None:
-        """Adds rows whose vectors are elsewhere, and records how far the corpus has been read.
+        """Add rows whose vectors are stored elsewhere, and record how far the corpus has been read.
+
+        Args:
+          passages: passages of the new rows.
+          read: number of corpus passages read so far.
 
         Raises:
-          ValueError: for an id that is there already.
+          ValueError: an id already exists or occurs twice.
         """
         with self._transaction() as connection:
             start = connection.execute("SELECT coalesce(max(row) + 1, 0) FROM passages").fetchone()[0]
@@ -147,7 +158,7 @@ class Store:
     # Reading.
 
     def take(self, rows: Iterable[int]) -> dict[int, IndexedPassage]:
-        """The passages of rows, deleted ones included."""
+        """Return the passages of the given rows, including deleted rows, by row number."""
         found: dict[int, IndexedPassage] = {}
         wanted = [int(row) for row in rows]
         for start in range(0, len(wanted), _VARIABLES):
@@ -158,19 +169,19 @@ class Store:
         return found
 
     def full_texts(self, start: int, stop: int) -> list[str]:
-        """What the encoder reads, of rows `start` to `stop`."""
+        """Return the texts that the encoder reads, for rows `start` to `stop`, exclusive."""
         rows = self._read("SELECT title, text FROM passages WHERE row >= ? AND row < ? ORDER BY row", (start, stop))
         return [f"{title} {text}" if title else text for title, text in rows]
 
     def labels(self, start: int, stop: int) -> tuple[list[str], UInt64[np.ndarray, " rows"]]:
-        """Language and key of each row from `start` to `stop`."""
+        """Return the language and key of each row from `start` to `stop`, exclusive."""
         rows = self._read("SELECT language, id FROM passages WHERE row >= ? AND row < ? ORDER BY row", (start, stop))
         return [language for language, _ in rows], keys(id for _, id in rows)
 
     def state(self, start: int, dim: int) -> State:
-        """What became of the store since it was built with rows up to `start`, in one read transaction.
+        """Return the changes since the store was built with `start` rows, in one read transaction.
 
-        The next update has the revision that follows.
+        Also set `self.revision`; the next update gets the number after it.
         """
         with self._reader.snapshot() as rows:
             added = rows("SELECT language, id, vector FROM passages WHERE row >= ? ORDER BY row", (start,))
@@ -182,7 +193,7 @@ class Store:
         return State(self.revision, languages, keys(id for _, id, _ in added), vectors, gone)
 
     def matching(self, where: Mapping[str, MetadataValue | Sequence[MetadataValue]]) -> Int[np.ndarray, " rows"]:
-        """The rows whose metadata has, under every key, the value (one of the values) given."""
+        """Return the rows whose metadata has, under every key of `where`, the value or one of the values given."""
         found: np.ndarray | None = None
         for key, wanted in where.items():
             values = sorted({form for value in wanted_values(wanted) for form in json_forms(value)})
@@ -196,16 +207,16 @@ class Store:
         return np.empty(0, np.int64) if found is None else found
 
     def metadata_keys(self) -> list[str]:
-        """Every key that metadata has or had."""
+        """Return every metadata key, including keys that only deleted rows have."""
         found: list[str] = []
         row = self._read("SELECT min(key) FROM metadata")[0][0]
         while row is not None:
-            found.append(row)  # from one key to the next, without reading the rows of a key
+            found.append(row)  # jump from key to key, without reading the rows of a key
             row = self._read("SELECT min(key) FROM metadata WHERE key > ?", (row,))[0][0]
         return found
 
     def metadata_kinds(self, keys: Iterable[str]) -> dict[str, list[str]]:
-        """Which `filters.KINDS` of values metadata has or had under each key; a key without values is left out."""
+        """Return the `filters.KINDS` of values under each key, including deleted rows; omit keys without values."""
         found = {}
         for key in keys:
             there = self._read(_KINDS_OF_KEY, (key,) * len(KINDS))[0]
@@ -219,12 +230,12 @@ class Store:
     def update(
         self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"], deleted: Sequence[str]
     ) -> Iterator[Change]:
-        """Take out the passages of some ids, then add or replace passages: when the block ends, unless it raises.
+        """Delete passages by id, then add or replace passages, in one transaction.
 
-        All of it is then on the disk, or nothing.
+        The transaction commits when the block ends, and rolls back if the block raises.
 
         Raises:
-          OSError: it cannot be written, because the disk is full, say.
+          OSError: the store cannot be written, for example because the disk is full.
         """
         revision = self.revision + 1
         with self._transaction() as connection:
@@ -242,7 +253,7 @@ class Store:
         self.revision = revision
 
     def changes_since(self, revision: int) -> tuple[list[str], list[tuple[IndexedPassage, np.ndarray]]]:
-        """What leads from the state after `revision` to the present one: ids to take out, then passages to add."""
+        """Return the updates after `revision`: first the ids to delete, then the passages and vectors to add."""
         with self._reader.snapshot() as rows:
             deleted = rows("SELECT DISTINCT id FROM passages WHERE deleted > ? AND revision <= ?", (revision, revision))
             added = rows(
@@ -252,7 +263,7 @@ class Store:
         return [id for (id,) in deleted], [(_passage(row), np.frombuffer(vector, np.float32)) for vector, *row in added]
 
     def live(self, revision: int) -> Iterator[list[tuple[int, IndexedPassage]]]:
-        """Rows and passages as they were after `revision`, in their order, some thousands at a time."""
+        """Yield rows and passages that were live after `revision`, in row order, up to 4,096 at a time."""
         last = -1
         while True:
             rows = self._read(
@@ -266,10 +277,10 @@ class Store:
             last = rows[-1][0]
 
     def checkpoint(self) -> None:
-        """Move everything from the log into the file.
+        """Move everything from the write-ahead log into the file.
 
         Raises:
-          OSError: another connection is in the way, or the file cannot be written.
+          OSError: another connection blocks the checkpoint, or the file cannot be written.
         """
         with self._writing() as connection:
             if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
@@ -286,7 +297,7 @@ class Store:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                with suppress(sqlite3.Error):  # that of the block is raised
+                with suppress(sqlite3.Error):  # the block's error is raised instead
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
                 raise
@@ -300,7 +311,7 @@ class Store:
 
 
 def keys(ids: Iterable[str]) -> UInt64[np.ndarray, " ids"]:
-    """A number for every id that is the same everywhere: it breaks ties, and says which shard a passage belongs to."""
+    """Return a number for each id, the same on every machine. It breaks ties, and determines the shard of a passage."""
     digests = (hashlib.blake2b(id.encode(), digest_size=8).digest() for id in ids)
     return np.frombuffer(b"".join(digests), np.uint64)
 
@@ -330,7 +341,7 @@ def _insert(
 
 
 def _twice(connection: sqlite3.Connection, ids: Sequence[str], start: int) -> str:
-    """The first of the ids that stands among them before, or in a row before `start`."""
+    """Return the first id that occurs earlier in `ids`, or in a live row before `start`."""
     seen: set[str] = set()
     for id in ids:
         there = connection.execute("SELECT 1 FROM passages WHERE id = ? AND deleted IS NULL AND row < ?", (id, start))

@@ -1,4 +1,4 @@
-"""How good and how fast the searchers of an index are, and which settings reach a recall asked for."""
+"""Measure the recall and speed of an index's ScaNN searchers, and tune their settings to reach a target recall."""
 
 import dataclasses
 import math
@@ -18,12 +18,12 @@ from jaxretr.tracking import say
 
 K = 10
 _DEEP = 100
-_REORDERING = (20, 50, 100, 200, 500, 1_000, 2_000)  # candidates scored again that are tried
-_STEP = 1.25  # from one share of the leaves to the next
-_SHARES = 40  # steps down from all leaves
-_TOO_SLOW = 1.5  # times the best so far: to try with more leaves is in vain
-_REPEATS = 3  # of each timing
-_SINGLE = 200  # queries asked one by one, for the latency
+_REORDERING = (20, 50, 100, 200, 500, 1_000, 2_000)  # numbers of candidates to rescore that are tried
+_STEP = 1.25  # ratio of successive shares of the leaves
+_SHARES = 40  # number of steps down from all leaves
+_TOO_SLOW = 1.5  # times the best time so far, from which more leaves are not tried
+_REPEATS = 3  # timings per setting; their median counts
+_SINGLE = 200  # queries searched one by one to measure latency
 
 
 def measure(
@@ -33,19 +33,19 @@ def measure(
     queries: Float32[np.ndarray, "queries dim"],
     options: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Tunes the searchers of a generation where a recall is asked for, and measures them.
+    """Tune the searchers of a generation if a target recall is set, and measure them.
 
-    Half of the queries tune, the other half measure, so that the recall told is that of new queries.
+    The first half of the queries tunes and the second half measures, so the reported recall holds for new queries.
 
     Args:
-      generation: holds the searchers.
-      segments: `rows` and settings of each.
-      rows: the vectors, as exact as they are to be had.
-      queries: at least two.
+      generation: directory of the searchers.
+      segments: `rows` and ScaNN settings of each segment.
+      rows: the vectors, in the highest precision available.
+      queries: at least two query vectors.
       options: `BuildOptions`.
 
     Returns:
-      The segments with the settings that hold, and what was measured.
+      The segments with their final settings, and the measurements.
     """
     if not (approximate.available() and any(segment["scann"] for segment in segments)):
         return segments, {"search": "exact"}
@@ -82,7 +82,7 @@ def measure(
 
 
 class Searchers:
-    """The searchers of all segments as one."""
+    """The searchers of all segments, searched as one."""
 
     def __init__(self, generation: Path, segments: Sequence[Mapping[str, Any]], rows: Rows):
         self._rows, self._parts, start = rows, [], 0
@@ -96,7 +96,14 @@ class Searchers:
     def search(
         self, queries: Float32[np.ndarray, "queries dim"], depth: int, share: float | None = None, reordering: int = 0
     ) -> Int[np.ndarray, "queries depth"]:
-        """Rows of the best, in any order; with `share` of the leaves and `reordering` instead of the settings' own."""
+        """Return the `depth` best rows for each query, in any order.
+
+        Args:
+          queries: query vectors.
+          depth: number of rows per query.
+          share: share of the leaves to search; None uses the settings of each searcher.
+          reordering: number of candidates to rescore if `share` is given.
+        """
         rows, scores = [], []
         for start, size, searcher in self._parts:
             if searcher is None:
@@ -120,7 +127,13 @@ class Searchers:
 
 
 class Tuned(NamedTuple):
-    """The share of the leaves to search, how many candidates to score again, and `ScannSettings.leaves_growth`."""
+    """Result of tuning.
+
+    Attributes:
+      share: share of the leaves to search.
+      reordering: number of candidates to rescore.
+      growth: `ScannSettings.leaves_growth`.
+    """
 
     share: float
     reordering: int
@@ -133,27 +146,37 @@ def tune(
     truth: Int[np.ndarray, "queries deep"],
     target: float,
 ) -> Tuned:
-    """The fastest settings that find `target` of the true best ten, and what it takes to find as much of a hundred.
+    """Find the fastest settings that reach the target recall of the true best ten.
 
-    For every number of candidates to score again, as few leaves as reach the target; of these pairs the fastest. Where
-    nothing reaches it, the best there is, and a line says so.
+    Also find how the leaves must grow to reach this recall of the best hundred.
+
+    For every number of candidates to rescore, find the fewest leaves that reach the target; return the fastest of these
+    pairs. If no settings reach the target, return the settings with the highest recall and log it.
 
     Args:
-      truth: rows of the best passages, best first; the more of them, the better the growth is known.
+      index: searchers to tune.
+      queries: query vectors.
+      truth: rows of the true best passages, best first; more of them improve the estimate of the growth.
+      target: recall to reach.
     """
     k, deep = min(K, truth.shape[1]), truth.shape[1]
     shares = [_STEP**-power for power in range(_SHARES, -1, -1)]
 
     def attempt(depth: int, place: int, reordering: int) -> tuple[bool, float]:
-        """Whether it reaches the target, and its CPU seconds, which other work on the machine does not change."""
+        """Return whether the target is reached, and the CPU seconds.
+
+        Other work on the machine does not change CPU seconds.
+        """
         started = time.process_time()
         found = index.search(queries, depth, shares[place], reordering)
         return recall(found, truth[:, :depth]) >= target, time.process_time() - started
 
     def fewest(depth: int, reordering: int, least: int, budget: float) -> int | None:
-        """Place of the smallest share that reaches the target, `least` or more; None where that takes too long.
+        """Return the index of the smallest share, from `least` on, that reaches the target.
 
-        Recall and time grow with the leaves. So it is looked for from below: what is tried on the way costs little.
+        Return None if an attempt on the way takes longer than `budget`, or no share reaches the target.
+
+        Recall and time grow with the leaves. So the search starts from below, where attempts are cheap.
         """
         below, place, leap = least - 1, least, 1
         while True:
@@ -172,7 +195,7 @@ def tune(
     least = 0
     for reordering in sorted((r for r in _REORDERING if r >= k), reverse=True):
         found = fewest(k, reordering, least, _TOO_SLOW * best[0] if best else math.inf)
-        if found is None:  # fewer candidates would need even more leaves
+        if found is None:  # fewer rescored candidates would need even more leaves
             break
         least = found
         seconds = float(np.median([attempt(k, found, reordering)[1] for _ in range(_REPEATS)]))
@@ -195,5 +218,5 @@ def tune(
 
 
 def recall(found: Int[np.ndarray, "queries depth"], truth: Int[np.ndarray, "queries k"]) -> float:
-    """The share of the true rows that were found."""
+    """Return the mean share of the true rows that were found."""
     return float(np.mean([np.isin(*rows).mean() for rows in zip(truth, found, strict=True)]))

@@ -1,4 +1,4 @@
-"""What goes into an index and what comes out of it."""
+"""Data types of an index: passages, search options, answers, and the `Searchable` protocol."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,25 +9,25 @@ import numpy as np
 from jaxtyping import Float32
 
 MetadataValue = str | int | float | bool
-"""What a passage's metadata may hold; `jaxretr.index.filters` says which values are equal."""
+"""Types of metadata values; `jaxretr.index.filters` defines which values are equal."""
 
 UNKNOWN_LANGUAGE = "und"
-"""The language of a passage that has none: ISO 639's "undetermined"."""
+"""Language of a passage whose language is unknown: "undetermined" in ISO 639."""
 
 
 class DamagedIndexError(ValueError):
-    """A file of an index is missing, or does not hold what it should."""
+    """A file of an index is missing, or its content is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexedPassage:
-    """A passage as an index keeps it.
+    """A passage as an index stores it.
 
     Attributes:
-      id: unique in its index; BEIR's `_id`.
-      text, title: what a search shows; the encoder read `full_text`.
-      language: such as "en"; `UNKNOWN_LANGUAGE` where nobody said.
-      metadata: more about it, to show and to filter by.
+      id: unique identifier in the index; `_id` in BEIR's format.
+      text, title: text and title that a search returns; the encoder reads `full_text`.
+      language: language code such as "en"; `UNKNOWN_LANGUAGE` if the language is unknown.
+      metadata: further values, to show and to filter by.
     """
 
     id: str
@@ -43,18 +43,19 @@ class IndexedPassage:
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """How one query is to be answered.
+    """Options of one query.
 
     Attributes:
-      k: passages wanted; fewer come where fewer fit.
-      languages: of the passages; empty for all.
-      where: metadata that a passage must have: key -> a value, or several (a tuple or list) of which it must have one.
-      per_language: at most so many passages of one language; None for no such limit.
-      calibrate: compare a score with what the query scores on average in the passage's language: the mean score of
-        that language is taken off, which counters a preference for the query's own language.
+      k: number of passages to return; fewer are returned if fewer match.
+      languages: languages of the passages to return; empty for all languages.
+      where: metadata filter. Maps each key to the value that a passage must have, or to a tuple or list of values of
+        which it must have one.
+      per_language: maximum number of passages of one language; None for no limit.
+      calibrate: subtract from each score the query's mean score in the passage's language. This counters a preference
+        for the query's own language.
 
     Raises:
-      ValueError: for a number below 1, or a value in `where` that metadata cannot hold.
+      ValueError: `k` or `per_language` is below 1, or `where` has a value that metadata cannot hold.
     """
 
     k: int = 10
@@ -78,18 +79,24 @@ class SearchOptions:
 
 
 def wanted_values(value: MetadataValue | Sequence[MetadataValue]) -> tuple[MetadataValue, ...]:
-    """The values of which a passage must have one, for a value of `SearchOptions.where`."""
+    """Return the values that an entry of `SearchOptions.where` allows, as a tuple."""
     return (value,) if isinstance(value, MetadataValue) else tuple(value)
 
 
 def is_metadata_value(value: Any) -> bool:
-    """Whether metadata can hold a value: a text, a finite number, true or false."""
+    """Return whether metadata can hold `value`: a text, a finite number, true or false."""
     return isinstance(value, MetadataValue) and not (isinstance(value, float) and not math.isfinite(value))
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A passage found; higher `score` is better: the cosine, or what calibration made of it."""
+    """A passage that a search found.
+
+    Attributes:
+      passage: the passage.
+      score: inner product of the query and passage vectors, which is their cosine if both are L2-normalized; less the
+        language's mean score if the query is calibrated. A higher score is better.
+    """
 
     passage: IndexedPassage
     score: float
@@ -97,10 +104,12 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The passages found for one query, best first.
+    """The passages found for one query.
 
     Attributes:
-      missing_shards: numbers of the shards that did not answer; the hits are then the best of the others.
+      hits: passages and their scores, best first.
+      missing_shards: numbers of the shards that did not answer; `hits` then holds the best passages of the other
+        shards.
     """
 
     hits: tuple[Hit, ...]
@@ -109,41 +118,44 @@ class Answer:
 
 @runtime_checkable
 class Searchable(Protocol):
-    """An index, or several that are searched together. All methods may be called from several threads at once."""
+    """An index, or several shards that are searched as one index. All methods are thread-safe."""
 
     def search(self, queries: Float32[np.ndarray, "queries dim"], options: Sequence[SearchOptions]) -> list[Answer]:
-        """The answer to each query, which has options of its own.
+        """Return one answer per query; `options[i]` belongs to `queries[i]`.
 
         Raises:
-          ValueError: for queries of another width, or a language or metadata key that the index does not have.
+          ValueError: the queries do not have the width of the index, or a filter names a language or metadata key that
+            the index does not have.
         """
         ...
 
     def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None:
-        """Adds passages, or replaces those of the same ids. They are on disk when this returns: all of them or none.
+        """Add passages; replace passages whose ids already exist. The update is atomic, and on disk when this returns.
 
         Raises:
-          ValueError: for an id twice, or vectors that do not fit.
-          OSError: when they cannot be written; nothing has changed then.
+          ValueError: an id occurs twice, or the vectors do not match the passages.
+          OSError: the update cannot be written; nothing has changed.
         """
         ...
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Takes passages out; returns how many there were. On disk when this returns."""
+        """Delete the passages with these ids and return how many existed. The deletion is on disk when this returns."""
         ...
 
     def compact(self) -> None:
-        """Builds the index anew from what it holds, while searches and updates go on."""
+        """Rebuild the index from its current passages. Searches and updates continue meanwhile."""
         ...
 
     @property
     def languages(self) -> Mapping[str, int]:
-        """The number of passages in each language."""
+        """Number of passages per language."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Size, settings, measured recall and latency, as JSON; in `since_built` how many passages were upserted and
-        deleted since the index was built or compacted."""
+        """Return size, settings, measured recall and latency, as JSON.
+
+        `since_built` has the numbers of passages upserted and deleted since the index was built or compacted.
+        """
         ...
 
     def __len__(self) -> int: ...

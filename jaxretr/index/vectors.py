@@ -1,10 +1,10 @@
-"""Embeddings as an index stores them: float32 rows come in, a file that gives float32 rows back goes out.
+"""Storage of embeddings in a file, as float32, bfloat16 or int8. Input and output are float32 rows.
 
-| storage | bytes a value | what is lost |
+| storage | bytes per value | loss |
 |---|---|---|
-| `float32` | 4 | nothing |
-| `bfloat16` | 2 | all but 8 bits of each mantissa: scores differ by some 1e-3 |
-| `int8` | 1 | each row is rounded to 255 steps between plus and minus its largest value: scores differ by some 1e-3 |
+| `float32` | 4 | none |
+| `bfloat16` | 2 | each value keeps 8 significant bits; scores change by about 1e-3 |
+| `int8` | 1 | each row is rounded to 255 steps between plus and minus its largest value; scores change by about 1e-3 |
 """
 
 import functools
@@ -19,18 +19,18 @@ from jaxtyping import Float32, Int
 from jaxretr.files import replaced_file
 from jaxretr.retrieval.scores import largest_norm
 
-_NORMS_AT_ONCE = 16_384  # rows
+_NORMS_AT_ONCE = 16_384  # rows read at once to compute their norms
 Storage = Literal["float32", "bfloat16", "int8"]
 STORAGES: tuple[Storage, ...] = get_args(Storage)
 
-_ON_DISK = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}  # NumPy's files know no bfloat16
+_ON_DISK = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}  # the .npy format has no bfloat16
 
 
 class Vectors:
-    """A file that `write_vectors` made, mapped into memory: `Rows` for exact search, and any rows by number.
+    """A memory-mapped file that `write_vectors` wrote: `Rows` for exact search, and random access to rows.
 
     Raises:
-      OSError, ValueError: when it is damaged or not there.
+      OSError, ValueError: the file is missing or damaged.
     """
 
     def __init__(self, path: Path, storage: Storage):
@@ -49,12 +49,12 @@ class Vectors:
         return self._float32(self._rows[rows], None if self._scales is None else self._scales[rows])
 
     def take(self, rows: Int[np.ndarray, "*any"]) -> Float32[np.ndarray, "*any dim"]:
-        """The rows of the given numbers, in that order."""
+        """Gather rows by number, in the given order."""
         return self._float32(self._rows[rows], None if self._scales is None else self._scales[rows])
 
     @functools.cached_property
     def largest_norm(self) -> float:
-        """The length of the longest row; reads all of them the first time."""
+        """Largest L2 norm of a row. The first access reads all rows."""
         starts = range(0, len(self), _NORMS_AT_ONCE)
         return max((largest_norm(self[start : start + _NORMS_AT_ONCE]) for start in starts), default=0.0)
 
@@ -67,7 +67,17 @@ class Vectors:
 def write_vectors(
     path: Path, blocks: Iterable[Float32[np.ndarray, "block dim"]], shape: tuple[int, int], storage: Storage
 ) -> None:
-    """Writes blocks of rows, `shape` of them in all, one after the other; the file is whole or not there."""
+    """Write blocks of rows one after another. The file is complete or absent.
+
+    Args:
+      path: path of the file.
+      blocks: consecutive blocks of rows.
+      shape: total number of rows, and their width.
+      storage: storage format.
+
+    Raises:
+      ValueError: `blocks` does not have `shape[0]` rows in total.
+    """
     scales = np.empty(shape[0], np.float32)
     start = 0
     with replaced_file(path) as partial:
@@ -87,7 +97,7 @@ def write_vectors(
                 start += len(block)
         if start != shape[0]:
             raise ValueError(f"{start} rows came for {path}, expected {shape[0]}")
-        if storage == "int8":  # first, so that rows are never there without it
+        if storage == "int8":  # renamed before `path`, so rows never exist without scales
             with replaced_file(_scales(path)) as partial_scales:
                 np.save(partial_scales, scales)
 

@@ -1,4 +1,4 @@
-"""From texts to rankings: embeddings on disk, and exact search over a corpus."""
+"""Embed texts into files, and search a corpus exactly."""
 
 from jaxretr.retrieval.embeddings import Embeddings, Encode, Rows, embed
 from jaxretr.retrieval.exact import ranks, search

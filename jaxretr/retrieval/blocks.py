@@ -1,8 +1,8 @@
-"""Blocks of a corpus on the devices: how exact search walks through passages that do not fit into memory.
+"""Walk through a corpus on the devices, block by block: exact search over passages that do not fit into memory.
 
-`fold` shows every block of passages to every block of queries. All blocks of one walk have one shape, and so share one
-compilation a device. `between` compares the products of a block with bounds, and says which of them only the scores of
-`jaxretr.retrieval.scores` can decide.
+`fold` combines every block of passages with every block of queries. All blocks of one call have the same shape, so each
+device compiles once. `between` compares the products of a block with bounds, and lists the products that only the
+scores of `jaxretr.retrieval.scores` can decide.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,22 +18,22 @@ from jaxtyping import Array, Float32, Int, Int32, UInt32
 from jaxretr.retrieval.embeddings import Rows
 from jaxretr.retrieval.scores import largest_norm
 
-QUERY_MULTIPLE = 32  # sets of queries and corpora of similar size share a compilation
+QUERY_MULTIPLE = 32  # block sizes are rounded up to a multiple, so that similar sizes share a compilation
 _PASSAGE_MULTIPLE = 256
-_LARGEST_BLOCK = 65_280  # passages whose number fits into 16 bits
-_THREADS = 4  # blocks of queries that a device works on at once
-_WORD = 32  # products that share a word of marks
-_FEWEST, _MOST = 32, 512  # pairs whose products are marked at once; powers of four between, so few compilations
+_LARGEST_BLOCK = 65_280  # passages; a count of them fits into 16 bits, see `_count`
+_THREADS = 4  # blocks of queries per device that are processed at once
+_WORD = 32  # products per word; each bit marks one product
+_FEWEST, _MOST = 32, 512  # pairs per call of `_mark`; sizes grow by a factor of four, so compilations are few
 
 
 class Block(NamedTuple):
     """Consecutive passages.
 
     Attributes:
-      start: position of the first one.
-      rows: their embeddings, on the host.
-      padded: the same on a device, filled up with zeros to the size of all blocks.
-      longest: the largest norm of the rows.
+      start: position of the first passage.
+      rows: embeddings of the passages, on the host.
+      padded: the embeddings on a device, padded with zero rows to the common size of all blocks.
+      longest: largest L2 norm of the rows.
     """
 
     start: int
@@ -43,12 +43,12 @@ class Block(NamedTuple):
 
 
 class Between(NamedTuple):
-    """What `between` found: products above the bounds are counted, products within them are listed.
+    """Result of `between`: the products above the bounds are counted, the products within the bounds are listed.
 
     Attributes:
-      above: how many products lie above each pair of bounds.
-      row, column: whose bounds a product lies within.
-      offset: the place of its passage in the block.
+      above: number of products above each pair of bounds.
+      row, column: query and column of the bounds that a listed product lies within.
+      offset: position of the listed product's passage in the block.
     """
 
     above: Int32[np.ndarray, "queries columns"]
@@ -64,17 +64,17 @@ def fold[State](
     passages: Rows,
     passage_block: int,
 ) -> tuple[list[list[State]], float]:
-    """Show every block of passages to one of the devices, and there to every block of queries.
+    """Send every block of passages to one of the devices, and combine it there with every block of queries.
 
     Args:
       update: (state, queries on the device, block, *constants) -> state.
-      initial: the states to begin with, one for each block of queries.
-      constants: for each block of queries its embeddings, and what else `update` takes.
-      passages: all passages.
-      passage_block: how many are a block.
+      initial: initial state of each block of queries.
+      constants: for each block of queries, its embeddings and further arguments of `update`.
+      passages: embeddings of all passages.
+      passage_block: number of passages per block.
 
     Returns:
-      On the host, the last states of each device; and the largest norm of all passages.
+      The final states of each device, on the host, and the largest norm of all passages.
     """
     starts = range(0, len(passages), passage_block)
     devices = jax.local_devices()[: len(starts)]
@@ -83,7 +83,7 @@ def fold[State](
     def step(state: Future, *rest: Any) -> Any:
         return jax.block_until_ready(update(state.result(), *rest))
 
-    # On a CPU, JAX computes in the thread that asks: while one thread selects, which takes one core, others multiply.
+    # On a CPU, JAX computes in the calling thread. While one thread selects, on one core, other threads multiply.
     with ThreadPoolExecutor(_THREADS * len(devices)) as pool:
         current: list[list[Future]] = [[pool.submit(copy, state) for state in initial] for _ in devices]
         queries = [jax.device_put([of_block[0] for of_block in constants], device) for device in devices]
@@ -97,7 +97,7 @@ def fold[State](
                 pool.submit(step, state, on_device, block, *of_block)
                 for state, on_device, of_block in zip(before, queries[at], constants, strict=True)
             ]
-            for state in before:  # so the host is one block ahead of each device, and no further
+            for state in before:  # so the host is at most one block ahead of each device
                 state.result()
         return [[jax.device_get(state.result()) for state in states] for states in current], longest
 
@@ -112,10 +112,10 @@ def between(
     """Compare the products of queries and a block with bounds of each query.
 
     Args:
-      queries: on the device of the block.
+      queries: query embeddings, on the device of the block.
       block: some passages.
-      low, high: bounds; both belong to what lies within.
-      left_out: positions of passages that do not count.
+      low, high: lower and upper bounds, several pairs per query; a product equal to a bound is within.
+      left_out: position of the passage that each pair of bounds ignores; -1 for none.
     """
     size = len(block.rows)
     products = products_of(queries, block.padded)
@@ -123,7 +123,7 @@ def between(
     row, column = np.nonzero(within)
     if not len(row):
         return Between(above, row, column, row)
-    # They are listed from the same products: those of another program could be rounded differently.
+    # List from the same products: another compiled program could round them differently.
     listed = [
         _listed(products, low, high, row[at : at + _MOST], column[at : at + _MOST]) for at in range(0, len(row), _MOST)
     ]
@@ -135,7 +135,7 @@ def between(
 def _listed(
     products: Array, low: np.ndarray, high: np.ndarray, row: np.ndarray, column: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, column and offset of every product within the bounds of some pairs of row and column."""
+    """Return row, column and offset of every product within the bounds of the given pairs of row and column."""
     sent = _FEWEST
     while sent < len(row):
         sent *= 4
@@ -151,7 +151,7 @@ def _listed(
 def products_of(
     queries: Float32[Array, "queries dim"], passages: Float32[Array, "passages dim"]
 ) -> Float32[Array, "queries passages"]:
-    """Inner products in full float32."""
+    """Return inner products, computed in full float32."""
     return jnp.einsum("qd,pd->qp", queries, passages, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -164,12 +164,12 @@ def _count(
     start: Int[Array, ""],
     size: Int[Array, ""],
 ) -> tuple[Int32[Array, "queries columns"], Int32[Array, "queries columns"]]:
-    """How many of the first `size` products lie above the bounds, and how many within them."""
+    """Return how many of the first `size` products lie above the bounds, and how many lie within the bounds."""
     products = jnp.where(jnp.arange(products.shape[1]) < size, products, -jnp.inf)
 
     def of_column(bounds: tuple[Array, Array]) -> UInt32[Array, " queries"]:
         least, most = (bound[:, None] for bound in bounds)
-        # Two counts in one sum, which XLA computes in one pass over the products.
+        # One sum holds two counts, so that XLA needs one pass over the products.
         return jnp.sum((products >= least) + jnp.uint32(1 << 16) * (products > most), 1, dtype=jnp.uint32)
 
     counts = jax.lax.map(of_column, (low.T, high.T)).T
@@ -189,7 +189,7 @@ def _mark(
     high: Float32[Array, "queries columns"],
     pairs: Int32[Array, "2 pairs"],
 ) -> UInt32[Array, "pairs words"]:
-    """A bit for every product that lies within the bounds of a pair of row and column, 32 in a word."""
+    """Return a bit for every product, set if it is within the bounds of a pair of row and column; 32 bits per word."""
     bits = jnp.uint32(1) << jnp.arange(_WORD, dtype=jnp.uint32)
     rows, columns = pairs
     grouped = products.reshape(len(products), -1, _WORD)[rows]
@@ -200,19 +200,19 @@ def _mark(
 def query_blocks(
     queries: Float32[np.ndarray, "queries dim"], query_block: int
 ) -> Float32[np.ndarray, "blocks block dim"]:
-    """As few blocks as allowed, evenly filled."""
+    """Split queries into as few blocks as `query_block` allows, evenly filled and padded with zero rows."""
     blocks = -(-len(queries) // query_block)
     size = _round_up(-(-len(queries) // blocks), QUERY_MULTIPLE)
     return pad_rows(queries, blocks * size).reshape(blocks, size, -1)
 
 
 def block_size(passages: Rows, passage_block: int) -> int:
-    """Passages of a block, padding included."""
+    """Return the number of passages per block, including padding."""
     return min(_LARGEST_BLOCK, *(_round_up(size, _PASSAGE_MULTIPLE) for size in (passage_block, len(passages))))
 
 
 def pad_rows(rows: np.ndarray, n: int) -> np.ndarray:
-    """The rows, filled up with zeros to `n`."""
+    """Append zero rows up to a total of `n` rows."""
     return rows if len(rows) == n else np.pad(rows, ((0, n - len(rows)), *[(0, 0)] * (rows.ndim - 1)))
 
 

@@ -1,10 +1,10 @@
-"""Scores compared with what a query scores on average in a passage's language: embeddings come in, centred ones go out.
+"""Calibration: compare scores with the query's average score in a passage's language, by centering the embeddings.
 
-An encoder with a language bias places the texts of a language together, so that a query scores higher with every
-passage of some languages, its own above all. Taking the mean embedding of a language off its passages takes that off:
-the score becomes q·p - q·mean, and no passage is preferred for its language alone. (Within one language no ranking
-changes.)
-Centring by language after Libovický et al. (2020), arXiv:2004.05160, and Yang et al. (2021), arXiv:2109.04460.
+An encoder with a language bias places the texts of one language close together. So a query scores higher with all
+passages of some languages, above all of its own language. Subtracting the mean embedding of a language from its
+passages removes this bias: the score becomes q·p - q·mean, and no passage is preferred for its language alone. Rankings
+within one language do not change.
+Centering by language after Libovický et al. (2020), arXiv:2004.05160, and Yang et al. (2021), arXiv:2109.04460.
 """
 
 import numpy as np
@@ -12,29 +12,29 @@ from jaxtyping import Float32, Float64, Int, Integer
 
 from jaxretr.retrieval.embeddings import Rows
 
-_PRIOR = 10.0  # passages by which the mean of a language is drawn to that of all: few passages say little
-_BLOCK = 16_384
+_PRIOR = 10.0  # weight of the overall mean, in passages, since few passages estimate a language's mean badly
+_BLOCK = 16_384  # rows read at once
 
 
 def language_means(
     sums: Float64[np.ndarray, "languages dim"], counts: Int[np.ndarray, " languages"]
 ) -> Float32[np.ndarray, "languages dim"]:
-    """The mean embedding of each language, drawn to that of all by as much as ten passages weigh.
+    """Return the mean embedding of each language, shrunk toward the overall mean with the weight of ten passages.
 
     Args:
-      sums: of the embeddings in each language.
-      counts: how many these are.
+      sums: sum of the embeddings in each language.
+      counts: number of embeddings in each language.
     """
     overall = sums.sum(0) / max(1, counts.sum())
     return ((sums + _PRIOR * overall) / (counts + _PRIOR)[:, None]).astype(np.float32)
 
 
 class Calibrated:
-    """`Rows` less the mean of their language.
+    """`Rows` minus the mean embedding of each row's language.
 
     Args:
-      rows: embeddings, read once to find the means.
-      languages: the number of the language of each row.
+      rows: embeddings; all of them are read once to compute the means.
+      languages: language number of each row.
     """
 
     def __init__(self, rows: Rows, languages: Integer[np.ndarray, " rows"]):

@@ -1,8 +1,8 @@
-"""Embeddings of a corpus on disk: texts and an encoding function come in, `Embeddings` go out, shard by shard.
+"""Embeddings of a corpus on disk: `embed` encodes texts shard by shard, `Embeddings` reads the result.
 
-A directory holds shards, `00000-<digest>.npy` and so on, and `embeddings.json`, which says what they are and is written
-last. The digest is that of the shard's texts and of the fingerprint, so a run that was killed goes on with the shards
-that are missing, and what was there before stays whole until all of the new is.
+A directory holds shards, `00000-<digest>.npy` and so on, and `embeddings.json`, which describes them and is written
+last. A digest covers a shard's texts and the fingerprint of the encoder. So a killed run resumes with the missing
+shards, and earlier embeddings stay complete until the new embeddings are.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ from jaxretr.files import AnyPath, as_path, local_copy, replaced_file, write_jso
 from jaxretr.tracking import progress_bar, say
 
 Encode = Callable[[Sequence[str]], np.ndarray]
-"""Texts -> embeddings, float32 of shape [texts, dim]; L2-normalised where the score is to be the cosine."""
+"""Texts -> embeddings, float32 of shape [texts, dim]; L2-normalized if scores should be cosines."""
 
 _METADATA = "embeddings.json"
 _DIGEST_SIZE = 16  # bytes
-_READ_AT_ONCE = 16_384  # rows that `Subset` looks for its own among
+_READ_AT_ONCE = 16_384  # consecutive rows from which `Subset` selects at once
 
 
 @runtime_checkable
 class Rows(Protocol):
-    """Embeddings that are read a slice at a time: an array, a memory map or `Embeddings`; float32 [n, dim]."""
+    """Embeddings that are read one slice at a time, float32 [n, dim]: an array, a memory map or `Embeddings`."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -41,14 +41,14 @@ class Rows(Protocol):
 
 
 class Embeddings:
-    """The shards of a directory that `embed` has finished, seen as one read-only float32 array [n, dim].
+    """The finished embeddings of a directory that `embed` wrote, as one read-only float32 array [n, dim].
 
-    A shard is mapped into memory when it is read and let go with the last view of it, so memory holds no more of the
-    corpus than its user does. For that, shards in a bucket are first copied to the disk.
+    A shard is memory-mapped when it is read, and released with the last view of it. So memory holds no more of the
+    corpus than the caller does. To make this possible, shards in a bucket are first copied to the disk.
 
     Raises:
-      FileNotFoundError: when no finished embeddings are there.
-      ValueError: when a shard is damaged, or the shards do not fit together.
+      FileNotFoundError: the directory holds no finished embeddings.
+      ValueError: a shard is missing or damaged, or does not fit the other shards.
     """
 
     def __init__(self, directory: str | AnyPath):
@@ -76,7 +76,7 @@ class Embeddings:
         return self.shape[0]
 
     def __getitem__(self, rows: slice, /) -> Float32[np.ndarray, "rows dim"]:
-        """Consecutive rows; a view of the memory map where they lie in one shard."""
+        """Return consecutive rows; a view of the memory map if they are in one shard."""
         start, stop, step = rows.indices(len(self))
         if step != 1:
             raise ValueError(f"rows are read in steps of 1, got a slice with step {step}")
@@ -91,11 +91,11 @@ class Embeddings:
 
 
 class Subset:
-    """Some rows of others, in any order, read when they are asked for: `Rows` like those they come from.
+    """Selected rows of other `Rows`, in any order, read on access.
 
     Args:
-      rows: embeddings.
-      positions: the place in `rows` of each row of the subset.
+      rows: embeddings to select from.
+      positions: position in `rows` of each row of the subset.
     """
 
     def __init__(self, rows: Rows, positions: Int[np.ndarray, " n"]):
@@ -106,7 +106,7 @@ class Subset:
         return self.shape[0]
 
     def __getitem__(self, rows: slice, /) -> Float32[np.ndarray, "rows dim"]:
-        """A copy of the rows."""
+        """Return a copy of the rows."""
         wanted = self._positions[rows]
         found = np.empty((len(wanted), self.shape[1]), np.float32)
         order = np.argsort(wanted, kind="stable")
@@ -120,22 +120,25 @@ class Subset:
 def embed(
     texts: Sequence[str], encode: Encode, directory: str | AnyPath, *, fingerprint: str, shard_size: int = 16_384
 ) -> Embeddings:
-    """Embeds texts into a directory; what a former run has finished with the same texts and fingerprint is kept.
+    """Embed texts into a directory. Shards that an earlier run finished with equal texts and fingerprint are kept.
 
-    Where several processes call this, each embeds its share of the shards into the directory, which they must share;
-    `encode` then must not wait for the other processes. All return when all are done.
+    If several processes call this, each embeds its share of the shards into the directory, which they must share; then
+    `encode` must not wait for the other processes. All processes return when all are done.
 
     Args:
-      texts: at least one; read one shard at a time, so they need not be in memory.
+      texts: at least one text; read one shard at a time, so they need not be in memory.
       encode: called with the texts of one shard.
-      directory: made where it is absent.
-      fingerprint: names what `encode` computes; another one makes the embeddings of a former run stale.
-      shard_size: texts of a shard.
+      directory: directory of the embeddings; created if absent.
+      fingerprint: identifies what `encode` computes; another fingerprint makes earlier embeddings stale.
+      shard_size: number of texts per shard.
+
+    Returns:
+      The finished embeddings.
 
     Raises:
-      ValueError: when there are no texts, when `encode` returns the wrong shape or values that are not finite, or
-        embeddings of another dimension than those that are there under the same fingerprint.
-      DirectoryInUse: another call of this function works in the directory.
+      ValueError: there are no texts, `encode` returns a wrong shape or values that are not finite, or its dimension
+        differs from existing embeddings with the same fingerprint.
+      DirectoryInUse: another call of `embed` uses the directory.
     """
     directory = as_path(directory)
     if not len(texts) or shard_size < 1:
@@ -163,13 +166,13 @@ def _embed(texts: Sequence[str], encode: Encode, directory: AnyPath, fingerprint
             dim = _complete(directory / _name(number, digests[number]), of_shard, encode, dim)
             bar.advance(task, len(of_shard))
 
-    if jax.process_count() > 1:  # waits for all of them
+    if jax.process_count() > 1:  # also waits for all processes
         digests = np.asarray(multihost_utils.process_allgather(digests)).max(0)
     if parallel.is_main_process():
         names = [_name(number, digest) for number, digest in enumerate(digests)]
         value = {"fingerprint": fingerprint, "dim": dim, "texts": len(texts), "shard_size": shard_size, "shards": names}
         write_json(directory / _METADATA, value)
-        # Stale shards, and what a killed run was writing; other people's files are left alone.
+        # Remove stale shards and partial files of a killed run, but no other files.
         for path in directory.glob(f"*-{'[0-9a-f]' * 2 * _DIGEST_SIZE}.npy"):
             if path.name not in names:
                 path.unlink()
@@ -178,15 +181,15 @@ def _embed(texts: Sequence[str], encode: Encode, directory: AnyPath, fingerprint
 
 
 def check_embeddings(embeddings: np.ndarray, texts: Sequence[str], name: str) -> Float32[np.ndarray, "texts dim"]:
-    """What an encoding function returned, as float32, if it is sound.
+    """Check the result of an encoding function and return it as float32.
 
     Args:
-      embeddings: what it returned.
-      texts: what it was given.
-      name: of the function, for the message.
+      embeddings: result of the function.
+      texts: texts that the function was called with.
+      name: name of the function, for the error message.
 
     Raises:
-      ValueError: for another shape than [texts, dim], or values that are not finite.
+      ValueError: the shape is not [texts, dim], or a value is not finite.
     """
     embeddings = np.asarray(embeddings, np.float32)
     if embeddings.ndim != 2 or len(embeddings) != len(texts):
@@ -204,7 +207,7 @@ def check_embeddings(embeddings: np.ndarray, texts: Sequence[str], name: str) ->
 
 
 def _complete(path: AnyPath, texts: Sequence[str], encode: Encode, dim: int | None) -> int:
-    """Embeds a shard unless it is there; returns its dimension, which must be `dim` where that is known."""
+    """Embed a shard unless it exists; return its dimension, which must equal `dim` unless `dim` is None."""
     found, new = _shape(path), None
     if found is None or found[0] != len(texts):
         new = check_embeddings(encode(texts), texts, "encode")
@@ -233,7 +236,7 @@ def _name(number: int, digest: np.ndarray) -> str:
 
 
 def _shape(path: AnyPath) -> tuple[int, int] | None:
-    """The shape of a whole shard; None where it is absent, cut off or something else."""
+    """Return the shape of a complete shard; None if the file is missing, truncated or something else."""
     try:
         shard = np.load(local_copy(path), mmap_mode="r")
     except (FileNotFoundError, EOFError, ValueError):

@@ -1,14 +1,14 @@
-"""Exact inner-product search: query and passage embeddings come in, top-k lists or the ranks of given passages go out.
+"""Exact inner-product search: top-k lists for queries, or the ranks of given passages.
 
-One rule orders every ranking: by descending score, equal scores by ascending position of the passage. Whoever orders
-the passages therefore decides how ties fall; `jaxretr.eval.settings` orders them as trec_eval breaks ties.
+Every ranking has descending scores; equal scores are ordered by ascending position of the passage. So the order of the
+passages decides ties; `jaxretr.eval.settings` orders the passages as trec_eval breaks ties.
 
-The devices only exclude passages: their matrix products are off by at most `rounding_error`. What these products leave
-undecided is decided by the scores of `jaxretr.retrieval.scores`. So neither the sizes of the blocks nor the device
-change a ranking, and equal passages tie.
+The devices only exclude passages, since their matrix products are off by up to `rounding_error`. The scores of
+`jaxretr.retrieval.scores` decide what these products leave undecided. So neither block sizes nor the device change a
+ranking, and equal passages tie.
 
-Passages visit the devices of this process in turn, one block at a time, so a corpus larger than memory will do. All
-blocks of one search have one shape, and so share one compilation a device.
+Blocks of passages visit the devices of this process in turn, so the corpus may be larger than memory. All blocks of one
+search have the same shape, so each device compiles once.
 """
 
 from collections.abc import Callable
@@ -32,13 +32,13 @@ from jaxretr.retrieval.blocks import (
 from jaxretr.retrieval.embeddings import Rows
 from jaxretr.retrieval.scores import rounding_error, scores_at
 
-_GROUP = 16  # neighbouring passages whose best product decides whether any of them can enter a list
-_CANDIDATE_GROUPS = (16, 64)  # sizes of the short lists of such groups
-_SPARE = 8  # passages that a device keeps beyond `k`, besides a sixteenth of `k`: their products may be off
+_GROUP = 16  # adjacent passages per group; a group's best product decides whether any of them can enter a list
+_CANDIDATE_GROUPS = (16, 64)  # sizes of the candidate lists, in groups, that `_merge` sorts instead of a block
+_SPARE = 8  # passages that a device keeps in addition to `k + k // 16`, since products may be off
 
 
 class _Lists(NamedTuple):
-    """The passages of each query with the largest products so far, best first."""
+    """The passages with the largest products so far, best first, for each query."""
 
     products: Float32[Array, "queries kept"]
     positions: Int32[Array, "queries kept"]
@@ -52,22 +52,22 @@ def search(
     query_block: int = 512,
     passage_block: int = 8_192,
 ) -> tuple[Float32[np.ndarray, "queries k"], Int32[np.ndarray, "queries k"]]:
-    """The `k` passages with the highest score for every query; `k = len(passages)` gives the full ranking.
+    """Return the `k` passages with the highest scores for every query; `k = len(passages)` gives the full ranking.
 
     Args:
       queries: query embeddings.
-      passages: passage embeddings, float32 [passages, dim]; only blocks of them are ever in memory.
+      passages: passage embeddings, float32 [passages, dim]; memory only holds blocks of them.
       k: length of each list, at most the number of passages.
-      query_block: queries scored at once.
-      passage_block: passages scored at once, at most 65,280. Every device holds two such blocks, the best passages of
-        every query (`k` and a few more) and up to four times `query_block * passage_block` products.
+      query_block: number of queries scored at once.
+      passage_block: number of passages scored at once, at most 65,280. Every device holds two such blocks, the best
+        passages of every query (`k` and a few more) and up to four times `query_block * passage_block` products.
 
     Returns:
-      Scores, best first, and the positions of their passages. Equal scores come in the order of the passages. A score
-      that decides an order is that of `pair_scores`; the others are within `rounding_error` of it.
+      Scores, best first, and the positions of their passages. Equal scores are ordered by position. A score that
+      decides an order is that of `pair_scores`; the other scores are within `rounding_error` of it.
 
     Raises:
-      ValueError: `k` is out of range, or the two embeddings differ in width.
+      ValueError: `k` is out of range, or queries and passages differ in width.
     """
     _check_width(queries, passages)
     if not 1 <= k <= len(passages):
@@ -83,7 +83,7 @@ def search(
         np.concatenate([np.concatenate([lists[part] for lists in device])[: len(queries)] for device in of_devices], 1)
         for part in (0, 1)
     )
-    # A passage that a device did not keep has a product no larger than that of the last one kept.
+    # The product of a passage that a device did not keep is at most the last product that it kept.
     unseen = products.reshape(len(queries), len(of_devices), -1)[:, :, -1].max(1)
     error = rounding_error(queries, longest)
     scores, positions = _ordered(products, positions) if len(of_devices) > 1 else (products, positions)
@@ -108,14 +108,14 @@ def ranks(
     query_block: int = 512,
     passage_block: int = 8_192,
 ) -> Int32[np.ndarray, " judged"]:
-    """The rank of chosen passages in the full ranking of all passages, without sorting it.
+    """Return the ranks of given passages in the full rankings of all passages, without sorting the rankings.
 
-    Measures of effectiveness need no more of a ranking than where its judged passages stand.
+    Retrieval measures need no more of a ranking than the ranks of its judged passages.
 
     Args:
       queries: query embeddings.
       passages: passage embeddings, float32 [passages, dim].
-      query: positions in `queries`; pair `i` asks for `passage[i]` in the ranking of `query[i]`.
+      query: positions in `queries`; pair `i` requests the rank of `passage[i]` in the ranking of `query[i]`.
       passage: positions in `passages`.
       query_block, passage_block: as in `search`.
 
@@ -123,7 +123,7 @@ def ranks(
       Ranks, counted from 1, in the order of the pairs.
 
     Raises:
-      ValueError: the two embeddings differ in width.
+      ValueError: queries and passages differ in width.
     """
     _check_width(queries, passages)
     scores = scores_at(queries, passages, query, passage)
@@ -141,24 +141,27 @@ def count_ahead(
     query_block: int = 512,
     passage_block: int = 8_192,
 ) -> Int32[np.ndarray, " asked"]:
-    """How many other passages are ahead of a passage with a given score at a given position.
+    """Count the other passages that rank ahead of a passage with a given score at a given position.
 
     Args:
       queries: query embeddings.
       passages: passage embeddings, float32 [passages, dim].
-      query: positions in `queries`; entry `i` asks about the ranking of `query[i]`.
-      passage: positions in `passages`; the passage that stands there does not count.
-      score: as `pair_scores` defines scores.
+      query: positions in `queries`; entry `i` refers to the ranking of `query[i]`.
+      passage: positions in `passages`; the passage at this position is not counted.
+      score: scores as defined by `pair_scores`.
       query_block, passage_block: as in `search`.
 
+    Returns:
+      The number of passages ahead, for each entry.
+
     Raises:
-      ValueError: the two embeddings differ in width.
+      ValueError: queries and passages differ in width.
     """
     _check_width(queries, passages)
     if len(query) == 0:
         return np.empty(0, np.int32)
     blocks = query_blocks(queries, query_block)
-    # The entries as a table of one row per query, as wide as the most asked-about query.
+    # Arrange the entries as a table with one row per query, as wide as the query with the most entries.
     per_query = np.bincount(query, minlength=blocks.shape[0] * blocks.shape[1])
     by_query = np.argsort(query, kind="stable")
     column = np.empty(len(query), np.int64)
@@ -185,7 +188,7 @@ def _add_ahead(
     wanted_scores: Float32[np.ndarray, "queries per_query"],
     wanted: Int32[np.ndarray, "queries per_query"],
 ) -> Int32[np.ndarray, "queries per_query"]:
-    """Add how many passages of a block are ahead of each wanted one."""
+    """Add the number of passages of a block that are ahead of each wanted passage."""
     error = rounding_error(queries, block.longest)[:, None]
     low, high = (wanted_scores - error).astype(np.float32), (wanted_scores + error).astype(np.float32)
     found = between(on_device, block, low, high, wanted)
@@ -201,7 +204,7 @@ def _add_ahead(
 def _merge_block(
     lists: _Lists, on_device: Float32[Array, "queries dim"], block: Block, queries: Float32[np.ndarray, "queries dim"]
 ) -> _Lists:
-    """The lists with the best passages of one more block."""
+    """Return the lists after adding the best passages of one more block."""
     del queries
     lists = jax.device_put(lists, block.padded.device)
     return _merge(lists, on_device, block.padded, block.start, len(block.rows))
@@ -210,8 +213,8 @@ def _merge_block(
 def _may_be_misplaced(
     products: Float32[np.ndarray, "queries kept"], error: Float64[np.ndarray, " queries"]
 ) -> Bool[np.ndarray, "queries kept"]:
-    """Which products, sorted, are so near to a neighbour that their scores may be in another order."""
-    with np.errstate(invalid="ignore"):  # entries that no passage fills are -inf
+    """Return which of the sorted products are so close to a neighbor that their scores may have another order."""
+    with np.errstate(invalid="ignore"):  # empty entries are -inf
         near = products[:, :-1] - products[:, 1:] <= 2 * error[:, None]
     found = np.zeros(products.shape, bool)
     found[:, :-1] = near
@@ -220,14 +223,14 @@ def _may_be_misplaced(
 
 
 class _Hits(NamedTuple):
-    """Passages of several queries, one after the other."""
+    """Passages of several queries, concatenated."""
 
     query: Int[np.ndarray, " hits"]
     score: Float32[np.ndarray, " hits"]
     position: Int[np.ndarray, " hits"]
 
     def best(self, k: int) -> "_Hits":
-        """The best `k` of each query, best first."""
+        """Return the best `k` hits of each query, best first."""
         order = np.lexsort((self.position, -self.score, self.query))
         query = self.query[order]
         first = np.searchsorted(query, query)
@@ -244,7 +247,10 @@ def _best_of_all_above(
     query_block: int,
     passage_block: int,
 ) -> tuple[Float32[np.ndarray, "queries k"], Int32[np.ndarray, "queries k"]]:
-    """As `search`, by scoring every passage whose product is `least` or more; for queries with many near ties."""
+    """Search like `search`, by scoring every passage whose product is at least `least`.
+
+    This is for queries with many near ties.
+    """
     blocks = query_blocks(queries, query_block)
     bounds = np.full(blocks.shape[:2], np.inf, np.float32)
     bounds.flat[: len(queries)] = least
@@ -278,10 +284,10 @@ def _merge(
     start: Int[Array, ""],
     num_passages: Int[Array, ""],
 ) -> _Lists:
-    """The best of the lists so far and one block of passages, whose first has position `start`.
+    """Return the best of the lists so far and of one block of passages, which begins at position `start`.
 
-    Sorting costs more than multiplying. So passages are looked at in groups: only one with a score above the worst of a
-    list can add to that list, and once the lists have filled such groups are few.
+    Sorting costs more than multiplying. So passages are examined in groups: only a group with a product above the worst
+    of a list can change that list, and once the lists have filled, such groups are few.
     """
     products = products_of(queries, passages)
     grouped = products.reshape(len(queries), -1, _GROUP)
@@ -293,7 +299,7 @@ def _merge(
         return best
 
     def some(groups: int) -> _Lists:
-        # The promising groups first and in their order: a group's key falls with its position.
+        # Select the promising groups first, in order of position: a group's key decreases with its position.
         keys = jnp.where(promising, -jnp.arange(promising.shape[1], dtype=jnp.float32), -jnp.inf)
         _, chosen = jax.lax.top_k(keys, groups)
         candidates = jnp.take_along_axis(grouped, chosen[:, :, None], 1).reshape(len(queries), -1)
@@ -318,7 +324,7 @@ def _keep_best(
     start: Int[Array, ""],
     num_passages: Int[Array, ""],
 ) -> _Lists:
-    """The best of the lists so far and of candidates that stand, in order, at `offsets` of the block at `start`."""
+    """Return the best of the lists so far and candidates at ascending `offsets` in the block from `start`."""
     products = jnp.where(offsets < num_passages, products, -jnp.inf)
     products, at = jax.lax.top_k(jnp.concatenate([best.products, products], -1), best.products.shape[-1])
     positions = jnp.concatenate([best.positions, start + offsets], -1)
@@ -328,7 +334,7 @@ def _keep_best(
 def _ordered(
     scores: Float32[np.ndarray, "queries n"], positions: Int32[np.ndarray, "queries n"]
 ) -> tuple[Float32[np.ndarray, "queries n"], Int32[np.ndarray, "queries n"]]:
-    """Every list by descending score, equal scores by ascending position."""
+    """Order every list by descending score, and equal scores by ascending position."""
     order = np.lexsort((positions, -scores))
     return np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
 
