@@ -96,7 +96,8 @@ def revision(encoder: Encoder) -> str:
 
     The digest covers weights, architecture, compute dtype, prefixes and length. mteb skips a task if it already has
     results for a model's name and revision. With this revision, a model that is trained further under the same name is
-    measured again. """
+    measured again.
+    """
     functions = encoder.functions
     settings = (
         functions.architecture,
