@@ -226,8 +226,8 @@ class EvaluationConfig:
       split: split of the data set that is never trained on.
       languages: languages of queries and passages; () uses `data.languages`, or all languages of another `dataset`.
       max_queries: number of questions drawn, each with all its translations; 0 uses all.
-      every_steps: updates between two evaluations, in addition to one after the last update; 0 evaluates only before and
-        after training.
+      every_steps: updates between two evaluations, in addition to one after the last update; 0 evaluates only before
+        and after training.
       best_measure: "setting/measure" that selects the best checkpoint, such as multi/AP, mono/nDCG@10 or
         multi/rank_distance (lower is better).
       patience: number of evaluations without improvement after which training stops early, and the run exports the best

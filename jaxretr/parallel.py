@@ -290,8 +290,7 @@ def replicated_sharding() -> jax.sharding.Sharding:
 
 
 def as_global(tree: Any) -> Any:
-    """Return the replicated arrays of each process as arrays replicated over the devices of all processes, without a copy.
-    """
+    """Return each process's replicated arrays as arrays replicated over the devices of all processes, without a copy."""
     return _relabelled(tree, global_sharding())
 
 
