@@ -166,7 +166,7 @@ class DirectoryInUse(RuntimeError):
 
 
 def lock_directory(directory: Path, remedy: str, *, wait: Callable[[str], None] | None = None) -> IO[str]:
-    """Lock the file `lock` in `directory`, which is created if absent; see `unlock_directory`.
+    """Take the exclusive lock on the file `lock` in `directory`, which is created if absent; see `unlock_directory`.
 
     The kernel releases the lock (`flock`) when its holder ends, even if it is killed.
 
@@ -330,7 +330,7 @@ def upload_directory(directory: Path, path: AnyPath, last: str) -> None:
     """Replace the objects under `path` in a bucket with the files of a directory on a disk.
 
     A bucket cannot rename a directory. So the object `last`, without which readers ignore `path`, is deleted first and
-    written last. In between, and after a crash, readers find neither the old nor the new files.
+    written last. Until it is written, also after a crash, readers find neither the old nor the new files.
     """
     store, root = _store(path)
     (path / last).unlink(missing_ok=True)

@@ -290,7 +290,7 @@ def replicated_sharding() -> jax.sharding.Sharding:
 
 
 def as_global(tree: Any) -> Any:
-    """Return each process's replicated arrays as arrays replicated over the devices of all processes, without a copy."""
+    """Return each process's replicated arrays as arrays replicated over all processes' devices, without a copy."""
     return _relabelled(tree, global_sharding())
 
 
