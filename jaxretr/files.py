@@ -1,8 +1,8 @@
-"""Paths that users give, files that survive a crash whole, and locks, on a disk or in a bucket.
+"""Paths that users give, atomic and durable files, and locks, on a disk or in a bucket.
 
-A path is a `pathlib.Path` on a disk, an `epath.Path` in a bucket (`gs://bucket/…`); both have the same methods. Every
-path that a user gives goes through `as_path`. Libraries that need a file on a disk get it from `local_copy`. Every
-file is written through `replaced_file`, which is atomic, and durable: what it has written survives a power cut.
+A path is a `pathlib.Path` on a disk, or an `epath.Path` in a bucket (`gs://bucket/…`); both have the same methods.
+Every path that a user gives goes through `as_path`. Libraries that need a file on a disk get it from `local_copy`.
+Every file is written through `replaced_file`, which is atomic and durable: the written file survives a power cut.
 """
 
 import argparse
@@ -31,16 +31,16 @@ type AnyPath = Path | epath.Path
 
 _NEVER_DATA = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
 BUCKETS = "gs://"
-"""How the name of a path in a bucket begins."""
+"""Prefix of the path of anything in a bucket."""
 
 COPIES = Path.home() / ".cache" / "jaxretr" / "copies"
-"""Where `local_copy` puts what is in buckets."""
+"""Directory in which `local_copy` puts copies of objects in buckets."""
 
 
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of Linux
 
 _PARTIAL = re.compile(r"\.\d+-[0-9a-f]{16}-")
-"""How the name of a file begins that `replaced_file` has not finished."""
+"""Matches the beginning of the name of a file that `replaced_file` has not finished."""
 
 _ABANDONED_SECONDS = 86_400
 """Age at which an unfinished copy counts as left behind by a killed process."""
@@ -89,7 +89,7 @@ def model_flag(text: str) -> str:
 
 
 def in_bucket(path: str | os.PathLike[str]) -> bool:
-    """Whether a path names something in a bucket."""
+    """Return whether a path is in a bucket."""
     return os.fspath(path).startswith(BUCKETS)
 
 
@@ -166,17 +166,18 @@ class DirectoryInUse(RuntimeError):
 
 
 def lock_directory(directory: Path, remedy: str, *, wait: Callable[[str], None] | None = None) -> IO[str]:
-    """Make this the only holder of the file `lock` in `directory`, which is created if absent; see `unlock_directory`.
+    """Take the exclusive lock on the file `lock` in `directory`, which is created if absent; see `unlock_directory`.
 
     The kernel releases the lock (`flock`) when its holder ends, even if it is killed.
 
     Args:
-      directory: what the lock protects, by agreement.
-      remedy: what the user can do if another process holds the lock; ends the error's message.
-      wait: is told who holds the lock, and this waits for them; None raises an error instead.
+      directory: the directory that the lock protects, by agreement.
+      remedy: what the user can do if another process holds the lock; ends the error message.
+      wait: called with a message that names the holder of the lock; then this function waits for the lock. If None, an
+        error is raised instead.
 
     Raises:
-      DirectoryInUse: another process, or another call in this one, holds the lock.
+      DirectoryInUse: another process, or another call in this process, holds the lock.
     """
     make_directory(directory)
     path = directory / "lock"
@@ -202,7 +203,7 @@ def lock_directory(directory: Path, remedy: str, *, wait: Callable[[str], None] 
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
             return file
-        file.close()  # its last holder has deleted it meanwhile
+        file.close()  # the previous holder has deleted the file meanwhile
 
 
 def unlock_directory(file: IO[str]) -> None:
@@ -222,8 +223,8 @@ def _is_open_file(path: Path, file: IO[str]) -> bool:
 def replaced_file(path: AnyPath) -> Iterator[Path]:
     """Yield a temporary path to write to; on success, rename it to `path`, creating parent directories.
 
-    File and directories are synced, so that what was written survives a power cut. A crash before the rename leaves
-    the old `path`, and at most a hidden file beside it whose name ends as that of `path`. Any number of threads,
+    File and directories are synced, so the written file survives a power cut. A crash before the rename leaves the old
+    `path`, and at most a hidden file beside it whose name ends with the name of `path`. Any number of threads,
     processes and hosts may write one path at once: the last rename wins. In a bucket, an object appears, or is
     replaced, when its upload is complete.
     """
@@ -245,30 +246,30 @@ def replaced_file(path: AnyPath) -> Iterator[Path]:
 
 
 def write_json(path: AnyPath, value: Any) -> None:
-    """Replaces `path` by `value` as JSON.
+    """Write `value` to `path` as JSON, atomically.
 
     Raises:
-      ValueError: for a number that is not finite, which JSON does not have.
+      ValueError: a number is not finite, which JSON does not allow.
     """
     with replaced_file(path) as partial:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def upload(file: Path, path: AnyPath) -> None:
-    """Puts a file of a disk into a bucket, in place of what is there."""
+    """Copy a file from a disk to a bucket, replacing any object at `path`."""
     store, name = _store(path)
     store.put_file(str(file), name)
 
 
 def local_copy(path: AnyPath, at: Path | None = None) -> Path:
-    """Return a file or directory on a disk: `path` itself, or a copy of what a bucket has under that name.
+    """Return a file or directory on a disk: `path` itself, or a copy of the objects that a bucket has under this name.
 
     A file that was copied before is copied again if its size or time has changed. Any number of processes may copy one
     path at once.
 
     Args:
       path: a file or a directory.
-      at: a directory for the copy, whose other files stay; default `disk_place(path)`.
+      at: a directory for the copy, whose other files are kept; the default is `disk_place(path)`.
 
     Raises:
       FileNotFoundError: the bucket has nothing of that name.
@@ -297,7 +298,7 @@ def local_copy(path: AnyPath, at: Path | None = None) -> Path:
 
 
 def _size_and_time(file: Path) -> tuple[int, int] | None:
-    """Size and modification time of a file, None if it is absent."""
+    """Return the size and modification time of a file, or None if it is absent."""
     try:
         about = file.stat()
     except FileNotFoundError:
@@ -306,50 +307,53 @@ def _size_and_time(file: Path) -> tuple[int, int] | None:
 
 
 def _in_use(file: Path) -> bool:
-    """Whether another process may still be writing a file: `replaced_file` named it, not long ago."""
-    try:  # ctime: a copy takes over the modification time of its object
+    """Return whether another process may still be writing a file: `replaced_file` named it, and it is not old."""
+    try:  # ctime, because a copy has the modification time of its object
         return bool(_PARTIAL.match(file.name)) and time.time() - file.stat().st_ctime < _ABANDONED_SECONDS
     except FileNotFoundError:
         return True  # renamed meanwhile
 
 
 def disk_place(path: AnyPath) -> Path:
-    """Itself on a disk; for a path in a bucket a place below `COPIES`, always the same."""
+    """Return `path` itself if it is on a disk, or else its fixed place below `COPIES`."""
     if isinstance(path, Path):
         return path
     return COPIES / hashlib.sha256(os.fspath(path).encode()).hexdigest()[:16] / path.name
 
 
 def name_anywhere(path: Path) -> str:
-    """The name of a path; of a copy of what is in a bucket, one that is the same on all machines."""
+    """Return the name of a path; for a copy of an object in a bucket, a name that is the same on all machines."""
     return str(path.relative_to(COPIES) if path.is_relative_to(COPIES) else path)
 
 
 def upload_directory(directory: Path, path: AnyPath, last: str) -> None:
-    """Makes what is under `path` in a bucket the files of a directory on a disk.
+    """Replace the objects under `path` in a bucket with the files of a directory on a disk.
 
-    A bucket cannot rename a directory. So the object `last`, without which readers take `path` for nothing, is deleted
-    first and written last: until then the old ones are gone and the new ones not there, also after a crash.
+    A bucket cannot rename a directory. So the object `last`, without which readers ignore `path`, is deleted first and
+    written last. Until it is written, also after a crash, readers find neither the old nor the new files.
     """
     store, root = _store(path)
     (path / last).unlink(missing_ok=True)
     files = {f"{root}/{file.relative_to(directory)}": file for file in directory.rglob("*") if file.is_file()}
     for name in set(store.find(root)) - set(files):
-        if not name.rpartition("/")[2].startswith("."):  # hidden ones are not of the directory
+        if not name.rpartition("/")[2].startswith("."):  # hidden objects do not belong to the directory
             store.rm_file(name)
     for name, file in sorted(files.items(), key=lambda item: item[0] == f"{root}/{last}"):
         store.put_file(str(file), name)
 
 
 def _store(path: AnyPath) -> tuple[Any, str]:
-    """The file system of a bucket, and the name of `path` in it."""
+    """Return the file system of a bucket, and the name of `path` in it."""
     store, name = fsspec.core.url_to_fs(os.fspath(path))
     store.invalidate_cache()  # other processes write there too
     return store, name.rstrip("/")
 
 
 def _time(about: dict[str, Any]) -> int:
-    """When an object was written, in nanoseconds since 1970 to the microsecond; 0 where the store does not tell."""
+    """Return when an object was written, in nanoseconds since 1970; 0 if the store does not tell.
+
+    The resolution is one microsecond.
+    """
     for key in ("mtime", "updated", "created"):
         written = about.get(key)
         if isinstance(written, str):
@@ -357,5 +361,5 @@ def _time(about: dict[str, Any]) -> int:
         if isinstance(written, datetime.datetime):
             written = written.timestamp()
         if written is not None:
-            return round(written * 1e6) * 1000  # a float has no more digits
+            return round(written * 1e6) * 1000  # a float has no more precision
     return 0

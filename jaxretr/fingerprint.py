@@ -1,16 +1,16 @@
-"""Fingerprints that say whether the content behind a name or a path is the same as before, and what changed if not.
+"""Fingerprints that detect changed content behind a name or a path, and a description of what changed.
 
-There are two kinds. Use them as follows:
+There are two kinds:
 
-- `stamps` are the name, size and modification time of every file. They cost one `stat` per file, whatever its size, and
-  they notice a file that is rewritten in place, also with the same number of bytes. A copy, a `git clone` or a `touch`
+- `stamps` are the name, size and modification time of every file. They cost one `stat` per file of any size, and they
+  detect a file that is rewritten in place, even with the same number of bytes. A copy, a `git clone` or a `touch`
   changes the times as well, so stamps decide only about work that can be repeated on this machine: prepared data,
-  caches beside prepared data and index builds. The copy of an object in a bucket carries the time of the object.
+  caches beside prepared data and index builds. The local copy of an object in a bucket has the time of the object.
 - Checksums (`checksum`, `RetrievalSet.fingerprint`, `Encoder.fingerprint`) are equal on every machine that has the same
-  content. They decide whether two evaluations compare and whether a run, an evaluation, an attack or a record goes on
-  with what is there. They are computed while the content is read anyway, or kept beside prepared data.
+  content. They decide whether two evaluations may be compared, and whether a run, an evaluation, an attack or a record
+  may resume from existing files. They are computed while the content is read anyway, or kept beside prepared data.
 
-Both are plain JSON. `differences` says in words what changed.
+Both are plain JSON. `differences` describes in words what changed.
 """
 
 import datetime
@@ -30,9 +30,9 @@ _SHOWN = 5  # differences in a message
 
 
 def stamps(path: Path) -> dict[str, str]:
-    """The size and modification time of a file, or of every visible file below a directory.
+    """Return the size and modification time of a file, or of every visible file below a directory.
 
-    Hidden files do not count: this package keeps its own caches in them.
+    Hidden files are ignored, because this package keeps its own caches in them.
 
     Args:
       path: a file or a directory on a disk; links are followed.
@@ -51,26 +51,26 @@ def stamps(path: Path) -> dict[str, str]:
 
 
 def checksum(parts: Iterable[str | np.ndarray]) -> str:
-    """The hexadecimal BLAKE2b digest of texts or arrays; their order and their boundaries count."""
+    """Return the hexadecimal BLAKE2b digest of texts or arrays; their order and their boundaries matter."""
     return _digest(parts).hexdigest()
 
 
 def text_checksum(*texts: str) -> int:
-    """A 64-bit checksum of a few texts, such as the id, title and text of a passage."""
+    """Return a 64-bit checksum of a few texts, such as the id, title and text of a passage."""
     return int.from_bytes(_digest(texts).digest(), "little")
 
 
 def unordered_checksum(checksums: UInt64[np.ndarray, " items"]) -> str:
-    """The checksum of many items, each given by its own, in any order."""
+    """Return the checksum of many items from the checksum of each item; their order does not matter."""
     return checksum([np.sort(checksums).astype("<u8")])
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """What differs between two descriptions, such as "seed was 0, is 1"; "" if nothing does.
+    """Return the differences between two descriptions, such as "seed was 0, is 1"; "" if there are none.
 
     Args:
-      found: what was there before; values are JSON, nested objects are compared member by member.
-      wanted: what is there now.
+      found: the earlier description; values are JSON, and nested objects are compared member by member.
+      wanted: the current description.
     """
     all_of_them = list(_differences(found, wanted, ""))
     more = len(all_of_them) - _SHOWN

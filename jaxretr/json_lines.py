@@ -1,8 +1,8 @@
-"""JSON lines that this package writes, read back: a path comes in, the value of each line goes out.
+r"""Reading of JSON lines that this package has written.
 
-Lines end at "\\n" and nowhere else. `str.splitlines` would also cut a text at U+2028, U+0085 and six more characters
-that JSON may hold as they are. Corpora and training data of users are read by `jaxretr.data.sources.files`, which
-streams them and names the line of any error.
+Lines end only at "\n". `str.splitlines` would also split a text at U+2028, U+0085 and six more characters that JSON
+may contain unescaped. Corpora and training data of users are read by `jaxretr.data.sources.files`, which streams them
+and names the line of any error.
 """
 
 import json
@@ -12,13 +12,13 @@ from jaxretr.files import AnyPath
 
 
 def read(path: AnyPath) -> list[Any]:
-    """The value of every line.
+    r"""Return the value of every line.
 
-    A last line without "\\n" that is not whole JSON is left out: the process that wrote it was killed.
+    A last line without "\n" that is not valid JSON is skipped: the process that wrote it was killed.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: another line is not JSON; names file and line.
+      FileNotFoundError: the file does not exist.
+      ValueError: another line is not JSON; the message names file and line.
     """
     *lines, last = path.read_bytes().split(b"\n")
     values = []

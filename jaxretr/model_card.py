@@ -1,7 +1,7 @@
-"""The README.md of a trained model.
+"""The model card of a trained model.
 
-In: the config of its run, what it was trained on, a table of results and the collection they are of. Out: Markdown
-with the metadata that model hubs read.
+Input: the config of its run, its training data, a table of results and the collection that they were measured on.
+Output: the README.md in Markdown, with the metadata that model hubs read.
 """
 
 from jaxretr.config import Config
@@ -9,7 +9,7 @@ from jaxretr.data.pair_index import PairIndex
 
 
 def model_card(config: Config, index: PairIndex, results: str, collection: str) -> str:
-    """The README.md of the trained model: data, languages, recipe, and measures as measured.
+    """Return the README.md of the trained model: data, languages, recipe, and measured results.
 
     `results` is empty if the model was not evaluated.
     """

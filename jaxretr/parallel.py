@@ -1,11 +1,11 @@
-"""Devices and processes: the only file that says `pmap`.
+"""Devices and processes. This is the only module that uses `pmap`.
 
-In: functions written for one device, and batches with one leading axis. Out: the same functions over all devices
-(of all processes), and batches split over them. A per-device function talks to its peers through `gather`, `mean`
-and `device_index`; it never sees a mesh.
+Input: functions written for one device, and batches with one leading axis. Output: these functions over all devices of
+all processes, and batches split over the devices. A per-device function communicates with the other devices through
+`gather`, `mean` and `device_index`; it never sees a mesh.
 
-Every array that a process holds lies on its own devices, also what goes into and comes out of a `pmap` over the devices
-of all. Only checkpoints see the parts of all processes as one array (`as_global`, `as_local`).
+All arrays of a process are on its own devices, including the inputs and outputs of a `pmap` over the devices of all
+processes. Only checkpoints see the parts of all processes as one array (`as_global`, `as_local`).
 """
 
 import atexit
@@ -25,9 +25,9 @@ from jaxretr.files import AnyPath, DirectoryInUse, lock_directory, unlock_direct
 
 AXIS = "devices"
 
-_HEARTBEAT = 60  # seconds of silence after which a process counts as dead
-_FAREWELL = 30  # seconds that a process which leaves waits for the others to leave too
-_ROWS = 16_384  # embeddings that a process sends to the others at once
+_HEARTBEAT = 60  # seconds without a heartbeat after which a process counts as dead
+_FAREWELL = 30  # seconds that an ending process waits for the others to end too
+_ROWS = 16_384  # embeddings that a process sends to the others at a time
 DIED = (
     "error: this process or another one of the job has ended unexpectedly; what is written above, here or on the other "
     "host, says why. Start the same command again on all hosts: it goes on from what is saved."
@@ -35,16 +35,16 @@ DIED = (
 
 
 def initialize() -> None:
-    """Call once, before any array is made.
+    """Initialize JAX; call this once, before any array is created.
 
-    Joins the other processes of a multi-host job: JAX finds them by itself on a TPU slice or under SLURM; elsewhere
-    set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. When one of them dies, the others end within a
-    minute or two and say what to do. Also switches on XLA's persistent compilation cache (`~/.cache/jaxretr/xla`, or
+    Join the other processes of a multi-host job. JAX finds them by itself on a TPU slice or under SLURM; elsewhere, set
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. If one of them dies, the others end within a minute
+    or two and print what to do. Also enable XLA's persistent compilation cache (`~/.cache/jaxretr/xla`, or
     JAX_COMPILATION_CACHE_DIR), so that a second run does not compile again.
     """
     many_hosts = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or int(os.environ.get("SLURM_NTASKS", "1")) > 1
     if "JAX_COORDINATOR_ADDRESS" in os.environ or many_hosts:
-        jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
+        jax.config.update("jax_enable_preemption_service", False)  # it would intercept SIGTERM
         jax.distributed.initialize(
             num_processes=int(os.environ["JAX_NUM_PROCESSES"]) if "JAX_NUM_PROCESSES" in os.environ else None,
             process_id=int(os.environ["JAX_PROCESS_ID"]) if "JAX_PROCESS_ID" in os.environ else None,
@@ -58,10 +58,10 @@ def initialize() -> None:
 
 
 def _explain_sudden_ends() -> None:
-    """Prints what to do should this process end without leaving the job.
+    """Print what to do if this process ends without leaving the job.
 
-    When another process has died JAX ends this one from C++, where no Python runs any more. So a shell waits for a line
-    on a pipe that closes with this process, and speaks where none comes.
+    When another process has died, JAX ends this one from C++, where no Python code runs any more. So a shell waits for
+    a line on a pipe that closes with this process, and prints the message if no line arrives.
     """
     command = ["sh", "-c", 'read -r _ || echo "$0" >&2', DIED]
     witness = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
@@ -74,28 +74,31 @@ def _explain_sudden_ends() -> None:
 
 
 def device_count() -> int:
-    """Devices of all processes."""
+    """Return the number of devices of all processes."""
     return jax.device_count()
 
 
 def local_device_count() -> int:
-    """Devices of this process."""
+    """Return the number of devices of this process."""
     return jax.local_device_count()
 
 
 def is_main_process() -> bool:
-    """Whether this process prints, logs and writes results."""
+    """Return whether this process prints, logs and writes results."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
 def main_process_first() -> Iterator[None]:
-    """What the block makes on disk, the main process makes, and the others then find; each makes its own elsewhere."""
+    """Run the block on the main process first, then on the others, which find the files that the main process has made.
+
+    Processes that do not share a disk each make their own files.
+    """
     if not is_main_process():
         wait_for_all()
     try:
         yield
-    finally:  # an error of the main process does not leave the others waiting
+    finally:  # also after an error, so that the other processes do not wait forever
         if is_main_process():
             wait_for_all()
 
@@ -148,16 +151,16 @@ def in_locked_directory[**P, R](
 
 
 def wait_for_all() -> None:
-    """Returns when all processes have called it."""
+    """Return when all processes have called this function."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("jaxretr")
 
 
 def check_shared(path: AnyPath) -> None:
-    """That this process sees what the main process has written.
+    """Check that this process sees a file that the main process has written.
 
     Raises:
-      FileNotFoundError: it does not.
+      FileNotFoundError: the file is absent.
     """
     if not path.exists():
         raise FileNotFoundError(
@@ -167,19 +170,22 @@ def check_shared(path: AnyPath) -> None:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process; all must ask."""
+    """Return whether the flag is set in any process; all processes must make this call."""
     return bool(np.any(multihost_utils.process_allgather(np.int32(flag))))
 
 
 def broadcast_from_main(flag: bool) -> bool:
-    """The main process's flag; all must ask. So they go the same way, whenever each looked at the disk."""
+    """Return the main process's flag; all processes must make this call.
+
+    It makes all processes take the same branch, even if files change between their checks of the disk.
+    """
     return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
 
 
 def encode_sharded(encode: Callable[[Sequence[str]], np.ndarray]) -> Callable[[Sequence[str]], np.ndarray]:
-    """`encode`, texts -> rows, shared by all processes: each encodes consecutive texts, and all get all rows.
+    """Return `encode` (texts -> rows) shared by all processes: each encodes consecutive texts, and all return all rows.
 
-    All must call it, with the same texts.
+    All processes must call the function, with the same texts.
     """
 
     def shared(texts: Sequence[str]) -> np.ndarray:
@@ -190,7 +196,7 @@ def encode_sharded(encode: Callable[[Sequence[str]], np.ndarray]) -> Callable[[S
         own = encode(texts[jax.process_index() * size :][:size])
         own = np.pad(own, ((0, size - len(own)), (0, 0)))
         rows = np.empty((processes, *own.shape), own.dtype)
-        for start in range(0, size, _ROWS):  # not all at once, for they pass through the memory of every device
+        for start in range(0, size, _ROWS):  # in parts, because the rows pass through the memory of every device
             rows[:, start : start + _ROWS] = multihost_utils.process_allgather(own[start : start + _ROWS])
         return rows.reshape(-1, own.shape[1])[: len(texts)]
 
@@ -209,11 +215,11 @@ def pmap(
 
     Args:
       fn: a function of one device's share; may call `gather`, `mean` and `device_index`.
-      in_axes, out_axes: per argument, 0 where it carries the leading `devices` axis that `split` adds, None where
-        every device gets (or returns) the same value; a None output must really be the same on every device.
-      donate_argnums: arguments whose memory the outputs may reuse; they must not be read again.
-      devices: which, in order; None for all of all processes, which then must make the same calls in the same order.
-        They may be described only, to compile for (`jaxretr.tpu_estimate`).
+      in_axes, out_axes: per argument, 0 if it has the leading `devices` axis that `split` adds, or None if every device
+        gets (or returns) the same value; a None output must really be the same on every device.
+      donate_argnums: arguments whose buffers are donated to the outputs; they must not be read again.
+      devices: the devices, in order; None uses the devices of all processes, which then must make the same calls in the
+        same order. Devices may be mere descriptions, to compile for (`jaxretr.tpu_estimate`).
     """
     return jax.pmap(
         fn, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate_argnums, devices=devices
@@ -221,25 +227,25 @@ def pmap(
 
 
 def gather(x: jax.Array) -> jax.Array:
-    """Inside a per-device function: [n, ...] of this device -> [devices * n, ...] of all, in device order."""
+    """Inside a per-device function: gather [n, ...] of each device to [devices * n, ...], in device order."""
     return jax.lax.all_gather(x, AXIS, tiled=True)
 
 
 def mean(tree: Any) -> Any:
-    """Inside a per-device function: the mean over all devices, leaf by leaf."""
+    """Inside a per-device function: return the mean over all devices, leaf by leaf."""
     return jax.lax.pmean(tree, AXIS)
 
 
 def device_index() -> jax.Array:
-    """Inside a per-device function: this device's place in the order of `gather`, an int32 scalar."""
+    """Inside a per-device function: return this device's index in the order of `gather`, an int32 scalar."""
     return jax.lax.axis_index(AXIS)
 
 
 def per_device_batch_size(batch_size: int, devices: int) -> int:
-    """Rows of a global batch that each device takes.
+    """Return the number of rows of a global batch that each device takes.
 
     Raises:
-      ValueError: where the batch cannot be divided evenly over the devices.
+      ValueError: the batch cannot be divided evenly over the devices.
     """
     if batch_size % devices:
         below, above = batch_size // devices * devices, -(-batch_size // devices) * devices
@@ -252,7 +258,7 @@ def per_device_batch_size(batch_size: int, devices: int) -> int:
 
 
 def process_rows(batch_size: int) -> slice:
-    """The rows of a global batch of `batch_size` that belong to this process, in the order of its devices.
+    """Return the rows of a global batch that belong to this process, in the order of its devices.
 
     Raises:
       ValueError: see `per_device_batch_size`.
@@ -262,39 +268,39 @@ def process_rows(batch_size: int) -> slice:
 
 
 def split(tree: Any) -> Any:
-    """[local_devices * n, ...] -> [local_devices, n, ...], leaf by leaf, without a copy."""
+    """Reshape [local_devices * n, ...] to [local_devices, n, ...], leaf by leaf, without a copy."""
     n = local_device_count()
     return jax.tree.map(lambda x: x.reshape(n, x.shape[0] // n, *x.shape[1:]), tree)
 
 
 def merge(x: jax.Array) -> np.ndarray:
-    """The inverse of `split` for a result with a `devices` axis: this process's part, on the host."""
+    """Invert `split` for a result with a `devices` axis: return this process's part, on the host."""
     shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data).reshape(-1, *x.shape[2:]) for shard in shards])
 
 
 def replicate(tree: Any) -> Any:
-    """Values -> arrays on every device of this process, laid out as `pmap` returns its None outputs."""
+    """Return values as arrays on every device of this process, in the layout of `pmap`'s None outputs."""
     return jax.device_put(tree, replicated_sharding())
 
 
 def replicated_sharding() -> jax.sharding.Sharding:
-    """The layout of `replicate`."""
+    """Return the layout of `replicate`."""
     return _replicated_over(jax.local_devices())
 
 
 def as_global(tree: Any) -> Any:
-    """Replicated arrays of each process -> arrays replicated over the devices of all, in the same memory."""
+    """Return each process's replicated arrays as arrays replicated over all processes' devices, without a copy."""
     return _relabelled(tree, global_sharding())
 
 
 def as_local(tree: Any) -> Any:
-    """The inverse of `as_global`."""
+    """Invert `as_global`."""
     return _relabelled(tree, replicated_sharding())
 
 
 def global_sharding() -> jax.sharding.Sharding:
-    """The layout of `as_global`."""
+    """Return the layout of `as_global`."""
     return _replicated_over(jax.devices())
 
 

@@ -1,13 +1,13 @@
-"""One run, from its config to a trained model: the way of the data on one page.
+"""Run one training job end to end: prepare data, train, evaluate, export.
 
-In: a `Config`. Out, in `output_dir`: `config.json`, `results_before.json` and `results.json` (held-out retrieval),
-`checkpoints/`, `metrics.jsonl`, `tensorboard/`, and `model/`, which transformers and sentence-transformers load too.
-That model is the last state, or the best one of a run with `evaluation.patience`. With `evaluation.dataset="none"`
-nothing is evaluated, and there are no results.
+Input: a `Config`. Output, in `output_dir`: `config.json`, `results_before.json` and `results.json` (held-out
+retrieval), `checkpoints/`, `metrics.jsonl`, `tensorboard/`, and `model/`, which transformers and sentence-transformers
+also load. The model is the last state, or the best state if `evaluation.patience` is set. With
+`evaluation.dataset="none"` nothing is evaluated, and there are no results.
 
-Started again, a run goes on where it was: data and weights are prepared once, training resumes from the last
-checkpoint. A run whose data or initial weights have changed is refused. Where several processes train together, all
-make these calls, and the main process writes.
+If the job is started again, it resumes: data and weights are prepared only once, and training resumes from the latest
+checkpoint. A run whose data or initial weights have changed is refused. If several processes train together, all of
+them make these calls, and the main process writes.
 """
 
 import dataclasses
@@ -54,10 +54,10 @@ from jaxretr.types import RetrievalSet
 
 
 def train(config: Config) -> AnyPath:
-    """Prepares, trains, evaluates and exports; returns the directory of the trained model.
+    """Prepare, train, evaluate and export; return the directory of the trained model.
 
     Raises:
-      ValueError: for settings that cannot be met; what can be checked is checked before anything is written.
+      ValueError: the settings cannot be met. What can be checked early is checked before anything is written.
       DirectoryInUse: another run works in `output_dir`.
       KeyboardInterrupt, FloatingPointError, OSError: see `jaxretr.train.loop.fit`.
     """
@@ -137,9 +137,9 @@ def _optimise(
     held_out: Validator | None,
     before: Results | None,
 ) -> Params:
-    """Trains from the encoder's parameters, whose memory is reused, or from the last checkpoint.
+    """Start from `encoder.params` (the buffers are donated) or resume from the latest checkpoint.
 
-    Returns the last state's parameters; with patience, those of the best state.
+    Return the parameters of the last state, or of the best state if `evaluation.patience` is set.
     """
     update = make_update(config, encoder.functions.architecture, tuple(sorted(encoder.tokenizer.all_special_ids)))
     step = parallel.pmap(update.step, in_axes=(None, 0, None), out_axes=None, donate_argnums=(0,))
@@ -162,7 +162,7 @@ def _optimise(
         encoder.params = state.params
         return held_out.curves(_evaluate(encoder, held_out)) if held_out else {}
 
-    stopping = EarlyStopping("")  # nothing to choose by, unless states are evaluated
+    stopping = EarlyStopping("")  # no measure to select by, unless states are evaluated
     if held_out and (criterion := held_out.criterion):
         stopping = EarlyStopping(str(criterion), criterion.lower_is_better, config.evaluation.patience)
 
@@ -205,12 +205,12 @@ def _optimise(
 
 
 class Update(NamedTuple):
-    """What a config asks for at every step.
+    """The training update of a config.
 
     Attributes:
       step: the update as one device makes it, see `make_step`.
-      optimizer: what it updates with.
-      learning_rate: of each step.
+      optimizer: the optimizer of the update.
+      learning_rate: learning rate at each step.
     """
 
     step: Callable[[TrainState, PairBatch, jax.Array], Any]
@@ -219,7 +219,7 @@ class Update(NamedTuple):
 
 
 def make_update(config: Config, architecture: Architecture, special_ids: tuple[int, ...]) -> Update:
-    """The update of a run with this encoder, whose special tokens no hardening moves."""
+    """Return the training update for this encoder; hardening leaves the special tokens unchanged."""
     learning_rate = learning_rate_schedule(
         config.train.learning_rate,
         steps=config.train.steps,
@@ -248,7 +248,7 @@ def make_update(config: Config, architecture: Architecture, special_ids: tuple[i
 
 
 def load_encoder(config: Config) -> Encoder:
-    """The encoder to train from; the mini encoder is imported below `data_dir` on first use."""
+    """Load the encoder to train from; the mini encoder is imported into `data_dir` on first use."""
     encoder = Encoder.load(
         named_model(config.model.model_name_or_path, config.data.data_dir),
         dtype=config.model.dtype,
@@ -307,13 +307,16 @@ def _reader(
         typos = Typos(config.hardening.edits, config.seed) if config.hardening.method == "typos" else None
         return make(rows=rows, fixed_length=several, typos=typos)
     pairs = config.train.chunk_size or config.train.batch_size // jax.device_count()
-    # Several processes see only their own rows of a batch, and must give XLA the same shapes.
+    # Each process sees only its own rows of a batch, but all must give XLA the same shapes.
     agreed = agreed_rows(plan, make(rows=slice(0, pairs), packed_pairs=pairs)) if several else 0
     return make(rows=rows, packed_pairs=pairs, packed_rows=agreed)
 
 
 def load_held_out(config: Config, builder: tfds.core.DatasetBuilder) -> RetrievalSet:
-    """What a run is evaluated on: a split of the training data set `builder`, or another collection."""
+    """Load the collection that a run is evaluated on.
+
+    It is a split of the training data set `builder`, or another collection.
+    """
     chosen = config.evaluation
     drawn: dict[str, Any] = {"max_queries": chosen.max_queries or None, "seed": config.seed}
     if chosen.dataset:
@@ -341,7 +344,7 @@ def _evaluate(encoder: Encoder, held_out: Validator) -> Results:
 
 
 def _describe(plan: BatchPlan, source: Sequence[dict[str, Any]]) -> str:
-    """The query ids of a batch, in the languages asked in."""
+    """Return the ids of the queries of a batch, "language:query id" each."""
     records = (source[int(row)] for row in plan.query_rows)
     return ", ".join(f"{record['language'].decode()}:{record['query_id'].decode()}" for record in records)
 

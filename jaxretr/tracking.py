@@ -1,8 +1,8 @@
-"""What a run shows and records while it goes on.
+"""Console output and recorded metrics of a run.
 
-In: scalars by name. Out: `metrics.jsonl`, TensorBoard event files, optionally Weights & Biases, and a live progress
-line with an ETA. Only the main process writes. Nothing can be appended to in a bucket: there the files of a run are
-kept on the disk and replaced as a whole whenever something is recorded.
+Input: scalars by name. Output: `metrics.jsonl`, TensorBoard event files, optionally Weights & Biases, and a live
+progress line with an ETA. Only the main process writes. Files in a bucket cannot be appended to; if the output is in a
+bucket, the files of a run are kept on the disk, and whole files are uploaded whenever something is recorded.
 """
 
 import errno
@@ -37,11 +37,11 @@ _EXPECTED = {
 }
 
 console = Console(highlight=False, soft_wrap=True)
-"""Where the package prints."""
+"""The console that the package prints to."""
 
 
 def say(text: str) -> None:
-    """Prints a line that stays, above a live progress line, on the main process alone."""
+    """Print a permanent line above any live progress line, on the main process only."""
     if parallel.is_main_process():
         console.print(text)
 
@@ -64,19 +64,20 @@ def errors_as_lines(interrupted: str = "nothing was finished") -> Iterator[None]
 
 
 def _one_line(error: Exception) -> str:
-    """What a user reads of an error; for one of the file system also what should be at the path."""
+    """Return the message of an error for users; for a file system error, also what should be at the path."""
     expected = _EXPECTED.get(error.errno or 0, "") if isinstance(error, OSError) else ""
     return (str(error) or type(error).__name__) + expected
 
 
 class Tracker(AbstractContextManager["Tracker"]):
-    """Scalars of a run, on disk.
+    """Records the scalars of a run on disk.
 
     Args:
       output_dir: gets `metrics.jsonl` and `tensorboard/`.
-      first_step: the run goes on from here; what was recorded of later steps (by a run killed after its last
-        checkpoint) is dropped, so nothing stands twice. 0 starts anew.
-      wandb_project: also log there, if not "" (needs the extra `wandb`).
+      first_step: the step that the run resumes after. Records of later steps (of a run that was killed after its last
+        checkpoint) are dropped, so that no step is recorded twice. 0 starts from scratch.
+      wandb_project: project at Weights & Biases to log to as well, if not "" (needs the extra `wandb`).
+      config: the config of the run, for Weights & Biases.
     """
 
     def __init__(self, output_dir: AnyPath, *, first_step: int = 0, wandb_project: str = "", config: Any = None):
@@ -101,8 +102,8 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._tensorboard = SummaryWriter(
             str(self._directory / "tensorboard"),
             purge_step=first_step + 1 if first_step else 0,
-            flush_secs=1,  # a killed run's curves have no gap where it goes on
-            filename_suffix=f".{first_step}",  # the rest of the name is the second it is made in
+            flush_secs=1,  # the curves of a killed run have no gap at the step where it resumes
+            filename_suffix=f".{first_step}",  # the rest of the name is the time of creation, in seconds
         )
         if wandb_project:
             import wandb  # optional: the extra `wandb`
@@ -112,10 +113,11 @@ class Tracker(AbstractContextManager["Tracker"]):
             )
 
     def log(self, step: int, scalars: Mapping[str, float], *, group: str) -> None:
-        """Records `scalars` as they stood after update number `step` (1 is the first, 0 is before training).
+        """Record `scalars` after update number `step` (1 is the first update, 0 is before training).
 
         `metrics.jsonl` gets them as one row under their own names, TensorBoard and Weights & Biases under "group/name".
-        A row that is recorded already, by a run killed before it could save what came of it, is not recorded again.
+        A row that is already recorded is skipped: a run may have been killed before it could save the result of that
+        step.
         """
         row = json.dumps({"step": step, **scalars})
         if not self._active or row in self._recorded:
@@ -146,7 +148,10 @@ class Tracker(AbstractContextManager["Tracker"]):
 
 
 def progress_bar(*columns: ProgressColumn, enabled: bool = True, transient: bool = True) -> Progress:
-    """A live line: bar, count, elapsed time, ETA, further columns. Silent in all but the main process's terminal."""
+    """Return a live line with bar, count, elapsed time, ETA and further columns.
+
+    It is silent on all processes except the main one, and if the output is not a terminal.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -163,7 +168,7 @@ def progress_bar(*columns: ProgressColumn, enabled: bool = True, transient: bool
 
 
 class StepProgress(AbstractContextManager["StepProgress"]):
-    """A live line: bar, step of steps, elapsed time, ETA, and the newest figures."""
+    """A live line with bar, step count, elapsed time, ETA, and the latest figures."""
 
     def __init__(self, description: str, *, total: int, completed: int = 0):
         self._progress = progress_bar(TextColumn("{task.fields[figures]}"), transient=False)
@@ -174,11 +179,11 @@ class StepProgress(AbstractContextManager["StepProgress"]):
         return self
 
     def advance(self) -> None:
-        """One step more."""
+        """Count one more step."""
         self._progress.advance(self._task)
 
     def show(self, figures: str) -> None:
-        """Replaces the figures at the end of the line; where the output is no terminal, prints them."""
+        """Replace the figures at the end of the line; if the output is not a terminal, print them."""
         self._progress.update(self._task, figures=figures)
         if parallel.is_main_process() and not console.is_terminal:
             console.print(figures)

@@ -1,19 +1,19 @@
-"""The nouns of retrieval, shared by every part of the package, and the glossary of array axes.
+"""Data types shared by every part of the package, and the glossary of array axes.
 
-Axis names used in `jaxtyping` annotations throughout:
+Axis names in `jaxtyping` annotations:
 
 | name | axis |
 |---|---|
-| `batch` | texts of one batch on one device (`queries`, `passages` where both occur) |
-| `length` | token positions, special tokens and padding included |
+| `batch` | texts of one batch on one device (`queries`, `passages` if both occur) |
+| `length` | token positions, including special tokens and padding |
 | `hidden` | width of the encoder |
 | `dim` | width of a sentence embedding (= `hidden` unless the model has a dense head) |
 | `vocab` | rows of the word-embedding table |
 | `layers`, `heads`, `head_dim`, `ffn` | the transformer's own axes |
 | `devices` | the leading axis that `jaxretr.parallel` maps over |
 
-Keys: a *key* names a question or a passage regardless of its language (translations share it), an *id* names
-one text. The id of a text is `"{language}:{key}"` wherever texts of several languages meet.
+A *key* names a question or a passage in all languages (translations share it); an *id* names one text. If texts of
+several languages occur together, the id of a text is `"{language}:{key}"`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A retrievable text in one language. `full_text` (title and text) is what the encoder reads."""
+    """A retrievable text in one language. The encoder reads `full_text`: title and text."""
 
     key: str
     language: str
@@ -64,7 +64,7 @@ class Passage:
 class Qrel:
     """A relevance judgement: the passage `passage_id` answers the question `query_key` in any language.
 
-    `relevance` is graded as in TREC: 0 is judged and irrelevant, positive is relevant.
+    `relevance` is graded as in TREC: 0 means judged and irrelevant, positive grades mean relevant.
     """
 
     query_key: str
@@ -81,24 +81,27 @@ class ScoredPassage:
 
 
 class PassageStore(Sequence[Passage]):
-    """Passages whose texts are not in memory: a sequence that reads each one when it is asked for."""
+    """A sequence of passages whose texts are not in memory; a text is read when its passage is indexed."""
 
     @property
     @abstractmethod
     def ids(self) -> Sequence[str]:
-        """The id of every passage, without reading any."""
+        """The id of every passage; reads no text."""
 
     @property
     @abstractmethod
     def languages(self) -> Sequence[str]:
-        """The language of every passage, without reading any."""
+        """The language of every passage; reads no text."""
 
     @abstractmethod
     def take(self, indices: Iterable[SupportsIndex]) -> list[Passage]:
-        """The passages at `indices`, in that order, read together: faster than one after the other."""
+        """Return the passages at `indices`, in that order. One call for many passages is faster than indexing each."""
 
     def checksums(self) -> UInt64[np.ndarray, " passages"]:
-        """A checksum of the id, title and text of each passage. Reads every text; stores may keep the checksums."""
+        """Return a checksum of the id, title and text of each passage.
+
+        This reads every text; subclasses may store the checksums.
+        """
         return _checksums((passage.id, passage.title, passage.text) for passage in self)
 
 
@@ -107,9 +110,9 @@ class RetrievalSet:
     """A test collection in one or several languages.
 
     Attributes:
-      name: what reports call it.
-      queries: every question in every language it is asked in.
-      passages: the pooled corpus of all languages; a tuple, or a `PassageStore` where the texts stay on disk.
+      name: name of the collection in reports.
+      queries: every question in every language that it is asked in.
+      passages: the pooled corpus of all languages; a tuple, or a `PassageStore` if the texts stay on disk.
       qrels: question key -> passage id (`"{language}:{key}"`) -> relevance.
     """
 
@@ -139,9 +142,9 @@ class RetrievalSet:
     def fingerprint(self) -> dict[str, str]:
         """Checksums of the queries, the judgements and the passages.
 
-        Two collections with equal fingerprints have the same content, in any order, on any machine. Computed at every
-        call: about 3.5 µs of CPU time per text of 360 characters, and less for stored passages, whose checksums are
-        kept.
+        Two collections with equal fingerprints have the same content, in any order, on any machine. The checksums are
+        computed at every call: about 3.5 µs of CPU time per text of 360 characters, and less for stored passages, whose
+        checksums are kept.
         """
         passages = self.passages
         return {
@@ -159,7 +162,7 @@ class RetrievalSet:
         }
 
     def take_passages(self, indices: Iterable[SupportsIndex]) -> list[Passage]:
-        """The passages at `indices`, in that order: how to read a corpus in chunks, wherever its texts are."""
+        """Return the passages at `indices`, in that order; use it to read a corpus in chunks, in memory or on disk."""
         if isinstance(self.passages, PassageStore):
             return self.passages.take(indices)
         return [self.passages[int(i)] for i in indices]
@@ -170,7 +173,7 @@ def _checksums(items: Iterable[tuple[str, ...]]) -> UInt64[np.ndarray, " items"]
 
 
 class TokenBatch(NamedTuple):
-    """Token ids, right-padded, and which of them are real (special tokens included).
+    """Token ids, right-padded, and a mask of the real tokens (including special tokens).
 
     A JAX pytree: numpy arrays on the host, jax arrays inside a compiled function.
     """
@@ -180,13 +183,13 @@ class TokenBatch(NamedTuple):
 
 
 class Packing(NamedTuple):
-    """Where texts lie that share rows, so that little of what is encoded is padding.
+    """Positions of texts that are packed into shared rows, so that little of the encoded rows is padding.
 
-    A JAX pytree, as `TokenBatch` is. The texts, of one or several `TokenBatch`es, are numbered one after the other.
+    A JAX pytree, as `TokenBatch` is. The texts of one or several `TokenBatch`es are numbered consecutively.
 
     Attributes:
       text: the number of the text at each position; -1 for padding.
-      start: where each text begins, as a position in all rows one after the other.
+      start: the first position of each text, counted over all rows one after the other.
     """
 
     text: Int[Any, "rows row_length"]

@@ -1,4 +1,4 @@
-"""From a test collection and two encoding functions to measures, language bias and a table."""
+"""Evaluation of a retriever on a test collection: effectiveness, language bias, tables and reports."""
 
 from jaxretr.eval.evaluate import evaluate
 from jaxretr.eval.results import Results

@@ -1,14 +1,16 @@
-"""Language bias of a pooled ranking: ranks of relevant passages, or languages of the top ones, come in; values go out.
+"""Measures of language bias in the ranking of a pool of several languages.
 
-A retriever without bias ranks the translations of an answer next to each other and does not favour the query's own
+Input: the ranks of relevant passages, or the languages of the top passages. Output: one value per query.
+
+A retriever without bias ranks the translations of an answer next to each other and does not favor the query's own
 language. All measures are averaged over queries, then over query languages.
 
-| measure | unbiased | says |
+| measure | unbiased | meaning |
 |---|---|---|
-| `rank_distance` | low | how far apart the translations of an answer are |
+| `rank_distance` | low | how far apart the translations of an answer are ranked |
 | `Max@R` | low | how many passages to read until every relevant one is found |
-| `Max@R_norm` | 100 | the same on a scale that does not depend on the size of the pool |
-| `own_language_share@10` | 1 / languages | how much of the top is in the query's own language |
+| `Max@R_norm` | 100 | `Max@R` on a scale that does not depend on the size of the pool |
+| `own_language_share@10` | 1 / languages | share of the top 10 that is in the query's own language |
 | `PEER` | high | whether relevant passages of different languages have the same expected rank |
 """
 
@@ -32,13 +34,13 @@ BETTER: dict[str, Better] = {
     OWN_LANGUAGE_SHARE: "neither",
     PEER: "higher",
 }
-"""Which values of these measures are good. Of all other measures, higher is better."""
+"""Which values of these measures are good. For every other measure, higher is better."""
 
 _ATTACKERS_SUCCESS = ("poisoned@", "promoted@")
 
 
 def better(measure: str) -> Better:
-    """Which values of a measure are good, whatever attack stands before its name: "pgd@0.1 rank_distance"."""
+    """Return which values of a measure are good; the name may begin with an attack, as in "pgd@0.1 rank_distance"."""
     name = measure.rpartition(" ")[2]
     return "lower" if name.startswith(_ATTACKERS_SUCCESS) else BETTER.get(name, "higher")
 
@@ -49,18 +51,18 @@ def rank_distance(
     grade: Int[np.ndarray, " judged"],
     num_queries: int,
 ) -> Float64[np.ndarray, " queries"]:
-    """The largest minus the smallest rank of a query's relevant passages in the pool of all languages; lower is better.
+    """Return the largest minus the smallest rank of each query's relevant passages in the pool; lower is better.
 
     Elmahdy et al. (2024), arXiv:2408.10536.
 
     Args:
       query: for each judgement, the position of its query.
       rank: for each judgement, the rank of its passage in the full pooled ranking, from 1.
-      grade: for each judgement, its relevance; only positive ones count.
+      grade: for each judgement, its relevance; only positive grades count.
       num_queries: number of queries.
 
     Returns:
-      The distance in ranks; NaN for a query with fewer than two relevant passages, between which there is no distance.
+      The distance in ranks. NaN for a query with fewer than two relevant passages, where no distance is defined.
     """
     query, rank = query[grade > 0], rank[grade > 0].astype(np.float64)
     lowest, highest = np.full(num_queries, np.inf), np.full(num_queries, -np.inf)
@@ -76,7 +78,7 @@ def max_rank(
     grade: Int[np.ndarray, " judged"],
     num_queries: int,
 ) -> Float64[np.ndarray, " queries"]:
-    """Max@R: the rank of a query's last relevant passage in the pool of all languages; lower is better.
+    """Return Max@R: the rank of each query's last relevant passage in the pool of all languages; lower is better.
 
     Hong et al. (2026), arXiv:2604.05684.
 
@@ -99,17 +101,18 @@ def max_rank_norm(
     num_queries: int,
     num_passages: int,
 ) -> Float64[np.ndarray, " queries"]:
-    """Max@R on a logarithmic scale: 100 where the relevant passages stand on top, 0 where the last one is last of all.
+    """Return Max@R on a logarithmic scale from 0 to 100; higher is better.
 
-    100 (log |D| - log Max@R) / (log |D| - log |R|), with |D| passages in the pool and |R| relevant ones. Hong et al.
-    (2026), arXiv:2604.05684.
+    The value is 100 if all relevant passages are ranked first, and 0 if a relevant passage is ranked last in the pool.
+    It is 100 (log |D| - log Max@R) / (log |D| - log |R|), with |D| passages in the pool and |R| relevant ones. Hong et
+    al. (2026), arXiv:2604.05684.
 
     Args:
       query, rank, grade, num_queries: as in `rank_distance`.
       num_passages: size of the pool.
 
     Returns:
-      Values from 0 to 100; NaN for a query to which no passage or every passage is relevant.
+      Values from 0 to 100. NaN for a query for which no passage or every passage is relevant.
     """
     relevant = np.bincount(query[grade > 0], minlength=num_queries)
     some = (relevant > 0) & (relevant < num_passages)
@@ -121,14 +124,14 @@ def max_rank_norm(
 def language_shares(
     language: Int[np.ndarray, "queries k"], num_languages: int
 ) -> Float64[np.ndarray, "queries languages"]:
-    """The share that each language has in the top `k` of the pool of all languages.
+    """Return the share of each language in the top `k` of the pool of all languages.
 
-    With parallel corpora in `n` languages the unbiased value is `1 / n` throughout. The column of the query's own
-    language is `own_language_share@k`.
+    With parallel corpora in `n` languages, the unbiased value is `1 / n` for every language. The column of the query's
+    own language is `own_language_share@k`.
 
     Args:
       language: number of the language of the passage at each of the first `k` ranks.
-      num_languages: how many there are.
+      num_languages: number of languages.
     """
     queries, k = language.shape
     cell = np.arange(queries)[:, None] * num_languages + language
@@ -142,17 +145,18 @@ def peer(
     language: Int[np.ndarray, " judged"],
     num_queries: int,
 ) -> Float64[np.ndarray, " queries"]:
-    """PEER, probability of equal expected rank: are relevant passages of all languages ranked alike? Higher is fairer.
+    """Return PEER, the probability of equal expected rank: whether relevant passages of all languages are ranked alike.
 
-    The p-value of the Kruskal-Wallis test that a query's relevant passages of one grade have the same expected rank in
-    every language, averaged over the grades. Yang et al. (2024), arXiv:2405.00978. Three things are settled here:
+    Higher is fairer. PEER is the p-value of the Kruskal-Wallis test that a query's relevant passages of one grade have
+    the same expected rank in every language, averaged over the grades. Yang et al. (2024), arXiv:2405.00978. This
+    implementation makes three choices:
 
     - The full ranking counts, so no passage is "not retrieved" (PEER without a cutoff).
     - The test is Kruskal and Wallis's own: the passages of a grade are ranked among themselves. The authors' program
-      takes positions in the list instead, which is the same where no other passages stand between.
-    - Each grade weighs the same, and only grades count whose p-value depends on the ranking: with relevant passages
-      in one language only there is nothing to compare, and with just one in each of n languages the statistic is n - 1
-      whatever the ranking. So queries of LAReQA, one answer in each language, have no PEER.
+      uses positions in the list instead, which gives the same value if no other passages stand between these passages.
+    - All grades have the same weight, and a grade counts only if its p-value depends on the ranking. If its relevant
+      passages are all in one language, there is nothing to compare; with exactly one in each of n languages, the
+      statistic is n - 1 for every ranking. So the queries of LAReQA, which have one answer per language, have no PEER.
 
     Args:
       query, rank, grade, num_queries: as in `rank_distance`. No two passages of a query share a rank.

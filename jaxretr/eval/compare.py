@@ -1,8 +1,11 @@
-"""Which of several evaluated systems is better, beyond chance: `Results` by name come in, a `Comparison` goes out.
+"""Decide which of several evaluated systems is better, beyond chance.
 
-A system is one evaluation, or one recipe's evaluations over several training seeds. Families of Holm's correction: for
-a macro average all pairs of systems; for a system against the baseline all tasks (languages, or pairs of languages).
-Measures are not corrected for: name the one that decides beforehand.
+Input: the `Results` of each system, by name. Output: a `Comparison`. A system is one evaluation, or the evaluations of
+one recipe over several training seeds.
+
+Holm's correction is applied to families of tests: all pairs of systems for the macro average, and all tasks (languages,
+or pairs of languages) for a system against the baseline. There is no correction over measures: name the deciding
+measure beforehand.
 """
 
 import json
@@ -36,12 +39,20 @@ are crossed with seeds. Intervals are not corrected. Cohen's d: the difference i
 """
 
 Task = tuple[str, str | None]
-"""Query language and corpus language; None is the pool of all languages."""
+"""Query language and corpus language; corpus language None is the pool of all languages."""
 
 
 @dataclass(frozen=True)
 class SystemValue:
-    """A system's macro average with its interval, averaged over seeds; that of each seed; the mean of each task."""
+    """The value of one system by one measure.
+
+    Attributes:
+      system: name of the system.
+      value: macro average, averaged over seeds.
+      low, high: ends of the 95 % interval of `value`.
+      by_seed: macro average under each seed.
+      by_task: mean of each task, averaged over seeds.
+    """
 
     system: str
     value: float
@@ -53,7 +64,10 @@ class SystemValue:
 
 @dataclass(frozen=True)
 class Difference(Outcome):
-    """`system` minus `other`, in one task or, if that is None, on the macro average; `p_holm` is corrected."""
+    """The difference `system` minus `other` in one task, or of the macro averages if `task` is None.
+
+    `p_holm` is the p-value after Holm's correction.
+    """
 
     system: str
     other: str
@@ -71,13 +85,14 @@ class MeasureComparison:
 
     Attributes:
       name: "setting/measure".
-      better: which way the measure points.
-      tasks: those in which the measure has a value.
-      questions: questions with a value, counted once whatever the number of languages.
-      left_out: queries, counted once per task, that have a value under some systems only and so count for none.
-      systems: the baseline first.
-      pairs: every two systems; the baseline is always `other`.
-      by_task: every system against the baseline, task by task.
+      better: which values of the measure are good.
+      tasks: the tasks in which the measure has a value.
+      questions: number of questions with a value; a question counts once, whatever the number of its languages.
+      left_out: number of queries, counted once per task, that have a value under some systems only. No system is
+        compared on them.
+      systems: values of each system, the baseline first.
+      pairs: differences of all pairs of systems; the baseline is always `other`.
+      by_task: differences of every system from the baseline, task by task.
     """
 
     name: str
@@ -95,13 +110,13 @@ class MeasureComparison:
         return self.name.startswith("cross/")
 
     def beaten_by(self, system: str) -> list[str]:
-        """The systems that `system` is significantly better than; none if the measure does not say what is better."""
+        """Return the systems that `system` is significantly better than; none if `better` is "neither"."""
         gains = [(d.other, d.difference) for d in self.pairs if d.significant and d.system == system]
         gains += [(d.system, -d.difference) for d in self.pairs if d.significant and d.other == system]
         return [other for other, gain in gains if gain * _SIGN[self.better] > 0]
 
     def rows(self) -> list[list[str]]:
-        """The heading and the rows of a table with a column per system, formatted."""
+        """Return the heading and the rows of a table with a column per system, formatted."""
         labels = [self.name, "macro average", "95 % interval", "sd over seeds", "minus baseline", "95 % interval"]
         labels += ["p after Holm", "Cohen's d", "better, worse, undecided", "higher, lower, undecided"]
         labels += [] if self.is_cross else [language for language, _ in self.tasks]
@@ -144,14 +159,14 @@ class MeasureComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Systems on one collection, the baseline first."""
+    """Systems compared on one collection, the baseline first."""
 
     collection: str
     systems: tuple[str, ...]
     measures: tuple[MeasureComparison, ...]
 
     def markdown(self) -> str:
-        """A table per measure, and how to read them."""
+        """Return a table per measure in Markdown, with notes on how to read the tables."""
         parts = [f"# {self.collection}: {', '.join(self.systems)}\n", _NOTES]
         for measure in self.measures:
             heading, *body = measure.rows()
@@ -164,8 +179,8 @@ class Comparison:
         return "\n".join(parts)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes `comparison.json`, which holds every figure, and `comparison.md`, each whole or not at all."""
-        # JSON has null for what is not finite.
+        """Write `comparison.json`, which holds every figure, and `comparison.md`; each write is atomic."""
+        # JSON has no NaN and no infinity: write null.
         content = json.loads(json.dumps({"schema": SCHEMA, **asdict(self)}), parse_constant=lambda _: None)
         write_json(as_path(directory) / "comparison.json", content)
         with replaced_file(as_path(directory) / "comparison.md") as partial:
@@ -180,19 +195,20 @@ def compare(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """Tests every difference between `systems`.
+    """Test every difference between `systems`.
 
     Args:
-      systems: name -> its evaluations with values per query, one for each training seed.
-      measures: "setting/measure" each, such as "multi/AP"; if none, AP in every setting, and the rank distance.
-      baseline: the system that all others are held against; if None, the first.
-      resamples: draws of the randomisation test and of the bootstrap; more are made for a family of tests so large
-        that no p-value would else survive Holm's correction.
-      seed: of the draws.
+      systems: name -> evaluations of the system with values per query, one for each training seed.
+      measures: measures to compare by, each "setting/measure", such as "multi/AP". If empty, compare by AP and rank
+        distance in every setting in which all systems have them.
+      baseline: the system that all others are compared with; if None, the first.
+      resamples: draws of the randomization test and of the bootstrap. At least 100 draws per test of the largest family
+        are made, because with fewer no p-value could survive Holm's correction.
+      seed: seed of the draws.
 
     Raises:
-      ValueError: fewer than two systems; systems on different collections, tasks, corpora or queries, or on different
-        content under one name; a measure that one lacks; no values per query.
+      ValueError: there are fewer than two systems; the systems were evaluated on different collections, tasks, corpora
+        or queries, or on different content under one name; a system lacks a measure or its values per query.
     """
     if not 2 <= len(systems) <= len(_LETTERS):
         raise ValueError(f"a comparison is of 2 to {len(_LETTERS)} systems, got {len(systems)}; give more, or fewer")
@@ -220,10 +236,13 @@ def compare(
 
 
 def check_same_content(runs: Sequence[tuple[str, Results]]) -> None:
-    """Raises a ValueError unless all results that record their content have the same.
+    """Check that all results that record their content have the same content.
 
     Args:
       runs: the name of each system, and its results.
+
+    Raises:
+      ValueError: two results differ in their content.
     """
     known = [(name, run) for name, run in runs if run.content]
     for name, run in known[1:]:
@@ -246,12 +265,12 @@ def _compare(
     baseline, *others = values
     families: list[list[tuple[str, str, int | None]]] = [[(b, a, None) for a, b in combinations(values, 2)]]
     families += [[(name, baseline, i) for i in range(len(tasks))] for name in others]
-    # A system's own interval is that of its difference from one that gets 0 everywhere.
+    # A system's own interval is the interval of its difference from a system that scores 0 everywhere.
     pairs = [(of_system, np.where(np.isnan(of_system[:1]), np.nan, 0.0)) for of_system in values.values()]
     for one, other, i in (names for family in families for names in family):
         part = slice(None) if i is None else slice(i, i + 1)
         pairs.append((values[one][:, part], values[other][:, part]))
-    # The smallest p-value drawn is 1 / (resamples + 1), which Holm multiplies by the size of the family.
+    # The smallest possible p-value is 1 / (resamples + 1), and Holm multiplies it by the size of the family.
     enough = max(resamples, 100 * max(map(len, families)))
     outcomes = iter(paired_test(pairs, resamples=enough, seed=seed))
     own = []
@@ -280,7 +299,10 @@ def _compare(
 def _values(
     runs: Sequence[tuple[str, Results]], measure: str
 ) -> tuple[tuple[Task, ...], Float64[np.ndarray, "runs tasks keys"], int]:
-    """Tasks, the values of all runs aligned by task and question (NaN: undefined), and how many had to be left out."""
+    """Return the tasks, the values of all runs aligned by task and question (NaN: undefined), and the number left out.
+
+    The last item is the number of queries, counted once per task, that have a value under some runs only.
+    """
     setting, _, name = measure.partition("/")
     of_runs = [run.settings[cast(Setting, setting)].tasks for _, run in runs]
     asked = [{(t.query_language, t.corpus_language, id) for t in of_run for id in t.query_ids} for of_run in of_runs]

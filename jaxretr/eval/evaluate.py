@@ -1,7 +1,8 @@
-"""The evaluation of a retriever: a test collection and two encoding functions come in, `Results` go out.
+"""Evaluate a retriever on a test collection.
 
-Every text is encoded once, whatever the settings; the search is exact. Only the functions know the model, so a
-baseline from another library or a perturbed encoder is evaluated in the same way.
+Input: a collection and two encoding functions. Output: `Results`. Each text is encoded once for all settings, and the
+search is exact. Only the two functions depend on the model, so a baseline from another library or a perturbed encoder
+is evaluated in the same way.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +28,8 @@ from jaxretr.types import RetrievalSet
 
 MEASURES = ("AP", "R@1", "R@10", "nDCG@10", "RR")
 
-_TOP = 10  # ranks in which the languages of passages are counted
-_SHARD = 4096  # passages that an interruption costs at most
+_TOP = 10  # ranks over which the languages of passages are counted
+_SHARD = 4096  # passages per shard: an interruption loses at most one shard of embeddings
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,9 @@ class Ranking:
     """The first passages for every query of a task.
 
     Attributes:
-      task: whose queries they answer.
-      scores: their inner products, best first.
-      passages: their positions in the collection's passages; equal scores are in trec_eval's order.
+      task: the task.
+      scores: inner products of the passages with the query, in descending order.
+      passages: positions of the passages in the collection; equal scores are ordered as in trec_eval.
     """
 
     task: Task
@@ -59,25 +60,25 @@ def evaluate(
     on_ranking: Callable[[Ranking], None] | None = None,
     depths: Mapping[Setting, int] | None = None,
 ) -> Results:
-    """Measures retrieval in each setting, and language bias where `multi` is among them.
+    """Measure retrieval in each setting, and language bias if `multi` is one of the settings.
 
     Args:
       collection: queries, passages and judgements.
-      encode_query: encodes the queries' texts; called once with all of them.
-      encode_document: encodes the passages' full texts.
+      encode_query: encodes the texts of queries; called once with all of them.
+      encode_document: encodes the full texts of passages.
       settings: which of `mono`, `cross` and `multi`.
-      measures: names as ir_measures spells them.
-      embeddings_dir: where the passages' embeddings are kept, so that the corpus may be larger than memory and an
-        interrupted evaluation goes on; in memory where None.
-      fingerprint: names the model that makes them; those of another model in `embeddings_dir` are made anew.
-      calibrate: take the mean embedding of a language off its passages (`jaxretr.retrieval.calibration`); changes
-        `multi` alone.
+      measures: names as in ir_measures.
+      embeddings_dir: directory for the embeddings of the passages. With it, the corpus may be larger than memory, and
+        an interrupted evaluation can resume. None keeps the embeddings in memory.
+      fingerprint: identifies the model; embeddings of another model in `embeddings_dir` are computed again.
+      calibrate: subtract the mean embedding of each language from its passages (`jaxretr.retrieval.calibration`). Only
+        the results of `multi` change.
       on_ranking: called with the top of each task's ranking, one task after the other.
-      depths: how many passages `on_ranking` gets, by setting; it is not called for tasks of other settings.
+      depths: number of passages that `on_ranking` receives, by setting. It is not called for tasks of other settings.
 
     Raises:
-      ValueError: the collection does not allow a setting (see `make_tasks`), a measure is unknown, or an encoder
-        returned the wrong number of embeddings, another width or values that are not finite.
+      ValueError: the collection does not allow a setting (see `make_tasks`); a measure is unknown; or an encoding
+        function returned the wrong number of embeddings, embeddings of different widths, or values that are not finite.
     """
     parsed = parse(measures)
     pool = Pool.of(collection)
@@ -134,9 +135,9 @@ def evaluate(
 def measure_tasks(
     measures: Sequence[Measure], tasks: Sequence[Task], ranks: Sequence[Int[np.ndarray, " _"]]
 ) -> list[dict[str, np.ndarray]]:
-    """Each task's values per query, from the ranks of its judged passages.
+    """Return each task's values per query, computed from the ranks of its judged passages.
 
-    All tasks in one call: rankings that look alike in several are measured once.
+    Pass all tasks in one call: rankings that occur in several tasks are then measured once.
     """
     sizes = np.array([len(task.queries) for task in tasks])
     starts = np.cumsum(sizes) - sizes
@@ -154,7 +155,7 @@ def measure_tasks(
 def measure_bias(
     pool: Pool, task: Task, rank: Int[np.ndarray, " judged"], top: Int[np.ndarray, "queries k"]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """The measures of language bias per query, and the mean share of each language in the top."""
+    """Return the measures of language bias per query, and the mean share of each language in the top ranks."""
     language = pool.language_numbers()
     judged = task.judged_query, rank, task.grade
     shares = bias.language_shares(language[top], len(pool.languages))
@@ -170,7 +171,7 @@ def measure_bias(
 
 
 class _Texts(Sequence[str]):
-    """What the encoder reads of the passages, in the pool's order; a slice is read together."""
+    """The full texts of the passages in the order of the pool; a slice is read in one call."""
 
     def __init__(self, collection: RetrievalSet, pool: Pool):
         self._collection, self._order = collection, pool.order
@@ -190,7 +191,7 @@ class _Texts(Sequence[str]):
 
 
 class _Slice:
-    """Consecutive rows of embeddings that may be on disk; none is read before it is asked for."""
+    """Consecutive rows of embeddings that may be on disk; rows are read only when they are indexed."""
 
     def __init__(self, rows: Rows, where: slice):
         self._rows, self._where = rows, where

@@ -1,4 +1,7 @@
-"""The queries that a retriever answers worst: results with values per query and the top passages come in."""
+"""The queries that a retriever answers worst.
+
+Input: results with values per query, the collection, and the top passages. Output: the hardest queries with their hits.
+"""
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,16 +25,16 @@ class Hit:
 
 @dataclass(frozen=True)
 class HardQuery:
-    """A query, and what was retrieved for it.
+    """A query, and the passages retrieved for it.
 
     Attributes:
       query: the query.
-      average_precision: in [0, 1].
+      average_precision: average precision, in [0, 1].
       hits: the first passages, best first.
       relevant: number of relevant passages in the corpus.
-      answer: one of them, in the query's language if there is one.
+      answer: a relevant passage, in the query's language if there is one.
       first_relevant: the best rank of a relevant passage, from 1; None if it is below `depth`.
-      depth: how many ranks were looked at.
+      depth: number of ranks that were searched for a relevant passage.
     """
 
     query: Query
@@ -46,21 +49,22 @@ class HardQuery:
 def hardest(
     tasks: Sequence[TaskResult], collection: RetrievalSet, top: Mapping[str, Sequence[ScoredPassage]], count: int
 ) -> list[HardQuery]:
-    """The queries of lowest average precision below 1, spread over languages.
+    """Return the queries with the lowest average precision below 1, spread over languages.
 
-    Each language gives one in turn, the worst language first, and a question comes once whatever its languages.
+    The languages take turns, starting with the worst one; each turn selects one query. A question is selected at most
+    once, in one of its languages.
 
     Args:
-      tasks: of one setting; none is chosen from those that lack average precision per query.
-      collection: what was evaluated on.
+      tasks: tasks of one setting; tasks without average precision per query are skipped.
+      collection: the evaluated collection.
       top: id of a query -> its first passages, best first.
-      count: at most so many are chosen.
+      count: maximum number of queries.
 
     Returns:
-      The queries by ascending average precision.
+      The queries in ascending order of average precision.
 
     Raises:
-      ValueError: `top` lacks a query, or the collection a passage of `top`.
+      ValueError: `top` lacks a selected query, or names a passage that the collection lacks.
     """
     chosen = _choose(tasks, count)
     ids = [task.query_ids[at] for task, at in chosen]
@@ -93,7 +97,7 @@ def hardest(
 
 
 def _choose(tasks: Sequence[TaskResult], count: int) -> list[tuple[TaskResult, int]]:
-    """Tasks and positions of queries in them."""
+    """Return the task of each selected query, and the query's position in that task."""
     with_values = sorted((task for task in tasks if "AP" in task.per_query), key=lambda task: task.measures["AP"])
     waiting = deque((task, iter(np.argsort(task.per_query["AP"], kind="stable").tolist())) for task in with_values)
     chosen: list[tuple[TaskResult, int]] = []
@@ -111,7 +115,7 @@ def _choose(tasks: Sequence[TaskResult], count: int) -> list[tuple[TaskResult, i
 
 
 def _answers(collection: RetrievalSet, query: Query, task: TaskResult) -> list[str]:
-    """Ids of the passages of the task's corpus that are relevant, those in the query's language first."""
+    """Return the ids of the relevant passages in the task's corpus, passages in the query's language first."""
     judged = [(id.partition(":")[0], id) for id, grade in collection.qrels[query.key].items() if grade > 0]
     in_corpus = [
         (language != query.language, id) for language, id in judged if task.corpus_language in (None, language)

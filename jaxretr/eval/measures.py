@@ -1,10 +1,12 @@
-"""Measures of effectiveness: ranks and grades of the judged passages come in, values per query go out.
+"""Measures of effectiveness per query.
 
-The values are those of ir_measures, hence of trec_eval wherever trec_eval has the measure, for the first `DEPTH` ranks
-of an exact search. What a measure makes of a ranking depends on the grades met on the way down and on the grades there
-are, never on the names of the documents. So each document is handed to ir_measures under its rank as a name: all
-queries then share one run, rankings whose judged passages have the same ranks are measured once, and since no two
-scores are equal, no provider's own way with ties comes in.
+Input: ranks and grades of the judged passages. Output: one value per query and measure.
+
+The values are those of ir_measures, and so those of trec_eval if trec_eval has the measure, for the first `DEPTH` ranks
+of an exact search. A measure depends on the grade at each rank and on the grades of all judged passages, never on the
+names of documents. So each document is passed to ir_measures with its rank as its name. Then all queries share one run,
+rankings whose judged passages have the same ranks and grades are measured once, and no two scores are equal, so the
+tie-breaking of ir_measures' providers does not matter.
 """
 
 import difflib
@@ -19,19 +21,22 @@ from ir_measures import Measure
 from jaxtyping import Float64, Int
 
 DEPTH = 1000
-"""Ranks that a measure sees; relevant passages below count as not retrieved, as in a TREC run of this length."""
+"""Number of ranks that a measure sees. A relevant passage below them counts as not retrieved, as in a TREC run of this
+length."""
 
-_AT_ONCE = 1000  # rankings per call, which bounds the memory that trec_eval takes for its copy of the runs
+_AT_ONCE = 1000  # rankings per call; bounds the memory of trec_eval's copy of the runs
 
 
 def parse(names: Iterable[str]) -> tuple[Measure, ...]:
-    """Measures by the names that ir_measures gives them: `AP`, `nDCG@10`, `R@1`, `RR@10`, `P(rel=2)@5`, ...
+    """Return measures by their names in ir_measures: `AP`, `nDCG@10`, `R@1`, `RR@10`, `P(rel=2)@5`, ...
 
-    `AP@20` is trec_eval's map_cut_20: its sum over the first 20 ranks is divided by the number of relevant passages.
-    XTREME-R's mAP@20 (arXiv:2104.07412) divides by at most 20, which is the same for queries that have no more.
+    `AP@20` is trec_eval's map_cut_20: the sum over the first 20 ranks is divided by the number of relevant passages.
+    XTREME-R's mAP@20 (arXiv:2104.07412) divides by at most 20. The two are equal for queries with at most 20 relevant
+    passages.
 
     Raises:
-      ValueError: no name, or a name that ir_measures does not know, cannot parse, or cannot compute on this machine.
+      ValueError: there is no name, or ir_measures does not know a name, cannot parse it, or cannot compute the measure
+        on this machine.
     """
     parsed = tuple(_parse(name) for name in names)
     if not parsed:
@@ -46,13 +51,13 @@ def per_query(
     grade: Int[np.ndarray, " judged"],
     pool: Int[np.ndarray, " queries"],
 ) -> dict[str, Float64[np.ndarray, " queries"]]:
-    """The value of every measure for every query.
+    """Return the value of every measure for every query.
 
     Args:
-      measures: what `parse` returned.
+      measures: measures returned by `parse`.
       query: for each judgement, the position of its query.
       rank: for each judgement, the rank of its passage in the full ranking, from 1.
-      grade: for each judgement, its relevance; 0 is judged and irrelevant.
+      grade: for each judgement, its relevance; 0 means judged and irrelevant.
       pool: for each query, the number of passages ranked.
 
     Returns:
@@ -62,7 +67,7 @@ def per_query(
     order = np.lexsort((rank, query))
     for q, r, g in zip(query[order].tolist(), rank[order].tolist(), grade[order].tolist(), strict=True):
         judged[q].append((r, g))
-    # Length of the run -> ranks and grades of the judged passages -> the queries whose rankings look like that.
+    # Length of the run -> ranks and grades of the judged passages -> the queries with this ranking.
     alike: dict[int, dict[tuple[tuple[int, int], ...], list[int]]] = defaultdict(lambda: defaultdict(list))
     for q, (size, known) in enumerate(zip(pool.tolist(), judged, strict=True)):
         alike[min(size, DEPTH)][tuple(known)].append(q)
@@ -84,7 +89,7 @@ def _parse(name: str) -> Measure:
             measure = ir_measures.parse_measure(name)
         if not 1 <= measure.params.get("cutoff", 1) < 2**31:  # trec_eval ends the process
             raise ValueError(f"the cutoff is {measure.params['cutoff']}, expected at least 1")
-        # One judged passage shows at once what would otherwise fail after all texts are encoded.
+        # A test with one judged passage fails now instead of after all texts are encoded.
         ir_measures.calc_aggregate([measure], {"0": {"1": 1}}, {"0": {"1": 1.0}})
     except Exception as error:
         if isinstance(error, NameError):

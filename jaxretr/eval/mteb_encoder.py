@@ -1,7 +1,7 @@
-"""Our encoder as a model of mteb 2, so that its benchmarks, caches and leaderboards take it.
+"""A jaxretr encoder as a model of mteb 2, for mteb's benchmarks, caches and leaderboards.
 
-In: an `Encoder` and a name. Out: an object that `mteb.evaluate` accepts. mteb needs PyTorch, so it is in a dependency
-group of its own and is imported only where an `MTEBEncoder` is made; the embeddings are still computed by JAX.
+Input: an `Encoder` and a name. Output: an object that `mteb.evaluate` accepts. mteb needs PyTorch, so it is in its own
+dependency group and is imported only when an `MTEBEncoder` is created. JAX still computes the embeddings.
 
     import mteb
     model = MTEBEncoder(Encoder.load("runs/hybrid/model"), name="me/hybrid")
@@ -20,25 +20,25 @@ from jaxretr.model.encode import Encoder
 
 
 class MTEBEncoder:
-    """What mteb calls an encoder, its `EncoderProtocol`.
+    """An encoder with mteb's `EncoderProtocol`.
 
-    Of a retrieval or reranking task, queries are encoded as queries and documents as passages; mteb has put the title
-    before a document's text, as `Passage.full_text` does. Tasks whose texts all play one role (similarity, bitext
-    mining, pair classification, clustering, classification) say neither; their texts are encoded as queries, as the
-    E5 models prescribe. Prompts and instructions that mteb has for a task are not used, the model's own prefixes are.
+    In a retrieval or reranking task, queries are encoded as queries and documents as passages; mteb has already put the
+    title before a document's text, as `Passage.full_text` does. Tasks whose texts all have one role (similarity, bitext
+    mining, pair classification, clustering, classification) name no role; their texts are encoded as queries, as the E5
+    models prescribe. The model's own prefixes are used; mteb's prompts and instructions for a task are not.
 
     Attributes:
-      encoder: what encodes.
-      mteb_model_meta: the `mteb.models.ModelMeta` under which mteb files results. What only the user knows, such as
-        licence and training data, is unset; assign `mteb_model_meta.model_copy(update=...)` to set it.
+      encoder: the encoder that computes the embeddings.
+      mteb_model_meta: the `mteb.models.ModelMeta` under which mteb files results. Facts that only the user knows, such
+        as license and training data, are unset; assign `mteb_model_meta.model_copy(update=...)` to set them.
 
     Args:
       encoder: the model.
-      name: "organisation/model". The revision comes from the model itself, see `revision`.
+      name: "organization/model". The revision is computed from the model, see `revision`.
 
     Raises:
       ImportError: mteb is not installed.
-      ValueError: `name` has no organisation.
+      ValueError: `name` has no organization.
     """
 
     def __init__(self, encoder: Encoder, *, name: str):
@@ -57,18 +57,18 @@ class MTEBEncoder:
         show_progress_bar: bool = True,
         precision: str = "float32",
     ) -> Float32[np.ndarray, "texts dim"]:
-        """Embeds the texts of all batches, in their order.
+        """Embed the texts of all batches, in order.
 
         Args:
-          inputs: batches with a list of strings under "text", as mteb's data loaders give them.
-          task_metadata, hf_split, hf_subset: which task it is; the embeddings do not depend on it.
-          prompt_type: mteb's `PromptType`, which is a string: "query", "document", or None where texts play one role.
+          inputs: batches with a list of strings under "text", as mteb's data loaders yield them.
+          task_metadata, hf_split, hf_subset: identify the task; the embeddings do not depend on them.
+          prompt_type: mteb's `PromptType`, which is a string: "query", "document", or None if all texts have one role.
           batch_size: as in `Encoder.encode_query`.
-          show_progress_bar: show one.
-          precision: only "float32". mteb files results under the precision it was asked for.
+          show_progress_bar: whether to show a progress bar.
+          precision: only "float32". mteb files results under the precision that was requested.
 
         Raises:
-          ValueError: for another precision.
+          ValueError: `precision` is not "float32".
         """
         if precision != "float32":
             raise ValueError(
@@ -81,21 +81,22 @@ class MTEBEncoder:
     def similarity(
         self, embeddings1: Shaped[Any, "*first dim"], embeddings2: Shaped[Any, "*second dim"]
     ) -> Float32[Any, "..."]:
-        """Cosine similarities of embeddings, NumPy's or PyTorch's; a number for two single ones."""
+        """Return the cosine similarities of NumPy or PyTorch embeddings; a number for two single embeddings."""
         return np.asarray(embeddings1, np.float32) @ np.asarray(embeddings2, np.float32).T
 
     def similarity_pairwise(
         self, embeddings1: Shaped[Any, "pairs dim"], embeddings2: Shaped[Any, "pairs dim"]
     ) -> Float32[np.ndarray, " pairs"]:
-        """Cosine similarity of each embedding and its counterpart."""
+        """Return the cosine similarity of each embedding and its counterpart."""
         return np.vecdot(np.asarray(embeddings1, np.float32), np.asarray(embeddings2, np.float32))
 
 
 def revision(encoder: Encoder) -> str:
-    """A digest of all that embeddings follow from: weights, architecture, compute dtype, prefixes and length.
+    """Return a digest of everything that determines the embeddings of `encoder`.
 
-    mteb does not repeat a task that it has results of for a model's name and revision. With this revision, a model
-    that is trained further under the same name is measured anew.
+    The digest covers weights, architecture, compute dtype, prefixes and length. mteb skips a task if it already has
+    results for a model's name and revision. With this revision, a model that is trained further under the same name is
+    measured again.
     """
     functions = encoder.functions
     settings = (

@@ -1,7 +1,9 @@
-"""What reports are made of: figures, tables and sections come in, one HTML page that needs nothing but itself goes out.
+"""Building blocks of HTML reports.
 
-Text is escaped here and nowhere else, so whatever is already HTML says so with its type. Pictures stand in the page as
-SVG and go out as PNG too, into `plots/`.
+Input: figures, tables and sections. Output: one self-contained HTML page.
+
+Titles, headings and table cells are escaped; a cell that is already HTML has the type `Html`. The page embeds pictures
+as SVG, and they are also written as PNG into `plots/`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,18 +21,18 @@ REPORT_FILE = "report.html"
 
 
 class Html(str):
-    """Text that is HTML already: put into the page as it is."""
+    """Text that is already HTML and is not escaped again."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure and its words.
+    """A figure with its texts.
 
     Attributes:
-      name: of its file; its ids in the page begin with it.
-      figure: made by a function of a module of plots.
-      alternative: what screen readers say in its place.
-      caption: HTML.
+      name: name of the PNG file, and prefix of the ids in the page.
+      figure: a figure made by a module of plots.
+      alternative: alternative text for screen readers.
+      caption: caption, as HTML.
     """
 
     name: str
@@ -52,14 +54,14 @@ def write_page(
     pictures: Iterable[Picture],
     style: str = "",
 ) -> AnyPath:
-    """Writes `report.html` and `plots/*.png` into `directory`, each whole or not at all.
+    """Write `report.html` and `plots/*.png` into `directory`; each file is written atomically.
 
     Args:
-      directory: made if it does not exist.
-      title, subtitle: text.
-      sections: HTML, made by `section`; empty ones are left out.
-      pictures: those in the sections.
-      style: rules of CSS besides those of all reports.
+      directory: output directory; created if absent.
+      title, subtitle: plain text.
+      sections: HTML from `section`; empty strings are skipped.
+      pictures: the pictures of the sections, to be written as PNG.
+      style: CSS rules in addition to the rules of all reports.
 
     Returns:
       The path of the page.
@@ -81,12 +83,12 @@ def write_page(
 
 
 def section(heading: str, content: str) -> str:
-    """A section of the page; `content` is HTML."""
+    """Return a section of the page; `content` is HTML."""
     return f"<section><h2>{escape(heading)}</h2>{content}</section>"
 
 
 def table(heading: Sequence[str], body: Iterable[Sequence[str]], css: str = "") -> str:
-    """A table with a heading and a line for each row of `body`, whose first cell names it."""
+    """Return a table with a heading and one row for each item of `body`, whose first cell is the row's heading."""
     columns = "".join(f'<th scope="col">{cell(one)}</th>' for one in heading)
     lines = "".join(
         f'<tr><th scope="row">{cell(first)}</th>{"".join(f"<td>{cell(one)}</td>" for one in rest)}</tr>'
@@ -96,10 +98,10 @@ def table(heading: Sequence[str], body: Iterable[Sequence[str]], css: str = "") 
 
 
 def cell(content: str) -> str:
-    """Text as HTML; `Html` as it is."""
+    """Return text as escaped HTML, and `Html` unchanged."""
     return content if isinstance(content, Html) else escape(content)
 
 
 def scroll(content: str) -> str:
-    """What may be wider than the page scrolls by itself, with the keyboard too."""
+    """Return content in a box that scrolls if it is wider than the page, with the keyboard too."""
     return f'<div class="scroll" tabindex="0">{content}</div>'

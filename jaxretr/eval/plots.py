@@ -1,7 +1,9 @@
-"""Pictures of an evaluation: measures by language come in, matplotlib figures go out, and from these PNG and SVG.
+"""Pictures of an evaluation.
 
-No picture tells by hue alone: values are printed, and the query's own language differs in lightness too. In SVG the
-colours of `PALETTE` become the custom properties `--ink`, `--muted`, ... of the page around it, so that one picture
+Input: measures by language. Output: matplotlib figures, and PNG and SVG made from them.
+
+No picture relies on hue alone: values are printed, and the query's own language also differs in lightness. In SVG, the
+colors of `PALETTE` become custom properties of the surrounding page, such as `--ink` and `--muted`, so one picture
 serves light and dark pages.
 """
 
@@ -30,13 +32,13 @@ PALETTE = {
     "band-b": "#e8ecf1",
     "paper": "#fdfdfd",
 }
-"""The colours of light pages and of PNG; no two are alike, since SVG recognises each by its value."""
+"""The colors of light pages and of PNG. All are different, because SVG recognizes each color by its value."""
 
 _HEAT = LinearSegmentedColormap.from_list("heat", ["#f1f5fa", "#b5cce4", "#6397c8", "#20609f", "#0c2e56"])
 ROW = 0.27
-"""Inches of height for the bar of one language."""
+"""Height of the bar of one language, in inches."""
 CHARACTER = 0.078
-"""Inches of width that a character takes."""
+"""Width of a character, in inches."""
 STYLE: Any = {
     "figure.facecolor": PALETTE["paper"],
     "axes.facecolor": "none",
@@ -46,13 +48,13 @@ STYLE: Any = {
     "axes.titlelocation": "left",
     "axes.titlesize": 9,
     "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "jaxretr",  # the same picture has the same bytes
+    "svg.hashsalt": "jaxretr",  # makes the bytes of a picture reproducible
     "text.color": PALETTE["ink"],
     "xtick.color": PALETTE["muted"],
-    "text.parse_math": False,  # a dollar sign is one
+    "text.parse_math": False,  # a dollar sign is printed, not parsed
     "ytick.labelcolor": PALETTE["ink"],
 }
-"""Settings of matplotlib for every picture."""
+"""matplotlib settings for every picture."""
 
 
 def heat_map(
@@ -63,14 +65,15 @@ def heat_map(
     row_title: str = "queries in",
     column_title: str = "passages in",
 ) -> Figure:
-    """A measure for each pair of languages, printed in its cell; bold where query and passages share the language.
+    """Draw a measure for each pair of languages, printed in its cell; bold if query and passages share the language.
 
     Args:
-      values: NaN where there is none. The shades span the tenths that enclose the others.
+      values: values of the measure; NaN if undefined. The color scale spans the smallest range of whole tenths that
+        contains all defined values.
       query_languages: tags of the rows.
       passage_languages: tags of the columns.
-      row_title: what the rows are languages of.
-      column_title: what the columns are languages of.
+      row_title: label of the row axis.
+      column_title: label of the column axis.
     """
     shade = Normalize(math.floor(np.nanmin(values) * 10) / 10, math.ceil(np.nanmax(values) * 10) / 10)
     width = max(0.46, CHARACTER * max(map(len, passage_languages)) + 0.1)
@@ -96,14 +99,14 @@ def bars(
     decimals: int,
     expected: float | None = None,
 ) -> Figure:
-    """A bar for each language, its value beside it.
+    """Draw a bar for each language, with its value beside it.
 
     Args:
-      values: not negative; NaN where there is none.
+      values: non-negative values; NaN if undefined.
       query_languages: tags of the bars.
-      title: what the values are.
-      decimals: with how many to print the values.
-      expected: where to draw a line across all bars, if anywhere.
+      title: title of the picture.
+      decimals: number of decimals of the printed values.
+      expected: value at which to draw a line across all bars; None draws no line.
     """
     at = np.arange(len(query_languages))
     with matplotlib.rc_context(STYLE):
@@ -124,12 +127,14 @@ def language_mix(
     query_languages: Sequence[str],
     passage_languages: Sequence[str],
 ) -> Figure:
-    """One bar for each query language, divided by the languages of the top passages; the query's own stands out.
+    """Draw one bar for each query language, divided by the languages of the top passages.
+
+    The segment of the query's own language is highlighted.
 
     Args:
-      shares: each row sums to 1.
+      shares: shares of the languages; each row sums to 1.
       query_languages: tags of the bars.
-      passage_languages: tags of the parts, in order from the left; written into those that are wide enough.
+      passage_languages: tags of the segments, from the left; written into segments that are wide enough.
     """
     inches = 6.6
     starts = np.cumsum(shares, axis=1) - shares
@@ -154,17 +159,17 @@ def language_mix(
 
 
 def png(figure: Figure) -> bytes:
-    """The picture on light paper, 200 dots per inch."""
+    """Return the picture as PNG on light paper, with 200 dots per inch."""
     return _saved(figure, format="png", dpi=200)
 
 
 def svg(figure: Figure, name: str, alternative: str) -> str:
-    """The picture as an element to put into HTML: transparent, in the colours of the page.
+    """Return the picture as an SVG element for HTML, transparent and in the colors of the page.
 
     Args:
-      figure: made by a function of this module.
-      name: what its ids begin with, so that several pictures fit into one page.
-      alternative: what screen readers say in its place.
+      figure: a figure made by a function of this module.
+      name: prefix of the ids in the SVG, so that one page can hold several pictures.
+      alternative: alternative text for screen readers.
     """
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     text = _saved(figure, format="svg", transparent=True, metadata=metadata).decode()
@@ -176,7 +181,7 @@ def svg(figure: Figure, name: str, alternative: str) -> str:
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """Of a size in inches, but high enough for the label of the rows."""
+    """Return a figure of a size in inches, but at least high enough for the label of the rows."""
     figure = Figure(figsize=(width, max(height, 1.2)), layout="constrained")
     axes = figure.subplots()
     axes.spines[:].set_visible(False)
@@ -185,19 +190,19 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def label_rows(axes: Axes, languages: Sequence[str], first: float = 0, title: str = "queries in") -> None:
-    """Tags from the top down, the middle of the first at `first`; no margins above and below."""
+    """Label the rows with tags from the top down, the first centered at `first`; no margins above and below."""
     axes.set_yticks(first + np.arange(len(languages)), languages)
     axes.set_ylim(first + len(languages) - 0.5, first - 0.5)
     axes.set_ylabel(title, labelpad=8)
 
 
 def write_inside(axes: Axes, x: float, y: float, text: str, **font: Any) -> None:
-    """Text in the middle of a cell; the layout need not make room for it."""
+    """Write text in the middle of a cell; the layout reserves no space for it."""
     axes.text(x, y, text, ha="center", va="center_baseline", **font).set_in_layout(False)
 
 
 def number(value: float, decimals: int) -> str:
-    """A value as pictures print it; a dash for NaN."""
+    """Format a value for a picture; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:,.{decimals}f}"
 
 

@@ -1,7 +1,7 @@
-"""An evaluation as one HTML page: `Results`, their collection and the top passages come in, `report.html` goes out.
+"""An evaluation as one HTML page, `report.html`.
 
-The page needs nothing but itself, neither files nor scripts. Its pictures also go out as PNG, into `plots/`. A section
-without data is left out.
+Input: `Results`, their collection and the top passages. Output: a self-contained page without scripts, and its pictures
+as PNG in `plots/`. A section without data is omitted.
 """
 
 import math
@@ -25,8 +25,8 @@ from jaxretr.types import RetrievalSet, ScoredPassage
 Top = Mapping[str, Sequence[ScoredPassage]]
 """Id of a query -> its first passages, best first."""
 
-_HARDEST = 10  # queries shown
-_CHARACTERS = 400  # shown of a passage
+_HARDEST = 10  # number of queries shown
+_CHARACTERS = 400  # characters of a passage that are shown
 _SETTINGS: dict[Setting, tuple[str, str]] = {
     "mono": ("monolingual", "passages in the language of the query"),
     "cross": ("cross-lingual", "passages in one other language"),
@@ -35,13 +35,13 @@ _SETTINGS: dict[Setting, tuple[str, str]] = {
 
 
 def write_report(directory: AnyPath, results: Results, collection: RetrievalSet, top: Top) -> AnyPath:
-    """Writes `report.html` and `plots/*.png` into `directory`, each whole or not at all.
+    """Write `report.html` and `plots/*.png` into `directory`; each file is written atomically.
 
     Args:
-      directory: made if it does not exist.
-      results: the evaluation. Without its values per query, the page shows no hardest queries.
-      collection: what was evaluated on.
-      top: for each query of the setting `multi`, or `mono` if there is no `multi`, its first ten passages.
+      directory: output directory; created if absent.
+      results: the evaluation. If it has no values per query, the page shows no hardest queries.
+      collection: the evaluated collection.
+      top: the first ten passages of each query, from the setting `multi`, or from `mono` if there is no `multi`.
 
     Returns:
       The path of the page.
@@ -70,7 +70,7 @@ def write_report(directory: AnyPath, results: Results, collection: RetrievalSet,
 
 
 def _summary(results: Results) -> str:
-    """The macro averages: a table of settings by measures, and one of language bias."""
+    """Return the macro averages: a table of settings by measures, and a table of language bias."""
     heading, values = rows({results.system: results})
     by_setting: dict[Setting, dict[str, str]] = {setting: {} for setting in results.settings}
     bias: list[list[str]] = []
@@ -90,7 +90,7 @@ def _summary(results: Results) -> str:
 
 
 def _pictures(results: Results, languages: int) -> dict[str, list[Picture]]:
-    """Headings and what stands below them; `languages` is how many the passages have."""
+    """Return the pictures under each heading; `languages` is the number of passage languages."""
     pictures = {}
     if "cross" in results.settings:
         pictures["Pairs of languages"] = [_heat_map(results)]
@@ -234,7 +234,7 @@ def _method(results: Results) -> str:
 
 
 def _text(text: str, language: str, css: str = "") -> str:
-    """A text in its own language and direction, cut to a bearable length."""
+    """Return a text as HTML with its language and direction, truncated to `_CHARACTERS` characters."""
     short = text if len(text) <= _CHARACTERS else text[:_CHARACTERS].rstrip() + "…"
     return f'<p class="{css}" lang="{escape(language)}" dir="auto">{escape(short)}</p>'
 

@@ -1,5 +1,6 @@
-"""What an evaluation found: macro averages, values per task and per query in memory, `results.json` and
-`per_query.parquet` on disk.
+"""Results of an evaluation: macro averages, values per task and values per query.
+
+On disk they are `results.json` and `per_query.parquet`.
 """
 
 import json
@@ -32,10 +33,10 @@ class TaskResult:
       queries: number of queries measured.
       dropped: number of queries left out because nothing in the corpus is relevant to them.
       passages: size of the corpus.
-      measures: mean over the queries of each measure; NaN where no query has a value.
-      query_ids: the queries measured, in the order of `per_query`.
-      per_query: value of each measure for each query; NaN where it is undefined.
-      language_mix: in the pool, the share of each passage language in the top 10, a mean over the queries.
+      measures: mean of each measure over the queries; NaN if no query has a value.
+      query_ids: ids of the measured queries, in the order of `per_query`.
+      per_query: value of each measure for each query; NaN if undefined.
+      language_mix: in the pool, the share of each passage language in the top 10, averaged over the queries.
     """
 
     query_language: str
@@ -51,7 +52,7 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class SettingResult:
-    """All tasks of one setting; `measures` are means over the tasks, each of which counts alike."""
+    """All tasks of one setting; `measures` are means over the tasks, with equal weights."""
 
     tasks: tuple[TaskResult, ...]
 
@@ -61,12 +62,12 @@ class SettingResult:
 
     @property
     def queries(self) -> int:
-        """Queries measured, counted once per task."""
+        """Number of queries measured; a query counts once per task."""
         return sum(task.queries for task in self.tasks)
 
     @property
     def dropped(self) -> int:
-        """Queries left out, counted once per task."""
+        """Number of queries left out; a query counts once per task."""
         return sum(task.dropped for task in self.tasks)
 
 
@@ -76,11 +77,12 @@ class Results:
 
     Attributes:
       collection: name of the test collection.
-      settings: what was found in each setting; `multi` carries the measures of language bias too.
-      system: what tables call the model.
-      evaluation: how it was evaluated, as plain values: model, candidates, lengths, ...
-      content: fingerprints of what it depends on, as plain values: `RetrievalSet.fingerprint` of the collection, and in
-        a training run more. Empty for results of older versions, which do not record it.
+      settings: results of each setting; `multi` also has the measures of language bias.
+      system: name of the model in tables.
+      evaluation: how the system was evaluated, as plain values: model, candidates, lengths, ...
+      content: fingerprints of the content that the results depend on, as plain values: `RetrievalSet.fingerprint` of
+        the collection, and further fingerprints in a training run. Empty for results of older versions, which do not
+        record it.
     """
 
     collection: str
@@ -90,16 +92,16 @@ class Results:
     content: dict[str, str] = field(default_factory=dict)
 
     def scalars(self) -> dict[str, float]:
-        """Macro averages by "setting/measure", such as "multi/AP"; those without a value are left out."""
+        """Return macro averages by "setting/measure", such as "multi/AP"; undefined values are omitted."""
         values = {f"{name}/{m}": v for name, setting in self.settings.items() for m, v in setting.measures.items()}
         return {name: value for name, value in values.items() if not math.isnan(value)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the results, whole or not at all.
+        """Write the results; each file is written atomically.
 
         Args:
-          path: a directory, which gets `results.json` and the values per query as `per_query.parquet`; or a name that
-            ends in .json, for that file alone.
+          path: a directory, which gets `results.json` and, for the values per query, `per_query.parquet`; or a name
+            that ends in .json, for that file without the values per query.
         """
         target = as_path(path)
         content = {
@@ -120,11 +122,11 @@ class Results:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Results":
-        """Reads what `save` wrote: a directory or a JSON file, and the values per query where they were saved with it.
+        """Load what `save` wrote: a directory or a JSON file, and the values per query if they were saved with it.
 
         Raises:
           FileNotFoundError: there are no results.
-          ValueError: the file is of another schema, or no results at all; or the values per query are of another
+          ValueError: the file has another schema or holds no results, or the values per query belong to another
             evaluation.
         """
         source = as_path(path)
@@ -134,7 +136,7 @@ class Results:
         except ValueError as error:
             raise ValueError(f"{source} is not JSON ({error}); evaluate again to replace it") from error
         schema = content.get("schema") if isinstance(content, dict) else None
-        if schema not in (1, SCHEMA):  # the first schema only lacked what defaults to nothing
+        if schema not in (1, SCHEMA):  # schema 1 lacks only fields whose defaults are empty
             raise ValueError(f"{source} has schema {schema!r}, expected 1 or {SCHEMA}; evaluate again to replace it")
         try:
             settings = {name: _setting_from_json(setting) for name, setting in content["settings"].items()}
@@ -148,7 +150,7 @@ class Results:
 
 
 def mean(values: Sequence[float] | Float64[np.ndarray, " n"]) -> float:
-    """The mean of the values that are not NaN; NaN if there are none."""
+    """Return the mean of the values that are not NaN; NaN if there are none."""
     defined = np.asarray(values, np.float64)
     defined = defined[~np.isnan(defined)]
     return float(defined.mean()) if len(defined) else math.nan
@@ -189,7 +191,8 @@ def _null_to_nan(measures: dict[str, float | None]) -> dict[str, float]:
 
 
 def _per_query_table(settings: dict[Setting, SettingResult]) -> pa.Table:
-    """One row per task and query: setting, query_language, corpus_language (null: the pool), query_id, measures."""
+    """Return one row per task and query: setting, query_language, corpus_language (null: the pool), query_id,
+    measures."""
     tasks = [(name, task) for name, setting in settings.items() for task in setting.tasks]
     columns = {
         "setting": _repeated((name, task) for name, task in tasks),

@@ -1,18 +1,20 @@
-"""An evaluation on disk: a test collection and two encoding functions come in, a directory goes out that others read.
-Where several processes evaluate together, they share the encoding, and the main process writes.
+"""An evaluation whose results are written to a directory.
 
-| file | holds |
+Input: a test collection and two encoding functions. Output: a directory for further tools. If several processes
+evaluate together, they share the encoding, and the main process writes.
+
+| file | content |
 |---|---|
 | `results.json`, `per_query.parquet` | `Results`, see `jaxretr.eval.results` |
-| `results.md`, `report.html`, `plots/` | their tables and pictures |
+| `results.md`, `report.html`, `plots/` | tables and pictures of the results |
 | `runs/{setting}.{query language}.trec` | `qid Q0 docno rank score tag`, TREC's format of a run |
-| `qrels/{setting}.{query language}.qrels` | `qid 0 docno relevance`, what that run is judged by |
-| `runs/cross.{query language}.{corpus language}.trec` and its qrels | in `cross`, a pair for each pair of languages |
+| `qrels/{setting}.{query language}.qrels` | `qid 0 docno relevance`, the judgements for that run |
+| `runs/cross.{query language}.{corpus language}.trec` and its qrels | in `cross`, one pair of files per language pair |
 | `embeddings/` | the passages' embeddings |
-| `evaluation.json` | what was evaluated and how; another evaluation is refused |
+| `evaluation.json` | what was evaluated and how; another evaluation in this directory is refused |
 
-trec_eval makes of a run and its qrels the values per query in `per_query.parquet`: ids are the collection's own, scores
-have the nine digits that tell any two float32 apart (trec_eval compares in float32), and equal ones stay equal.
+trec_eval computes the values in `per_query.parquet` from a run and its qrels: ids are the collection's own, scores
+have nine digits, which distinguish any two float32 values (trec_eval compares in float32), and equal scores stay equal.
 """
 
 import contextlib
@@ -40,8 +42,8 @@ EVALUATION_FILE = "evaluation.json"
 EMBEDDINGS = "embeddings"
 
 RUNS: tuple[Setting, ...] = ("mono", "multi")
-"""Settings whose runs are written unless others are asked for. Those of `cross` have a line for every query, language
-and passage: 131 million for XQuAD-R, 8 GB."""
+"""Settings whose runs are written by default. Runs of `cross` have a line for every query, language and passage: 131
+million lines (8 GB) for XQuAD-R."""
 
 _REPORTED = 10  # passages per query in the report
 
@@ -62,22 +64,25 @@ def evaluate_into(
     runs: Sequence[Setting] = RUNS,
     run_depth: int = DEPTH,
 ) -> Results:
-    """Evaluates and writes everything into `output_dir`; interrupted, the same call goes on with the embeddings made.
+    """Evaluate, and write all results into `output_dir`. After an interruption, the same call resumes.
+
+    Embeddings that are already in `output_dir` are not computed again.
 
     Args:
-      output_dir: made where absent. An evaluation that is there is replaced if it is the same one (`evaluation`,
-        `fingerprint` and the content of `collection` are equal) and refused otherwise; settings, measures and runs may
-        change.
+      output_dir: output directory; created if absent. An evaluation in it is replaced if it is the same evaluation
+        (`evaluation`, `fingerprint` and the content of `collection` are equal) and refused otherwise. Settings,
+        measures and runs may change.
       collection, encode_query, encode_document, measures, calibrate: see `jaxretr.eval.evaluate.evaluate`.
-      system: what tables call the model.
-      evaluation: what determines the figures, as plain values: model, candidates, lengths, ...
-      fingerprint: names the model, see `jaxretr.retrieval.embeddings.embed`.
-      settings: which of `mono`, `cross` and `multi`; all that the collection allows unless given.
+      system: name of the model in tables.
+      evaluation: everything that determines the figures, as plain values: model, candidates, lengths, ...
+      fingerprint: identifies the model, see `jaxretr.retrieval.embeddings.embed`.
+      settings: which of `mono`, `cross` and `multi`; by default, all that the collection allows.
       runs: settings whose rankings are written as TREC runs.
-      run_depth: passages per query in a run; measures see the first 1000 as trec_eval would in a run of that length.
+      run_depth: passages per query in a run; 0 writes no runs. Measures see the first 1000 ranks, as trec_eval would in
+        a run of that length.
 
     Raises:
-      ValueError: `output_dir` holds something else; an id that a run cannot hold; see also `evaluate`.
+      ValueError: `output_dir` holds something else, or a run cannot hold an id; see also `evaluate`.
       FileNotFoundError: several processes do not share `output_dir`.
       DirectoryInUse: another evaluation works in `output_dir`.
     """
@@ -135,12 +140,12 @@ class RunWriter:
 
     Args:
       output_dir: gets `runs/` and `qrels/`.
-      collection: what the rankings are of.
-      tag: name of the system in the last column; blanks become underscores.
+      collection: collection of the rankings.
+      tag: name of the system in the last column; white space becomes underscores.
       depth: passages per query.
 
     Raises:
-      ValueError: an id with white space, which would break the lines.
+      ValueError: an id contains white space, which would break the lines.
     """
 
     def __init__(self, output_dir: AnyPath, collection: RetrievalSet, *, tag: str, depth: int = DEPTH):
@@ -153,7 +158,7 @@ class RunWriter:
         trec.check_ids(ids, collection.name, "rename it in the data, or write no runs (depth 0)")
 
     def write(self, ranking: Ranking) -> None:
-        """Writes the run of one task and its qrels, each whole or not at all."""
+        """Write the run of one task and its qrels; each file is written atomically."""
         task = ranking.task
         name = f"{task.setting}.{task.query_language}"
         if task.setting == "cross":
@@ -187,7 +192,7 @@ class RunWriter:
 
 
 def _top(collection: RetrievalSet, ids: Sequence[str], ranking: Ranking) -> dict[str, list[ScoredPassage]]:
-    """The first passages of each query, as the report shows them."""
+    """Return the first passages of each query for the report."""
     rows = zip(ranking.task.queries, ranking.passages[:, :_REPORTED], ranking.scores[:, :_REPORTED], strict=True)
     return {
         collection.queries[query].id: [
@@ -198,7 +203,10 @@ def _top(collection: RetrievalSet, ids: Sequence[str], ranking: Ranking) -> dict
 
 
 def _check_content(output_dir: AnyPath, collection: RetrievalSet) -> None:
-    """Raises a ValueError if there are results of other content. Embeddings are made anew where texts have changed."""
+    """Raise a ValueError if the directory has results of other content.
+
+    Embeddings need no check: the embeddings of changed texts are computed again.
+    """
     before = Results.load(output_dir / RESULTS_FILE).content if (output_dir / RESULTS_FILE).exists() else {}
     changed = differences(before, collection.fingerprint) if before else ""
     if changed:
@@ -209,15 +217,17 @@ def _check_content(output_dir: AnyPath, collection: RetrievalSet) -> None:
 
 
 def claim(path: AnyPath, asked: Mapping[str, Any], *, begun: bool) -> None:
-    """Makes a directory that of one run, or checks that it is. A run that left nothing yet gives way.
+    """Claim a directory for one run, or check that it already belongs to this run.
+
+    If no run has begun in the directory, an existing claim is overwritten.
 
     Args:
-      path: the file in it that says what runs.
-      asked: what determines the figures, as plain values.
-      begun: whether the directory holds something of a run.
+      path: the file in the directory that describes the run.
+      asked: everything that determines the figures, as plain values.
+      begun: whether the directory holds output of a run.
 
     Raises:
-      ValueError: it holds another run, naming what differs, or results without `path`.
+      ValueError: the directory holds another run (the message names the differences), or results without `path`.
     """
     wanted = json.loads(json.dumps(asked))
     if begun and not path.exists():

@@ -1,4 +1,4 @@
-"""The three settings of multilingual retrieval: a test collection comes in, the retrieval tasks of each setting go out.
+"""The three settings of multilingual retrieval, and the retrieval tasks of each setting in a test collection.
 
 | setting | queries | corpus | tasks |
 |---|---|---|---|
@@ -6,7 +6,7 @@
 | `cross` | one language | another language | one per ordered pair of languages |
 | `multi` | one language | the pool of all languages | one per query language |
 
-A setting's figure is the mean over its tasks, so that every language counts alike (Elmahdy et al., 2024,
+The figure of a setting is the mean over its tasks, so that every language has the same weight (Elmahdy et al., 2024,
 arXiv:2408.10536; LAReQA, arXiv:2004.05484).
 """
 
@@ -27,15 +27,15 @@ SETTINGS: tuple[Setting, ...] = get_args(Setting)
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The passages of all languages by descending id, of which every task's corpus is a slice.
+    """The passages of all languages in descending order of id; the corpus of every task is a slice of them.
 
-    A search that leaves equal scores in this order ranks as trec_eval does: by score, then by document id, both
-    descending. As an id is "{language}:{key}", the passages of a language follow each other.
+    A search that keeps equal scores in this order ranks as trec_eval does: by score, then by document id, both
+    descending. An id is "{language}:{key}", so the passages of a language are contiguous.
 
     Attributes:
-      order: the passages' positions in the collection.
-      languages: the languages of the passages, in the order of their slices.
-      slices: the passages of each language.
+      order: positions of the passages in the collection.
+      languages: languages of the passages, in the order of their slices.
+      slices: the slice of each language's passages.
     """
 
     order: Int[np.ndarray, " passages"]
@@ -44,10 +44,10 @@ class Pool:
 
     @classmethod
     def of(cls, collection: RetrievalSet) -> "Pool":
-        """Puts the passages of `collection` in order.
+        """Return the pool of the passages of `collection`.
 
         Raises:
-          ValueError: an id that occurs twice, or a language tag with a colon, where the key would begin.
+          ValueError: an id occurs twice, or a language tag contains a colon, which separates language and key in an id.
         """
         ids = collection.passage_ids
         order = sorted(range(len(ids)), key=ids.__getitem__, reverse=True)
@@ -66,28 +66,28 @@ class Pool:
         return cls(np.array(order, np.int64), languages, slices)
 
     def slice_of(self, language: str | None) -> slice:
-        """The passages of `language`, or of all languages where it is None."""
+        """Return the slice of the passages of `language`, or of all languages if it is None."""
         return slice(0, len(self.order)) if language is None else self.slices[language]
 
     def language_numbers(self) -> Int[np.ndarray, " passages"]:
-        """For each passage of the pool, the place of its language in `languages`."""
+        """Return, for each passage of the pool, the index of its language in `languages`."""
         return np.repeat(np.arange(len(self.languages)), [s.stop - s.start for s in self.slices.values()])
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Queries of one language to be answered from one corpus, with what is known to be relevant there.
+    """Queries of one language, one corpus to answer them from, and the judgements that concern both.
 
     Attributes:
-      setting: the setting it belongs to.
+      setting: the setting of the task.
       query_language: language of every query.
-      corpus_language: language of every passage; None stands for the pool of all languages.
-      queries: positions in the collection's queries; each has a relevant passage in this corpus.
+      corpus_language: language of every passage; None is the pool of all languages.
+      queries: positions in the collection's queries; each query has a relevant passage in this corpus.
       passages: the corpus, as a slice of the pool.
       judged_query: for each judgement, its query's position in `queries`.
-      judged_passage: for each judgement, its passage's position in `passages`, from the start of the slice.
-      grade: for each judgement, the relevance; 0 is judged and irrelevant.
-      dropped: queries of this language left out because nothing in this corpus is relevant to them.
+      judged_passage: for each judgement, its passage's position in `passages`, counted from the start of the slice.
+      grade: for each judgement, the relevance; 0 means judged and irrelevant.
+      dropped: number of queries of this language left out because nothing in this corpus is relevant to them.
     """
 
     setting: Setting
@@ -107,18 +107,18 @@ class Task:
 
 
 def make_tasks(collection: RetrievalSet, pool: Pool, settings: Sequence[Setting] = SETTINGS) -> list[Task]:
-    """All tasks of `settings` over `collection`, in the order of the settings, then of the languages' tags.
+    """Return all tasks of `settings` over `collection`, ordered by setting, then by language tags.
 
-    A pair of languages none of whose queries can be answered makes no task.
+    If none of a language's queries has a relevant passage in a corpus, the two make no task.
 
     Args:
       collection: queries, passages and judgements.
-      pool: its passages in order.
+      pool: the pool of the collection's passages.
       settings: which of `mono`, `cross` and `multi`.
 
     Raises:
-      ValueError: an unknown setting; a setting that the collection's languages do not allow; two queries with one id;
-        a judgement about a passage that the collection lacks; no question that can be answered.
+      ValueError: a setting is unknown, or the collection's languages do not allow it; two queries have the same id; the
+        collection lacks a judged passage; or no question has a relevant passage in a setting.
     """
     _check(collection, pool, settings)
     by_language: dict[str, list[int]] = {}
@@ -164,7 +164,7 @@ def make_tasks(collection: RetrievalSet, pool: Pool, settings: Sequence[Setting]
 
 
 def _positions(collection: RetrievalSet, pool: Pool) -> dict[str, int]:
-    """Where each judged passage stands in the pool."""
+    """Return the position of each judged passage in the pool."""
     judged = {id for grades in collection.qrels.values() for id in grades}
     ids = collection.passage_ids
     position = {ids[i]: at for at, i in enumerate(pool.order.tolist()) if ids[i] in judged}
@@ -181,7 +181,8 @@ def _positions(collection: RetrievalSet, pool: Pool) -> dict[str, int]:
 def _judgements(
     collection: RetrievalSet, position: Mapping[str, int], corpus: slice
 ) -> dict[str, list[tuple[int, int]]]:
-    """Positions in the corpus and grades of the judged passages there, of each question that it answers."""
+    """Return, for each question with a relevant passage in the corpus, the judged passages there: position and
+    grade."""
     found = {}
     for key, grades in collection.qrels.items():
         known = [
@@ -195,7 +196,7 @@ def _judgements(
 
 
 def _pairs(setting: Setting, query_languages: Iterable[str], pool: Pool) -> list[tuple[str, str | None]]:
-    """Query language and corpus language of each task of a setting."""
+    """Return the query language and corpus language of each task of a setting."""
     asked, answered = sorted(query_languages), sorted(pool.languages)
     pairs: dict[Setting, list[tuple[str, str | None]]] = {
         "mono": [(language, language) for language in asked if language in pool.slices],

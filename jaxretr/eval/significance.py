@@ -1,15 +1,15 @@
-"""Which differences are more than chance: values per query of systems on the same queries come in, p-values and
-intervals go out.
+"""Statistical tests: which differences between systems are more than chance.
 
-The translations of a question are no independent observations, so everything here counts *clusters*: the questions
-(keys) where several languages are pooled, the queries where there is one language. A macro average (mean over tasks of
-the mean over queries) is written as a plain mean over clusters, in two ways that agree when every task asks every
-question:
+Input: values per query of systems on the same queries. Output: p-values and confidence intervals.
 
-- `contributions`, what a cluster adds to the macro average, serve the randomisation test: to swap two systems on a
-  cluster flips the sign of its difference, and does nothing else;
-- `influences`, the macro average plus how far a cluster pulls it, serve the intervals: they spread as the macro average
-  does, whatever languages a question is asked in.
+The translations of a question are not independent observations, so everything here counts *clusters*: questions (keys)
+if several languages are pooled, queries if there is one language. A macro average (mean over tasks of the mean over
+queries) is written as a plain mean over clusters in two ways, which agree if every task asks every question:
+
+- `contributions`, what each cluster adds to the macro average, are for the randomization test: swapping two systems on
+  a cluster flips the sign of its difference and changes nothing else;
+- `influences`, the macro average plus the influence of each cluster on it, are for the intervals: their spread is that
+  of the macro average, whichever languages each question is asked in.
 """
 
 from collections import defaultdict
@@ -23,7 +23,7 @@ from scipy import special, stats
 ALPHA = 0.05
 """A difference with a smaller p-value is called significant; intervals have the confidence level 1 - ALPHA."""
 
-_AT_ONCE = 2**23  # numbers held at a time while resampling, 64 MB
+_AT_ONCE = 2**23  # numbers in memory at a time while resampling: 64 MB
 
 _TAILS = np.array([ALPHA / 2, 1 - ALPHA / 2])
 
@@ -33,10 +33,11 @@ class Outcome:
     """A difference of macro averages.
 
     Attributes:
-      difference: the first system's minus the second's.
-      low, high: ends of its confidence interval.
+      difference: the first system's macro average minus the second's.
+      low, high: ends of the confidence interval of the difference.
       p: two-sided p-value.
-      effect_size: Cohen's d, the difference in units of its standard deviation over questions; NaN without any spread.
+      effect_size: Cohen's d, the difference in units of its standard deviation over questions; NaN if there is no
+        spread.
     """
 
     difference: float
@@ -47,10 +48,10 @@ class Outcome:
 
 
 def contributions(values: Float64[np.ndarray, "*systems tasks clusters"]) -> Float64[np.ndarray, "*systems clusters"]:
-    """What each cluster adds to the macro average, times the number of clusters.
+    """Return what each cluster adds to the macro average, times the number of clusters.
 
     Args:
-      values: one value per task and cluster; NaN where the task does not ask the question or the value is undefined.
+      values: one value per task and cluster; NaN if the task does not ask the question or the value is undefined.
 
     Returns:
       Values whose mean over the clusters is the macro average.
@@ -59,10 +60,10 @@ def contributions(values: Float64[np.ndarray, "*systems tasks clusters"]) -> Flo
 
 
 def influences(values: Float64[np.ndarray, "*systems tasks clusters"]) -> Float64[np.ndarray, "*systems clusters"]:
-    """The macro average linearised: its value, plus the influence of each cluster on it.
+    """Return the linearized macro average: its value, plus the influence of each cluster on it.
 
-    The variance of their mean over independent clusters is the linearisation (sandwich) estimate of the variance of
-    the macro average, a mean of ratios wherever a task lacks a question.
+    The variance of the mean of these values over independent clusters is the linearization (sandwich) estimate of the
+    variance of the macro average, which is a mean of ratios if a task lacks a question.
 
     Args:
       values: as for `contributions`.
@@ -79,28 +80,28 @@ def influences(values: Float64[np.ndarray, "*systems tasks clusters"]) -> Float6
 def randomization_test(
     differences: Float64[np.ndarray, "tests clusters"], *, resamples: int = 10_000, seed: int = 0
 ) -> Float64[np.ndarray, " tests"]:
-    """Two-sided p-values of the paired randomisation test, also known as Fisher's or the permutation test.
+    """Return two-sided p-values of the paired randomization test, also called Fisher's test or the permutation test.
 
-    Under the null hypothesis a cluster's two results could as well have come from the other system each, so every
-    combination of signs of the differences is equally likely; p is the share of those whose mean is at least as far
-    from zero as the observed one. Smucker, Allan and Carterette (SIGIR 2009) recommend it for retrieval. Within a call
-    all tests see the same flips.
+    Under the null hypothesis, the two results of a cluster are exchangeable between the systems, so every combination
+    of signs of the differences is equally likely. p is the share of combinations whose mean is at least as far from
+    zero as the observed mean. Smucker, Allan and Carterette (SIGIR 2009) recommend the test for retrieval. All tests of
+    one call use the same flips.
 
     Args:
-      differences: per test and cluster, one system's value minus the other's; 0 where a test lacks the cluster.
-      resamples: combinations drawn. All combinations are gone through, and p is exact, where there are no more.
-      seed: of the draws.
+      differences: per test and cluster, one system's value minus the other's; 0 if a test lacks the cluster.
+      resamples: number of combinations drawn. If there are at most this many combinations, all are used and p is exact.
+      seed: seed of the draws.
 
     Returns:
-      p-values; of drawn combinations the observed one is counted as another, so that none is 0 and the test is valid
-      (Phipson and Smyth, 2010, arXiv:1603.05766).
+      p-values. If combinations are drawn, the observed one counts as one more, so that no p-value is 0 and the test is
+      valid (Phipson and Smyth, 2010, arXiv:1603.05766).
     """
-    differences = differences[:, differences.any(0)]  # a flipped zero is no other combination
+    differences = differences[:, differences.any(0)]  # flipping a zero makes no other combination
     tests, clusters = differences.shape
     exact = clusters < 63 and 2**clusters <= resamples
     combinations = 2**clusters if exact else resamples
     total = differences.sum(1)
-    # Sums that differ by rounding alone are equal.
+    # Count sums as equal if they differ only by rounding.
     threshold = np.abs(total) - 1e-12 * np.abs(differences).sum(1)
     generator = np.random.default_rng(seed)
     extreme = np.zeros(tests, np.int64)
@@ -117,18 +118,18 @@ def randomization_test(
 def bootstrap_interval(
     values: Float64[np.ndarray, "means clusters"], *, resamples: int = 10_000, seed: int = 0
 ) -> Float64[np.ndarray, "means 2"]:
-    """Bootstrap confidence intervals of means over clusters, bias-corrected and accelerated.
+    """Return bias-corrected and accelerated bootstrap confidence intervals of means over clusters.
 
-    BCa (Efron, 1987, JASA 82, 171) rather than plain percentiles, since values per query are
-    skewed: ranks have a long tail, and good systems pile up at 1. Within a call all means see the same resamples.
+    BCa (Efron, 1987, JASA 82, 171) is used instead of plain percentiles because values per query are skewed: ranks have
+    a long tail, and the values of good systems pile up at 1. All means of one call use the same resamples.
 
     Args:
-      values: per mean and cluster, such as `influences` or their differences.
-      resamples: draws of as many clusters as there are, with replacement.
-      seed: of the draws.
+      values: values per mean and cluster, such as `influences` or their differences.
+      resamples: number of resamples; each draws as many clusters as there are, with replacement.
+      seed: seed of the draws.
 
     Returns:
-      Lower and upper ends; infinite with one cluster, which says nothing of how clusters differ.
+      Lower and upper ends; infinite if there is only one cluster, which says nothing about the spread over clusters.
     """
     means, clusters = values.shape
     if clusters < 2:
@@ -154,28 +155,30 @@ def bootstrap_interval(
 def crossed_test(
     system: Float64[np.ndarray, "seeds clusters"], other: Float64[np.ndarray, "other_seeds clusters"]
 ) -> tuple[float, float, float]:
-    """Difference of two recipes, each trained with several seeds and evaluated on the same questions.
+    """Test the difference of two recipes, each trained with several seeds and evaluated on the same questions.
 
-    The mixed model: value = recipe + seed (random, within its recipe) + question (random, crossed with seeds) + recipe
-    by question + rest. Solved by moments: the difference of the means has the variance of the questions' differences
-    (seeds averaged) over their number, plus that of each recipe's seed means over theirs; Student's t with the degrees
-    of freedom of Welch and Satterthwaite. With one seed each it is the paired t-test over questions; with questions
-    that do not vary it is Welch's t-test over seeds. What varies by seed and question is counted on both sides, which
-    errs towards no difference.
+    The mixed model is: value = recipe + seed (random, within its recipe) + question (random, crossed with seeds) +
+    recipe by question + residual. It is solved by moments. The variance of the difference of the means has two parts:
+    the variance of the questions' differences (averaged over seeds), divided by the number of questions; and for each
+    recipe the variance of its seed means, divided by the number of its seeds. The test is Student's t with Welch and
+    Satterthwaite's degrees of freedom. With one seed each it is the paired t-test over questions; with questions that
+    do not vary it is Welch's t-test over seeds. Variation by seed and question is counted in both parts, so the test is
+    conservative.
 
-    Assumed: seeds are independent and were not chosen by result; questions are a sample; means are about normal. A
-    recipe with one seed is taken as that one trained system, and the finding then holds for it alone. With three seeds
-    the standard deviation over seeds is poorly known (its 95 % interval reaches from half to six times the estimate);
-    the degrees of freedom carry that into wider intervals. False positives at p < 0.05, simulated: 2 to 6 %, though up
-    to 8 % for three seeds against one system when seeds matter far more than questions. A bootstrap over seeds and
-    questions gave 9 to 17 % with three seeds each: of three it sees two thirds of the variance, as if for certain.
+    Assumptions: seeds are independent and were not selected by result; questions are a sample; means are about normal.
+    A recipe with one seed is taken as that one trained system, and the finding then holds only for that system. With
+    three seeds, the standard deviation over seeds is poorly known (its 95 % interval reaches from half to six times the
+    estimate); the degrees of freedom widen the intervals accordingly. Simulated rate of false positives at p < 0.05: 2
+    to 6 %, but up to 8 % for three seeds against one system if seeds matter far more than questions. A bootstrap over
+    seeds and questions gave 9 to 17 % with three seeds each: with three seeds it sees two thirds of the variance, and
+    treats this estimate as certain.
 
     Args:
       system: value of each cluster under each seed, such as `influences`.
-      other: the same of the other recipe.
+      other: the values of the other recipe.
 
     Returns:
-      The two-sided p-value and the ends of the confidence interval, infinite with one cluster.
+      The two-sided p-value and the ends of the confidence interval, which are infinite if there is only one cluster.
     """
     clusters = system.shape[1]
     differences = system.mean(0) - other.mean(0)
@@ -198,15 +201,17 @@ def crossed_test(
 def paired_test(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, resamples: int = 10_000, seed: int = 0
 ) -> list[Outcome]:
-    """Differences of macro averages: by `crossed_test` where one of the two has several seeds, else by resampling.
+    """Return the differences of macro averages with their tests.
+
+    Pairs in which a system has several seeds are tested with `crossed_test`, the others by resampling.
 
     Args:
       pairs: values of a system and of another, each float64 of shape [seeds, tasks, clusters], NaN in the same places
-        (see `contributions`). Clusters that only other pairs have values for are left out of a pair.
-      resamples: of the randomisation test and of the bootstrap.
-      seed: of the draws.
+        (see `contributions`). A pair ignores clusters that only other pairs have values for.
+      resamples: resamples of the randomization test and of the bootstrap.
+      seed: seed of the draws.
     """
-    # Pairs on the same clusters share the draws, which cost most.
+    # Pairs on the same clusters share the draws, the most expensive part.
     alike: dict[tuple[bytes, bool], list[int]] = defaultdict(list)
     for i, (system, other) in enumerate(pairs):
         asked = ~np.isnan(system[0]).all(0)
@@ -235,10 +240,10 @@ def paired_test(
 
 
 def holm(p: Float64[np.ndarray, " tests"]) -> Float64[np.ndarray, " tests"]:
-    """p-values of a family of tests, adjusted by Holm's step-down method, under any dependence between the tests.
+    """Return the p-values of a family of tests, adjusted by Holm's step-down method.
 
-    Rejecting those below a level keeps the chance of even one false rejection below it. Holm (1979), A simple
-    sequentially rejective multiple test procedure.
+    Rejecting the tests whose adjusted p-value is below a level keeps the probability of any false rejection below that
+    level, under any dependence between the tests. Holm (1979), A simple sequentially rejective multiple test procedure.
     """
     order = np.argsort(p)
     adjusted = np.empty_like(p)
@@ -247,13 +252,13 @@ def holm(p: Float64[np.ndarray, " tests"]) -> Float64[np.ndarray, " tests"]:
 
 
 def effect_size(differences: Float64[np.ndarray, "tasks clusters"]) -> float:
-    """Cohen's d of paired differences: their mean in units of their standard deviation over questions.
+    """Return Cohen's d of paired differences: their mean in units of their standard deviation over questions.
 
     Args:
-      differences: per task and cluster, NaN where undefined; a question's translations are averaged first.
+      differences: per task and cluster; NaN if undefined. The translations of a question are averaged first.
 
     Returns:
-      The ratio; NaN where the differences do not vary.
+      The ratio; NaN if the differences do not vary.
     """
     differences = differences[:, ~np.isnan(differences).all(0)]
     of_question = np.nanmean(differences, 0)
@@ -262,7 +267,7 @@ def effect_size(differences: Float64[np.ndarray, "tasks clusters"]) -> float:
 
 
 def _weights(values: Float64[np.ndarray, "*systems tasks clusters"]) -> Float64[np.ndarray, "*systems tasks clusters"]:
-    """The weight of each value in the macro average; 0 where it is NaN."""
+    """Return the weight of each value in the macro average; 0 if the value is NaN."""
     defined = ~np.isnan(values)
     if not defined.any(-1).all():
         raise ValueError("a task without any value has no mean; leave it out")
@@ -270,7 +275,7 @@ def _weights(values: Float64[np.ndarray, "*systems tasks clusters"]) -> Float64[
 
 
 def _chunks(total: int, width: int) -> Iterator[tuple[int, int]]:
-    """Bounds of pieces of `total` rows of `width` numbers that bound the memory."""
+    """Yield the bounds of chunks of `total` rows of `width` numbers, so that a chunk fits into the memory limit."""
     rows = max(1, _AT_ONCE // max(width, 1))
     for start in range(0, total, rows):
         yield start, min(start + rows, total)

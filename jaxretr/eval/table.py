@@ -1,4 +1,7 @@
-"""Results as tables: named `Results` come in, rich tables for a terminal or Markdown go out."""
+"""Results as tables.
+
+Input: named `Results`. Output: rich tables for a terminal, or Markdown.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -11,35 +14,35 @@ from jaxretr.eval.evaluate import MEASURES
 from jaxretr.eval.results import Results, SettingResult
 from jaxretr.eval.settings import SETTINGS, Setting
 
-# Of the usual measures, those that say most in each setting. Any other measures are shown in every setting.
+# The most informative of the default measures in each setting. Other measures are shown in every setting.
 _SHOWN: dict[Setting, tuple[str, ...]] = {
     "mono": ("AP", "R@1", "nDCG@10"),
     "cross": ("AP", "R@1", "nDCG@10"),
     "multi": ("AP", "R@10", "nDCG@10"),
 }
 
-# Measure of language bias -> heading and decimals. Shares and probabilities lie in [0, 1], the others are in ranks.
+# Measure of language bias -> heading and decimals. Shares and probabilities are in [0, 1], the others are ranks.
 _BIAS = {
     bias.RANK_DISTANCE: ("rank distance ↓", 1),
     bias.MAX_RANK: ("Max@R ↓", 1),
     bias.OWN_LANGUAGE_SHARE: ("own language @10", 3),
     bias.PEER: ("PEER", 3),
 }
-_BIAS_BY_LANGUAGE = (bias.RANK_DISTANCE, bias.OWN_LANGUAGE_SHARE, bias.PEER)  # what fits into 80 characters
+_BIAS_BY_LANGUAGE = (bias.RANK_DISTANCE, bias.OWN_LANGUAGE_SHARE, bias.PEER)  # these fit into 80 characters
 
 _CAPTION = "means over languages or pairs of languages; ↓ lower is better"
 
 Rows = list[list[str]]
-"""The heading, then the lines of a table, formatted."""
+"""The heading and the rows of a table, formatted."""
 
 _Values = Mapping[Setting, Mapping[str, float]]
 
 
 def rows(systems: Mapping[str, Results]) -> Rows:
-    """The macro averages, one line per system. Columns that no system has a value for are left out.
+    """Return the macro averages, one row per system. Columns without a value for any system are omitted.
 
     Raises:
-      ValueError: no systems, or systems evaluated on different collections, whose figures do not compare.
+      ValueError: there are no systems, or they were evaluated on different collections, so that figures do not compare.
     """
     collections = sorted({results.collection for results in systems.values()})
     if len(collections) != 1:
@@ -54,7 +57,10 @@ def rows(systems: Mapping[str, Results]) -> Rows:
 
 
 def language_rows(results: Results) -> Rows:
-    """One line per query language: the first measure in each setting, a mean over the corpora, and language bias."""
+    """Return one row per query language, with means over the corpora.
+
+    The columns are the first measure in each setting, and the measures of language bias.
+    """
     first = next(iter(_effectiveness(results)), "")
     languages = sorted({task.query_language for found in results.settings.values() for task in found.tasks})
     lines: dict[str, dict[Setting, dict[str, float]]] = {language: {} for language in languages}
@@ -66,7 +72,10 @@ def language_rows(results: Results) -> Rows:
 
 
 def mix_rows(results: Results) -> Rows:
-    """One line per query language: the share of each passage language in the top 10 of the pool; empty without one."""
+    """Return one row per query language with the share of each passage language in the top 10 of the pool.
+
+    The result is empty if there is no pool.
+    """
     tasks = [task for found in results.settings.values() for task in found.tasks if task.language_mix]
     languages = sorted({language for task in tasks for language in task.language_mix})
     lines = [
@@ -77,7 +86,7 @@ def mix_rows(results: Results) -> Rows:
 
 
 def left_out(results: Results) -> str:
-    """A sentence on the queries that were not asked of a corpus; "" where all were."""
+    """Return a sentence on the queries left out for lack of a relevant passage in the corpus; "" if there are none."""
     counts = [
         f"{found.dropped:,} of {found.queries + found.dropped:,} in {setting}"
         for setting, found in results.settings.items()
@@ -87,23 +96,23 @@ def left_out(results: Results) -> str:
 
 
 def rich_table(systems: Mapping[str, Results]) -> Table:
-    """A table for the terminal: a column per system, since a row per system does not fit into 80 characters."""
+    """Return a table for the terminal with a column per system; a row per system does not fit into 80 characters."""
     return _rich([list(line) for line in zip(*rows(systems), strict=True)], _CAPTION)
 
 
 def summary(results: Results) -> Group:
-    """What a terminal shows of one evaluation: macro averages, each query language, queries left out."""
+    """Return the terminal output of one evaluation: macro averages, each query language, queries left out."""
     tables = rich_table({results.system: results}), _rich(language_rows(results), "means over the corpora")
     return Group(*tables, *filter(None, [left_out(results)]))
 
 
 def markdown(systems: Mapping[str, Results]) -> str:
-    """The macro averages in Markdown, a row per system, for a model card or a README."""
+    """Return the macro averages in Markdown, a row per system, for a model card or a README."""
     return _markdown(rows(systems))
 
 
 def page(results: Results) -> str:
-    """All tables of one evaluation as a page of Markdown, and how it was made."""
+    """Return all tables of one evaluation as a Markdown page, with the options of the evaluation."""
     parts = [
         f"# {results.system} on {results.collection}",
         markdown({results.system: results}),
@@ -121,7 +130,7 @@ def page(results: Results) -> str:
 
 
 def _effectiveness(results: Results) -> list[str]:
-    """The measures of an evaluation without those of bias, which are of `multi` alone."""
+    """Return the measures of an evaluation without the measures of bias, which only `multi` has."""
     names = (name for found in results.settings.values() for name in found.measures)
     return [name for name in dict.fromkeys(names) if name not in (*_BIAS, bias.MAX_RANK_NORM)]
 

@@ -1,18 +1,18 @@
-"""What TREC's files of runs and qrels can hold: their columns are separated by white space."""
+"""Checks of what TREC's files of runs and qrels can hold: white space separates their columns."""
 
 from collections.abc import Iterable
 
 
 def check_ids(ids: Iterable[str], source: str, remedy: str) -> None:
-    """Refuses ids that would break the lines of a run.
+    """Check that ids do not break the lines of a run.
 
     Args:
-      ids: of queries or passages.
-      source: what has the ids, for the error to name.
-      remedy: what the user can do.
+      ids: ids of queries or passages.
+      source: where the ids come from, for the error message.
+      remedy: what the user can do, for the error message.
 
     Raises:
-      ValueError: for an id that is empty, or has white space or a null character.
+      ValueError: an id is empty, or contains white space or a null character.
     """
     for id in ids:
         if id.split() != [id] or "\0" in id:
@@ -21,5 +21,5 @@ def check_ids(ids: Iterable[str], source: str, remedy: str) -> None:
 
 
 def tag(name: str) -> str:
-    """The name of a system as the last column of a run: blanks become underscores."""
+    """Return the name of a system for the last column of a run: white space becomes underscores."""
     return "_".join(name.replace("\0", " ").split()) or "run"

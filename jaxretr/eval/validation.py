@@ -1,4 +1,7 @@
-"""Retrieval on held-out data, as training watches it: a collection and the name of a measure come in, curves go out."""
+"""Retrieval on held-out data during training.
+
+Input: a collection and the name of a measure. Output: results, and the values of the training curves.
+"""
 
 from dataclasses import dataclass
 
@@ -13,7 +16,7 @@ from jaxretr.types import RetrievalSet
 
 @dataclass(frozen=True)
 class SelectionMetric:
-    """The measure that checkpoints are chosen by: its mean over the tasks of one setting."""
+    """The measure that selects the best checkpoint: its mean over the tasks of one setting."""
 
     setting: Setting
     measure: str
@@ -21,10 +24,10 @@ class SelectionMetric:
 
     @classmethod
     def parse(cls, name: str) -> "SelectionMetric":
-        """From "setting/measure": any measure that ir_measures can compute, or one of language bias in `multi`.
+        """Parse "setting/measure": a measure that ir_measures can compute, or a measure of language bias in `multi`.
 
         Raises:
-          ValueError: an unknown setting or measure, or one that cannot tell better from worse.
+          ValueError: the setting or the measure is unknown, or neither direction of the measure is better.
         """
         found, _, measure = name.partition("/")
         setting = next((setting for setting in SETTINGS if setting == found), None)
@@ -46,11 +49,11 @@ class SelectionMetric:
 
 
 class Validator:
-    """A collection that is not trained on, evaluated in every setting it allows.
+    """A held-out collection, evaluated in every setting that it allows.
 
     Args:
       collection: queries, passages and judgements.
-      criterion: is measured besides the usual measures; None where nothing is chosen.
+      criterion: measure that selects checkpoints, computed besides the default measures; None if none are selected.
 
     Raises:
       ValueError: the collection does not allow the criterion's setting.
@@ -69,16 +72,16 @@ class Validator:
         self._measures = tuple(dict.fromkeys((*MEASURES, *named)))
 
     def evaluate(self, encode_query: Encode, encode_document: Encode) -> Results:
-        """Every measure in every setting; see `jaxretr.eval.evaluate`."""
+        """Return every measure in every setting; see `jaxretr.eval.evaluate`."""
         return evaluate(
             self.collection, encode_query, encode_document, settings=self._settings, measures=self._measures
         )
 
     def curves(self, results: Results) -> dict[str, float]:
-        """What to plot of an evaluation.
+        """Return the values of an evaluation to plot.
 
         Returns:
-          Macro averages by "setting/measure"; the criterion's also by "setting/measure/query language".
+          Macro averages by "setting/measure"; those of the criterion also by "setting/measure/query language".
 
         Raises:
           ValueError: the criterion has no value on this collection.
@@ -98,7 +101,11 @@ class Validator:
 
 
 def allowed_settings(collection: RetrievalSet) -> tuple[Setting, ...]:
-    """The settings in which at least one query has a relevant passage."""
+    """Return the settings that the collection allows.
+
+    `mono` and `cross` need a query with a relevant passage in the same or another language, `multi` passages in more
+    than one language.
+    """
     answered = {
         (query.language, id.partition(":")[0])
         for query in collection.queries

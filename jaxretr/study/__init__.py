@@ -1,5 +1,8 @@
-"""A study of training recipes: arms and seeds come in, measured and tested differences go out.
+"""A study of training recipes.
 
-`design` says what is trained and measured, `training` makes the models, `sections` measures them, `records` keeps what
-was found as one small JSON for each arm and seed, `analysis` tests it, `report`, `tables` and `plots` show it.
+Input: arms and seeds. Output: measured and tested differences between the arms.
+
+`design` describes what is trained and measured, `training` trains the models, `sections` measures them, `records`
+stores the results as one small JSON file for each arm and seed, `analysis` tests them, and `report`, `tables` and
+`plots` present them.
 """

@@ -1,4 +1,4 @@
-"""What a study's records say: means of each arm, tested differences between arms; records come in, figures go out."""
+"""Analysis of a study's records: the means of each arm, and tested differences between arms."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ AREA = "pgd robust_success@10_area"
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of the study.
+    """A measure of the study.
 
     Attributes:
-      section: that it is found in.
+      section: the section that measures it.
       name: "setting/measure".
-      title: what tables call it.
-      decimals: with which it is printed.
+      title: its name in tables.
+      decimals: number of printed decimals.
     """
 
     section: Section
@@ -34,7 +34,7 @@ class Measure:
 
     @property
     def is_share(self) -> bool:
-        """Whether it lies between 0 and 1, so that pictures may show it beside others; ranks do not."""
+        """Whether values are between 0 and 1, so that one picture can show several such measures; ranks are not."""
         return self.decimals == 3
 
 
@@ -85,16 +85,16 @@ class Contrast:
     """An arm minus the baseline by one measure, over the seeds that both have.
 
     Attributes:
-      arm, baseline, measure: which.
-      arm_value, baseline_value: means.
-      difference, low, high: with its 95 % interval.
-      p: two-sided, of one test.
-      p_holm: corrected over the family of the contrast; that of a test without a family is `p`.
+      arm, baseline, measure: what is compared, and by which measure.
+      arm_value, baseline_value: means of the two arms.
+      difference, low, high: difference of the means, and the ends of its 95 % interval.
+      p: two-sided p-value of this test alone.
+      p_holm: p-value corrected over the family of the contrast; equal to `p` if the test has no family.
       effect_size: Cohen's d over questions.
-      seeds: how many.
-      by_seed: the difference under each.
-      p_by_seed: of the paired randomisation test within each.
-      questions: clusters tested.
+      seeds: number of seeds.
+      by_seed: the difference under each seed.
+      p_by_seed: p-value of the paired randomization test within each seed.
+      questions: number of clusters tested.
     """
 
     arm: str
@@ -120,11 +120,11 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What the records of a study say; each contrast is tested once.
+    """The records of a study and their tests; each contrast is tested once.
 
     Attributes:
-      records: by name.
-      study: whose arms, seeds and baseline.
+      records: the records by name.
+      study: the study, with its arms, seeds and baseline.
     """
 
     records: Mapping[str, RunRecord]
@@ -133,35 +133,35 @@ class Analysis:
 
     @property
     def arms(self) -> list[str]:
-        """Those with a record, in the order of the design."""
+        """The arms with a record, in the order of the design."""
         return [arm for arm in self.study.arms if self.of_arm(arm)]
 
     @property
     def trained(self) -> list[str]:
-        """Those of them that are no references."""
+        """The arms with a record that are trained, without the references."""
         return [arm for arm in self.arms if self.study.arms[arm].seeds]
 
     @property
     def secondary(self) -> list[Contrast]:
-        """The arm in question against the baseline by all secondary measures, corrected together."""
+        """The arm in question minus the baseline by all secondary measures, corrected together."""
         return family([self.contrast(self.study.contrast[1], measure) for measure in SECONDARY])
 
     def of_arm(self, arm: str) -> dict[int, RunRecord]:
-        """The records of an arm by seed; a reference that is not trained has seed 0."""
+        """Return the records of an arm by seed; a reference that is not trained has seed 0."""
         seeds = self.study.arms[arm].seeds or (0,)
         return {seed: self.records[name] for seed in seeds if (name := f"{arm}-{seed}") in self.records}
 
     def contrast(
         self, arm: str, measure: Measure, *, baseline: str = "", section: Section | None = None
     ) -> Contrast | None:
-        """An arm against the baseline, or another; None where no seed of both has been measured.
+        """Return an arm minus a baseline; None if there is no seed under which both have been measured.
 
         Args:
-          arm: its name.
-          measure: by which.
-          baseline: "" for the study's.
-          section: of the arm, where it is not that of the measure (the matched checkpoint against the finished
-            baseline).
+          arm: name of the arm.
+          measure: the measure to compare by.
+          baseline: name of the baseline; "" is the baseline of the study.
+          section: section of the arm, if it differs from the section of the measure (as when the matched checkpoint is
+            compared with the finished baseline).
         """
         asked = arm, measure, baseline or self.study.contrast[0], section or measure.section
         if asked not in self._tested:
@@ -169,7 +169,7 @@ class Analysis:
         return self._tested[asked]
 
     def by_task(self, arm: str, measure: Measure) -> dict[str, float]:
-        """The mean over seeds for each task, such as a query language; without those that have no value."""
+        """Return the mean over seeds for each task, such as a query language; tasks without a value are omitted."""
         found: dict[str, list[float]] = {}
         for record in self.of_arm(arm).values():
             section = record.sections.get(measure.section)
@@ -179,7 +179,7 @@ class Analysis:
         return {task: float(np.mean(values)) for task, values in found.items()}
 
     def values(self, arm: str, measure: Measure) -> list[float]:
-        """The mean of a measure under each seed that has been measured."""
+        """Return the mean of a measure under each seed that has been measured."""
         found = [
             record.sections[measure.section].scalar(measure.name)
             for record in self.of_arm(arm).values()
@@ -225,7 +225,7 @@ class Analysis:
 
 
 def family(contrasts: Sequence[Contrast | None]) -> list[Contrast]:
-    """Those that could be measured, corrected together by Holm's method."""
+    """Return the contrasts that could be measured, corrected together by Holm's method."""
     found = [one for one in contrasts if one is not None]
     if not found:
         return []
@@ -234,6 +234,6 @@ def family(contrasts: Sequence[Contrast | None]) -> list[Contrast]:
 
 
 def _results(record: RunRecord, section: Section, measure: Measure) -> Results | None:
-    """What a section found, if the measure has a value there."""
+    """Return the results of a section, or None if the measure has no value in it."""
     found = record.sections.get(section)
     return None if found is None or math.isnan(found.scalar(measure.name)) else found.results()

@@ -1,7 +1,9 @@
-"""BM25 as a reference: a collection comes in, two encoding functions go out, whose inner product is BM25's score.
+"""BM25 as a reference.
 
-Terms are the tokens of an encoder's vocabulary, whatever the language: no analyser of any language is needed, and what
-languages share (names, numbers) meets across them.
+Input: a collection. Output: two encoding functions, whose inner product is BM25's score.
+
+Terms are the tokens of an encoder's vocabulary in every language. So no language needs an analyzer, and words that
+languages share (names, numbers) match across them.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,13 +16,14 @@ from jaxretr.types import RetrievalSet
 
 
 class BM25Encoder:
-    """Passages as the weights of the collection's query terms (Lucene's BM25, k1 1.2, b .75), queries as their terms.
+    """Encodes passages as the BM25 weights of the collection's query terms, and queries as their terms.
 
-    Inverse document frequencies are those of the pool of all languages.
+    The weights are those of Lucene's BM25 with k1 1.2 and b .75. Inverse document frequencies are those of the pool of
+    all languages.
 
     Args:
-      collection: its passages are the pool, its queries the terms that get a column.
-      tokenization: from texts to token ids.
+      collection: its passages are the pool, and the terms of its queries get a column each.
+      tokenization: maps texts to token ids.
     """
 
     def __init__(self, collection: RetrievalSet, tokenization: Callable[[list[str]], list[list[int]]]):
@@ -36,11 +39,11 @@ class BM25Encoder:
         self._weights = dict(zip(read, weights, strict=True))
 
     def encode_document(self, texts: Iterable[str]) -> Float32[np.ndarray, "passages terms"]:
-        """Rows of the collection's own passages."""
+        """Return the rows of passages, which must belong to the collection."""
         return np.stack([self._weights[text] for text in texts])
 
     def encode_query(self, texts: Iterable[str]) -> Float32[np.ndarray, "queries terms"]:
-        """1 for each term that a query has."""
+        """Return 1 for each term that occurs in a query, else 0."""
         rows = self._tokenization(list(texts))
         encoded = np.zeros((len(rows), len(self._column)), np.float32)
         for row, ids in enumerate(rows):

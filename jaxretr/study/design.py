@@ -1,4 +1,7 @@
-"""What a study trains and measures: `configs/study_*.py` build a `Study`, checked where it is built."""
+"""The design of a study: what it trains and measures.
+
+`configs/study_*.py` build a `Study`, which is checked when it is built.
+"""
 
 import dataclasses
 import json
@@ -12,10 +15,10 @@ from jaxretr.config import Config, HardeningConfig
 from jaxretr.eval.settings import Setting
 
 Section = Literal["clean", "further", "multi", "mono", "cross", "matched", "checks", "poison"]
-"""What is measured of a model, see `jaxretr.study.sections`."""
+"""A group of measurements of a model, see `jaxretr.study.sections`."""
 
 BM25 = "bm25"
-"""The arm of this name is not an encoder, see `jaxretr.study.bm25`."""
+"""Name of the arm that is not an encoder, see `jaxretr.study.bm25`."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,11 @@ class Arm:
 
     Attributes:
       alpha: share of monolingual batches.
-      hardening: of the training.
-      seeds: of the training; () is for a reference that is not trained.
-      rate_of: the arm whose learning rate it takes; "" chooses its own.
-      sections: what is measured of it.
-      sections_of_first_seed: and what is measured under the first of its seeds alone.
+      hardening: hardening of the training.
+      seeds: seeds of the training; () for a reference that is not trained.
+      rate_of: the arm whose learning rate this arm uses; "" selects its own.
+      sections: what is measured under every seed.
+      sections_of_first_seed: what is also measured under the first seed.
     """
 
     alpha: float = 0.5
@@ -40,18 +43,18 @@ class Arm:
 
     @property
     def all_sections(self) -> tuple[Section, ...]:
-        """What is measured under any of its seeds."""
+        """All sections that are measured under any seed of the arm."""
         return (*self.sections, *self.sections_of_first_seed)
 
 
 @dataclass(frozen=True)
 class Collection:
-    """A test collection as `jaxretr.data.test_collections.load_test_collection` takes it.
+    """A test collection, as arguments of `jaxretr.data.test_collections.load_test_collection`.
 
     Attributes:
-      name: of the data set.
-      data_dir: its published files; "" where it is downloaded.
-      candidates: what is retrieved, "" where there is no choice.
+      name: name of the data set.
+      data_dir: directory of its published files; "" if it is downloaded.
+      candidates: what is retrieved; "" if there is no choice.
     """
 
     name: str
@@ -64,10 +67,10 @@ class Attacks:
     """An attack on drawn questions in one setting.
 
     Attributes:
-      setting: the tasks that are attacked.
-      languages: () for all.
-      questions: drawn from the collection, each asked in every language.
-      options: what is tried.
+      setting: the setting whose tasks are attacked.
+      languages: languages of the collection; () for all.
+      questions: number of questions drawn from the collection; each is asked in every language.
+      options: options of the attacks.
     """
 
     setting: Setting
@@ -84,7 +87,7 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its record."""
+        """Name of the run's record."""
         return f"{self.arm}-{self.seed}"
 
 
@@ -93,14 +96,14 @@ class Study:
     """A whole study.
 
     Attributes:
-      base: the training that all arms share; its `evaluation` is the validation that learning rates are chosen on.
-      arms: name -> recipe. The first is the baseline, the second the one in question.
+      base: the training that all arms share; its `evaluation` is the validation that selects learning rates.
+      arms: name -> recipe. The first arm is the baseline, the second the arm in question.
       rates: learning rates that each arm with `rate_of=""` is trained with under its first seed.
-      collection: what is searched in several languages.
-      further: more collections, searched clean in every setting that they allow. Tests are made on the first.
-      max_length: tokens of a text in evaluation.
-      attacks: of the sections of these names.
-      checked: queries of one language that the strength of the attacks is checked with.
+      collection: the collection that is searched in several languages.
+      further: more collections, searched clean in every setting that they allow. Tests use the first of them.
+      max_length: tokens of a text in evaluation; longer texts are truncated.
+      attacks: section -> its attacks.
+      checked: number of queries of one language for the checks of the attacks' strength.
     """
 
     base: Config
@@ -132,7 +135,7 @@ class Study:
         return baseline, asked
 
     def runs(self) -> Iterator[Run]:
-        """Every run, first seeds first, so that a study cut short has all arms in order of importance."""
+        """Yield every run, first seeds first, so that an interrupted study covers the arms in order of importance."""
         most = max(len(arm.seeds) for arm in self.arms.values())
         for place in range(most):
             for name, arm in self.arms.items():
@@ -143,12 +146,12 @@ class Study:
                 yield Run(name, 0)
 
     def sections_of(self, run: Run) -> tuple[Section, ...]:
-        """What is measured of a run."""
+        """Return the sections that are measured for a run."""
         arm = self.arms[run.arm]
         return arm.all_sections if run.seed in (arm.seeds or (0,))[:1] else arm.sections
 
     def config(self, run: Run, rate: float, output_dir: Path) -> Config:
-        """The training of a run with this peak learning rate, in its own directory."""
+        """Return the training config of a run with this peak learning rate, in its own directory."""
         arm = self.arms[run.arm]
         return dataclasses.replace(
             self.base,
@@ -160,7 +163,10 @@ class Study:
         ).validated()
 
     def design_of(self, run: Run) -> dict[str, Any]:
-        """All that decides what a run's record holds, as plain values: not where anything is, nor the other arms."""
+        """Return everything that determines the content of a run's record, as plain values.
+
+        This excludes where files are, and the other arms.
+        """
         arm = self.arms[run.arm]
         rates = [arm.rate_of or run.arm, *self.rates]
         shared = self.base.to_dict()

@@ -1,4 +1,4 @@
-"""Pictures of a study, in the manner of `jaxretr.eval.plots`: none tells by hue alone."""
+"""Pictures of a study, in the style of `jaxretr.eval.plots`: no picture relies on hue alone."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,10 +12,10 @@ from jaxretr.study.analysis import Contrast
 
 
 def success_curves(arms: Mapping[str, Mapping[float, Sequence[float]]]) -> Figure:
-    """Robust success@10 over ρ, a line for each arm: the mean over seeds, in a band from the lowest to the highest.
+    """Draw robust success@10 over ρ, with a line for each arm: the mean over seeds, in a band from minimum to maximum.
 
     Args:
-      arms: name -> budget -> value under each seed.
+      arms: arm -> budget -> value under each seed.
     """
     lines = {
         arm: Line(
@@ -33,7 +33,7 @@ def success_curves(arms: Mapping[str, Mapping[float, Sequence[float]]]) -> Figur
 
 
 def differences(primary: Contrast, secondary: Sequence[Contrast]) -> Figure:
-    """A row for each measure: the difference and its 95 % interval, filled where significant after correction."""
+    """Draw a row for each measure: the difference with its 95 % interval, filled if significant after correction."""
     rows = [primary, *secondary]
     at = np.arange(len(rows))
     with matplotlib.rc_context(STYLE):
@@ -59,7 +59,7 @@ def differences(primary: Contrast, secondary: Sequence[Contrast]) -> Figure:
 
 
 def over_alpha(values: Mapping[float, Mapping[str, float]]) -> Figure:
-    """Clean mAP of each setting over the share of monolingual batches.
+    """Draw the clean mAP of each setting over the share of monolingual batches.
 
     Args:
       values: α -> setting -> mAP.

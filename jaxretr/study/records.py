@@ -1,8 +1,9 @@
-"""What was found of one run, small enough for a repository: `Results` come in, one JSON file goes out, and back.
+"""The record of one run: a JSON file small enough for a repository.
 
-A record holds for each section the means of every task and values per query, rounded to five decimals. Where a section
-asks many questions in many languages, the values are means over the languages of a question, which is all that tests
-over questions need (`jaxretr.eval.significance` counts a question and its translations as one).
+It is written from `Results` and can be converted back to them. For each section, a record holds the means of every task
+and values per query, rounded to five decimals. If a section asks many questions in many languages, the values are means
+over the languages of a question. Tests over questions need no more (`jaxretr.eval.significance` treats a question and
+its translations as one cluster).
 """
 
 import dataclasses
@@ -22,24 +23,24 @@ from jaxretr.study.provenance import Provenance
 
 SCHEMA = 1
 EVERY_LANGUAGE = "all"
-"""The query language of a task whose values are means over the languages of a question."""
+"""Query language of a task whose values are means over the languages of a question."""
 UNKNOWN = "unknown provenance"
-"""What stands for the model of a section that does not record one."""
+"""Stands for the model of a section that does not record one."""
 
 
 @dataclass(frozen=True)
 class SectionRecord:
-    """What one section found.
+    """The results of one section.
 
     Attributes:
       collection: name of the test collection.
       by_task: "setting/measure" -> mean of each task, by "query language" or "query language→corpus language".
-      per_query: setting -> task (same names) -> the ids of its queries (or the "setting/task" that has the same ones)
-        and, by measure, their values; NaN is None.
+      per_query: setting -> task (named as in `by_task`) -> values per query, by measure (None for NaN), and under "id"
+        the ids of the queries, or the "setting/task" that has the same ids.
       facts: anything else worth keeping, such as costs, checks or example texts.
-      seconds: how long it took to measure.
+      seconds: duration of the measurement.
       content: fingerprint of the test collection; empty in sections of older versions.
-      provenance: what made it; None in sections of older versions.
+      provenance: provenance of the section; None in sections of older versions.
     """
 
     collection: str
@@ -54,13 +55,13 @@ class SectionRecord:
     def of(
         cls, results: Results, measures: Sequence[str] = (), *, by_question: bool = False, **others: Any
     ) -> "SectionRecord":
-        """Keeps the values per query of `measures` (all where none are named).
+        """Return the record of `results`, with the values per query of `measures` (of all measures if none are named).
 
         Args:
-          results: with values per query.
-          measures: names without the setting.
+          results: results with values per query.
+          measures: names of measures, without the setting.
           by_question: average over the languages of a question.
-          others: further attributes.
+          others: further attributes of the record.
         """
         by_task: dict[str, dict[str, float | None]] = {}
         per_query: dict[str, dict[str, dict[str, Any]]] = {}
@@ -84,11 +85,11 @@ class SectionRecord:
         return cls(results.collection, by_task, per_query, content=results.content, **others)
 
     def scalar(self, name: str) -> float:
-        """The mean over tasks of "setting/measure"; NaN where there is none."""
+        """Return the mean over tasks of "setting/measure"; NaN if there is none."""
         return mean([math.nan if value is None else value for value in self.by_task.get(name, {}).values()])
 
     def results(self) -> Results:
-        """The values per query as `jaxretr.eval.compare` takes them."""
+        """Return the values per query as `Results` for `jaxretr.eval.compare`."""
         settings: dict[Setting, SettingResult] = {}
         for setting, tasks in self.per_query.items():
             found = [_task(name, columns, self._ids(columns["id"])) for name, columns in tasks.items()]
@@ -104,7 +105,15 @@ class SectionRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything kept of one run: `design` as it was run, `training`'s choices and costs, and its sections."""
+    """The record of one run.
+
+    Attributes:
+      arm: name of the arm.
+      seed: seed of the training.
+      design: the design at the time of the run.
+      training: choices and costs of the training.
+      sections: results of each section.
+    """
 
     arm: str
     seed: int
@@ -114,12 +123,12 @@ class RunRecord:
 
     @property
     def name(self) -> str:
-        """Of its file, without the ending."""
+        """Name of the record's file, without its suffix."""
         return f"{self.arm}-{self.seed}"
 
     @property
     def models(self) -> dict[str, list[str]]:
-        """Names of sections by the fingerprint of the model that they were measured on, `UNKNOWN` if not recorded."""
+        """Names of sections by the fingerprint of the model that they were measured on (`UNKNOWN` if not recorded)."""
         found: dict[str, list[str]] = {}
         for name, section in self.sections.items():
             found.setdefault(section.provenance.model if section.provenance else UNKNOWN, []).append(name)
@@ -129,10 +138,10 @@ class RunRecord:
         """Check that every section of this record was measured on one known model, so that sections may be added.
 
         Args:
-          model: the fingerprint of the model that further sections are to be measured on, if it is known yet.
+          model: fingerprint of the model that further sections will be measured on, if it is already known.
 
         Raises:
-          ValueError: names the sections, their models and what to do.
+          ValueError: sections were measured on another or an unknown model; the message names them and the remedy.
         """
         others = {one: names for one, names in self.models.items() if one != model}
         if UNKNOWN in others or (model and others):
@@ -145,10 +154,10 @@ class RunRecord:
             )
 
     def with_section(self, name: str, section: SectionRecord) -> "RunRecord":
-        """A copy with a section more; one of that name is replaced.
+        """Return a copy with this section, which replaces any section of the same name.
 
         Raises:
-          ValueError: the other sections are of another model, see `check_model`.
+          ValueError: the other sections were measured on another model, see `check_model`.
         """
         others = {one: kept for one, kept in self.sections.items() if one != name}
         if section.provenance:
@@ -156,17 +165,17 @@ class RunRecord:
         return dataclasses.replace(self, sections=self.sections | {name: section})
 
     def save(self, directory: Path) -> None:
-        """Replaces `directory/{arm}-{seed}.json`; a line for each list, so that a change of one is seen as such."""
+        """Write `directory/{arm}-{seed}.json` atomically, with one line per list, so that diffs are readable."""
         content = json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)}, ensure_ascii=False, allow_nan=False)
         with replaced_file(directory / f"{self.name}.json") as partial:
             partial.write_text(_lined(content) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "RunRecord":
-        """Reads what `save` wrote.
+        """Load what `save` wrote.
 
         Raises:
-          ValueError: the file is no record, or of another schema.
+          ValueError: the file is not a record, or has another schema.
         """
         try:
             content = json.loads(path.read_text("utf-8"))
@@ -184,7 +193,7 @@ class RunRecord:
 
 
 def load_all(directory: Path) -> dict[str, RunRecord]:
-    """Every record of a directory by name."""
+    """Return every record of a directory, by name."""
     return {path.stem: RunRecord.load(path) for path in sorted(directory.glob("*.json"))}
 
 
@@ -194,7 +203,7 @@ def _section(content: dict[str, Any]) -> SectionRecord:
 
 
 def _over_languages(setting: SettingResult) -> TaskResult:
-    """One task whose values are means over the tasks that ask a question, of those with a value."""
+    """Return one task whose values are means over the tasks that ask a question and have a value for it."""
     keys = {id.partition(":")[2]: None for task in setting.tasks for id in task.query_ids}
     column = {key: i for i, key in enumerate(keys)}
     per_query = {}
@@ -216,7 +225,7 @@ def _over_languages(setting: SettingResult) -> TaskResult:
 
 
 def _said_before(per_query: dict[str, dict[str, dict[str, Any]]], ids: list[str]) -> list[str] | str:
-    """`ids`, or the name of the task that has the same."""
+    """Return the name of a task that already has these ids, or else `ids`."""
     for setting, tasks in per_query.items():
         for task, columns in tasks.items():
             if columns["id"] == ids:
@@ -256,7 +265,7 @@ def _lined(text: str) -> str:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """JSON with a line for every member of an object; lists stay on one line."""
+    """Yield JSON with a line for every member of an object; lists stay on one line."""
     depth, lists, quoted, escaped = 0, 0, False, False
     for character in text:
         if quoted:

@@ -1,7 +1,9 @@
-"""The page of a study: records come in, figures and the marked blocks of a Markdown page go out.
+"""The page of a study.
 
-The page is written by hand (question, protocol) except for what stands between `<!-- answer -->`, `<!-- results -->`
-and their ends. A study of one's own begins with a copy of docs/study.md.
+Input: records. Output: figures, and the generated blocks of a Markdown page.
+
+The page (question, protocol) is written by hand, except for the blocks between `<!-- answer -->`, `<!-- results -->`
+and their end marks. For a study of your own, start from a copy of docs/study.md.
 """
 
 import os
@@ -23,10 +25,10 @@ TEMPLATE = Path(__file__).parents[2] / "docs" / "study.md"
 
 
 def write_page(study: Study, directory: Path) -> Path:
-    """Draws `directory`.md and the figures in `directory` from `directory/results`, each whole or not at all.
+    """Write `directory`.md and the figures in `directory` from `directory/results`; each file is written atomically.
 
     Raises:
-      ValueError: no run is recorded yet, or a file there is no record.
+      ValueError: no run is recorded yet, or a file in `directory/results` is not a record.
     """
     records = load_all(directory / "results")
     if not records:
@@ -49,7 +51,7 @@ def write_page(study: Study, directory: Path) -> Path:
 
 
 def answer(analysis: Analysis) -> str:
-    """The primary measure's answer in a paragraph: size, interval, test, what bounds it."""
+    """Return the answer by the primary measure as a paragraph: size, interval, test, limits."""
     baseline, asked = analysis.study.contrast
     found = analysis.contrast(asked, PRIMARY)
     if found is None:
@@ -90,7 +92,7 @@ def answer(analysis: Analysis) -> str:
 
 
 def results(analysis: Analysis, directory: Path, base: Path) -> Iterator[str]:
-    """The parts of the block of results."""
+    """Yield the parts of the results block."""
     where = Path(os.path.relpath(directory, base)).as_posix()
     baseline, asked = analysis.study.contrast
     yield wrapped(
@@ -118,7 +120,7 @@ def results(analysis: Analysis, directory: Path, base: Path) -> Iterator[str]:
 
 
 def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
-    """Every figure by the name of its file."""
+    """Yield the name of each figure's file, and the figure."""
     curves = {arm: curve for arm in analysis.arms if (curve := _success(analysis, arm))}
     if curves:
         yield "robust_success", plots.success_curves(curves)
@@ -130,7 +132,7 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
 
 
 def _success(analysis: Analysis, arm: str) -> dict[float, list[float]]:
-    """Robust success@10 at each ρ under each seed."""
+    """Return robust success@10 at each ρ, under each seed."""
     found: dict[float, list[float]] = {}
     for rho in analysis.study.attacks["multi"].options.rho:
         name = f"multi/pgd@{rho:g} robust_success@10"
@@ -140,7 +142,7 @@ def _success(analysis: Analysis, arm: str) -> dict[float, list[float]]:
 
 
 def _by_alpha(analysis: Analysis) -> dict[float, dict[str, float]]:
-    """Clean mAP under the first seed of each α that no hardening goes with."""
+    """Return the clean mAP under seed 0 for each α of the arms without hardening."""
     found = {}
     for name, arm in analysis.study.arms.items():
         record = analysis.records.get(f"{name}-0")

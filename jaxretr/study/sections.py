@@ -1,13 +1,14 @@
-"""What is measured of a finished model, section by section: a `Study`, a `Run` and an encoder come in, a
-`SectionRecord` goes out.
+"""Measurement of a finished model, section by section.
+
+Input: a `Study`, a `Run` and an encoder. Output: a `SectionRecord`.
 
 | section | measures |
 |---|---|
 | `clean` | retrieval of all questions in the settings mono, cross and multi, and language bias |
-| `further` | the design's other collections, clean: those in BEIR's layout, MIRACL, ... |
+| `further` | the design's other collections, clean: collections in BEIR's layout, MIRACL, ... |
 | `multi`, `mono`, `cross` | the attacks of the design in that setting |
 | `matched` | the attacks on the checkpoint whose clean quality is closest to the baseline's |
-| `checks` | whether the gradient attack is as strong as it looks |
+| `checks` | whether the gradient attack is as strong as it seems |
 | `poison` | corpus poisoning within and across languages |
 """
 
@@ -38,7 +39,7 @@ from jaxretr.study.records import SectionRecord
 from jaxretr.types import RetrievalSet
 
 EncoderFor = Callable[[RetrievalSet], Encoder | BM25Encoder]
-"""What encodes a collection."""
+"""Returns the encoder for a collection."""
 
 MEASURES = ("AP", "nDCG@10")
 BIAS = (RANK_DISTANCE, OWN_LANGUAGE_SHARE)
@@ -47,12 +48,12 @@ FURTHER_MEASURES = ("nDCG@10", "AP", "R@100")
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Where things are.
+    """Directories of a study.
 
     Attributes:
-      collections: the published files of test collections, each in a directory of its own name.
+      collections: published files of test collections, each in a directory of its own name.
       cache: prepared data and models.
-      run: what the sections of this run leave besides their records.
+      run: output of this run's sections besides their records.
     """
 
     collections: Path
@@ -60,7 +61,7 @@ class Files:
     run: Path
 
     def load(self, collection: Collection, **drawn: Any) -> RetrievalSet:
-        """A test collection; one without a directory here is downloaded, if it can be."""
+        """Load a test collection; if its directory is absent, it is downloaded, if possible."""
         directory = self.collections / (collection.data_dir or collection.name)
         return load_test_collection(
             collection.name,
@@ -72,7 +73,7 @@ class Files:
 
 
 class RememberingEncoder(Encoder):
-    """Embeds each passage once, however many sections search it."""
+    """An encoder that embeds each passage once, however many sections search it."""
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
@@ -89,7 +90,7 @@ class RememberingEncoder(Encoder):
 
 
 def measure(study: Study, run: Run, section: Section, encoder: RememberingEncoder, files: Files) -> SectionRecord:
-    """Measures one section of a model."""
+    """Measure one section of a model."""
     started = time.perf_counter()
     match section:
         case "clean":
@@ -104,7 +105,7 @@ def measure(study: Study, run: Run, section: Section, encoder: RememberingEncode
 
 
 def measure_lexical(study: Study, section: Section, files: Files) -> SectionRecord:
-    """The sections `clean` and `further` of BM25, over the tokens of the encoder that the study trains."""
+    """Measure section `clean` or `further` of BM25, over the tokens of the encoder that the study trains."""
     tokenization = load_encoder(study.base).query_tokenization
     whole = copy.copy(tokenization)
     whole.prefix, whole.max_len = "", study.max_length
@@ -114,7 +115,7 @@ def measure_lexical(study: Study, section: Section, files: Files) -> SectionReco
 
 
 def clean(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
-    """All questions, in the three settings."""
+    """Evaluate all questions in the three settings."""
     collection = files.load(study.collection)
     encoder = encoder_for(collection)
     results = evaluate(collection, encoder.encode_query, encoder.encode_document, measures=MEASURES)
@@ -122,7 +123,7 @@ def clean(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
 
 
 def further(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
-    """The collections in BEIR's layout; values per query are of the first, the means of all are among the facts."""
+    """Evaluate the further collections; values per query are those of the first, and facts hold the means of all."""
     records = {}
     for one in study.further:
         collection = files.load(one)
@@ -141,7 +142,7 @@ def further(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecor
 
 
 def attacked(study: Study, run: Run, section: Section, encoder: Encoder, files: Files) -> SectionRecord:
-    """The attacks of a section, with what each cost and examples of the texts it made."""
+    """Run the attacks of a section; facts hold the cost of each attack and examples of its texts."""
     chosen = study.attacks[section]
     directory = files.run / section
     results = attack_into(
@@ -175,7 +176,7 @@ def attacked(study: Study, run: Run, section: Section, encoder: Encoder, files: 
 
 
 def checks(study: Study, encoder: Encoder, files: Files) -> SectionRecord:
-    """The strength of the attack of section `multi`, as sentences with their figures."""
+    """Check the strength of the attacks of section `multi`; facts hold the checks as sentences with figures."""
     chosen = study.attacks["multi"]
     collection = _drawn(study, dataclasses.replace(chosen, questions=study.checked), files)
     victim = Victim.of(encoder, collection, chosen.setting)
@@ -196,6 +197,6 @@ def _drawn(study: Study, chosen: Attacks, files: Files) -> RetrievalSet:
 
 
 def _is_kept(name: str) -> bool:
-    """Whether values per query of a measure are recorded: not every measure of every rung."""
+    """Return whether values per query of a measure are recorded. Some measures under attack are not."""
     attack, _, measure = name.rpartition(" ")
     return not attack or measure not in ("AP", "Max@R", "Max@R_norm", "PEER", "Success@10")

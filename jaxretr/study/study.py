@@ -1,8 +1,8 @@
 """A study from its design to its records: every run is trained, then measured section by section.
 
-In: a `Study`. Out, below `output_dir`: `training/` and `sections/`, which hold much and may be deleted once a run is
-recorded; in `records`, one JSON for each arm and seed, written after each section. The same call again goes on where it
-was, and several processes may share out the arms.
+Input: a `Study`. Output: `training/` and `sections/` below `output_dir`, which are large and may be deleted after a run
+is recorded; and in `records`, one JSON file for each arm and seed, written after each section. The same call resumes an
+interrupted study, and several processes may each take some of the arms.
 """
 
 import dataclasses
@@ -28,19 +28,19 @@ def run_study(
     arms: Sequence[str] = (),
     sections: Sequence[str] = (),
 ) -> None:
-    """Does what is not done yet.
+    """Train and measure everything that is not recorded yet.
 
     Args:
-      study: what to do.
-      output_dir: gets models and attacks.
-      records: gets one JSON for each run.
-      collections: the published files of test collections, each in a directory of its own name.
-      arms: whose runs; () for all.
-      sections: which of them; () for all.
+      study: the study.
+      output_dir: directory for models and attacks.
+      records: directory for one JSON file per run.
+      collections: directory with the published files of test collections, each in a directory of its own name.
+      arms: names of the arms to run; () for all.
+      sections: names of the sections to measure; () for all.
 
     Raises:
-      ValueError: an arm or a section that the study does not have; a record of another design or another model; what
-        training, evaluation and attacks refuse.
+      ValueError: the study lacks an arm or a section; a record is of another design or another model; or training,
+        evaluation or attacks refuse their input.
     """
     measured = dict.fromkeys(section for arm in study.arms.values() for section in arm.all_sections)
     for kind, named, known in (("arms", arms, study.arms), ("sections", sections, measured)):
@@ -80,15 +80,15 @@ def run_study(
 
 
 def _added(record: RunRecord, name: str, section: SectionRecord, model: str) -> RunRecord:
-    """The record with a section that has just been measured on the model of this fingerprint."""
+    """Return the record with a section that has just been measured on the model with this fingerprint."""
     return record.with_section(name, dataclasses.replace(section, provenance=Provenance.of(model)))
 
 
 def _begun(study: Study, run: Run, records: Path) -> RunRecord:
-    """The record of a run so far.
+    """Return the record of a run so far.
 
     Raises:
-      ValueError: it is one of another design.
+      ValueError: the record is of another design.
     """
     path = records / f"{run.name}.json"
     design = study.design_of(run)
@@ -105,7 +105,10 @@ def _begun(study: Study, run: Run, records: Path) -> RunRecord:
 
 
 def _model(study: Study, run: Run, directory: Path) -> tuple[Path, dict[str, Any]]:
-    """The directory of a run's model and what is recorded of its training, nothing for one that is not trained."""
+    """Return the directory of a run's model, and what is recorded of its training.
+
+    Nothing is recorded for a model that is not trained.
+    """
     if study.arms[run.arm].seeds:
         output_dir, training = trained(study, run, directory)
         return output_dir / "model", training
@@ -117,7 +120,10 @@ def _model(study: Study, run: Run, directory: Path) -> tuple[Path, dict[str, Any
 def _matched(
     study: Study, run: Run, encoder: RememberingEncoder, directory: Path
 ) -> tuple[RememberingEncoder, dict[str, Any]]:
-    """The checkpoint of a run that is closest to the finished baseline in clean quality on validation data."""
+    """Return the checkpoint of a run that is closest to the finished baseline in clean quality on validation data.
+
+    The second value holds the facts to record: step, both qualities, and the checkpoint's fingerprint.
+    """
     step, own, baseline, params = matched_checkpoint(study, run, directory)
     victim = RememberingEncoder(
         encoder.functions,

@@ -1,4 +1,7 @@
-"""The tables of the page of a study: an `Analysis` comes in, Markdown goes out, nothing where nothing is measured."""
+"""The tables on the page of a study.
+
+Input: an `Analysis`. Output: Markdown; nothing for sections that are not measured.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -23,7 +26,7 @@ from jaxretr.study.words import number, p_value, signed, table, with_interval, w
 
 
 def main_table(analysis: Analysis) -> str:
-    """Every arm by the main measures: mean over seeds ± standard deviation between them."""
+    """Return every arm by the main measures: mean over seeds ± standard deviation between them."""
     rows = [[arm, *_cells(analysis, arm, MAIN)] for arm in analysis.arms]
     return table(["", *(measure.title for measure in MAIN)], rows)
 
@@ -45,7 +48,7 @@ def _over_seeds(values: Sequence[float], decimals: int) -> str:
 
 
 def contrasts(found: Sequence[Contrast], *, corrected: bool = True) -> Iterator[str]:
-    """A row for each contrast, bold where significant."""
+    """Yield a table with a row for each contrast, bold if significant."""
     if not found:
         return
     heading = ["arm − baseline", "measure", "arm", "baseline", "difference", "95 % interval"]
@@ -71,7 +74,7 @@ def _contrast_row(one: Contrast, corrected: bool) -> list[str]:
 
 
 def matched(analysis: Analysis) -> Iterator[str]:
-    """The primary measure at the checkpoints closest to the baseline in clean quality, and which these are."""
+    """Yield the primary measure at the checkpoints closest to the baseline in clean quality, and these checkpoints."""
     asked = analysis.study.contrast[1]
     found = analysis.contrast(asked, PRIMARY, section="matched")
     if found is None:
@@ -92,7 +95,7 @@ def matched(analysis: Analysis) -> Iterator[str]:
 
 
 def hardening(analysis: Analysis) -> Iterator[str]:
-    """Each hardened arm against the one whose batches it shares."""
+    """Yield a comparison of each hardened arm with the arm that has the same batches."""
     asked = analysis.study.contrast[1]
     found = [
         analysis.contrast(arm, measure, baseline=asked)
@@ -106,7 +109,7 @@ def hardening(analysis: Analysis) -> Iterator[str]:
 
 
 def black_box(analysis: Analysis) -> Iterator[str]:
-    """Whether attacks that see no gradient rank the two arms as the gradient does."""
+    """Yield whether attacks without gradients rank the two arms as the gradient attack does."""
     primary = analysis.contrast(analysis.study.contrast[1], PRIMARY)
     blind = [one for one in analysis.secondary if one.measure in BLACK_BOX]
     if primary and blind:
@@ -121,7 +124,7 @@ def black_box(analysis: Analysis) -> Iterator[str]:
 
 
 def margin_and_sensitivity(analysis: Analysis) -> Iterator[str]:
-    """How far queries are from being lost, how small a change of their words takes them there, and the ratio."""
+    """Yield how far queries are from being lost, the smallest change of their words that loses them, and the ratio."""
     rows = []
     for arm in analysis.arms:
         radii, smallest = (analysis.values(arm, measure) for measure in (MARGIN, SMALLEST))
@@ -139,7 +142,10 @@ def margin_and_sensitivity(analysis: Analysis) -> Iterator[str]:
 
 
 def by_language(analysis: Analysis) -> Iterator[str]:
-    """Success left after attacks on texts by language, and the pooled radius by direction, for the two arms."""
+    """Yield the success left after attacks on texts by language, and the pooled radius by direction.
+
+    The tables show the baseline and the arm in question.
+    """
     arms = analysis.study.contrast
     for measures, heading, said in (
         (BLACK_BOX, "Attacks on texts by language", "language"),
@@ -155,7 +161,7 @@ def by_language(analysis: Analysis) -> Iterator[str]:
 
 
 def poison(analysis: Analysis) -> Iterator[str]:
-    """Who was hit by whose poison, run by run."""
+    """Yield the success of poisoned passages by the languages they were optimized and tested on, run by run."""
     for name, record in analysis.records.items():
         transfer = record.sections["poison"].facts["transfer"] if "poison" in record.sections else None
         if transfer:
@@ -175,7 +181,7 @@ def poison(analysis: Analysis) -> Iterator[str]:
 
 
 def strength(analysis: Analysis) -> Iterator[str]:
-    """The checks of the gradient attack, run by run."""
+    """Yield the checks of the gradient attack, run by run."""
     found = {
         name: record.sections["checks"].facts["checks"]
         for name, record in analysis.records.items()
@@ -193,7 +199,7 @@ def strength(analysis: Analysis) -> Iterator[str]:
 
 
 def costs(analysis: Analysis) -> Iterator[str]:
-    """Learning rates and what they were chosen by, time, row norms."""
+    """Yield learning rates and the criterion that selected them, time, and row norms."""
     yield "### Choices and cost"
     rows = []
     for arm in analysis.trained:
@@ -216,7 +222,7 @@ def costs(analysis: Analysis) -> Iterator[str]:
 
 
 def provenance(analysis: Analysis) -> Iterator[str]:
-    """Which code measured which model for each section, and the sections that do not say so."""
+    """Yield which code measured which model for each section, and the sections that do not record it."""
     yield "### Provenance"
     rows, unknown = [], []
     for name, record in analysis.records.items():
@@ -238,7 +244,10 @@ def provenance(analysis: Analysis) -> Iterator[str]:
 
 
 def examples(analysis: Analysis) -> Iterator[str]:
-    """Of the arm in question: the text of each attack and language that made the best relevant passage fall most."""
+    """Yield the adversarial texts of the arm in question.
+
+    For each attack and language, this is the text that lowered the best relevant passage most.
+    """
     record = analysis.records.get(f"{analysis.study.contrast[1]}-0")
     examples = record.sections["multi"].facts["examples"] if record and "multi" in record.sections else []
     if not examples:

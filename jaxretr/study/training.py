@@ -1,7 +1,9 @@
-"""The models of a study: a `Study` and a `Run` come in, the directory of a finished training goes out.
+"""The models of a study.
 
-The learning rate of an arm is the one that does best on validation data under its first seed; every arm with a choice
-of its own tries the same rates.
+Input: a `Study` and a `Run`. Output: the directory of a finished training.
+
+The learning rate of an arm is the one with the best validation result under the arm's first seed. Every arm that
+selects its own learning rate tries the same rates.
 """
 
 from pathlib import Path
@@ -20,18 +22,18 @@ from jaxretr.train.checkpoint import Checkpoints
 from jaxretr.train.step import TrainState
 
 CHOSEN_BY = ("mono/AP", "multi/AP")
-"""Learning rates are chosen by the mean of these on validation data."""
+"""The mean of these measures on validation data selects the learning rate."""
 MATCHED_BY = "multi/nDCG@10"
-"""What models of equal quality agree in, on validation data."""
+"""The measure of clean quality on validation data by which checkpoints are matched."""
 
 
 def chosen_rate(study: Study, arm: str, directory: Path) -> tuple[float, dict[str, float]]:
-    """The learning rate of an arm, and the criterion of each rate that was tried; trains what is not trained yet.
+    """Return the learning rate of an arm, and the criterion of each rate that was tried; train what is not trained yet.
 
     Args:
-      study: which rates.
+      study: the study, with the rates to try.
       arm: name of the arm.
-      directory: of the trainings.
+      directory: directory of the trainings.
     """
     of = study.arms[arm].rate_of or arm
     first = Run(of, study.arms[of].seeds[0])
@@ -40,10 +42,10 @@ def chosen_rate(study: Study, arm: str, directory: Path) -> tuple[float, dict[st
 
 
 def trained(study: Study, run: Run, directory: Path) -> tuple[Path, dict[str, Any]]:
-    """Trains a run with the rate of its arm.
+    """Train a run with the learning rate of its arm.
 
     Returns:
-      Its directory, and what is recorded of it: rate, choice, validation measures by step, cost.
+      The directory of the run, and what is recorded of it: rate, selection, validation measures by step, cost.
     """
     rate, tried = chosen_rate(study, run.arm, directory)
     output_dir = _train(study, run, rate, directory)
@@ -59,10 +61,11 @@ def trained(study: Study, run: Run, directory: Path) -> tuple[Path, dict[str, An
 
 
 def matched_checkpoint(study: Study, run: Run, directory: Path) -> tuple[int, float, float, Params]:
-    """The checkpoint of a run whose clean quality on validation data is closest to that of the finished baseline.
+    """Return the checkpoint of a run that is closest to the finished baseline in clean quality on validation data.
 
     Returns:
-      Its step, its quality (`MATCHED_BY`), that of the baseline of the same seed, and its parameters.
+      The step of the checkpoint, its quality (`MATCHED_BY`), the quality of the baseline with the same seed, and the
+      parameters of the checkpoint.
     """
     output_dir, training = trained(study, run, directory)
     _, of_baseline = trained(study, Run(study.contrast[0], run.seed), directory)
@@ -85,13 +88,13 @@ _WATCHED = ("mono/AP", "cross/AP", "multi/AP", "mono/nDCG@10", "cross/nDCG@10", 
 
 
 def criterion(output_dir: Path) -> float:
-    """How good the model of a finished training is on validation data."""
+    """Return the quality of a finished training's model on validation data."""
     found = Results.load(output_dir / "results.json").scalars()
     return float(np.mean([found[name] for name in CHOSEN_BY]))
 
 
 def _train(study: Study, run: Run, rate: float, directory: Path) -> Path:
-    """Train, or check that the finished training in this directory is of the same config, data and initial model."""
+    """Train; if the training is finished, check that it has the same config, data and initial model."""
     config = study.config(run, rate, directory)
     output_dir = Path(config.output_dir)
     say(f"training {output_dir.name}")
