@@ -1,8 +1,7 @@
 """What one device computes and moves in one run of a compiled program.
 
 Input: a `Module`. Output: `Costs`. XLA's own `cost_analysis()` counts the body of a loop once, so it counts one layer
-  of
-an encoder whose layers run in a loop. Here a loop body counts as often as it runs.
+of an encoder whose layers run in a loop. Here a loop body counts as often as it runs.
 """
 
 import math

@@ -1,8 +1,7 @@
 """The matrix products of the model's mathematics, counted by formula.
 
 Input: an `Architecture` and lengths. Output: floating-point operations; a multiply-add counts as two. LayerNorm,
-  softmax
-and everything else that is no matrix product is left out, and so is everything that a compiler adds.
+softmax and everything else that is no matrix product is left out, and so is everything that a compiler adds.
 """
 
 from jaxretr.config import Config

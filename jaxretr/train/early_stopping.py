@@ -1,8 +1,7 @@
 """Early stopping: which evaluated state is the best, and when training stops.
 
 Input: the value of a measure after some of the updates. Output: the best update, and whether patience is exhausted.
-  Both
-depend on these values alone. Every checkpoint stores them, so a resumed run decides like an uninterrupted one.
+Both depend on these values alone. Every checkpoint stores them, so a resumed run decides like an uninterrupted one.
 """
 
 from dataclasses import dataclass, field

@@ -1,8 +1,8 @@
 """One training update, from the loss to the new parameters, as one device makes it.
 
 Input: the training state, this device's rows of a batch, the run's key. Output: the state after the update, and
-  metrics,
-the same on every device. The update is a pure function: it knows neither the loop, nor the host, nor the config.
+metrics, the same on every device. The update is a pure function: it knows neither the loop, nor the host, nor the
+config.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,7 @@
 """The texts that a trigger is part of, and the positions of its tokens in them.
 
 Input: the text before and after the trigger, as strings. Output: token ids with free slots, exactly as the encoder's
-  own
-tokenization reads the strings.
+own tokenization reads the strings.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,7 @@
 """Adversarial training: word embeddings move within balls so that the loss of the batch rises.
 
 Input: the objective, parameters and this device's share of a batch. Output: losses and gradients of the parameters, as
-  a
-`Hardening` returns them. Queries and passages move together. The adversary's gradient is that of the sum of all
+a `Hardening` returns them. Queries and passages move together. The adversary's gradient is that of the sum of all
 devices' losses, because the transpose of `parallel.gather` is a sum; only its direction matters. The adversary attacks
 the network that is updated: dropout drops the same entries in all passes of an update.
 """

@@ -1,8 +1,7 @@
 """Consistency training: the model ranks a perturbed input like the clean input.
 
 Input: the objective, parameters and this device's share of a batch. Output: losses and gradients of the parameters, as
-  a
-`Hardening` returns them. The clean distribution over the candidates of the global batch is the teacher and gets no
+a `Hardening` returns them. The clean distribution over the candidates of the global batch is the teacher and gets no
 gradient. Clean and perturbed inputs share the dropout key, so dropout alone does not make them differ.
 """
 

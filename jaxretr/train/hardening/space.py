@@ -36,11 +36,12 @@ class Budget:
 
 
 class Space(NamedTuple):
-    """Attributes:
+    """The balls around the word embeddings of both sides.
 
-    attackable: positions that may move, per side.
-    epsilon: radius of each text's ball, in the units of the word embeddings.
-    norm: norm of the ball.
+    Attributes:
+      attackable: positions that may move, per side.
+      epsilon: radius of each text's ball, in the units of the word embeddings.
+      norm: norm of the ball.
     """
 
     attackable: tuple[Bool[Array, "queries query_length"], Bool[Array, "passages passage_length"]]
@@ -74,8 +75,7 @@ class Space(NamedTuple):
     def draw_entries(self, words: WordEmbeddings, key: Key[Array, ""]) -> WordEmbeddings:
         """Draw FreeLB's start: every entry uniform within radius / sqrt(n), n being the number of entries in the norm.
 
-        The point is in the ball, and for long texts far from its edge: Zhu et al. (2020), arXiv 1909.11764, algorithm
-          1, with
+        The point is in the ball, and for long texts far from its edge. Zhu et al. (2020), arXiv 1909.11764, algorithm 1, use
         the norm `frobenius`, where n is the number of attackable tokens times the width of a word embedding.
         """
 
