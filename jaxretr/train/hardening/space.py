@@ -75,8 +75,8 @@ class Space(NamedTuple):
     def draw_entries(self, words: WordEmbeddings, key: Key[Array, ""]) -> WordEmbeddings:
         """Draw FreeLB's start: every entry uniform within radius / sqrt(n), for n entries in the norm.
 
-        The point is in the ball, and for long texts far from its edge. Zhu et al. (2020), arXiv 1909.11764, algorithm 1,
-        use the norm `frobenius`, where n is the number of attackable tokens times the width of a word embedding.
+        The point is in the ball, and for long texts far from its edge. Zhu et al. (2020), arXiv 1909.11764, algorithm
+        1, use the norm `frobenius`, where n is the number of attackable tokens times the width of a word embedding.
         """
 
         def side(clean: Array, free: Array, epsilon: Array, keys: Array) -> Array:
