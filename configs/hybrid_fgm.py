@@ -1,8 +1,8 @@
 """Hybrid batches and the fast gradient method: python scripts/train.py --config configs/hybrid_fgm.py
 
-Miyato et al. 2017 (arXiv 1605.07725): the clean loss plus, in equal parts, the loss one step up its gradient. Each
-token moves by a tenth of the mean length of a word embedding. With --config.hardening.method=pgd the step becomes a
-walk of hardening.steps steps (Madry et al. 2018, arXiv 1706.06083).
+Miyato et al. 2017 (arXiv 1605.07725): the clean loss plus, with equal weight, the loss after one step up its gradient.
+Each token moves by a tenth of the mean norm of a word embedding. With --config.hardening.method=pgd, training takes
+hardening.steps steps instead of one (Madry et al. 2018, arXiv 1706.06083).
 """
 
 from jaxretr.config import Config, DataConfig, EvaluationConfig, HardeningConfig, ModelConfig, TrainConfig

@@ -1,6 +1,6 @@
 """Hybrid batches and FreeLB: python scripts/train.py --config configs/hybrid_freelb.py
 
-Zhu et al. 2020 (arXiv 1909.11764): the mean loss at the three points of a walk up its gradient.
+Zhu et al. 2020 (arXiv 1909.11764): the mean loss at the three points that gradient ascent visits.
 """
 
 from jaxretr.config import Config, DataConfig, EvaluationConfig, HardeningConfig, ModelConfig, TrainConfig

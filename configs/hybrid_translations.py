@@ -1,6 +1,6 @@
 """Adversarial hybrid batches: python scripts/train.py --config configs/hybrid_translations.py
 
-Each pair is trained on in the languages, of those planned and two other choices, that the model is worst at.
+Each pair has three choices of languages: the planned one and two others. Training uses the choice with the worst loss.
 """
 
 from jaxretr.config import Config, DataConfig, EvaluationConfig, HardeningConfig, ModelConfig, TrainConfig

@@ -1,7 +1,7 @@
 """Hybrid batches and virtual adversarial training: python scripts/train.py --config configs/hybrid_vat.py
 
-Miyato et al. 2018 (arXiv 1704.03976): the clean loss plus, in equal parts, how far the scores diverge in the most
-sensitive direction, found by one power iteration.
+Miyato et al. 2018 (arXiv 1704.03976): the clean loss plus, with equal weight, the divergence of the scores in the most
+sensitive direction, which one power iteration finds.
 """
 
 from jaxretr.config import Config, DataConfig, EvaluationConfig, HardeningConfig, ModelConfig, TrainConfig

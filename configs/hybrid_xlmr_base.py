@@ -3,9 +3,9 @@
     python scripts/train.py --config configs/hybrid_xlmr_base.py --config.data.source=/data/mmarco
 
 Elmahdy, Lin, Ahmad 2024 (arXiv 2408.10536): hybrid batches with alpha 0.5, AdamW at 3e-5 with weight decay 0.01,
-batches of about 100 pairs. The paper does not state size, lengths, steps and warm-up; those here are this project's.
-mMARCO is the part of its training data that is published in translation; the six question-answering sets can be
-trained on as `pairs`.
+batches of about 100 pairs. The paper does not state model size, text lengths, steps and warm-up; this project chose the
+values here. mMARCO is the part of the paper's training data whose translations are published; the six
+question-answering sets can be used as `pairs`.
 """
 
 from jaxretr.config import Config, DataConfig, EvaluationConfig, ModelConfig, TrainConfig

@@ -1,12 +1,12 @@
-"""Does hybrid batch training make a retriever robust? XLM-R base at full size, on TPU or GPUs:
+r"""Does hybrid batch training make a retriever robust? XLM-R base at full size, on TPU or GPUs:
 
     python scripts/study.py --config configs/study_full.py --output_dir runs/study-full --collections collections \
       --data_dir data
 
-The recipe is the published one (`configs/hybrid_xlmr_base.py`): mMARCO, of which `data.source` names the files; the
-translated question-answering sets of the paper are not published, and can be trained on as `pairs`. `collections` holds
-xquad-r/, mlqa-r/, miracl/ and BEIR's scifact/, nfcorpus/, arguana/, fiqa/. One process trains and measures, with all
-devices of its machine; machines share out the arms (--arms). docs/study.md says what such a run needs.
+The recipe is the published one (`configs/hybrid_xlmr_base.py`). It trains on mMARCO; `data.source` names its files. The
+paper's translated question-answering sets are not published; they can be used as `pairs`. `collections` holds
+xquad-r/, mlqa-r/, miracl/ and BEIR's scifact/, nfcorpus/, arguana/, fiqa/. One process trains and measures with all
+devices of its machine; several machines divide the arms (--arms). docs/study.md says what such a run needs.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The study at full size with LaBSE: as configs/study_full.py, with the recipe of configs/hybrid_labse.py."""
+"""The study at full size with LaBSE: configs/study_full.py with the model of configs/hybrid_labse.py."""
 
 import dataclasses
 import runpy

@@ -2,7 +2,7 @@
 
     uv run scripts/study.py --config configs/study_mini.py --output_dir runs/study
 
-docs/study.md says why each choice is made. XQuAD-R is measured on, never trained on and never chosen by.
+docs/study.md gives the reason for each choice. XQuAD-R is used for measuring only, never for training or selection.
 """
 
 from jaxretr.attack.options import AttackOptions

@@ -1,12 +1,12 @@
-"""Attack a retriever, and measure what is left of it.
+r"""Attack a retriever and measure how well it still retrieves.
 
     uv run scripts/attack.py --model runs/hybrid/model --dataset xquad-r --data_dir xquad-r --candidates paragraph \
       --languages en,de,zh,ar --max_queries 24 --attack pgd --rho 0.1 --output_dir out/attack-hybrid
     uv run scripts/attack.py ... --attack suite
 
-Prints clean and attacked measures for each language and writes the adversarial inputs, results.json, curves and
-report.html. The same command again goes on where it was. docs/robustness.md says what each attack does, and
-jaxretr/attack/options.py what every option means.
+Prints clean and attacked measures per language and writes the adversarial inputs, results.json, curves and
+report.html. The same command resumes an interrupted run. docs/robustness.md describes each attack, and
+jaxretr/attack/options.py each option.
 """
 
 import argparse

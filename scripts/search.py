@@ -4,7 +4,7 @@
     uv run scripts/search.py --index index --queries queries.jsonl --k 100 --run run.trec
     uv run scripts/search.py --index index --describe
 
---index again and again names the shards of one index.
+Repeat --index to name the shards of one index.
 """
 
 import argparse
@@ -48,7 +48,11 @@ def main() -> None:
 
 
 def read(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """Id and text of each query; those of the command line are numbered after those of the file."""
+    """Return the id and text of each query. Queries of the command line are numbered after those of the file.
+
+    Raises:
+      ValueError: there is no query, a query is empty or lacks an id, or a run needs an id that it cannot hold.
+    """
     queries: list[tuple[str, str]] = []
     for id, text in read_queries(local_copy(args.queries)) if args.queries else ():
         if id is None:
@@ -65,7 +69,11 @@ def read(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def write_run(path: Path, ids: list[str], answers: list[Answer]) -> None:
-    """Writes a TREC run, whole or not at all."""
+    """Write a TREC run atomically.
+
+    Raises:
+      ValueError: a passage id cannot stand in a TREC run.
+    """
     check_ids((hit.passage.id for one in answers for hit in one.hits), "the index", "rename it in the corpus")
     with replaced_file(path) as partial:
         lines = (
@@ -110,10 +118,12 @@ def flags() -> argparse.ArgumentParser:
 
 
 def condition(text: str) -> tuple[str, tuple[MetadataValue, ...]]:
-    """KEY=VALUE as a key and the values that it allows: year=1999 allows the number and the text, year="1999" the text.
+    """Parse KEY=VALUE into a key and the values that it allows.
+
+    year=1999 allows the number and the text, year="1999" only the text.
 
     Raises:
-      ArgumentTypeError: for another form, or a list with something that metadata cannot hold.
+      ArgumentTypeError: the text has another form, or lists something that metadata cannot hold.
     """
     key, equals, value = text.partition("=")
     if not (key and equals):

@@ -1,10 +1,11 @@
-"""Serve an index: an HTTP API and a search page in the browser.
+"""Serve an index as an HTTP API with a search page.
 
     uv run scripts/serve.py --index DIR
     uv run scripts/serve.py --index DIR --writable --port 9000
 
-Listens on this machine only; for others name a --host and set an API key, in JAXRETR_API_KEY or in a file. Stops on
-Ctrl-C or SIGTERM, once what was accepted is answered. docs/serving.md describes the API, the limits and the log.
+Listens on this machine only by default. To serve other machines, name a --host and set an API key, in JAXRETR_API_KEY
+or in a file. Ctrl-C or SIGTERM stops the service after it has answered all accepted requests. docs/serving.md describes
+the API, the limits and the log.
 """
 
 import argparse
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 def opened(directories: list[str], *, writable: bool) -> Any:
-    """The index. If it cannot be written, as on a read-only volume, the error says how to serve it nevertheless."""
+    """Open the index. If it cannot be written, as on a read-only volume, the error says how to serve it read-only."""
     try:
         return open_shards(directories, writable=writable)
     except OSError as error:
@@ -65,7 +66,7 @@ def opened(directories: list[str], *, writable: bool) -> Any:
 
 
 def port(value: str) -> int:
-    """A port number, or 0."""
+    """Parse a port number; 0 selects any free port."""
     if not value.isdecimal() or int(value) > 65_535:
         raise argparse.ArgumentTypeError(f"{value!r} is no port; expected 0 to 65535")
     return int(value)

@@ -1,11 +1,11 @@
-"""Run a study of training recipes, and write what it found:
+"""Run a study of training recipes and write its results:
 
     uv run scripts/study.py --output_dir runs/study --collections data/collections
 
-trains every arm and seed of the design, measures them clean and under attack, and writes one JSON for each into
-runs/study/record/results, tables and figures, and the page runs/study/record.md. The same command again goes on where
-it was; several processes, on one machine or several, may share out the arms (--arms). With --report nothing is trained
-or measured: tables and figures are drawn anew from the results. The repository's own study is `--record docs/study`.
+Trains every arm and seed of the design, measures it clean and under attack, and writes one JSON file for each into
+runs/study/record/results, plus tables, figures and the page runs/study/record.md. The same command resumes; several
+processes, on one machine or several, can divide the arms (--arms). With --report nothing is trained or measured; tables
+and figures are drawn anew from the results. The repository's own study is `--record docs/study`.
 """
 
 import argparse
@@ -56,10 +56,10 @@ def study_flags() -> argparse.ArgumentParser:
 
 
 def load_study(config: AnyPath | str, data_dir: AnyPath | None) -> Study:
-    """Return what `get_study()` of a file returns.
+    """Return the `Study` that `get_study()` of a config file returns, with `data_dir` if it is given.
 
     Raises:
-      ValueError: the file does not run, or makes no `Study`.
+      ValueError: the file does not run, or `get_study` returns something other than a `Study`.
     """
     try:
         study = runpy.run_path(str(config))["get_study"]()

@@ -1,8 +1,8 @@
 """Train a retriever: python scripts/train.py --config configs/hybrid.py [--config.train.steps=20 ...]
 
-Prepares data and encoder where they are absent, trains, evaluates before and after on held-out data, and leaves
-everything in the output directory (runs/<name of the config> unless --config.output_dir says otherwise). The same
-command again goes on where it was.
+Prepares data and encoder if they are absent, trains, evaluates before and after training on held-out data, and writes
+everything into the output directory (runs/<name of the config> unless --config.output_dir names another). The same
+command resumes an interrupted run.
 """
 
 import sys
@@ -21,7 +21,7 @@ flags.mark_flag_as_required("config")
 
 
 def main(_: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # the libraries' progress notes; ours go to the console
+    logging.set_verbosity(logging.WARNING)  # mutes the libraries' progress notes; ours go to the console
     config = _CONFIG.value
     config.output_dir = config.output_dir or str(
         Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
@@ -32,12 +32,12 @@ def main(_: list[str]) -> None:
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
-    """The arguments that are no flags; ends the program where --config or one of its fields is wrong."""
+    """Return the arguments that are not flags. Exit if --config or a field that it sets is wrong."""
     try:
         rest = app.parse_flags_with_usage([_with_home(argument) for argument in arguments])
-        _ = _CONFIG.value.output_dir  # raises if the file could not be loaded, or is no recipe
+        _ = _CONFIG.value.output_dir  # raises if the file could not be loaded, or is not a recipe
         return rest
-    except KeyError as error:  # how config_flags reports a field that does not exist
+    except KeyError as error:  # config_flags raises it for a field that does not exist
         sys.exit(f"error: {error.args[0]}; jaxretr/config.py lists them all")
     except Exception as error:  # whatever a config file raises
         reason = (str(error).splitlines() or [""])[-1].strip()

@@ -1,4 +1,4 @@
-"""Buckets that are directories on the disk, for tests without a network: `gs://bucket/name` is `root/bucket/name`."""
+"""Cloud buckets backed by local directories, for tests without a network: `gs://bucket/name` is `root/bucket/name`."""
 
 import importlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from orbax.checkpoint._src.path import gcs_utils
 
 
 class Buckets(DirFileSystem):
-    """What gcsfs is for real ones. Uploads are counted, and fail when `left` are made."""
+    """A stand-in for gcsfs. It records uploads, and uploads fail once `left` of them were made."""
 
     protocol = ("gs", "gcs")
     cachable = False
@@ -41,7 +41,7 @@ class Buckets(DirFileSystem):
 
 @contextmanager
 def served(root: Path) -> Iterator[type[Buckets]]:
-    """Buckets below `root`, also for epath and for tensorstore, which Orbax writes with."""
+    """Serve the buckets below `root` to fsspec, epath and tensorstore, with which Orbax writes."""
 
     def kvstore(path: str) -> dict[str, str]:
         return {"driver": "file", "path": str(root / Buckets._strip_protocol(path))}

@@ -1,4 +1,4 @@
-"""How often XLA compiles."""
+"""Count XLA compilations."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ import numpy as np
 
 @contextlib.contextmanager
 def compilation_events() -> Iterator[list[str]]:
-    """A list that grows whenever a program is compiled or read from the persistent cache of compiled programs.
+    """Yield a list that grows whenever a program is compiled or read from the persistent compilation cache.
 
     Raises:
-      AssertionError: if JAX reports no event for a new program.
+      AssertionError: JAX reports no event for a new program.
     """
     seen: list[str] = []
 

@@ -1,7 +1,8 @@
-"""Every test runs on a CPU that shows eight devices, without a network and without the user's caches.
+"""Run every test on a CPU that shows eight devices, without a network and without the user's caches.
 
-A run of the whole suite uses all cores: pytest-xdist starts a worker for each. The first process makes a directory of
-compiled programs, which its workers and the processes that tests start share. It is deleted at the end of the session.
+A run of the whole suite uses all cores: pytest-xdist starts a worker for each core. The first process creates a
+directory of compiled programs. Its workers and the processes that tests start share the directory; it is deleted at
+the end of the session.
 """
 
 import os
@@ -36,7 +37,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return the number of workers, 0 for none: starting workers does not pay for a few tests named by path."""
+    """Return the number of workers. It is 0 for a few tests named by path: there, starting workers costs more time."""
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or config.option.markexpr.strip() in ALONE:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -53,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A session that skips every test fails as one without tests does."""
+    """Fail a session that skips every test, as pytest fails a session without tests."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter and reporter.stats.get("skipped") and not reporter.stats.get("passed") and session.exitstatus == 0:
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
@@ -61,7 +62,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled_functions() -> Iterator[None]:
-    """Every compiled function maps memory, of which a process may have so many pieces; thousands of them end it."""
+    """Clear compiled functions: each maps memory, and thousands of them exceed the mappings that a process may have."""
     yield
     import jax
 
@@ -70,7 +71,7 @@ def forget_compiled_functions() -> Iterator[None]:
 
 @pytest.fixture
 def as_users_run() -> Iterator[None]:
-    """Without the run-time type checks of the tests, so that it is the library's own checks that refuse bad input."""
+    """Disable the tests' run-time type checks, so that the library's own checks must reject bad input."""
     checked = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
@@ -79,7 +80,7 @@ def as_users_run() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a tiny saved model, `model`, and made-up pairs, `pairs`."""
+    """Return a directory with a tiny saved model, `model`, and synthetic pairs, `pairs`."""
     from jaxretr.config import Config
     from tests import tiny
 
@@ -90,7 +91,7 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_config(tiny_root: Path, tmp_path: Path) -> "Config":
-    """A run of twelve steps into a directory of its own."""
+    """Return the config of a run of twelve steps with its own output directory."""
     from tests import tiny
 
     return tiny.run_config(tiny_root, tmp_path / "run")

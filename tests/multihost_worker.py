@@ -1,4 +1,4 @@
-"""One process of several: what `jaxretr.parallel` and the encoder do there, as JSON for tests/test_multihost.py."""
+"""One process of several: it runs `jaxretr.parallel` and the encoder and prints JSON for tests/test_multihost.py."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ TEXTS = [f"en{number} de{number} el{number}" for number in range(11)]
 
 
 class Counting:
-    """An encoder's functions, and how many texts they were given."""
+    """An encoder's functions with a count of the texts that they received."""
 
     def __init__(self, encoder: Encoder):
         self._encoder, self.texts = encoder, 0
@@ -39,7 +39,7 @@ def made(output_dir: Path) -> dict:
 
     sharing = Counting(encoder)
     shared = parallel.encode_sharded(sharing.encode_query)(TEXTS)
-    for _ in range(process):  # as often as this process likes: nobody waits
+    for _ in range(process):  # a different number of calls per process: encoding does not synchronize
         encoder.encode_query(TEXTS[:3])
 
     step = parallel.pmap(lambda w, x: (w * parallel.mean(x), parallel.gather(x)), in_axes=(None, 0), out_axes=None)

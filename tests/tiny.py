@@ -1,6 +1,6 @@
-"""A model, a tokenizer and parallel data small enough to train on in a test, made from nothing.
+"""A synthetic model, tokenizer and parallel data set, small enough to train on in a test.
 
-Three "languages" say the same things in their own words: the word for meaning 7 is `en7`, `de7` or `el7`.
+Three "languages" express the same meanings in their own words: the word for meaning 7 is `en7`, `de7` or `el7`.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ TINY = Architecture(
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Words between blanks."""
+    """Return a tokenizer of words separated by blanks."""
     made = tokenizers.Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
@@ -48,13 +48,16 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def encoder() -> Encoder:
-    """Random weights."""
+    """Return an encoder with random weights."""
     params = init_params(TINY, jax.random.key(0))
     return Encoder(functions(TINY), params, tokenizer(), query_prefix="query: ", passage_prefix="passage: ")
 
 
 def write_pairs(directory: Path, *, negatives: int = 1) -> Path:
-    """`train.jsonl`, `validation.jsonl` and `test.jsonl`; a passage says more of what its query asks."""
+    """Write `train.jsonl`, `validation.jsonl` and `test.jsonl` and return `directory`.
+
+    A passage holds the meanings of its query and further ones.
+    """
     rng = np.random.default_rng(0)
     directory.mkdir(parents=True, exist_ok=True)
     for split, size in (("train", 120), ("validation", 12), ("test", 12)):
@@ -79,7 +82,7 @@ def write_pairs(directory: Path, *, negatives: int = 1) -> Path:
 
 
 def shrink(config: Config, root: Path) -> Config:
-    """The same recipe with the tiny model and data below `root`, one step of it."""
+    """Return the same recipe with the tiny model and data below `root`, and one training step."""
     if not (root / "model").exists():
         encoder().save(root / "model")
         write_pairs(root / "pairs")
@@ -105,7 +108,7 @@ def shrink(config: Config, root: Path) -> Config:
 
 
 def run_config(root: Path, output_dir: Path) -> Config:
-    """A run of twelve steps with dropout and hard negatives, checkpoints after 5, 10 and 12."""
+    """Return a run of twelve steps with dropout and hard negatives, and checkpoints after steps 5, 10 and 12."""
     config = Config(
         model=ModelConfig(dropout=0.1),
         data=DataConfig(num_hard_negatives=1),

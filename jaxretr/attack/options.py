@@ -1,4 +1,4 @@
-"""The settings of a run of attacks, validated where they are built.
+"""Settings of a run of attacks, validated on construction.
 
 Input: values as `scripts/attack.py` takes them. Output: `AttackOptions`.
 """
@@ -20,8 +20,11 @@ from jaxretr.eval.settings import Setting
 from jaxretr.perturb.balls import Norm
 
 Aim = Literal["query", "demote", "promote", "language"]
-"""What gradient attacks perturb and why: queries, so that they lose their relevant passages; relevant passages, so that
-they fall; irrelevant passages, so that they rise; or queries, so that their own language fills the top ranks."""
+"""What gradient attacks perturb, and to which end.
+
+"query" perturbs queries, so that they lose their relevant passages; "demote", relevant passages, so that they fall;
+"promote", irrelevant passages, so that they rise; "language", queries, so that passages in the query's own language
+fill the top ranks."""
 
 SUITE = "suite"
 LADDER = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -45,17 +48,17 @@ SUITE_ATTACKS = (
     "language_direction",
     "hotflip",
 )
-"""The attacks of the suite with the aim "query"."""
+"""Attacks of the suite with the aim "query"."""
 SUITE_AIMS: dict[Aim, str] = {"language": "pgd", "demote": "fgm", "promote": "fgm"}
-"""The further aims of the suite and the attack for each: one step on passages, which are many times longer."""
-_CURVES = ("fgm", "pgd", "language_direction")  # attacks of the suite that run at every budget of `LADDER`
+"""The suite's other aims, with the attack for each. Attacks on passages, which are many times longer, take one step."""
+_CURVES = ("fgm", "pgd", "language_direction")  # attacks that the suite runs at every budget of `LADDER`
 
 _LOSSES: dict[str, Loss] = {"margin": Margin(TOP), "info_nce": InfoNCE(0.05), "smooth_rank": SmoothRank(0.02)}
 
 
 @dataclass(frozen=True)
 class AttackOptions:
-    """A run of attacks.
+    """Settings of a run of attacks.
 
     Attributes:
       attacks: names in `ATTACKS`, or `suite` alone.
@@ -72,7 +75,7 @@ class AttackOptions:
       passages: poisoned passages per language.
       slots: tokens of a poisoned passage.
       poison_passes: forward passes per poisoned passage.
-      optimise: share of the questions that poison is optimized on; the poison is tested on the others.
+      optimise: share of the questions on which poison is optimized; the poison is tested on the others.
       seed: seed of every random draw.
     """
 
@@ -123,29 +126,36 @@ class AttackOptions:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The attacks one by one, without repetition."""
+        """Names of the attacks, without repetition; the suite is expanded."""
         return SUITE_ATTACKS if self.attacks == (SUITE,) else tuple(dict.fromkeys(self.attacks))
 
     @property
     def poisonings(self) -> tuple[str, ...]:
-        """The named attacks that poison the corpus."""
+        """Named attacks that poison the corpus."""
         return tuple(name for name in self.named if ATTACKS[name].schedule)
 
     def further_aims(self, setting: Setting) -> Iterator["AttackOptions"]:
-        """The options of the suite's other aims; "language" needs passages in several languages (setting `multi`)."""
+        """Yield the options of the suite's other aims.
+
+        The aim "language" needs passages in several languages (setting `multi`).
+        """
         if self.attacks == (SUITE,):
             for aim, attack in SUITE_AIMS.items():
                 if aim != "language" or setting == "multi":
                     yield dataclasses.replace(self, aim=aim, attacks=(attack,), rho=(self.reference_rho,))
 
     def budgets(self, attack: str) -> tuple[float, ...]:
-        """Relative radii of a gradient attack, ascending."""
+        """Return the relative budgets of a gradient attack, ascending."""
         if self.rho:
             return tuple(sorted(self.rho))
         return LADDER if self.attacks == (SUITE,) and attack in _CURVES else (self.reference_rho,)
 
     def gradient_attack(self, name: str) -> GradientAttack:
-        """A gradient attack with the norm, layer and effort of these options."""
+        """Return the gradient attack `name` with the norm, layer and effort of these options.
+
+        Raises:
+          ValueError: `name` is not a gradient attack.
+        """
         algorithm = ATTACKS[name].algorithm
         if algorithm is None:
             raise ValueError(f"{name} is no gradient attack; expected one of {', '.join(names('embedding'))}")
@@ -154,11 +164,11 @@ class AttackOptions:
 
     @property
     def query_loss(self) -> Loss:
-        """The loss that gradient attacks on queries maximize."""
+        """Loss that gradient attacks on queries maximize."""
         return _LOSSES[self.loss]
 
     def threat_model(self) -> dict[str, str]:
-        """Goal, knowledge and budget in words, for reports."""
+        """Return the attacker's goal, knowledge and budget in words, for reports."""
         goals = {
             "query": f"a changed query loses its relevant passages from the first {TOP}",
             "demote": "the best relevant passage, changed, falls",

@@ -55,17 +55,17 @@ def attack_into(
     measures: Sequence[str] = MEASURES,
     checks: int = 0,
 ) -> Results:
-    """Attack a model and write everything into `output_dir`. The same call after an interruption resumes.
+    """Attack a model and write everything into `output_dir`. The same call resumes an interrupted run.
 
     Args:
-      output_dir: created if absent. The same run is resumed; another run is refused.
+      output_dir: created if absent. A directory that holds a run with other settings is refused.
       encoder: the model, in float32.
       collection: queries, passages, judgements.
       options: the attacks.
-      setting: the attacked tasks.
-      system: name of the model in tables.
+      setting: setting whose tasks are attacked.
+      system: name of the model in tables and reports.
       attacked: everything else that determines the figures, as plain values: model, candidates, lengths, ...
-      measures: names as ir_measures spells them.
+      measures: measure names as ir_measures spells them.
       checks: number of queries for the checks of attack strength; 0 for no checks.
 
     Raises:
@@ -120,7 +120,7 @@ def attack_into(
 
 
 def _load_or_run(output_dir: AnyPath, victim: Victim, planned: Trial, run: Run, before: Sequence[Trial]) -> Trial:
-    """Return the trial with its results, from disk if it already ran."""
+    """Return the trial with its results. Load them from disk if the trial already ran."""
     results = load_results(output_dir, planned, victim.tasks)
     if results is not None:
         return planned.with_results(results)

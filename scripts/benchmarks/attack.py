@@ -1,8 +1,8 @@
-"""One iteration of corpus poisoning by HotFlip, against two programs in PyTorch (attack_torch.py), on the same weights.
+"""One HotFlip iteration of corpus poisoning, against two PyTorch programs (attack_torch.py), on the same weights.
 
-`loop` is written as the published programs are, `batched` as one would today. PyTorch lives in an environment of its
-own: `python -m venv TORCH_ENVIRONMENT && TORCH_ENVIRONMENT/bin/pip install torch transformers`. Ratios are theirs to
-ours: above 1, ours is faster. On a machine that has other work, compare the CPU times.
+`loop` follows the published programs; `batched` is how one would write the attack today. PyTorch needs an environment
+of its own: `python -m venv TORCH_ENVIRONMENT && TORCH_ENVIRONMENT/bin/pip install torch transformers`. Ratios are
+PyTorch's time to ours: above 1, ours is faster. On a machine with other load, compare the CPU times.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def run(model: Path, torch_python: Path, slots: int, candidates: int, queries: i
     chunk = compiled_chunk(engine, 1, at_once(jax.tree.map(lambda leaf: leaf[None], template)))
 
     def ours(iteration: int) -> tuple[tuple[float, float], np.ndarray, float]:
-        """Wall and CPU seconds, the new ids, their objective."""
+        """Return wall and CPU seconds, the new ids and their objective."""
         began, cpu_began = time.perf_counter(), time.process_time()
         states, _ = chunk(shared, problem, start, np.int32(iteration), np.int32(iteration + 1))
         ids, value = parallel.merge(states.ids)[0], float(parallel.merge(states.value)[0])
@@ -68,11 +68,11 @@ def run(model: Path, torch_python: Path, slots: int, candidates: int, queries: i
             return json.loads(torch.stdout.readline())
 
         seconds = []
-        for iteration in range(repeats + 1):  # the first one warms up
+        for iteration in range(repeats + 1):  # the first iteration warms up
             taken, ids, value = ours(iteration)
             slot = int(np.argmax(ids != first))
             runs = [theirs(side, slot) for side in SIDES]
-            for other in runs:  # the same best candidate, unless nothing was better than the start
+            for other in runs:  # the best candidate must be the same, unless no candidate beats the start
                 np.testing.assert_allclose(value, other["best"], atol=1e-4)
             seconds.append([taken, *(other["seconds"] for other in runs)])
         torch.stdin.close()

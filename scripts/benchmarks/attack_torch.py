@@ -1,13 +1,13 @@
-"""The PyTorch side of `scripts/benchmark.py attack`: corpus poisoning on the same weights and the same start.
+"""PyTorch side of `scripts/benchmark.py attack`: corpus poisoning on the same weights from the same start.
 
-Talks JSON lines: which program and which position come in; wall and CPU seconds of one iteration of HotFlip and the
-objective of the best candidate go out. Needs torch and transformers, nothing of jaxretr. Written after the description
-in Zhong et al. (2023), arXiv 2310.19156.
+Communicates in JSON lines. Input: which program and which position to run. Output: wall and CPU seconds of one HotFlip
+iteration and the objective of the best candidate. Needs torch and transformers, and nothing of jaxretr. Follows the
+description in Zhong et al. (2023), arXiv 2310.19156.
 
-- loop: the published kind. In every iteration the queries are encoded again; candidates are scored one by one, and each
-  forward pass records what a backward pass would need.
-- batched: queries once; all candidates in one batch without gradients; the objective is the similarity to the mean
-  query.
+- loop: like the published programs. Every iteration encodes the queries again and scores candidates one by one, and
+  each forward pass records what a backward pass would need.
+- batched: encodes the queries once; scores all candidates in one batch without gradients; the objective is the
+  similarity to the mean query.
 """
 
 import json
@@ -49,7 +49,7 @@ def main(model_directory: str, file: str, candidates: int) -> None:
     def loop(slot: int) -> float:
         queries = encode(query_ids, query_mask).detach()
         tokens = proposals(slot, (queries @ encode_passages(passage[None]).T).mean())
-        queries = encode(query_ids, query_mask).detach()  # there, once for the gradient and once for the candidates
+        queries = encode(query_ids, query_mask).detach()  # the published programs encode them twice, too
         scores = []
         for token in tokens:
             candidate = passage.clone()

@@ -1,7 +1,7 @@
-"""Gradient caching: a step over eight times the pairs, encoded in chunks, against plain steps over as many each.
+"""Gradient caching: one step over eight times the pairs, encoded in chunks, against plain steps.
 
-The loss sees eight times the negatives; memory is that of a chunk. The ratio is time per pair: the second forward
-pass of the encoder alone is a third more of what a plain step computes.
+The loss sees eight times the negatives; memory stays that of one chunk. The ratio compares time per pair: the second
+forward pass of the encoder alone adds a third to the computation of a plain step.
 """
 
 import argparse

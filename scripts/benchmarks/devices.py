@@ -1,9 +1,9 @@
-"""Bytes that a device sends in one training step on eight devices, against the least that the mathematics asks for.
+"""Bytes that a device sends in one training step on eight devices, against the theoretical minimum.
 
-The step is compiled for virtual devices of this machine and its collectives are read from the program XLA leaves. The
-least: every parameter's gradient reduced over all devices (sending 2 (n - 1) / n of its bytes), embeddings of the
-global batch gathered once and their gradients scattered back ((n - 1) / n each). With `train.sparse_embeddings` the
-gradient of the word table is that of the tokens of the batch.
+The step is compiled for virtual devices of this machine, and its collectives are read from the program that XLA leaves.
+The minimum: every parameter's gradient is reduced over all devices (sending 2 (n - 1) / n of its bytes); the embeddings
+of the global batch are gathered once and their gradients scattered back ((n - 1) / n each). With
+`train.sparse_embeddings`, the gradient of the word table covers only the tokens of the batch.
 """
 
 import argparse

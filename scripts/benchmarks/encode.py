@@ -1,8 +1,8 @@
 """Encoding of real passages of mixed length, against sentence-transformers 6 on the same weights.
 
-Whole passages of LibreOffice's help in eight languages, up to the length the model allows. Theirs in float32 and
-bfloat16 weights, each as it is and under `torch.compile`, in batches of 32 sorted by length as it does; ours in float32
-and bfloat16. PyTorch's environment and the ratios are as in `train`.
+The texts are whole passages of LibreOffice's help in eight languages, up to the length that the model allows.
+sentence-transformers runs with float32 and bfloat16 weights, each without and with `torch.compile`, in batches of 32
+that it sorts by length. Ours runs in float32 and bfloat16. PyTorch's environment and the ratios are as in `train`.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""One step of each method of hardening, against the clean step, in one process on the same weights.
+"""One step of each hardening method, against the clean step, in one process on the same weights.
 
-The steps run in turns and learn nothing (a rate of 0), so that every one is made with the same parameters. Random token
-ids, no padding, remat "dots", no dropout. A ratio above 1 says how many clean steps one step costs. On a machine that
-has other work, compare the CPU times.
+The steps take turns and learn nothing (learning rate 0), so every step uses the same parameters. Token ids are random,
+without padding; remat is "dots" and dropout is off. A ratio is the number of clean steps that one step costs. On a
+machine with other load, compare the CPU times.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def run(model: Path, pairs: int, query_length: int, passage_length: int, rounds:
         return TokenBatch(rng.integers(5, architecture.vocab_size, shape, np.int32), np.ones(shape, bool))
 
     first, others = np.arange(pairs, dtype=np.uint32), np.arange(pairs, 3 * pairs, dtype=np.uint32).reshape(-1, 2)
-    far = np.uint32(3 * pairs)  # passages have contents of their own: no negative is a false one
+    far = np.uint32(3 * pairs)  # passages have distinct contents: no false negatives
     batch = PairBatch(tokens(pairs, query_length), tokens(pairs, 1, passage_length), first, first[:, None] + far)
     batches = {
         "typos": batch._replace(typo_queries=tokens(pairs, query_length)),
@@ -68,7 +68,7 @@ def run(model: Path, pairs: int, query_length: int, passage_length: int, rounds:
     state = parallel.replicate(TrainState(np.int32(0), encoder.params, optimizer.init(encoder.params)))
     key = parallel.replicate(jax.random.key(0, impl="rbg"))
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
-    for _ in range(rounds + 1):  # the first one compiles
+    for _ in range(rounds + 1):  # the first round compiles
         for name, step in steps.items():
             share = parallel.split(batches.get(name, batch))
             began, cpu_began = time.perf_counter(), time.process_time()

@@ -1,15 +1,15 @@
-"""Approximate and exact search in clustered vectors (index_data.py): ours, FAISS's and hnswlib's (index_systems.py).
+"""Approximate and exact search in clustered vectors (index_data.py): ours, FAISS and hnswlib (index_systems.py).
 
     uv run --group benchmark scripts/benchmark.py index --passages 50000
     uv run --group benchmark scripts/benchmark.py index --directory DIR --json table.json
 
-Each system is built, tuned on queries of its own to each recall, and measured on others: the three in processes of
-their own, one after the other, on the same cores. Every side answers all queries in one call (queries/s; median of
-three, after one to warm up), then one by one (p50). Peak memory is the resident set, pages of mapped files included;
-Python and libraries take part of it. Ratios are to the baseline's queries/s at the same recall: above 1 is faster than
-the baseline. On a machine that has other work, compare queries per CPU second.
+Each system is built, tuned to each recall on one set of queries, and measured on another, in three processes that run
+one after the other on the same cores. Each search is timed with all queries in one call (queries/s; median of three,
+after one warm-up) and with single queries (p50). Peak memory is the resident set, including pages of mapped files;
+Python and the libraries take part of it. Ratios are to the baseline's queries/s at the same recall: above 1 is faster
+than the baseline. On a machine with other load, compare queries per CPU second.
 
-With --directory everything that was built is kept, and not built again.
+With --directory, everything that is built is kept and reused.
 """
 
 import argparse
@@ -31,17 +31,17 @@ from benchmarks.index_systems import EXACT, SYSTEMS, System, recall
 from jaxretr.files import path_flag
 
 TARGETS = [0.95, 0.99]
-_MORE = 0.2  # of what is missing to perfect recall
+_MORE = 0.2  # margin in tuning, as a share of the distance to perfect recall
 _REPEATS = 3
-_SINGLE = 200  # queries one by one, where that takes less than
-_SECONDS = 10.0
+_SINGLE = 200  # single queries to time, at most
+_SECONDS = 10.0  # after which no more single queries are timed
 
 
 def build(system: System, data: Path) -> dict[str, float]:
-    """Builds what is not built yet; seconds, CPU seconds, GiB at the peak and GiB on disk."""
+    """Build the index unless it exists; return seconds, CPU seconds, GiB at the peak and GiB on disk."""
     directory, record = data / system.built_as, data / f"{system.built_as}.json"
     if not record.exists():
-        shutil.rmtree(directory, ignore_errors=True)  # of a build that was interrupted
+        shutil.rmtree(directory, ignore_errors=True)  # an interrupted build may have left it
         passages = np.load(data / "passages.npy", mmap_mode="r")
         began, cpu_began = time.perf_counter(), time.process_time()
         system.build(passages, directory)
@@ -56,7 +56,7 @@ def build(system: System, data: Path) -> dict[str, float]:
 
 
 def tune(system: System, data: Path) -> list[Any]:
-    """The settings for each recall; for a little more, as on other queries it may be a little less."""
+    """Return the settings for each recall, tuned with a margin because recall on other queries may be lower."""
     system.open(data, data / system.built_as)
     return system.tune(
         [target + _MORE * (1 - target) for target in TARGETS],
@@ -66,7 +66,7 @@ def tune(system: System, data: Path) -> list[Any]:
 
 
 def measure(system: System, data: Path, setting: Any) -> dict[str, float]:
-    """Recall and speed of one setting, and the peak of memory."""
+    """Return recall, speed and peak memory of one setting."""
     queries, truth = np.load(data / "queries.npy"), np.load(data / "queries-truth.npy")
     system.open(data, data / system.built_as)
     search = system.search(setting)
@@ -96,7 +96,7 @@ def measure(system: System, data: Path, setting: Any) -> dict[str, float]:
 
 
 def peak_gib() -> float:
-    """Of this process since it began, its parent's memory left out."""
+    """Return the peak memory of this process since its start, without its parent's."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20  # type: ignore[index]
 
@@ -117,7 +117,7 @@ def compare(
     directory: Path, only: list[str], baseline: str, threads: int, ef_construction: int, **sizes: int
 ) -> dict[str, Any]:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    # Threads that wait do so without computing, or they would take from other systems what they count as their own.
+    # Waiting threads must not spin: they would take CPU time from other systems and count it as their own.
     os.environ |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
     index_data.write(directory, **sizes)
     results: dict[str, Any] = {
@@ -145,13 +145,13 @@ def compare(
 
 
 def alone(function: Any, *arguments: Any) -> Any:
-    """What a function returns in a new process."""
+    """Run a function in a new process and return its result."""
     with ProcessPoolExecutor(1, get_context("spawn")) as worker:
         return worker.submit(function, *arguments).result()
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown."""
+    """Return the results as Markdown tables."""
     systems, baseline = results["systems"], results["baseline"]
     sizes = results["sizes"]
     lines = [

@@ -1,14 +1,14 @@
-"""Vectors to search in that are as hard as those of text: sizes come in, a directory of arrays goes out.
+"""Vectors that are as hard to search as those of text. Input: sizes. Output: a directory of arrays.
 
-A passage is a random centre plus Gaussian noise of the same spread, normalised. The variance along the i-th principal
-axis falls as 1/i, and the axes are turned at random, so that no group of coordinates holds more than another. There is
-a centre for every hundred passages; the j-th largest of them has a share of about j^-0.75. Queries are drawn in the
-same way from the same centres, and are no passages. At 100,000 x 384 the local intrinsic dimension (Amsaleg et al.
-2015, maximum likelihood over 100 neighbours) has a median of 20: as hard as GloVe and GIST, the hard ones among the
-usual benchmarks, and somewhat easier than the mini encoder's embeddings of Cranfield (24).
+A passage is a random center plus Gaussian noise of the same spread, normalized. The variance along the i-th principal
+axis falls as 1/i, and the axes are rotated at random, so that no group of coordinates holds more variance than another.
+There is one center per hundred passages; the j-th largest center has a share of about j^-0.75 of the passages. Queries
+are drawn in the same way from the same centers and are not passages. At 100,000 x 384 the local intrinsic dimension
+(Amsaleg et al. 2015, maximum likelihood over 100 neighbors) has a median of 20: as hard as GloVe and GIST, the hard
+ones of the usual benchmarks, and somewhat easier than the mini encoder's embeddings of Cranfield (24).
 
-passages.npy, tuning.npy, queries.npy   float32, of length 1
-tuning-truth.npy, queries-truth.npy     numbers of the K best passages of each, best first
+passages.npy, tuning.npy, queries.npy   float32, unit length
+tuning-truth.npy, queries-truth.npy     numbers of the K best passages per query, best first
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ _BLOCK = 16_384
 
 
 def write(directory: Path, passages: int, dim: int, queries: int) -> None:
-    """Makes what is not there yet; `queries` to tune with, and as many to measure with."""
+    """Write the files that are missing, with `queries` queries to tune with and as many to measure with."""
     rng = np.random.default_rng(0)
     turned, _ = np.linalg.qr(rng.standard_normal((dim, dim)))
     axes = (turned / np.sqrt(np.arange(1, dim + 1))[:, None]).astype(np.float32)
@@ -47,7 +47,7 @@ def write(directory: Path, passages: int, dim: int, queries: int) -> None:
 
 
 def _best(queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
-    """The exact answer, by other means than those that are measured."""
+    """Return the exact answer, computed without the measured systems."""
     scores = np.full((len(queries), K), -np.inf, np.float32)
     numbers = np.zeros((len(queries), K), np.int64)
     for start in range(0, len(passages), _BLOCK):

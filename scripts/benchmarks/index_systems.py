@@ -1,7 +1,7 @@
-"""The systems that `scripts/benchmark.py index` compares: how each is built, opened, tuned and asked.
+"""The systems that `scripts/benchmark.py index` compares: how each is built, opened, tuned and queried.
 
-Settings that a search does not decide on are those that their authors advise for the size: HNSW with 16 links; IVF with
-2 sqrt(n) lists, codes of a quarter of a byte a dimension, and vectors beside them to score the best again.
+Settings that are not tuned are those that the authors of a system advise for the size: HNSW with 16 links; IVF with
+2 sqrt(n) lists, codes of a quarter of a byte per dimension, and the vectors beside them for re-ranking.
 """
 
 import dataclasses
@@ -15,34 +15,34 @@ import numpy as np
 from benchmarks.index_data import K
 
 Search = Callable[[np.ndarray], np.ndarray]
-"""Queries -> numbers of the K best passages of each."""
+"""Queries -> numbers of the K best passages per query."""
 
-_STEP = 1.25  # from one setting that is tried to the next
+_STEP = 1.25  # ratio of successive settings that are tried
 
 
 @dataclasses.dataclass
 class System:
-    """One system. `built_as` names the directory of what it builds, which some of them share."""
+    """One system. `built_as` names the directory of its index; systems that use the same index share it."""
 
     threads: int
     ef_construction: int
     built_as = ""
 
     def build(self, passages: np.ndarray, directory: Path) -> None:
-        """Writes the index."""
+        """Write the index."""
 
     def open(self, data: Path, directory: Path) -> None:
-        """Loads it."""
+        """Load the index."""
         raise NotImplementedError
 
     def tune(self, targets: list[float], queries: np.ndarray, truth: np.ndarray) -> list[Any]:
-        """For each recall the settings of the fastest search that reaches it; None where nothing does."""
+        """Return the settings of the fastest search that reaches each target recall; None if no search reaches it."""
         chosen = []
         for target in targets:
             reaching = []
             for line in self.lines():
                 low, high = 0, len(line)
-                while low < high:  # the first that reaches it; recall grows along a line
+                while low < high:  # bisect to the first setting that reaches the target; recall grows along a line
                     middle = (low + high) // 2
                     found = self.search(line[middle])(queries)
                     low, high = (low, middle) if recall(found, truth) >= target else (middle + 1, high)
@@ -57,7 +57,7 @@ class System:
         return chosen
 
     def lines(self) -> list[list[Any]]:
-        """Settings to try, in lists along which recall grows."""
+        """Return lists of settings to try; recall grows along each list."""
         return [[[]]]
 
     def search(self, setting: Any) -> Search:
@@ -65,7 +65,7 @@ class System:
 
 
 class OursExact(System):
-    """`jaxretr.retrieval.exact.search` in the file of the vectors, which needs no index."""
+    """`jaxretr.retrieval.exact.search` on the file of vectors; needs no index."""
 
     def open(self, data: Path, directory: Path) -> None:
         self.passages = np.load(data / "passages.npy", mmap_mode="r")
@@ -77,7 +77,7 @@ class OursExact(System):
 
 
 class Ours(System):
-    """An `Index`, asked through `Index.search`: passages and their texts come back, not only numbers."""
+    """An `Index`, queried through `Index.search`: it returns passages with their texts, not only numbers."""
 
     storage = "float32"
     built_as = "ours-float32"
@@ -97,7 +97,7 @@ class Ours(System):
         self.data, self.directory, self.about = data, directory, read_about(directory)
 
     def tune(self, targets: list[float], queries: np.ndarray, truth: np.ndarray) -> list[Any]:
-        """As `--target_recall` does."""
+        """Tune as `--target_recall` does."""
         from jaxretr.index.tuning import tune
 
         searchers, chosen = self._searchers(self.about["segments"]), []
@@ -138,14 +138,14 @@ class Ours(System):
 
 
 class OursInt8(Ours):
-    """The same with vectors of a byte a dimension."""
+    """`Ours` with vectors of one byte per dimension."""
 
     storage = "int8"
     built_as = "ours-int8"
 
 
 class OursNumbers(Ours):
-    """The same index as `Ours`, but only numbers come back."""
+    """The index of `Ours`, but searches return only numbers."""
 
     def search(self, setting: Any) -> Search:
         searchers = self._searchers(self._segments(setting))
@@ -153,14 +153,14 @@ class OursNumbers(Ours):
 
 
 class OursWithoutScann(Ours):
-    """The same index as `Ours` where ScaNN has no wheels."""
+    """The index of `Ours` on a platform for which ScaNN has no wheels."""
 
     def tune(self, targets: list[float], queries: np.ndarray, truth: np.ndarray) -> list[Any]:
         return [None] * len(targets)
 
 
 class Faiss(System):
-    """IndexFlatIP."""
+    """FAISS's IndexFlatIP."""
 
     built_as = "faiss-flat"
 
@@ -175,7 +175,7 @@ class Faiss(System):
         faiss.omp_set_num_threads(self.threads)
         index = self.empty(passages)
         if not index.is_trained:
-            chosen = np.random.default_rng(0).permutation(len(passages))[:250_000]  # as many as ours learns from
+            chosen = np.random.default_rng(0).permutation(len(passages))[:250_000]  # the number that ours trains on
             index.train(passages[np.sort(chosen)])
         for start in range(0, len(passages), 100_000):
             index.add(passages[start : start + 100_000])
@@ -193,7 +193,7 @@ class Faiss(System):
 
 
 class FaissIvfPq(Faiss):
-    """IVF with 4-bit codes for every two dimensions, the same as ScaNN's, in FAISS's fast-scan form, and re-ranking."""
+    """IVF with 4-bit codes for every two dimensions, as in ScaNN, in FAISS's fast-scan form, with re-ranking."""
 
     built_as = "faiss-ivfpq-fastscan"
 
@@ -224,7 +224,7 @@ class FaissIvfPq(Faiss):
 
 
 class FaissIvfPq8(FaissIvfPq):
-    """The same with 8-bit codes for every four dimensions: as many bytes."""
+    """`FaissIvfPq` with 8-bit codes for every four dimensions: the same number of bytes."""
 
     built_as = "faiss-ivfpq"
 
@@ -233,7 +233,7 @@ class FaissIvfPq8(FaissIvfPq):
 
 
 class FaissHnsw(Faiss):
-    """HNSW over float32 vectors."""
+    """FAISS's HNSW over float32 vectors."""
 
     built_as = "faiss-hnsw"
 
@@ -255,7 +255,7 @@ class FaissHnsw(Faiss):
 
 
 class Hnswlib(System):
-    """HNSW over float32 vectors, by its authors."""
+    """HNSW over float32 vectors, by the authors of HNSW."""
 
     built_as = "hnswlib"
 

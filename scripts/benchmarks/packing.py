@@ -1,8 +1,9 @@
-"""Padding in training, each side padded to the longest text of its batch, and packed into shared rows.
+"""Padding in training: each side padded to the longest text of its batch, against texts packed into shared rows.
 
-Batches of LibreOffice's help as `configs/hybrid.py` draws them: the share of padding and how many shapes XLA compiles
-for, padded, packed, and packed into one number of rows for the whole run, as several processes do. Then a step of the
-first batch, bfloat16 with `train.sparse_embeddings`, both ways in turns: above 1, packed is faster.
+Batches are those of LibreOffice's help that `configs/hybrid.py` draws. The benchmark reports the share of padding and
+the number of shapes that XLA compiles, for padded batches, packed batches, and batches packed into one number of rows
+for the whole run, as several processes do. It then times a step of the first batch both ways, in turns, in bfloat16
+with `train.sparse_embeddings`: above 1, packed is faster.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from benchmarks.steps import first_state, in_turns, make_update, stepping
 
 from jaxretr.files import path_flag
 
-LENGTHS = ((32, 64), (32, 128), (64, 256))  # of queries and passages, at most
+LENGTHS = ((32, 64), (32, 128), (64, 256))  # maximum lengths of queries and passages
 
 
 def run(model: Path, data_dir: Path, pairs: int, steps: int, rounds: int) -> None:

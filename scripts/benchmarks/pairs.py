@@ -1,7 +1,7 @@
-"""Real training pairs and real passages for the benchmarks: LibreOffice's help in eight languages.
+"""Real training pairs and passages for the benchmarks: LibreOffice's help in eight languages.
 
-In: where the data is, or where it is to be fetched to. Out: batches of the hybrid recipe as texts, and whole
-passages.
+Input: the directory that holds the data or receives the download. Output: batches of the hybrid recipe as texts, and
+whole passages.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ LANGUAGES = ("en", "de", "el", "es", "ru", "tr", "vi", "zh")
 
 
 def batches(data_dir: Path, count: int, size: int) -> Iterator[tuple[list[str], list[str]]]:
-    """Queries and their passages, half of the batches monolingual and half cross-lingual, without prefixes."""
+    """Yield batches of queries and their passages, without prefixes: half monolingual, half cross-lingual."""
     from jaxretr.data import pair_index
     from jaxretr.data.hybrid import HybridPlan
 
@@ -32,7 +32,7 @@ def batches(data_dir: Path, count: int, size: int) -> Iterator[tuple[list[str], 
 
 
 def passages(data_dir: Path, count: int) -> list[str]:
-    """Whole passages of the training split, all languages mixed."""
+    """Return whole passages of the training split, all languages mixed."""
     source = _prepared(data_dir).as_data_source("train")
     rows = np.random.default_rng(0).choice(len(source), count, replace=False)
     return [source[int(row)]["passage"].decode() for row in rows]

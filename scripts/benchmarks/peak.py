@@ -1,8 +1,8 @@
-"""What share of the machine's own matrix products training and encoding reach.
+"""The share of the machine's own matrix multiplication speed that training and encoding reach.
 
-This benchmark measures the peak itself, interleaved with the rest: square products of `--size`, in float32 and
-bfloat16, by XLA. It counts the products of a step and of encoding by formula (`jaxretr.tpu_estimate.flops`); a gradient
-counts as three forward passes, and recomputation does not count. Texts have no padding.
+The peak is measured in turns with the rest: XLA multiplies square matrices of `--size` in float32 and bfloat16. The
+multiplications of a step and of encoding are counted by formula (`jaxretr.tpu_estimate.flops`); a gradient counts as
+three forward passes, and recomputation does not count. Texts have no padding.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Exact search in a memory-mapped corpus of random vectors, against FAISS's IndexFlatIP with its corpus in memory.
 
-A ratio is ours to theirs: below 1, ours is faster. On a machine that has other work, FAISS loses time to waiting
-threads: set OMP_NUM_THREADS=1 and compare the CPU times.
+A ratio is our time to FAISS's: below 1, ours is faster. On a machine with other load, waiting threads slow FAISS down:
+set OMP_NUM_THREADS=1 and compare the CPU times.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 
 
 def set_up(side: str, directory: Path, k: int) -> None:
-    global run_once  # one search; all that comes before it is done here, compilation too
+    global run_once  # one search; everything before it, including compilation, happens here
     queries, passages = (np.load(directory / f"{kind}.npy", mmap_mode="r") for kind in ("queries", "passages"))
     if side == "ours":
         from jaxretr.retrieval import search
@@ -33,7 +33,7 @@ def set_up(side: str, directory: Path, k: int) -> None:
 
 
 def timed_run() -> tuple[tuple[float, float], int, np.ndarray, np.ndarray]:
-    """Seconds and CPU seconds, peak GiB so far, scores, positions."""
+    """Run one search; return seconds and CPU seconds, peak GiB so far, scores and positions."""
     started, cpu_started = time.perf_counter(), time.process_time()
     scores, positions = run_once()
     seconds = time.perf_counter() - started, time.process_time() - cpu_started

@@ -1,11 +1,11 @@
-"""The side of sentence-transformers in `scripts/benchmark.py train` and `encode`.
+"""The sentence-transformers side of `scripts/benchmark.py train` and `encode`.
 
-Talks JSON lines: texts and a setting come in, wall and CPU seconds and what was computed go out. Needs torch and
-sentence-transformers 6, nothing of jaxretr.
+Communicates in JSON lines. Input: texts and a setting. Output: wall and CPU seconds and the result. Needs torch and
+sentence-transformers 6, and nothing of jaxretr.
 
-A training step is its model, its MultipleNegativesRankingLoss, clipping, and AdamW in one fused kernel, without the
-trainer around them, which would only add to it. Settings: float32 or bfloat16 (autocast in training; weights cast once
-for encoding), each as it is or under `torch.compile`.
+A training step consists of the library's model, its MultipleNegativesRankingLoss, clipping, and AdamW in one fused
+kernel. The trainer is left out; it would only add time. Settings: float32 or bfloat16 (autocast in training; weights
+cast once for encoding), each without and with `torch.compile`.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 class Side:
-    """Models made when first asked for."""
+    """Models, loaded on first use."""
 
     def __init__(self, directory: str):
         self._directory = directory

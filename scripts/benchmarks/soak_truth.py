@@ -1,8 +1,8 @@
-"""What an index must hold and answer: writes and answers with their times come in, complaints go out.
+"""What an index must hold and answer. Input: writes and answers with their times. Output: complaints.
 
-Every passage that is put has a `version` in its metadata that no other has, so an answer tells which one it found. A
-write takes effect at some moment between when it was sent and when it was accepted; one that was never answered, at
-some moment or never, which `settle` finds out.
+Every passage that is put has a unique `version` in its metadata, so an answer tells which version it found. A write
+takes effect between the time it was sent and the time it was accepted. A write that was never answered takes effect at
+an unknown time or never; `settle` finds out which.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-TOLERANCE = 5e-5  # of a score: texts are encoded in batches of other shapes here and there
+TOLERANCE = 5e-5  # of a score: the batches in which texts are encoded differ in shape
 _NEVER = np.inf
-_KEPT = 100.0  # seconds that a passage is remembered which is gone; no request takes so long
+_KEPT = 100.0  # seconds to remember a removed passage; longer than any request
 
 Key = tuple[str, int]
-"""Id and version."""
+"""Id and version of a passage."""
 
 
 @dataclass(frozen=True)
 class Write:
-    """One request: keys of what it adds, and of what it takes out or replaces."""
+    """One request: the keys that it adds, and the keys that it removes or replaces."""
 
     added: tuple[Key, ...]
     removed: tuple[Key, ...]
@@ -29,7 +29,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Asked:
-    """A query: its vector, what was wanted, and when."""
+    """A query: its vector, its options and its times."""
 
     vector: np.ndarray
     k: int
@@ -41,11 +41,11 @@ class Asked:
 
 
 class Truth:
-    """All versions of passages, when each may have been there, and what was complained about.
+    """All versions of passages, when each may have been present, and all complaints.
 
     Args:
-      passages: as a request puts them; with 0 for the version where they do not say.
-      vectors: theirs.
+      passages: passages as in a request; a passage without a version has version 0.
+      vectors: their vectors.
     """
 
     def __init__(self, passages: Sequence[Mapping[str, Any]], vectors: np.ndarray):
@@ -55,7 +55,7 @@ class Truth:
         self._passages: list[Mapping[str, Any]] = []
         self._row: dict[Key, int] = {}
         self._vectors = np.empty((0, vectors.shape[1]), np.float32)
-        # When it may have come and surely was there; when it may have gone and surely was gone.
+        # Rows: the times when it may have arrived, surely was present, may have been removed, surely was removed.
         self._times = np.empty((4, 0))
         self.accepted(self.upsert(passages, vectors, -_NEVER), -_NEVER)
 
@@ -70,7 +70,7 @@ class Truth:
     def complain(self, what: str) -> None:
         self.complaints.append(what)
 
-    # Writes. Each is begun before it is sent, and ends in one of three ways.
+    # Writes. Each write is recorded before it is sent and ends in one of three ways.
 
     def upsert(self, passages: Sequence[Mapping[str, Any]], vectors: np.ndarray, now: float) -> Write:
         added = tuple(_key(passage) for passage in passages)
@@ -101,7 +101,7 @@ class Truth:
     # Answers.
 
     def check(self, asked: Asked, hits: Sequence[Mapping[str, Any]]) -> None:
-        """Complains about hits that cannot be, wrong scores and order, and passages that should have been found."""
+        """Complain about impossible hits, wrong scores, wrong order, and passages missing from the answer."""
         scores = self._vectors @ asked.vector
         rows = self._check_hits(asked, hits, scores)
         found = [hit["score"] for hit in hits]
@@ -109,7 +109,7 @@ class Truth:
             self.complain(f"scores are not in order: {found}")
         if len(hits) > asked.k or len({hit["id"] for hit in hits}) < len(hits):
             self.complain(f"{len(hits)} hits for k = {asked.k}, of the passages {[hit['id'] for hit in hits]}")
-        if asked.per_language is not None:  # the best of each language are checked by their number alone
+        if asked.per_language is not None:  # per language, only the number of hits is checked
             languages = [hit["language"] for hit in hits]
             if max(map(languages.count, languages), default=0) > asked.per_language:
                 self.complain(f"languages {languages}, expected at most {asked.per_language} of each")
@@ -125,14 +125,14 @@ class Truth:
                 )
 
     def settle(self, hits: Sequence[Mapping[str, Any]], vector: np.ndarray, now: float) -> tuple[int, int]:
-        """Compares with all that the index holds while nothing is written.
+        """Compare with the complete content of the index while nothing is written.
 
         Args:
-          hits: the answer to a query, with a k of more than there is.
-          vector: of that query.
+          hits: answer to a query with a k larger than the number of passages.
+          vector: vector of that query.
 
         Returns:
-          How many of the writes that were never answered have happened, and how many have not.
+          How many of the writes without an answer took effect, and how many did not.
         """
         there = {_key(hit) for hit in hits}
         happened = 0
@@ -183,7 +183,7 @@ class Truth:
         return [self._row[key] for key in keys]
 
     def _forget(self, before: float) -> None:
-        """Passages that were gone by then or never came, so that a check does not take ever longer."""
+        """Forget passages that were removed before `before` or never arrived, so that checks stay fast."""
         kept = (self._times[3] >= before) & (self._times[0] < _NEVER)
         self._passages = [passage for passage, keep in zip(self._passages, kept, strict=True) if keep]
         self._row = {_key(passage): row for row, passage in enumerate(self._passages)}

@@ -1,4 +1,4 @@
-"""What the benchmarks of training steps share: made-up batches, compiled steps, sides that take turns."""
+"""Shared by the benchmarks of training steps: synthetic batches, compiled steps, and sides that take turns."""
 
 import statistics
 import time
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def made_batch(pairs: int, vocab_size: int, query_length: int, passage_length: int) -> Any:
-    """Random token ids without padding; passages have contents of their own, so that no negative is a false one."""
+    """Return random token ids without padding. Passages have distinct contents, so there are no false negatives."""
     from jaxretr.data.batches import PairBatch
     from jaxretr.types import TokenBatch
 
@@ -26,9 +26,9 @@ def made_batch(pairs: int, vocab_size: int, query_length: int, passage_length: i
 
 
 def make_update(architecture: Any, dtype: str, rate: float = 1e-9, **options: Any) -> tuple[Any, Any]:
-    """The step of `configs/hybrid.py`, without dropout, for one device, and its optimiser.
+    """Return the step of `configs/hybrid.py`, without dropout and for one device, and its optimizer.
 
-    The rate is small enough that all sides can train one after the other on the same weights.
+    The learning rate is small enough that all sides can train in sequence on the same weights.
     """
     import optax
 
@@ -42,14 +42,14 @@ def make_update(architecture: Any, dtype: str, rate: float = 1e-9, **options: An
 
 
 def on_all_devices(step: Any, **options: Any) -> Any:
-    """The step as training runs it."""
+    """Return the step as training runs it."""
     from jaxretr import parallel
 
     return parallel.pmap(step, in_axes=(None, 0, None), out_axes=None, donate_argnums=(0,), **options)
 
 
 def stepping(state: list[Any], step: Any, batch: Any) -> Callable[[], None]:
-    """A side that makes one update of `state`, a list of the newest one alone, and waits for it."""
+    """Return a side that makes one update and waits for it. `state` is a list that holds only the newest state."""
     from jaxretr import parallel
 
     compiled, share = on_all_devices(step), parallel.split(batch)
@@ -63,7 +63,7 @@ def stepping(state: list[Any], step: Any, batch: Any) -> Callable[[], None]:
 
 
 def first_state(params: Any, optimizer: Any) -> list[Any]:
-    """Of training, for `stepping`."""
+    """Return a list with the initial training state, for `stepping`."""
     from jaxretr import parallel
     from jaxretr.train.step import TrainState
 
@@ -71,7 +71,7 @@ def first_state(params: Any, optimizer: Any) -> list[Any]:
 
 
 def in_turns(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Median seconds by the clock and of all cores of each side; two rounds more, at first, compile and warm up."""
+    """Return the median wall seconds and CPU seconds (all cores) of each side. Two extra rounds compile and warm up."""
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for _ in range(rounds + 2):
         for name, side in sides.items():

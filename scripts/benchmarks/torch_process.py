@@ -1,4 +1,4 @@
-"""The other side of a benchmark: a program in an environment of its own, asked in lines of JSON."""
+"""The other side of a benchmark: a program in its own environment, queried in JSON lines."""
 
 import json
 import subprocess
@@ -8,12 +8,12 @@ from typing import Any
 
 
 class TorchProcess(AbstractContextManager["TorchProcess"]):
-    """A program of this directory under another interpreter, waiting while it is not asked.
+    """A program of this directory under another interpreter; it waits between queries.
 
     Args:
-      python: the interpreter of the environment with PyTorch.
-      program: its file name.
-      arguments: of its command line.
+      python: interpreter of the environment with PyTorch.
+      program: file name of the program.
+      arguments: command-line arguments of the program.
     """
 
     def __init__(self, python: Path, program: str, *arguments: object):
@@ -21,7 +21,7 @@ class TorchProcess(AbstractContextManager["TorchProcess"]):
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, **question: Any) -> dict[str, Any]:
-        """Sends a question and waits for the answer."""
+        """Send a question and return the answer."""
         print(json.dumps(question), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline() if self._process.stdout else ""
         if not answer:

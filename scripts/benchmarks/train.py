@@ -1,11 +1,12 @@
 """Training, from texts to updated parameters, against sentence-transformers 6 on the same batches and weights.
 
-The same model, batches of LibreOffice's help as `configs/hybrid.py` draws them, lengths, loss (InfoNCE over the batch,
-MultipleNegativesRankingLoss there) and AdamW with clipping; no dropout. Theirs in float32 and under bfloat16 autocast,
-each as it is and under `torch.compile`. Ours in float32 and bfloat16, with and without `train.sparse_embeddings`.
-PyTorch lives in an environment of its own: `python -m venv TORCH_ENVIRONMENT && TORCH_ENVIRONMENT/bin/pip install
-torch 'sentence-transformers>=6,<7'`. All sides take each batch in turn; the first rounds warm up. Ratios are their
-best's median time to ours: above 1, ours is faster.
+Both sides use the same model, batches of LibreOffice's help as `configs/hybrid.py` draws them, lengths, loss (InfoNCE
+over the batch; MultipleNegativesRankingLoss in sentence-transformers) and AdamW with clipping, without dropout.
+sentence-transformers runs in float32 and under bfloat16 autocast, each without and with `torch.compile`. Ours runs in
+float32 and bfloat16, with and without `train.sparse_embeddings`. PyTorch needs an environment of its own:
+`python -m venv TORCH_ENVIRONMENT && TORCH_ENVIRONMENT/bin/pip install torch 'sentence-transformers>=6,<7'`. All sides
+take turns on each batch; the first rounds warm up. Ratios are the median time of sentence-transformers' best setting to
+ours: above 1, ours is faster.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from benchmarks.torch_process import TorchProcess
 
 from jaxretr.files import path_flag
 
-RATE = 1e-9  # small enough that all settings can train one after the other on the same weights
+RATE = 1e-9  # small enough that all settings can train in sequence on the same weights
 THEIRS = ("float32", "float32 compiled", "bfloat16", "bfloat16 compiled")
 
 
@@ -80,7 +81,7 @@ def run(
         jax.block_until_ready(state)
         taken = (time.perf_counter() - began, time.process_time() - cpu_began)
         shape = (name, batch.packing.text.shape)
-        if shape not in compiled:  # a run compiles for each number of rows once
+        if shape not in compiled:  # a run compiles once per number of rows: time the step again
             compiled.add(shape)
             return ours(name, queries, passages)
         return taken, loss
@@ -100,13 +101,13 @@ def run(
                 taken, losses[f"ours {name}"] = ours(name, queries, passages)
                 seconds.setdefault(f"ours {name}", []).append(taken)
             if round_number == 0:
-                for name, loss in losses.items():  # bfloat16 scores move a loss of about 0.1 in the second figure
+                for name, loss in losses.items():  # in bfloat16, scores change the second digit of a loss of about 0.1
                     np.testing.assert_allclose(loss, losses["theirs float32"], rtol=0.3 if "bf" in name else 1e-3)
     report(seconds, pairs, "examples/s")
 
 
 def report(seconds: dict[str, list[tuple[float, float]]], items: int, unit: str) -> None:
-    """Prints the medians of all but the two first rounds, and ratios to the best of theirs."""
+    """Print the medians of all but the first two rounds, and the ratios to the other side's best."""
     medians = {name: tuple(map(statistics.median, zip(*taken[2:], strict=True))) for name, taken in seconds.items()}
     theirs = {name: median for name, median in medians.items() if name.startswith("theirs")}
     best = min(theirs, key=lambda name: theirs[name][0])

@@ -1,7 +1,7 @@
 """Time of a training step as the vocabulary grows, with and without `train.sparse_embeddings`.
 
-The same encoder with word tables of 5,000, 50,000 and 250,000 rows; batches draw from the first 5,000. Each ratio is
-to the smallest table of the same kind.
+The same encoder has word tables of 5,000, 50,000 and 250,000 rows; batches draw tokens from the first 5,000. Each ratio
+is to the smallest table with the same kind of embeddings.
 """
 
 import argparse

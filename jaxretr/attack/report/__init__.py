@@ -1,1 +1,1 @@
-"""A run of attacks to be looked at: record, results and texts of one or several systems come in, a page goes out."""
+"""The report of a run of attacks: record, results and texts of one or several systems as one HTML page."""

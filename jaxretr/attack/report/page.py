@@ -1,7 +1,8 @@
-"""Attacks on one or several models as one HTML page: `System`s come in, `report.html` and `plots/*.png` go out.
+"""Render attacks on one or several models as one HTML page.
 
-The page needs nothing but itself, neither files nor scripts. A section without data is left out. Texts of attacks are
-never written as they are, see `jaxretr.attack.report.visible`.
+Input: `System`s. Output: `report.html` and `plots/*.png`. The page is self-contained: it needs no other files and no
+scripts. A section without data is omitted. Texts of attacks are never written verbatim, see
+`jaxretr.attack.report.visible`.
 """
 
 import math
@@ -18,7 +19,7 @@ from jaxretr.eval.page import Picture, section, table, write_page
 from jaxretr.files import AnyPath
 
 _WIDE = ("Robust success by budget", "Poisoning across languages", "Detection", "Checks")
-"""Sections whose pictures stand below each other."""
+"""Sections whose pictures are stacked vertically."""
 _STYLE = ".wide figure:not(:only-of-type) { display: flex; width: auto; margin: 1.25rem 0 0; }\n"
 _FACTS = {
     "epsilon": "ε",
@@ -26,21 +27,21 @@ _FACTS = {
     "undone": "edits undone",
     "zero_gradients": "zero gradients",
 }
-"""Facts of trials that have a column, and its heading; the others stand in the last one."""
+"""Headings of the trial facts that have their own column. All other facts share the last column."""
 
 
 def write_report(directory: AnyPath, systems: Sequence[System]) -> AnyPath:
-    """Writes `report.html` and `plots/*.png` into `directory`, each whole or not at all.
+    """Write `report.html` and `plots/*.png` into `directory`, each atomically.
 
     Args:
-      directory: made if it does not exist.
-      systems: attacked in one setting of one collection with the same queries; their names differ.
+      directory: created if absent.
+      systems: systems with distinct names, attacked in one setting of one collection with the same queries.
 
     Returns:
       The path of the page.
 
     Raises:
-      ValueError: there is no system, or they do not compare, or have no values per query.
+      ValueError: `systems` is empty, the systems are not comparable, or a system has no values per query.
     """
     check_comparable(systems)
     first = systems[0]
@@ -75,7 +76,7 @@ def write_report(directory: AnyPath, systems: Sequence[System]) -> AnyPath:
 
 
 def _summary(systems: Sequence[System]) -> str:
-    """Tables with a row for each attack and a column for each system."""
+    """Return tables with one row per attack and one column per system."""
     names = [system.name for system in systems]
     measures = [m for m in ("AP", "nDCG@10") if any(m in system.tasks[0].measures for system in systems)]
     labels = [*dict.fromkeys(label for system in systems for label in system.reference), WORST]
@@ -193,7 +194,7 @@ def _titled(systems: Sequence[System], system: System, content: str) -> str:
 
 
 def _values(heading: list[str], body: list[list[str]]) -> str:
-    """A table of the rows that any system has a value in; "" if there is none."""
+    """Return a table of the rows in which any system has a value, or "" if there is no such row."""
     rows = [row for row in body if any(one != "–" for one in row[1:])]
     return table(heading, rows) if rows else ""
 

@@ -1,7 +1,7 @@
-"""The pictures of a report of attacks, with their words: `System`s come in, lists of `Picture` go out.
+"""Draw the pictures of an attack report, with their captions and alternative texts.
 
-A list is empty where there is nothing to show. With one system a picture says so little of it as it can; with several,
-each picture that shows one names it.
+Input: `System`s. Output: lists of `Picture`. A list is empty if there is nothing to show. If there are several systems,
+every picture of a single system names it.
 """
 
 import math
@@ -29,12 +29,16 @@ UNITS = {
     "passages": "poisoned passages",
     "": "budget",
 }
-"""What the budgets of a unit are called on an axis."""
+"""Axis title for each unit of budgets."""
 _FALSE_POSITIVES = 0.01
 
 
 def success_curves(systems: Sequence[System]) -> list[Picture]:
-    """Robust success over budgets: of one system its attacks, of several the systems, an attack to a picture."""
+    """Draw robust success by budget.
+
+    For one system, each line is an attack, and each picture holds the attacks of one unit. For several systems, each
+    line is a system and each picture an attack, the strongest attack first.
+    """
     if len(systems) == 1:
         (system,) = systems
         of_unit: dict[str, dict[str, tuple[System, str]]] = {}
@@ -59,7 +63,7 @@ def _success(name: str, attack: str, unit: str, of: dict[str, tuple[System, str]
     lines = {}
     for line, curve in curves.items():
         budgets, values, low, high = (part.tolist() for part in curve)
-        lines[line] = plots.Line(budgets, values, low, high, start=1.0)  # of queries that succeed clean
+        lines[line] = plots.Line(budgets, values, low, high, start=1.0)  # only queries that succeed clean count
     systems = {system.name: system for system, _ in of.values()}
     budgets = sorted({budget for curve in curves.values() for budget in curve.budgets.tolist()})
     ratios = {one: {b: system.over_nearest_row(b) for b in budgets} for one, system in systems.items()}
@@ -87,7 +91,7 @@ def _success(name: str, attack: str, unit: str, of: dict[str, tuple[System, str]
 
 
 def by_language(systems: Sequence[System]) -> list[Picture]:
-    """The main measure clean and attacked, by language of the queries."""
+    """Draw the main measure by query language, clean and attacked."""
     pictures: list[Picture] = []
     for number, system in enumerate(systems, 1):
         measure, label, languages = system.main_measure, system.headline, system.languages
@@ -109,7 +113,7 @@ def by_language(systems: Sequence[System]) -> list[Picture]:
 
 
 def language_bias(systems: Sequence[System]) -> list[Picture]:
-    """How the pooled ranking favours languages, clean and attacked."""
+    """Draw the language bias of the pooled ranking by query language, clean and attacked."""
     words = {
         OWN_LANGUAGE_SHARE: ("own-language share", "the share of the query's own language in the top 10", 2),
         RANK_DISTANCE: ("rank distance", "the ranks between the first and the last relevant passage of a query", 0),
@@ -133,7 +137,11 @@ def language_bias(systems: Sequence[System]) -> list[Picture]:
 
 
 def transfer(system: System, number: int) -> Picture | None:
-    """Success of poisoned passages by the languages they were optimised and tested on."""
+    """Draw the success of poisoned passages by the languages they were optimized on and tested on.
+
+    Returns:
+      The picture, or None if the record holds no transfer.
+    """
     of = system.record.transfer
     if of is None:
         return None
@@ -151,7 +159,10 @@ def transfer(system: System, number: int) -> Picture | None:
 
 
 def pooled_radius(systems: Sequence[System]) -> list[Picture]:
-    """How far the clean query vector is from losing its rank: a matrix in the setting cross, else bars."""
+    """Draw the pooled radius: how far the clean query vector is from losing its rank.
+
+    A picture is a matrix in the setting `cross`, and bars otherwise.
+    """
     pictures: list[Picture] = []
     for number, system in enumerate(systems, 1):
         names = [name for name in system.tasks[0].measures if name.startswith(f"{RADIUS}@")]
@@ -179,7 +190,7 @@ def pooled_radius(systems: Sequence[System]) -> list[Picture]:
 
 
 def detection(systems: Sequence[System]) -> list[Picture]:
-    """ROC curves of the filters, a panel for each language, a picture for each system and attack."""
+    """Draw ROC curves of the filters: one picture per system and attack, one panel per language."""
     pictures: list[Picture] = []
     for system in systems:
         of_attack: dict[str, list[Detection]] = {}
@@ -199,7 +210,7 @@ def detection(systems: Sequence[System]) -> list[Picture]:
 
 
 def check_curves(systems: Sequence[System]) -> list[Picture]:
-    """What checks have to plot."""
+    """Draw the curves of the checks."""
     pictures: list[Picture] = []
     for system in systems:
         for check in system.record.checks:
@@ -212,7 +223,7 @@ def check_curves(systems: Sequence[System]) -> list[Picture]:
 
 
 def _check_lines(check: Check) -> dict[str, plots.Line]:
-    """Lines over positive budgets; a budget of 0 is where they start."""
+    """Return the curves of a check over positive budgets. A value at budget 0 becomes the start of its line."""
     lines = {}
     for name, (budgets, values) in check.curves.items():
         points = sorted(zip(budgets, values, strict=True))

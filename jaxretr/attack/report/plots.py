@@ -1,7 +1,8 @@
-"""Pictures of attacks: curves over budgets, clean beside attacked bars, ROC curves; matplotlib figures go out.
+"""Plots of attack reports: curves over budgets, paired clean and attacked bars, and ROC curves.
 
-In the manner of `jaxretr.eval.plots`, whose palette and `png` and `svg` serve these too. Lines differ in dashes,
-markers and lightness, and carry their names at their ends, so that none is known by its hue alone.
+The plots are matplotlib figures in the style of `jaxretr.eval.plots`, which also provides the palette and renders them
+(`png`, `svg`). Lines differ in dashes, markers and lightness and are labeled at their ends, so that no line is
+identified by its hue alone.
 """
 
 import math
@@ -26,18 +27,18 @@ _LINES: tuple[dict[str, Any], ...] = (
     {"color": PALETTE["ink"], "linestyle": (0, (2, 1)), "marker": "P"},
     {"color": PALETTE["bar"], "linestyle": (0, (4, 1, 1, 1)), "marker": "X"},
 )
-_PANEL = 1.75  # inches of a small multiple
-_LOWEST_RATE = 1e-3  # where the axis of false positives begins
+_PANEL = 1.75  # side of one small multiple, in inches
+_LOWEST_RATE = 1e-3  # start of the axis of false positives
 
 
 class Line(NamedTuple):
     """One line over budgets.
 
     Attributes:
-      budgets: positive, ascending.
-      values: at each.
-      low, high: ends of a band around the line, if it has one.
-      start: value without any attack, if it is to be drawn, at the left edge.
+      budgets: positive budgets, ascending.
+      values: value at each budget.
+      low, high: bounds of a band around the line, or None.
+      start: value without an attack, drawn at the left edge, or None.
     """
 
     budgets: Sequence[float]
@@ -50,13 +51,13 @@ class Line(NamedTuple):
 def curves(
     lines: Mapping[str, Line], x_title: str, y_title: str, *, second: Mapping[float, str] | None = None
 ) -> Figure:
-    """Shares over a logarithmic axis of budgets, the name of each line at its right end.
+    """Plot shares over a logarithmic axis of budgets, with the name of each line at its right end.
 
     Args:
-      lines: by name, each with one budget at least.
-      x_title: what the budgets are.
-      y_title: what the values are, from 0 to 1.
-      second: budget -> its label on a second axis, on top, of radii over the distance to the nearest row.
+      lines: lines by name, each with at least one budget.
+      x_title: title of the budgets.
+      y_title: title of the values, which lie between 0 and 1.
+      second: labels of budgets on a second axis on top, which shows radii over the distance to the nearest row.
     """
     budgets = sorted({budget for line in lines.values() for budget in line.budgets})
     with_start = any(line.start is not None for line in lines.values())
@@ -108,15 +109,15 @@ def paired_bars(
     decimals: int,
     limit: float | None = None,
 ) -> Figure:
-    """Two bars for each language, clean above attacked, their values beside them.
+    """Plot two bars per language, clean above attacked, with their values beside them.
 
     Args:
-      clean: values without an attack, not negative; NaN where there is none.
-      attacked: values under it.
-      query_languages: tags of the bars.
-      title: what the values are.
-      decimals: with how many to print the values.
-      limit: where the axis ends, to compare pictures; a little beyond the longest bar if None.
+      clean: nonnegative values without an attack; NaN if there is none.
+      attacked: values under the attack.
+      query_languages: language tags that label the bars.
+      title: title of the values.
+      decimals: decimals of the printed values.
+      limit: value that the axis is scaled to, so that pictures compare; the longest bar if None.
     """
     at = np.arange(len(query_languages))
     longest = limit if limit is not None else float(np.nanmax([1e-9, *clean, *attacked]))
@@ -140,11 +141,11 @@ def paired_bars(
 
 
 def roc_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], rate: float) -> Figure:
-    """Small multiples of ROC curves, false positives on a logarithmic axis.
+    """Plot ROC curves as small multiples, with false positives on a logarithmic axis.
 
     Args:
       panels: language -> filter -> false and true positive rates, ascending.
-      rate: false positive rate where to draw a line.
+      rate: false positive rate at which to draw a vertical line.
     """
     columns = min(4, len(panels))
     rows = math.ceil(len(panels) / columns)
@@ -184,7 +185,7 @@ def _looks(count: int) -> list[dict[str, Any]]:
 
 
 def _frame(axes: Axes) -> None:
-    """A faint grid of values instead of a box."""
+    """Replace the box around the axes with faint horizontal grid lines."""
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.grid(axis="y", color=PALETTE["rule"], linewidth=0.8)
@@ -192,7 +193,7 @@ def _frame(axes: Axes) -> None:
 
 
 def _readable(ticks: Sequence[float], first: Sequence[str]) -> tuple[list[float], list[str]]:
-    """The ticks that are far enough apart to be labelled, from the largest down, and their labels."""
+    """Return the ticks that are far enough apart to be labeled, chosen from the largest down, and their labels."""
     span = math.log(ticks[-1] / ticks[0]) or 1
     kept: list[int] = []
     for i in reversed(range(len(ticks))):
@@ -205,7 +206,7 @@ def _readable(ticks: Sequence[float], first: Sequence[str]) -> tuple[list[float]
 
 
 def _name_ends(axes: Axes, lines: Mapping[str, Line]) -> None:
-    """Names and marks to the right of the lines' ends, apart from each other, each with a thread to its end."""
+    """Write the name and marker of each line right of its end, spaced apart, with a thin line to the end."""
     ends = [line.values[-1] for line in lines.values()]
     for (name, line), at, look in zip(lines.items(), spread(ends, 0.075), _looks(len(lines)), strict=True):
         axes.text(1.075, at, name, va="center", transform=axes.transAxes)
@@ -223,7 +224,7 @@ def _name_ends(axes: Axes, lines: Mapping[str, Line]) -> None:
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Places in [0, 1] moved as little as it takes to be `gap` apart, in the same order."""
+    """Move places in [0, 1] as little as possible so that they are `gap` apart, and keep their order."""
     order = sorted(range(len(places)), key=lambda i: (places[i], -i))
     gap = min(gap, 1 / max(1, len(places) - 1))
     moved = [min(max(places[i], 0.0), 1.0) for i in order]

@@ -1,7 +1,8 @@
-"""The strongest adversarial strings, readable: `System`s come in, a section of HTML goes out.
+"""Render the strongest adversarial strings as a section of HTML.
 
-Texts are those of `adversarial.jsonl` that drove the best relevant passage furthest down, spread over languages, and
-the poisoned passages. All of them are hostile by trade: `jaxretr.attack.report.visible` writes them.
+Input: `System`s. The section shows the texts of `adversarial.jsonl` that lowered the best relevant passage furthest,
+spread over languages, and the poisoned passages. All of these strings are hostile input, so
+`jaxretr.attack.report.visible` renders them.
 """
 
 from collections import deque
@@ -14,7 +15,7 @@ from jaxretr.attack.report.system import System
 from jaxretr.attack.token.transfer import Transfer
 from jaxretr.eval.page import section
 
-_TEXTS = 6  # of a trial
+_TEXTS = 6  # per trial
 STYLE = (
     visible.STYLE
     + """\
@@ -36,16 +37,16 @@ h3 { font-size: 1rem; font-weight: 600; margin: 1.25rem 0 .5rem; }
 
 
 def strongest(texts: Iterable[AdversarialText], count: int) -> list[AdversarialText]:
-    """The texts with the largest fall of the best relevant passage, spread over languages.
+    """Select the texts with the largest fall of the best relevant passage, spread over languages.
 
-    Each language gives one in turn, that with the largest fall first, and a question comes once whatever its languages.
+    Languages take turns, in the order of their largest fall. A question is selected once, whatever its languages.
 
     Args:
-      texts: of one trial; those that did not lower a rank are never chosen.
-      count: at most so many are chosen.
+      texts: texts of one trial; a text that did not lower the rank is never selected.
+      count: largest number of texts to select.
 
     Returns:
-      The texts, the largest fall first.
+      The selected texts, the largest fall first.
     """
     of_language: dict[str, list[AdversarialText]] = {}
     for text in sorted(texts, key=lambda t: (-_fall(t), t.query_id, t.corpus_language or "")):
@@ -66,7 +67,7 @@ def strongest(texts: Iterable[AdversarialText], count: int) -> list[AdversarialT
 
 
 def adversarial_strings(systems: Sequence[System]) -> str:
-    """The section, "" without any text."""
+    """Return the section, or "" if there is no text."""
     parts, characters = [], set()
     for system in systems:
         of_trial: dict[str, list[AdversarialText]] = {}

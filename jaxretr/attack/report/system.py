@@ -1,7 +1,8 @@
-"""One attacked model as reports compare it: its `Record` and `Results` come in, figures of tables and curves go out.
+"""One attacked model, as reports compare it.
 
-All figures are macro averages, means over the tasks of the mean over a task's queries. A clean figure beside an
-attacked one is of the same queries: those that the attack could change.
+Input: the `Record` and `Results` of a run of attacks. Output: figures for tables and curves. Every figure is a macro
+average: the mean over tasks of the mean over the queries of a task. A clean figure and the attacked figure beside it
+cover the same queries: those that the attack could change.
 """
 
 import math
@@ -22,14 +23,14 @@ from jaxretr.files import AnyPath
 
 
 class Pair(NamedTuple):
-    """A measure of the same queries before and after an attack; NaN where there is none."""
+    """A measure before and after an attack, over the same queries. NaN if there is no value."""
 
     clean: float
     attacked: float
 
 
 class Curve(NamedTuple):
-    """Robust success at each budget of an attack, ascending, and the ends of its 95 % interval."""
+    """Robust success at each budget of an attack, ascending, with the bounds of its 95 % interval."""
 
     budgets: Float64[np.ndarray, " budgets"]
     values: Float64[np.ndarray, " budgets"]
@@ -39,12 +40,12 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class System:
-    """What attacks on one model left.
+    """The attacks on one model.
 
     Attributes:
-      record: how they were made.
+      record: how the attacks were made.
       results: measures per query.
-      texts: strings that they made, if any.
+      texts: adversarial texts, if the attacks made any.
     """
 
     record: Record
@@ -53,11 +54,11 @@ class System:
 
     @classmethod
     def load(cls, directory: AnyPath) -> "System":
-        """Reads a directory that holds `attacks.json`, `results.json` and `per_query.parquet`, perhaps texts too.
+        """Load a run of attacks: `attacks.json`, `results.json`, `per_query.parquet` and, if present, the texts.
 
         Raises:
-          FileNotFoundError: the record or the results are not there.
-          ValueError: one of them is not what its name says.
+          FileNotFoundError: the record or the results are missing.
+          ValueError: a file does not hold the content that its name promises.
         """
         texts = load_texts(directory) if (directory / TEXTS_FILE).exists() else ()
         return cls(Record.load(directory), Results.load(directory), texts)
@@ -72,17 +73,17 @@ class System:
 
     @property
     def languages(self) -> list[str]:
-        """Languages of the queries."""
+        """Languages of the queries, sorted."""
         return sorted({task.query_language for task in self.tasks})
 
     @property
     def reference(self) -> list[str]:
-        """Labels of the trials that count for the worst case."""
+        """Labels of the trials that count toward the worst case."""
         return [trial.label for trial in self.record.trials if trial.reference]
 
     @property
     def headline(self) -> str:
-        """What stands for all attacks: the worst case, or if there is none, the trial that hurts most."""
+        """Label that represents all attacks: the worst case or, without one, the trial with the lowest main measure."""
         if any(name.startswith(f"{WORST} ") for task in self.tasks for name in task.measures):
             return WORST
         labels = self.reference or [trial.label for trial in self.record.trials]
@@ -91,16 +92,19 @@ class System:
 
     @property
     def main_measure(self) -> str:
-        """The clean measure that pictures show."""
+        """Name of the clean measure that pictures show."""
         names = self.tasks[0].measures
         return next((name for name in ("nDCG@10", "AP") if name in names), next(iter(names)))
 
     def average(self, measure: str) -> float:
-        """The macro average of a measure."""
+        """Return the macro average of a measure."""
         return mean([task.measures.get(measure, math.nan) for task in self.tasks])
 
     def pair(self, label: str, measure: str, language: str | None = None) -> Pair:
-        """A measure before and after the trial `label`, or the worst case; of all query languages, or of one."""
+        """Return a measure before and after the trial `label`, or in the worst case.
+
+        The mean covers all query languages, or `language` alone.
+        """
         found = []
         for task in self.tasks:
             attacked = task.per_query.get(f"{label} {measure}")
@@ -110,11 +114,14 @@ class System:
         return Pair(mean([clean for clean, _ in found]), mean([attacked for _, attacked in found]))
 
     def success(self, label: str) -> float:
-        """Robust success under the trial `label`, or in the worst case."""
+        """Return robust success under the trial `label`, or in the worst case."""
         return self.average(f"{label} {SUCCESS}")
 
     def ladders(self) -> dict[str, list[Trial]]:
-        """Trials of each attack that demotes and has several budgets, ascending, in the order of the record."""
+        """Return the trials of each attack that demotes passages and has several budgets.
+
+        Attacks keep the order of the record; the trials of an attack are sorted by budget, ascending.
+        """
         found: dict[str, list[Trial]] = {}
         for trial in self.record.trials:
             promotes = any(f"{trial.label} {PROMOTED}" in task.measures for task in self.tasks)
@@ -123,11 +130,11 @@ class System:
         return {name: sorted(some, key=lambda t: t.budget or 0) for name, some in found.items() if len(some) > 1}
 
     def unit(self, attack: str) -> Unit:
-        """Of the budgets of an attack."""
+        """Return the unit of an attack's budgets."""
         return next(trial.unit for trial in self.record.trials if trial.attack == attack)
 
     def curve(self, attack: str) -> Curve:
-        """Robust success over the budgets of an attack; the interval is over questions (BCa bootstrap)."""
+        """Return robust success over the budgets of an attack. The interval is a BCa bootstrap over questions."""
         ladder = self.ladders()[attack]
         keys = dict.fromkeys(id.partition(":")[2] for task in self.tasks for id in task.query_ids)
         column = {key: i for i, key in enumerate(keys)}
@@ -142,10 +149,11 @@ class System:
         return Curve(np.array([trial.budget for trial in ladder]), averages, low, high)
 
     def smallest_budget(self, attack: str) -> tuple[float, bool]:
-        """The median over queries of the smallest budget that loses the top ranks.
+        """Return the median over queries of the smallest budget that removes all relevant passages from the top ranks.
 
         Returns:
-          The median, and whether it is beyond: the largest budget then does not lose half of the queries.
+          The median and False; or the largest budget and True if the median lies beyond it, because the largest budget
+          defeats at most half of the queries.
         """
         largest = self.ladders()[attack][-1]
         smallest = np.concatenate([task.per_query[f"{attack} {SMALLEST}"] for task in self.tasks])
@@ -154,13 +162,17 @@ class System:
         return (median, False) if math.isfinite(median) else (float(largest.budget or 0), True)
 
     def over_nearest_row(self, budget: float) -> float:
-        """A share of the mean row norm as a share of the distance to the nearest other row; NaN where unknown."""
+        """Convert a share of the mean row norm to a share of the distance to the nearest other row; NaN if unknown."""
         scale = self.record.row_norm, self.record.nearest_row
         return budget * scale[0] / scale[1] if scale[0] and scale[1] else math.nan
 
 
 def check_comparable(systems: Sequence[System]) -> None:
-    """Raises a ValueError unless the systems were attacked on the same queries and can be told apart."""
+    """Check that the systems were attacked on the same queries and have distinct names.
+
+    Raises:
+      ValueError: `systems` is empty, two systems do not compare or share a name, or a system lacks values per query.
+    """
     if not systems:
         raise ValueError("there is no system to report; give one or several")
     first = systems[0]

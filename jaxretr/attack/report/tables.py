@@ -1,4 +1,4 @@
-"""Clean and attacked measures as tables for a terminal: `Results` of a run of attacks come in."""
+"""Tables of clean and attacked measures for a terminal, from the `Results` of a run of attacks."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from jaxretr.attack.measures import AREA, POISONED, PROMOTED, SMALLEST, SUCCESS,
 from jaxretr.attack.victim import TOP
 from jaxretr.eval.results import Results, SettingResult
 
-# Measure -> heading: those of rankings have a line for each attack and budget, those of attacks one for each attack.
+# Measure -> heading. Measures of rankings have a row per attack and budget, measures of attacks a row per attack.
 _OF_RANKINGS = {
     "AP": "AP",
     "nDCG@10": "nDCG@10",
@@ -28,7 +28,7 @@ _MAIN = "nDCG@10"
 
 
 def summary(results: Results) -> Group:
-    """Means over languages for each attack and budget; the same of each query language; figures of whole attacks."""
+    """Return tables of ranking measures per attack and budget, of nDCG@10 by query language, and of whole attacks."""
     (found,) = results.settings.values()
     note = "means over tasks, each of which counts alike"
     tables = _table(found, _OF_RANKINGS, results.collection, note), _by_language(found), _table(found, _OF_ATTACKS)
@@ -69,7 +69,7 @@ def _by_language(found: SettingResult) -> Table | None:
 
 
 def labels(found: SettingResult) -> list[str]:
-    """What measures begin with, in their order: "" for the clean ones, trials, attacks as a whole, the worst case."""
+    """Return the prefixes of measure names in order: "" for clean, trials, whole attacks, and the worst case last."""
     names = dict.fromkeys(measure.rpartition(" ")[0] for measure in found.tasks[0].measures)
     return sorted(names, key=lambda label: (label != "", label == WORST))
 

@@ -1,8 +1,8 @@
-"""Text with nothing hidden: a text comes in, HTML in which every invisible character stands as a label goes out.
+"""Render text as HTML with a label in place of every invisible character.
 
-Adversarial texts must be read as they are stored. A control of direction put into the page would reorder the page
-itself, so no character without a shape of its own is ever written: its short name is, in a box. Look-alikes from other
-scripts keep their shape and get their code point beside it.
+Readers must see an adversarial text as it is stored. A bidirectional control character written into the page would
+reorder the page itself. This module therefore never writes a character without a visible glyph; it writes a box with
+the character's short name. Look-alikes from other scripts keep their glyph and are followed by their code point.
 """
 
 import difflib
@@ -17,7 +17,8 @@ from jaxretr.perturb.text.edits import split_graphemes
 from jaxretr.perturb.text.unicode import homoglyphs
 
 _HIDDEN = regex.compile(r"[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]|(?! )\p{Zs}")
-"""Controls, formats, surrogates, private and unassigned code points, what fonts show as nothing, all blanks but one."""
+"""Characters that need a label: controls, formats, surrogates, private and unassigned code points, line and paragraph
+separators, code points that fonts show as nothing, and all spaces except U+0020."""
 
 _SHORT = {
     "\0": "NUL", "\t": "TAB", "\n": "LF", "\r": "CR", "\b": "BS", "\x1b": "ESC", "\x7f": "DEL",
@@ -27,7 +28,7 @@ _SHORT = {
     "\u2060": "WJ", "\u2066": "LRI", "\u2067": "RLI", "\u2068": "FSI", "\u2069": "PDI", "\u3000": "IDSP",
     "\ufeff": "BOM",
 }  # fmt: skip
-"""Abbreviations as the code charts of Unicode box them."""
+"""Abbreviations that the Unicode code charts show in boxes."""
 
 STYLE = """\
 .code {
@@ -39,11 +40,11 @@ ins, del { color: inherit; background: var(--band-a); text-decoration-thickness:
 ins { text-decoration-color: var(--accent); }
 del { text-decoration: line-through; text-decoration-color: var(--muted); }
 """
-"""CSS of what this module writes."""
+"""CSS of the elements that this module writes."""
 
 
 def short_name(character: str) -> str:
-    """What a character without a shape is called: "ZWSP", "VS16" or "U+E000"."""
+    """Return the label of a character without a visible glyph, such as "ZWSP", "VS16" or "U+E000"."""
     code = ord(character)
     if character in _SHORT:
         return _SHORT[character]
@@ -55,24 +56,24 @@ def short_name(character: str) -> str:
 
 
 def full_name(character: str) -> str:
-    """Code point and name in Unicode: "U+200B ZERO WIDTH SPACE"."""
+    """Return the code point and the Unicode name, such as "U+200B ZERO WIDTH SPACE"."""
     code = f"U+{ord(character):04X}"
     name = unicodedata.name(character, "") or ("" if short_name(character) == code else short_name(character))
     return f"{code} {name}".rstrip()
 
 
 def hidden_characters(text: str) -> list[str]:
-    """The characters of `text` that need a label, each once, in order of their code points."""
+    """Return the distinct characters of `text` that need a label, sorted by code point."""
     return sorted(set(_HIDDEN.findall(text)))
 
 
 def plain(text: str) -> str:
-    """`text` on one line without hidden characters, for where there is no HTML: each becomes its name in brackets."""
+    """Return `text` on one line for output other than HTML: each hidden character becomes its name in brackets."""
     return _HIDDEN.sub(lambda match: f"[{short_name(match.group())}]", text)
 
 
 def visible(text: str) -> Html:
-    """`text` as HTML, a label in the place of each hidden character."""
+    """Return `text` as HTML with a label in place of each hidden character."""
     parts, start = [], 0
     for match in _HIDDEN.finditer(text):
         parts += [escape(text[start : match.start()]), _label(short_name(match.group()), full_name(match.group()))]
@@ -81,11 +82,11 @@ def visible(text: str) -> Html:
 
 
 def marked(clean: str, adversarial: str) -> tuple[Html, Html]:
-    """Two texts as HTML with their differences marked, grapheme cluster by grapheme cluster.
+    """Return two texts as HTML with their differences marked, compared by grapheme cluster.
 
     Returns:
-      The clean text with `del` around what is gone, the adversarial one with `ins` around what is new. A letter that
-      took the place of one that looks the same is followed by its code point and script.
+      The clean text with `del` around removed graphemes, and the adversarial text with `ins` around added graphemes. An
+      added letter that looks like the letter it replaced is followed by its code point and script.
     """
     before, after = split_graphemes(clean), split_graphemes(adversarial)
     old: list[str] = []
@@ -98,7 +99,7 @@ def marked(clean: str, adversarial: str) -> tuple[Html, Html]:
         if i < j:
             old.append(f"<del>{visible(''.join(before[i:j]))}</del>")
         if k < n:
-            pairs = j - i == n - k  # grapheme by grapheme
+            pairs = j - i == n - k  # graphemes correspond one to one
             inside = [
                 _perhaps_alike(before[i + at] if pairs else "", after[k + at], after[k + at + 1 : k + at + 2])
                 for at in range(n - k)
@@ -108,7 +109,7 @@ def marked(clean: str, adversarial: str) -> tuple[Html, Html]:
 
 
 def _perhaps_alike(clean: str, adversarial: str, following: Sequence[str]) -> str:
-    """A new grapheme, its code point after it if it looks like the one it replaced."""
+    """Return a new grapheme as HTML, followed by its code point if it looks like the grapheme it replaced."""
     context = "".join(following)
     if len(adversarial) == 1 and clean and adversarial + context in homoglyphs(clean + context, ""):
         name = full_name(adversarial)
@@ -118,5 +119,5 @@ def _perhaps_alike(clean: str, adversarial: str, following: Sequence[str]) -> st
 
 
 def _label(text: str, title: str, css: str = "code") -> str:
-    """A box in the line; as `bdi` it takes no part in the order of the letters around it, nor in `dir="auto"`."""
+    """Return an inline box. As `bdi` it affects neither the order of the surrounding letters nor `dir="auto"`."""
     return f'<bdi class="{css}" title="{escape(title)}">{escape(text)}</bdi>'
