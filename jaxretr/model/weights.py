@@ -177,9 +177,9 @@ def _read_index(path: Path) -> list[str]:
 
 
 def _read_header(path: Path) -> dict[str, _Tensor]:
-    """Read the header of a safetensors file.
+    """Return the tensors in a safetensors file.
 
-    The file starts with the u64 length of the header, then the JSON header of dtypes, shapes and offsets, then the data.
+    The file contains the u64 length of the header, the JSON header (dtypes, shapes, offsets), and the data.
     """
     if not path.is_file():
         raise ValueError(f"{path} is named by {INDEX} but absent; download the checkpoint again")

@@ -1,6 +1,6 @@
-"""What clients get: one model for each answer, for the OpenAPI description, and how answers are made.
+"""Models of responses for the OpenAPI description, and functions that build the responses.
 
-The models are not run: the service makes the same JSON from what the index gives, without a second copy of it.
+The models are never instantiated: the functions build equal JSON directly from the index's answers, without a copy.
 """
 
 import base64
@@ -16,7 +16,7 @@ from jaxretr.index.types import Answer, Hit, MetadataValue
 
 
 class JSONResponse(responses.JSONResponse):
-    """A value as UTF-8 JSON. A lone surrogate in a string, which UTF-8 does not have, goes out as its JSON escape."""
+    """A response in UTF-8 JSON. Lone surrogates, which UTF-8 cannot encode, are written as JSON escapes."""
 
     def render(self, content: Any) -> bytes:
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -151,7 +151,7 @@ class Error(_Answer):
 
 
 def found(hit: Hit) -> dict[str, Any]:
-    """`Found`."""
+    """Return a `Found`."""
     passage = hit.passage
     return {
         "id": passage.id,
@@ -164,7 +164,7 @@ def found(hit: Hit) -> dict[str, Any]:
 
 
 def hits(answer: Answer) -> dict[str, Any]:
-    """`Hits`."""
+    """Return a `Hits`."""
     missing = list(answer.missing_shards)
     return {"hits": [found(hit) for hit in answer.hits], "degraded": bool(missing), "missing_shards": missing}
 
@@ -172,7 +172,7 @@ def hits(answer: Answer) -> dict[str, Any]:
 def embeddings(
     vectors: Float32[np.ndarray, "texts dim"], *, encoding_format: str, model: str, tokens: int
 ) -> dict[str, Any]:
-    """`Embeddings`; what base64 holds are the float32 values bit for bit."""
+    """Return an `Embeddings`; base64 encodes the float32 values bit for bit."""
     if encoding_format == "base64":
         rows: list[Any] = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
     else:
