@@ -208,6 +208,7 @@ def _read_header(path: Path) -> dict[str, _Tensor]:
 
 
 def _fill(views: dict[str, np.ndarray], tensors: dict[str, _Tensor], directory: Path) -> None:
+    """Fill the views from the tensors of the same names, after checking that names, shapes and types match."""
     missing = sorted(views.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - views.keys())
     misfits = [

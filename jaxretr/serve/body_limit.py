@@ -83,7 +83,7 @@ class BoundedBody:
         async def replay() -> Message:
             nonlocal given
             if given:
-                await asyncio.Event().wait()  # until the app is cancelled
+                await asyncio.Event().wait()  # until the app is canceled
             given = True
             return {"type": "http.request", "body": body, "more_body": False}
 

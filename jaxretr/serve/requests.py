@@ -162,7 +162,7 @@ class SearchRequest(Request):
 
 
 class EmbeddingsRequest(Request):
-    """OpenAI's, and which prefix the texts get."""
+    """A request in OpenAI's format, with a field for the prefix of the texts."""
 
     input: list[Text]
     model: str | None = Field(None, description="the one model there is")

@@ -47,20 +47,20 @@ class Hits(_Answer):
 
 
 class SearchAnswer(Hits):
-    """Of a request with "query"."""
+    """The answer to a request with "query"."""
 
     took_ms: float
 
 
 class SearchAnswers(_Answer):
-    """Of a request with "queries"."""
+    """The answers to a request with "queries"."""
 
     answers: list[Hits]
     took_ms: float
 
 
 class Embedding(_Answer):
-    """One text's, as numbers or as base64 of little-endian float32."""
+    """The embedding of one text, as numbers or as base64 of little-endian float32."""
 
     object: Literal["embedding"]
     index: int
@@ -75,7 +75,7 @@ class Usage(_Answer):
 
 
 class Embeddings(_Answer):
-    """OpenAI's."""
+    """Embeddings in OpenAI's format."""
 
     object: Literal["list"]
     data: list[Embedding]
@@ -84,7 +84,7 @@ class Embeddings(_Answer):
 
 
 class Model(_Answer):
-    """OpenAI's."""
+    """A model in OpenAI's format."""
 
     id: str
     object: Literal["model"]
@@ -93,7 +93,7 @@ class Model(_Answer):
 
 
 class Models(_Answer):
-    """OpenAI's list."""
+    """A list of models in OpenAI's format."""
 
     object: Literal["list"]
     data: list[Model]
@@ -106,13 +106,13 @@ class Upserted(_Answer):
 
 
 class Deleted(_Answer):
-    """Passages there were and are no more."""
+    """The number of passages that existed and were deleted."""
 
     deleted: int
 
 
 class Compaction(_Answer):
-    """The index is being built anew from what it holds; /info tells when nothing is left beside it."""
+    """The index is being rebuilt in the background; the counts of `since_built` in /info drop when it is done."""
 
     compaction: Literal["begun"]
 
@@ -130,7 +130,7 @@ class Info(_Answer):
 
 
 class Status(_Answer):
-    """Of the service."""
+    """The state of the service."""
 
     status: Literal["alive", "ready"]
 

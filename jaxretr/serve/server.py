@@ -86,7 +86,7 @@ def server_config(app: FastAPI, options: ServiceOptions, *, host: str, port: int
         host=host,
         port=port,
         http=functools.partial(Protocol, options),  # type: ignore[arg-type]  # uvicorn calls it like the class
-        loop="asyncio",  # independent of the installed loops
+        loop="asyncio",  # the same loop on every machine, even if uvloop is installed
         ws="none",
         access_log=False,
         log_level="warning",
