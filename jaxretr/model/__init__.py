@@ -1,1 +1,1 @@
-"""The encoder: architecture, modules, pure functions, weights in and out, tokenizer, and the `Encoder` class."""
+"""The encoder: architecture, modules, pure functions, weight files, tokenizer, and the `Encoder` class."""

@@ -1,6 +1,7 @@
-"""What an encoder's shape depends on: a hashable description, read from and written as a Hugging Face config.
+"""`Architecture`: a hashable description of everything that an encoder's shapes depend on.
 
-In: a Hugging Face configuration (`config.json`) of the XLM-R or the BERT family. Out: `Architecture`.
+Input: a Hugging Face configuration (`config.json`) of the XLM-R or BERT family. Output: an `Architecture`, which can be
+written as such a configuration again.
 """
 
 from collections.abc import Mapping
@@ -30,13 +31,14 @@ _READ = (
 class Architecture:
     """A post-norm transformer encoder of the XLM-R or BERT family, its pooling and its optional dense head.
 
-    The fields up to `attention_probs_dropout_prob` carry the names and the meaning they have in a Hugging Face
+    The fields from `vocab_size` to `attention_probs_dropout_prob` have the same names and meanings as in a Hugging Face
     `config.json`. The activation is always the exact GELU, as in every model of these families.
 
     Attributes:
-      model_type: decides how positions are numbered (see `position_offset`) and the names in a checkpoint.
-      pooling: how token vectors become one vector; `cls` takes the first token's.
-      dense_head: (in, out) widths of a tanh layer after pooling, which LaBSE has; None otherwise.
+      model_type: family of the model; it decides the numbering of positions (see `position_offset`) and the tensor
+        names in a checkpoint.
+      pooling: how token vectors become one vector; `cls` takes the vector of the first token.
+      dense_head: (in, out) widths of a tanh layer after pooling, as in LaBSE; None without such a layer.
     """
 
     model_type: ModelType
@@ -71,12 +73,12 @@ class Architecture:
 
     @property
     def position_offset(self) -> int:
-        """The position of the first token: `pad_token_id + 1` in XLM-R (fairseq's numbering), 0 in BERT."""
+        """Position of the first token: `pad_token_id + 1` in XLM-R (fairseq's numbering), 0 in BERT."""
         return self.pad_token_id + 1 if self.model_type == "xlm-roberta" else 0
 
     @property
     def max_length(self) -> int:
-        """The longest sequence the position table serves, in tokens, special tokens included."""
+        """Longest sequence that the position table supports, in tokens, special tokens included."""
         return self.max_position_embeddings - self.position_offset
 
     @property
@@ -92,11 +94,11 @@ class Architecture:
     def from_hf_config(
         cls, config: Any, *, pooling: Pooling = "mean", dense_head: tuple[int, int] | None = None
     ) -> "Architecture":
-        """Reads a Hugging Face configuration: a `PretrainedConfig` or the mapping inside a `config.json`.
+        """Read a Hugging Face configuration: a `PretrainedConfig` or the content of a `config.json`.
 
         Raises:
-          ValueError: for another family of models, a missing field, or a variant that these layers do not compute
-            (another activation, relative positions, a decoder).
+          ValueError: the model belongs to another family, a field is missing, or the model is a variant that these
+            layers do not compute (another activation, relative positions, a decoder).
         """
         values: Mapping[str, Any] = config if isinstance(config, Mapping) else config.to_dict()
         model_type = values.get("model_type")
@@ -113,7 +115,7 @@ class Architecture:
         )
 
     def to_hf_config(self) -> dict[str, Any]:
-        """The mapping to write as `config.json`; pooling and dense head live in files of their own."""
+        """Return the content of `config.json`; pooling and dense head are stored in other files."""
         return {
             "architectures": [_HF_CLASS[self.model_type]],
             "model_type": self.model_type,

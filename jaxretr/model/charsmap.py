@@ -1,11 +1,11 @@
 """SentencePiece's precompiled character map, the format of `tokenizers.normalizers.Precompiled`.
 
-In: a map from strings to their replacements. Out: the bytes of the map: u32 size of a double-array trie in bytes,
-the trie, then the zero-terminated replacements that the trie's values point at.
+Input: a mapping from strings to their replacements. Output: the bytes of the map: the size in bytes of a double-array
+trie as u32, the trie, and the zero-terminated replacements. The values in the trie are offsets into the replacements.
 
-The trie is Darts-clone's (Yata et al., "A compact static double-array keeping character codes", 2007): an array of
-u32 units. A node's children are found by XOR: the child over byte c of the node whose base is b is unit b ^ c, and it
-carries label c. A node that ends a key has a child over byte 0, a leaf whose lower 31 bits are the value.
+The trie has the format of Darts-clone (Yata et al., "A compact static double-array keeping character codes", 2007): an
+array of u32 units. A node's children are found by XOR: for a node with base b, the child over byte c is unit b ^ c, and
+this unit has the label c. A node that ends a key has a child over byte 0, a leaf whose lower 31 bits are the value.
 """
 
 from collections.abc import Mapping
@@ -18,10 +18,11 @@ _BLOCK = 256
 
 
 def precompile(mapping: Mapping[str, str]) -> bytes:
-    """The precompiled form of `mapping`. Keys with U+0000 cannot be expressed; replacements neither.
+    """Return the precompiled form of `mapping`.
 
     Raises:
-      ValueError: for U+0000, or for more than fits a trie of 2^21 units (about a million nodes).
+      ValueError: a key or a replacement contains U+0000, which the format cannot express, or the mapping does not fit a
+        trie of 2^21 units (about a million nodes).
     """
     if any("\0" in key or "\0" in value for key, value in mapping.items()):
         raise ValueError("a character map cannot hold U+0000")
@@ -38,13 +39,13 @@ def precompile(mapping: Mapping[str, str]) -> bytes:
 
 
 def _double_array(root: dict[int, dict | int]) -> np.ndarray:
-    """Places every node's children at the first base where all their units are free."""
+    """Place the children of every node at the first base where all their units are free."""
     units = np.zeros(0, np.uint32)
     used = np.zeros((0, _BLOCK), bool)
-    # A unit knows its label but not its parent, so no two nodes may share a base.
+    # A unit stores its label but not its parent, so no two nodes may share a base.
     is_base = np.zeros((0, _BLOCK), bool)
     pending = [(0, root)]
-    block = 0  # all before this one are full
+    block = 0  # all blocks before this one are full
     while pending:
         position, node = pending.pop()
         places = np.arange(_BLOCK)[:, None] ^ np.array(sorted(node))  # [base within a block, child]

@@ -1,7 +1,7 @@
 """`Encoder`: a saved model as an object that turns texts into embeddings.
 
-In: a directory or hub name, then any number of texts of any length. Out: float32 embeddings of unit length, in the
-order of the texts. And the way back to a directory that transformers and sentence-transformers load.
+Input: a directory or a hub name, then any number of texts of any length. Output: float32 embeddings of unit length, in
+the order of the texts. `Encoder.save` writes a directory that transformers and sentence-transformers load.
 """
 
 import copy
@@ -27,8 +27,8 @@ from jaxretr.model.weights import load_params, save_params
 from jaxretr.tokenization import Tokenization, bucket
 from jaxretr.tracking import progress_bar, say
 
-_TOKENS_PER_TEXT = 128  # what `batch_size` counts in
-_WINDOW = 16_384  # texts tokenised and sorted by length together
+_TOKENS_PER_TEXT = 128  # length of the texts that `batch_size` counts
+_WINDOW = 16_384  # texts that are tokenized and sorted by length together
 _BATCH_SIZE = 32  # texts of 128 tokens per device
 _IN_FLIGHT = 2  # batches dispatched before the oldest is fetched
 
@@ -36,25 +36,27 @@ _IN_FLIGHT = 2  # batches dispatched before the oldest is fetched
 class Encoder:
     """A sentence encoder: parameters on the devices, tokenizer and prefixes.
 
-    Texts longer than `max_length` tokens keep their beginning, special tokens are kept always. An empty text embeds
-    as its prefix alone; lone surrogates count as U+FFFD. An embedding depends on its text alone, not on the order or
-    on the other texts, beyond float tolerance.
+    Texts longer than `max_length` tokens are truncated at the end; special tokens are always kept. An empty text is
+    encoded as its prefix alone; lone surrogates count as U+FFFD. Up to float tolerance, the embedding of a text does
+    not depend on the other texts or on their order.
 
         encoder = Encoder.load("runs/hybrid/model")
         scores = encoder.similarity(encoder.encode_query(["…"]), encoder.encode_document(["…", "…"]))
 
     Args:
-      functions: the architecture and how to compute it.
-      params: its parameters, host or device arrays; they are copied to every device of this process.
-      tokenizer: must fit the architecture.
-      max_length: tokens of a text, special tokens included; None for as many as the model has positions.
-      query_prefix, passage_prefix: put before every text.
+      functions: the architecture and the way to compute it.
+      params: parameters of the architecture, host or device arrays; they are copied to every device of this process.
+      tokenizer: tokenizer that fits the architecture.
+      max_length: maximum number of tokens per text, special tokens included; None for the number of positions of the
+        model.
+      query_prefix, passage_prefix: text put before every query or passage.
 
     Attributes:
-      query_tokenization, passage_tokenization: from texts to the token ids that the two methods encode.
+      query_tokenization, passage_tokenization: convert queries and passages to the token ids that `encode_query` and
+        `encode_document` encode.
 
     Raises:
-      ValueError: when the tokenizer or `max_length` does not fit the architecture.
+      ValueError: the tokenizer or `max_length` does not fit the architecture.
     """
 
     def __init__(
@@ -98,19 +100,19 @@ class Encoder:
         query_prefix: str | None = None,
         passage_prefix: str | None = None,
     ) -> "Encoder":
-        """Loads a Hugging Face or sentence-transformers model: pooling, prompts and length as saved there.
+        """Load a Hugging Face or sentence-transformers model with its saved pooling, prompts and maximum length.
 
         Args:
-          name_or_path: a directory, also in a bucket, or a hub name such as "intfloat/multilingual-e5-base".
+          name_or_path: a directory, on a disk or in a bucket, or a hub name such as "intfloat/multilingual-e5-base".
           dtype: compute dtype, "float32" or "bfloat16".
-          max_length: tokens of a text, special tokens included.
-          query_prefix, passage_prefix: replace the saved prompts "query" and "document" (else "passage", "corpus",
-            and for both the default prompt). Some published models have none saved and yet need them, see their model
-            cards.
+          max_length: maximum number of tokens per text, special tokens included; None for the saved value.
+          query_prefix, passage_prefix: override the saved prompts. By default, queries get the prompt "query"; passages
+            get "document", "passage" or "corpus", the first that exists. If none exists, the default prompt is used.
+            Some published models need prompts but have none saved; see their model cards.
 
         Raises:
-          FileNotFoundError: when there is no such model.
-          ValueError: when weights, configuration and tokenizer do not fit each other.
+          FileNotFoundError: the model does not exist.
+          ValueError: weights, configuration and tokenizer do not fit each other.
         """
         directory = find_model(name_or_path)
         check_weights(directory, name_or_path)
@@ -135,9 +137,10 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of all that embeddings depend on: tells this encoder's from those of another, or of it retrained.
+        """Return a digest of everything that embeddings depend on; it differs for another or a retrained encoder.
 
-        Computed at every call, since any part may have been replaced: about a second for a hundred million parameters.
+        Each call computes it anew, because any part may have been replaced. This takes about a second for a hundred
+        million parameters.
         """
         tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
         settings = {
@@ -145,7 +148,7 @@ class Encoder:
             "dtype": self.functions.dtype,
             "max_length": self.max_length,
             "prefixes": [self.query_prefix, self.passage_prefix],
-            # A tokenizer carries the truncation and padding of its last use along.
+            # A tokenizer keeps the truncation and padding settings of its last use; leave them out.
             "tokenizer": {part: value for part, value in tokenizer.items() if part not in ("truncation", "padding")},
         }
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
@@ -157,33 +160,33 @@ class Encoder:
     def encode_query(
         self, texts: Iterable[str], *, batch_size: int = _BATCH_SIZE, progress: bool = True
     ) -> Float32[np.ndarray, "queries dim"]:
-        """Embeds questions, `query_prefix` before each.
+        """Return the embeddings of queries, with `query_prefix` before each.
 
         Args:
           texts: any number of texts of any length.
-          batch_size: texts of 128 tokens that one device takes at once; shorter texts come in larger batches, longer
-            ones in smaller, so memory stays the same.
-          progress: show a bar where there is more than one batch.
+          batch_size: number of texts of 128 tokens that one device encodes at once. Batches of shorter texts are
+            larger, batches of longer texts are smaller, so memory use stays constant.
+          progress: show a progress bar if there is more than one batch.
         """
         return self._encode(texts, self.query_tokenization, batch_size, progress)
 
     def encode_document(
         self, texts: Iterable[str], *, batch_size: int = _BATCH_SIZE, progress: bool = True
     ) -> Float32[np.ndarray, "passages dim"]:
-        """Embeds passages, `passage_prefix` before each; otherwise as `encode_query`."""
+        """Return the embeddings of passages, with `passage_prefix` before each; otherwise like `encode_query`."""
         return self._encode(texts, self.passage_tokenization, batch_size, progress)
 
     def similarity(
         self, queries: Float32[np.ndarray, "queries dim"], passages: Float32[np.ndarray, "passages dim"]
     ) -> Float32[np.ndarray, "queries passages"]:
-        """Cosine similarities of embeddings."""
+        """Return the cosine similarities of embeddings."""
         return queries @ passages.T
 
     def token_vectors(self, ids: Sequence[Sequence[int]]) -> list[Float32[np.ndarray, "tokens hidden"]]:
         """Return the last layer's vector of every token of every text, special tokens included.
 
         Args:
-          ids: token ids per text, as `query_tokenization` or `passage_tokenization` gives them.
+          ids: token ids per text, as `query_tokenization` or `passage_tokenization` returns them.
         """
         vectors: list[np.ndarray] = [np.empty(0)] * len(ids)
         for rows, hidden in self._batches(_hidden_on_own_devices(self.functions), ids):
@@ -208,16 +211,16 @@ class Encoder:
             yield batch.rows, parallel.merge(result)[: len(batch.rows)]
 
     def save(self, path: str | AnyPath, model_card: str | None = None) -> None:
-        """Writes a directory that transformers, sentence-transformers (3 to 6) and `load` read.
+        """Write a directory that transformers, sentence-transformers (3 to 6) and `load` read.
 
-        A saved model that is there already is replaced as a whole, on a disk atomically.
+        A saved model at `path` is replaced as a whole; on a disk, atomically.
 
         Args:
           path: the directory.
-          model_card: Markdown for its README.md.
+          model_card: Markdown for the README.md of the model.
 
         Raises:
-          FileExistsError: when `path` exists and is no saved model.
+          FileExistsError: `path` exists and is not a saved model.
         """
         with replaced_directory(path) as directory:
             save_params(directory, self.functions.architecture, self.params)
@@ -272,7 +275,7 @@ class Encoder:
 
 
 class PlannedBatch(NamedTuple):
-    """Which texts go through the encoder together, and the shape [size, length] of that batch."""
+    """Indices of the texts that are encoded together, and the shape [size, length] of their batch."""
 
     rows: Int[np.ndarray, " texts"]
     size: int
@@ -280,10 +283,11 @@ class PlannedBatch(NamedTuple):
 
 
 def plan_batches(lengths: Sequence[int], buckets: Sequence[int], batch_size: int) -> Iterator[PlannedBatch]:
-    """Cuts texts, longest first, into batches of about `batch_size` × 128 tokens per device.
+    """Split texts, longest first, into batches of about `batch_size` × 128 tokens per device.
 
-    Longest first, a batch that its bucket does not fill takes the next shorter texts along, so only the last batch
-    is smaller than its bucket's shape; it is rounded up to a power of two. That bounds the number of compilations.
+    If the texts of a length bucket do not fill a batch, the next shorter texts join it. So only the last batch can be
+    smaller than the full size of its bucket, and its size is rounded up to a power of two per device. This limits the
+    number of compilations.
     """
     devices = parallel.local_device_count()
     order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")

@@ -1,11 +1,11 @@
 """The transformer encoder of the XLM-R and BERT families as Flax NNX modules.
 
-In: word embeddings (or token ids) and which positions are real. Out: hidden states, pooled and normalised sentence
-embeddings. The layers' parameters are stacked on a leading `layers` axis and applied by `jax.lax.scan`, so compile
-time does not grow with depth. Nothing here holds state besides parameters: dropout is a pure function of the key
-given at the call, and no key means no dropout.
+Input: word embeddings (or token ids) and a mask of the real tokens. Output: hidden states, and pooled and normalized
+sentence embeddings. The layers' parameters are stacked along a leading `layers` axis and applied by `jax.lax.scan`, so
+compile time does not grow with depth. The modules hold no state besides parameters: dropout is a pure function of the
+key passed to the call, and without a key there is no dropout.
 
-`jaxretr.model.functions` wraps these modules into the pure functions that everything else calls.
+`jaxretr.model.functions` wraps these modules into the pure functions that all other code calls.
 """
 
 import math
@@ -26,7 +26,7 @@ from jaxretr.types import Packing
 Remat = Literal["none", "dots", "full"]
 
 _INIT = nnx.initializers.normal(0.02)
-_NEVER = np.float32(np.finfo(np.float32).min)  # a finite "minus infinity": rows without any real token stay finite
+_NEVER = np.float32(np.finfo(np.float32).min)  # finite in place of -inf: rows without a real token stay finite
 _SMALLEST_NORM = 1e-12
 
 
@@ -34,8 +34,8 @@ _SMALLEST_NORM = 1e-12
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """The exact Gaussian error linear unit, x Φ(x) (Hendrycks and Gimpel, arXiv 1606.08415).
 
-    The derivative Φ(x) + x φ(x) is written out: on CPU it halves the cost of differentiating `jax.nn.gelu`. Between
-    reading and writing it is float32, which halves the cost again in bfloat16.
+    The derivative Φ(x) + x φ(x) is written out, which halves the cost of differentiating `jax.nn.gelu` on CPU.
+    Intermediate values are float32, which halves the cost again for bfloat16 inputs.
     """
     wide = x.astype(jnp.float32)
     return (wide * _normal_cdf(wide)).astype(x.dtype)
@@ -54,10 +54,10 @@ def _gelu_jvp(primals, tangents):  # type: ignore[no-untyped-def]
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
-    """Zeroes entries with probability `rate` and scales the others up by as much; the identity without a key.
+    """Zero entries with probability `rate` and scale the others by 1 / (1 - `rate`); the identity without a key.
 
-    One random byte decides an entry, so `rate` is rounded to a 256th: random numbers are the cost of dropout, and
-    bytes take a fifth of the time of `jax.random.bernoulli`'s floats.
+    One random byte decides about each entry, so `rate` is rounded to a multiple of 1/256. Drawing random numbers is the
+    main cost of dropout, and bytes take a fifth of the time of `jax.random.bernoulli`'s floats.
     """
     dropped = round(256 * rate)
     if key is None or dropped == 0:
@@ -72,7 +72,7 @@ def _split(key: Key[Array, ""] | None, count: int) -> Key[Array, " count"] | lis
 
 
 class Embeddings(nnx.Module):
-    """Word, position and token-type tables, their sum normalised."""
+    """Word, position and token-type embeddings: their sum, normalized."""
 
     def __init__(self, architecture: Architecture, dtype: DTypeLike, *, rngs: nnx.Rngs):
         a = architecture
@@ -99,20 +99,27 @@ class Embeddings(nnx.Module):
         return dropout(self.norm(x), self.architecture.hidden_dropout_prob, key).astype(self.dtype)
 
     def positions(self, mask: Bool[Array, "batch length"]) -> Int[Array, "batch length"]:
-        """0, 1, 2 … in BERT; in XLM-R the real tokens count up from `pad_token_id` + 1 and padding sits on the pad."""
+        """Return the position ids: 0, 1, 2, … for BERT.
+
+        For XLM-R, real tokens count up from `pad_token_id` + 1, and padding gets `pad_token_id`.
+        """
         if self.architecture.model_type == "bert":
             return jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape)
         return jnp.cumsum(mask, axis=1) * mask + self.architecture.pad_token_id
 
     def packed_positions(self, place: Int[Array, "rows row_length"]) -> Int[Array, "rows row_length"]:
-        """The same from each token's place in its text, 0, 1, 2 …; -1 for padding."""
+        """Return the position ids of packed rows.
+
+        Args:
+          place: index of each token in its text, 0, 1, 2, …; -1 for padding.
+        """
         if self.architecture.model_type == "bert":
             return jnp.maximum(place, 0)
         return place + 1 + self.architecture.pad_token_id
 
 
 class Linear(nnx.Linear):
-    """A product with a matrix of weights, and a bias that is added, and its gradient summed, in float32."""
+    """A linear layer. The bias is added in float32, and its gradient is summed in float32."""
 
     def __init__(self, inputs: int, outputs: int, dtype: DTypeLike, *, rngs: nnx.Rngs):
         super().__init__(inputs, outputs, dtype=dtype, kernel_init=_INIT, rngs=rngs)
@@ -124,7 +131,7 @@ class Linear(nnx.Linear):
 
 
 class Attention(nnx.Module):
-    """Bidirectional multi-head self-attention; one matrix holds queries, keys and values side by side."""
+    """Bidirectional multi-head self-attention; one weight matrix projects to queries, keys and values together."""
 
     def __init__(self, architecture: Architecture, dtype: DTypeLike, *, rngs: nnx.Rngs):
         a = architecture
@@ -148,7 +155,7 @@ class Attention(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """One transformer block: attention and feed-forward network, each followed by residual and LayerNorm."""
+    """One transformer block: attention and feed-forward network, each followed by residual connection and LayerNorm."""
 
     def __init__(self, architecture: Architecture, dtype: DTypeLike, *, rngs: nnx.Rngs):
         a = architecture
@@ -173,14 +180,14 @@ class Layer(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """The whole encoder, from token ids to unit sentence embeddings.
+    """The complete encoder, from token ids to unit sentence embeddings.
 
     Args:
-      architecture: shapes, dropout rates, pooling.
+      architecture: shapes, dropout rates and pooling.
       dtype: compute dtype of the matrix products (float32 or bfloat16). Parameters, softmax, LayerNorm statistics,
-        pooling and normalisation are float32 always.
-      remat: what the backward pass recomputes: `none`; `dots`, all but the matrix products with weights (the
-        quickest on CPU, where memory traffic counts for more than arithmetic); `full`, everything inside a layer.
+        pooling and normalization are always float32.
+      remat: what the backward pass recomputes: `none`; `dots`, everything except the matrix products with weights (the
+        fastest on CPU, where memory traffic costs more than arithmetic); `full`, everything inside a layer.
     """
 
     def __init__(
@@ -196,7 +203,7 @@ class Transformer(nnx.Module):
             self.dense_head = nnx.Linear(*architecture.dense_head, kernel_init=_INIT, rngs=rngs)
 
     def embed_tokens(self, ids: Int[Array, "batch length"]) -> Float32[Array, "batch length hidden"]:
-        """The word embeddings alone: no position, no token type, no LayerNorm."""
+        """Return the word embeddings alone: without position, token type and LayerNorm."""
         return self.embeddings.word(ids)
 
     def normalize_embeds(
@@ -205,7 +212,7 @@ class Transformer(nnx.Module):
         mask: Bool[Array, "batch length"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length hidden"]:
-        """What the first layer reads: position and token type added to the word embeddings, then LayerNorm."""
+        """Return the input of the first layer: word, position and token-type embeddings added, then LayerNorm."""
         return self.embeddings(embeds, self.embeddings.positions(mask), key)
 
     def transform(
@@ -214,9 +221,13 @@ class Transformer(nnx.Module):
         attended: Bool[Array, "batch #length length"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length hidden"]:
-        """The last layer's token vectors from what the first layer reads; those of padding mean nothing.
+        """Return the last layer's token vectors; the vectors of padding have no meaning.
 
-        `attended`: which positions each one may look at; of an axis of 1, which all may.
+        Args:
+          x: input of the first layer, see `normalize_embeds`.
+          attended: which positions (last axis) each position (middle axis) may attend to. A middle axis of size 1
+            broadcasts over all positions.
+          key: dropout key; None for no dropout.
         """
         graph, parameters = nnx.split(self.layers)
 
@@ -236,14 +247,14 @@ class Transformer(nnx.Module):
         mask: Bool[Array, "batch length"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length hidden"]:
-        """The last layer's token vectors; those of padding are finite and mean nothing."""
+        """Return the last layer's token vectors; the vectors of padding are finite but have no meaning."""
         embeddings_key, layers_key = _split(key, 2)
         return self.transform(self.normalize_embeds(embeds, mask, embeddings_key), mask[:, None], layers_key)
 
     def pool(
         self, hidden: Float[Array, "batch length hidden"], mask: Bool[Array, "batch length"]
     ) -> Float32[Array, "batch dim"]:
-        """One vector a text, before normalisation. Rows without any real token (batch padding) are zero."""
+        """Return one vector per text, before normalization. Rows without a real token (batch padding) give zero."""
         hidden = hidden.astype(jnp.float32)
         real = mask[:, :, None]
         match self.architecture.pooling:
@@ -258,7 +269,7 @@ class Transformer(nnx.Module):
         return jnp.where(mask.any(axis=1, keepdims=True), pooled, 0)
 
     def normalize_pooled(self, pooled: Float32[Array, "batch dim"]) -> Float32[Array, "batch dim"]:
-        """Vectors of unit length; zero stays zero."""
+        """Scale vectors to unit length; zero stays zero."""
         squared_norm = jnp.sum(pooled * pooled, axis=1, keepdims=True)
         return pooled * jax.lax.rsqrt(jnp.maximum(squared_norm, _SMALLEST_NORM**2))
 
@@ -268,7 +279,7 @@ class Transformer(nnx.Module):
         mask: Bool[Array, "batch length"],
         key: Key[Array, ""] | None = None,
     ) -> Float32[Array, "batch dim"]:
-        """Sentence embeddings of unit length; zero for rows without any real token."""
+        """Return sentence embeddings of unit length; zero for rows without a real token."""
         return self.normalize_pooled(self.pool(self.hidden_states(embeds, mask, key), mask))
 
     def encode_packed(
@@ -278,10 +289,10 @@ class Transformer(nnx.Module):
         packing: Packing,
         key: Key[Array, ""] | None = None,
     ) -> list[Float32[Array, "_ dim"]]:
-        """What `encode` gives for each batch of texts, computed on rows that several texts share."""
+        """Return what `encode` returns for each batch of texts, computed on rows that several texts share."""
         embeddings_key, layers_key = _split(key, 2)
         text, start = packing
-        # Padding reads some token; nothing reads padding.
+        # Padding gathers an arbitrary token; no real token attends to padding.
         place = jnp.where(text >= 0, jnp.arange(text.size).reshape(text.shape) - start[text], -1)
         lengths = np.repeat([mask.shape[1] for mask in masks], [len(mask) for mask in masks])
         first = jnp.asarray(np.cumsum(lengths) - lengths, jnp.int32)
@@ -300,7 +311,7 @@ class Transformer(nnx.Module):
 
 
 def _layer_norm(architecture: Architecture, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    # E[x²] - E[x]² (the fast variance) cancels where the mean is large, which XLM-R's outlier dimensions make it.
+    # The fast variance, E[x²] - E[x]², loses precision if the mean is large. XLM-R's outlier dimensions make it large.
     return nnx.LayerNorm(
         architecture.hidden_size, epsilon=architecture.layer_norm_eps, dtype=dtype, use_fast_variance=False, rngs=rngs
     )

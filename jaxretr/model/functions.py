@@ -1,8 +1,8 @@
-"""The pure functions of (parameters, inputs, key) that training, retrieval, evaluation and attacks all call.
+"""Pure functions of (parameters, inputs, key), which training, retrieval, evaluation and attacks all call.
 
-In: an `Architecture` and how to compute (dtype, rematerialisation, dropout). Out: `EncoderFunctions`. Parameters
-are a plain nested dict of float32 arrays which does not depend on how one computes: the same dict serves training
-with dropout and encoding in bfloat16.
+Input: an `Architecture` and how to compute (dtype, rematerialization, dropout). Output: `EncoderFunctions`. Parameters
+are a plain nested dict of float32 arrays that does not depend on how to compute: one dict serves training with dropout
+and encoding in bfloat16.
 
     encoder = functions(architecture, dtype=jnp.bfloat16)
     params = init_params(architecture, jax.random.key(0))
@@ -26,18 +26,19 @@ from jaxretr.model.encoder import Remat, Transformer
 from jaxretr.types import Packing
 
 Params = dict[str, Any]
-"""Nested dict of arrays; leaves of `params["layers"]` have a leading `layers` axis."""
+"""Nested dict of arrays; the leaves of `params["layers"]` have a leading `layers` axis."""
 
 
 @dataclass(frozen=True)
 class EncoderFunctions:
-    """An encoder without its parameters; hashable, so it may be closed over or be a static argument.
+    """An encoder without its parameters. It is hashable, so functions may close over it or take it as a static
+    argument.
 
     Attributes:
-      architecture: what the parameters' shapes follow from.
+      architecture: determines the shapes of the parameters.
       dtype: name of the compute dtype.
       remat: what the backward pass recomputes, see `Transformer`.
-      dropout_rate: replaces the architecture's two dropout rates unless None. Without a key there is no dropout.
+      dropout_rate: replaces both dropout rates of the architecture unless None. Without a key there is no dropout.
     """
 
     architecture: Architecture
@@ -46,7 +47,7 @@ class EncoderFunctions:
     dropout_rate: float | None
 
     def embed_tokens(self, params: Params, ids: Int[Array, "batch length"]) -> Float32[Array, "batch length hidden"]:
-        """Word embeddings of token ids, before position, token type and LayerNorm."""
+        """Return the word embeddings of token ids, before position, token type and LayerNorm."""
         return self._module(params).embed_tokens(ids)
 
     def encode(
@@ -56,16 +57,17 @@ class EncoderFunctions:
         mask: Bool[Array, "batch length"],
         key: Key[Array, ""] | None = None,
     ) -> Float32[Array, "batch dim"]:
-        """Unit sentence embeddings from word embeddings.
+        """Return unit sentence embeddings from word embeddings.
 
         Args:
           params: parameters of `architecture`.
-          embeds: word embeddings as `embed_tokens` gives them.
-          mask: True for real tokens. A row without any is batch padding: its embedding and its gradients are zero.
-          key: dropout key; None encodes deterministically. The same key drops the same entries.
+          embeds: word embeddings as `embed_tokens` returns them.
+          mask: True for real tokens. A row without real tokens is batch padding: its embedding and its gradients are
+            zero.
+          key: dropout key; None encodes deterministically. Equal keys drop equal entries.
 
         Raises:
-          ValueError: when traced with more tokens than the model has positions.
+          ValueError: traced with more tokens than the model has positions.
         """
         return self._module(params).encode(embeds, mask, key)
 
@@ -76,7 +78,7 @@ class EncoderFunctions:
         mask: Bool[Array, "batch length"],
         key: Key[Array, ""] | None = None,
     ) -> Float32[Array, "batch dim"]:
-        """Unit sentence embeddings from token ids: `encode` of `embed_tokens`."""
+        """Return unit sentence embeddings from token ids: `encode` of `embed_tokens`."""
         return self.encode(params, self.embed_tokens(params, ids), mask, key)
 
     def encode_packed(
@@ -87,29 +89,29 @@ class EncoderFunctions:
         packing: Packing,
         key: Key[Array, ""] | None = None,
     ) -> list[Float32[Array, "_ dim"]]:
-        """What `encode` gives for each batch of texts, without encoding their padding.
+        """Return what `encode` returns for each batch of texts, without computing on the padding of the batches.
 
         Args:
           params: parameters of `architecture`.
-          embeds, masks: as `encode` takes them, for one or several batches, right-padded to lengths of their own.
-          packing: which rows their texts share.
-          key: dropout key; drops other entries than `encode` with the same key.
+          embeds, masks: as for `encode`, for one or several batches; each batch is right-padded to its own length.
+          packing: assignment of the texts to shared rows.
+          key: dropout key; it drops other entries than `encode` does with the same key.
 
         Raises:
-          ValueError: when traced with rows longer than the model has positions.
+          ValueError: traced with rows longer than the model has positions.
         """
         return self._module(params).encode_packed(embeds, masks, packing, key)
 
     def normalize_embeds(
         self, params: Params, embeds: Float[Array, "batch length hidden"], mask: Bool[Array, "batch length"]
     ) -> Float[Array, "batch length hidden"]:
-        """What the first layer reads, in the compute dtype: position and token type added, then LayerNorm."""
+        """Return the input of the first layer, in the compute dtype: position and token type added, then LayerNorm."""
         return self._module(params).normalize_embeds(embeds, mask)
 
     def encode_normalized(
         self, params: Params, normalized: Float[Array, "batch length hidden"], mask: Bool[Array, "batch length"]
     ) -> Float32[Array, "batch dim"]:
-        """Unit sentence embeddings from what `normalize_embeds` gives: `encode` without its first step."""
+        """Return unit sentence embeddings from the output of `normalize_embeds`: `encode` without its first step."""
         module = self._module(params)
         return module.normalize_pooled(module.pool(module.transform(normalized, mask[:, None]), mask))
 
@@ -120,13 +122,13 @@ class EncoderFunctions:
         mask: Bool[Array, "batch length"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length hidden"]:
-        """The last layer's token vectors in the compute dtype, before pooling."""
+        """Return the last layer's token vectors in the compute dtype, before pooling."""
         return self._module(params).hidden_states(embeds, mask, key)
 
     def pool(
         self, params: Params, hidden: Float[Array, "batch length hidden"], mask: Bool[Array, "batch length"]
     ) -> Float32[Array, "batch dim"]:
-        """One vector a text from its token vectors, dense head included, before normalisation."""
+        """Return one vector per text from its token vectors, dense head included, before normalization."""
         return self._module(params).pool(hidden, mask)
 
     def _module(self, params: Params) -> Transformer:
@@ -140,16 +142,16 @@ def functions(
     remat: Remat = "none",
     dropout_rate: float | None = None,
 ) -> EncoderFunctions:
-    """The encoder's pure functions.
+    """Return the pure functions of an encoder.
 
     Args:
       architecture: shapes, pooling and default dropout rates.
       dtype: compute dtype, float32 or bfloat16.
       remat: `none`, `dots` (recommended for training) or `full`, see `Transformer`.
-      dropout_rate: one rate for hidden states and attention probabilities; None takes the architecture's two.
+      dropout_rate: one rate for hidden states and attention probabilities; None uses the architecture's two rates.
 
     Raises:
-      ValueError: for another dtype or policy, or a rate outside [0, 1).
+      ValueError: the dtype or remat policy is not supported, or the rate is outside [0, 1).
     """
     name = jnp.dtype(dtype).name
     if name not in ("float32", "bfloat16"):
@@ -162,12 +164,12 @@ def functions(
 
 
 def init_params(architecture: Architecture, key: Key[Array, ""]) -> Params:
-    """Random float32 parameters: N(0, 0.02²) for tables and matrices, zero biases, unit LayerNorm scales."""
+    """Return random float32 parameters: N(0, 0.02²) for tables and matrices, zero biases, unit LayerNorm scales."""
     return nnx.to_pure_dict(nnx.state(Transformer(architecture, rngs=nnx.Rngs(key))))
 
 
 def param_shapes(architecture: Architecture) -> Params:
-    """The tree of parameters as `jax.ShapeDtypeStruct`s, without allocating any."""
+    """Return the tree of parameters as `jax.ShapeDtypeStruct`s, without allocating arrays."""
     return jax.eval_shape(lambda: init_params(architecture, jax.random.key(0)))
 
 

@@ -1,7 +1,7 @@
 """A saved model on disk: the directory layout that transformers and sentence-transformers (3 to 6) read.
 
-In: a directory or a hub name. Out: `SavedSettings`, everything in the layout that is neither weights nor tokenizer.
-And the way back: the small JSON files of the layout, and the atomic replacement of a whole directory.
+Input: a directory or a hub name. Output: `SavedSettings`, everything in the layout except weights and tokenizer. The
+module also writes the small JSON files of the layout and replaces a whole directory atomically.
 """
 
 import errno
@@ -65,21 +65,22 @@ _DOWNLOADED = [
 ]
 _ATTEMPTS = 100
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.ENOENT)
-"""Errors of `exchange` after which two renames are tried: it is not supported, or one of the names has gone."""
+"""Errors of `exchange` that fall back to two renames: `exchange` is not supported, or one of the names no longer
+exists."""
 
 
 @dataclass(frozen=True)
 class SavedSettings:
-    """What a saved model says about itself besides its weights.
+    """The settings of a saved model besides its weights.
 
     Attributes:
-      pooling: mean if the directory does not say, as sentence-transformers assumes.
-      dense: the folder of a tanh layer after pooling (LaBSE), None without one.
-      dense_head: its (in, out) widths.
-      max_seq_length: tokens, special tokens included, often more than the model has positions; None if the directory
-        does not say.
-      query_prefix, passage_prefix: put before every text; "" if the directory has no prompts.
-      notes: sentences about what the directory says and the encoder does not honour.
+      pooling: pooling mode; mean if the directory does not say, as in sentence-transformers.
+      dense: folder of a tanh layer after pooling (LaBSE); None without such a layer.
+      dense_head: (in, out) widths of that layer.
+      max_seq_length: maximum number of tokens per text, special tokens included, often more than the model has
+        positions; None if the directory does not say.
+      query_prefix, passage_prefix: text put before every query or passage; "" if the directory has no prompts.
+      notes: sentences about settings in the directory that the encoder ignores.
     """
 
     pooling: Pooling = "mean"
@@ -92,12 +93,12 @@ class SavedSettings:
 
 
 def find_model(name_or_path: str | AnyPath) -> Path:
-    """The local directory of a model: `name_or_path` itself, or a copy of what a bucket or the hub has under that name.
+    """Return the local directory of a model: `name_or_path` itself, or a local copy from a bucket or the hub.
 
-    A directory that exists never touches the network.
+    For a directory that exists on a disk, there is no network access.
 
     Raises:
-      FileNotFoundError: for a path that does not exist, or a name that the hub (or, offline, its cache) lacks.
+      FileNotFoundError: the path does not exist, or the hub (offline: its cache) does not have the name.
     """
     directory = local_copy(as_path(name_or_path))
     _recover(directory)
@@ -123,7 +124,7 @@ def find_model(name_or_path: str | AnyPath) -> Path:
 
 def _check_config(directory: Path, name: str | AnyPath) -> None:
     if not (directory / "config.json").is_file():
-        read_modules(directory)  # says so if the config is in another folder
+        read_modules(directory)  # raises a more precise error if the config is in another folder
         raise FileNotFoundError(
             f"{name} holds no config.json; expected a Hugging Face model directory with config.json, {WEIGHTS} and "
             "tokenizer.json"
@@ -131,10 +132,15 @@ def _check_config(directory: Path, name: str | AnyPath) -> None:
 
 
 def check_weights(directory: Path, name: str | AnyPath) -> None:
-    """Check that a model, found under a name by `find_model`, has weights in safetensors files.
+    """Check that a model has weights in safetensors files.
+
+    Args:
+      directory: directory of the model, as `find_model` returns it.
+      name: name under which `find_model` found it.
 
     Raises:
-      FileNotFoundError: it has none; if it has others, the message gives a command that converts them.
+      FileNotFoundError: the model has no such weights. If it has weights in another format, the message gives a command
+        that converts them.
     """
     dense = read_settings(directory).dense
     for folder in (directory, dense or directory):
@@ -146,7 +152,7 @@ def check_weights(directory: Path, name: str | AnyPath) -> None:
     where = str(folder)
     if not others and not as_path(name).exists():
         where = str(name)
-        with suppress(OSError, ValueError):  # no network: all that is known is what was downloaded
+        with suppress(OSError, ValueError):  # without network, only the downloaded files are known
             others = sorted(file for file in huggingface_hub.list_repo_files(where) if file.startswith("pytorch_model"))
     if not others:
         raise FileNotFoundError(f"{where} has no weights; expected {WEIGHTS}, or {INDEX} and its shards")
@@ -160,10 +166,10 @@ def check_weights(directory: Path, name: str | AnyPath) -> None:
 
 
 def read_settings(directory: Path) -> SavedSettings:
-    """Read modules.json and the files it names, sentence_bert_config.json and the prompts, if present.
+    """Read modules.json and the files that it names, sentence_bert_config.json and the prompts, if present.
 
     Raises:
-      ValueError: for what `Architecture` cannot express, and for a file that is absent or damaged.
+      ValueError: `Architecture` cannot express a setting, or a file is absent or damaged.
     """
     modules = read_modules(directory)
     prompts, length = read_prompts(directory, normalized="Normalize" in modules), read_length(directory)
@@ -189,7 +195,7 @@ def write_settings(
     query_prefix: str,
     passage_prefix: str,
 ) -> None:
-    """Writes the files `read_settings` reads, in the oldest layout, which every version of the readers knows."""
+    """Write the files that `read_settings` reads, in the oldest layout, which every version of the readers supports."""
     steps = ["Transformer", "Pooling", *(["Dense"] if architecture.dense_head else []), "Normalize"]
     modules = []
     for index, step in enumerate(steps):
@@ -227,15 +233,15 @@ def write_settings(
 
 @contextmanager
 def replaced_directory(path: str | AnyPath) -> Iterator[Path]:
-    """Yield a temporary directory that takes the place of `path` when the block ends without an error.
+    """Yield a temporary directory that replaces `path` when the block ends without an error.
 
-    After an exception, a kill or a power cut at any moment, `path` is absent, the old model or the new one, whole. If
-    two processes write the same path at once, one wins. File systems that cannot exchange two names (NFS) need two
-    renames; a kill between them leaves the old model beside `path`, and the next `find_model` or `replaced_directory`
-    puts it back. In a bucket, `path` is no model while the new one is uploaded.
+    After an exception, a kill or a power cut at any moment, `path` is either absent, the complete old model or the
+    complete new one. If two processes write to `path` at once, one of them wins. File systems that cannot exchange two
+    names (NFS) need two renames. A kill between them leaves the old model beside `path`, and the next `find_model` or
+    `replaced_directory` restores it. In a bucket, `path` is not a model during the upload.
 
     Raises:
-      FileExistsError: `path` exists and is not a saved model; nothing else is ever deleted.
+      FileExistsError: `path` exists and is not a saved model; only saved models are ever deleted.
     """
     if in_bucket(path):
         with _replaced_in_bucket(as_path(path)) as new:
@@ -259,7 +265,7 @@ def replaced_directory(path: str | AnyPath) -> Iterator[Path]:
 
 
 def _publish(new: Path, path: Path) -> None:
-    """Rename `new` to `path`; a model that is at `path` goes into the parent of `new`."""
+    """Rename `new` to `path`; a model that exists at `path` is moved into the parent of `new`."""
     for attempt in range(_ATTEMPTS):
         try:
             os.rename(new, path)  # also replaces an empty directory
@@ -280,10 +286,10 @@ def _publish(new: Path, path: Path) -> None:
 
 
 def _recover(path: Path) -> None:
-    """Put back the model that `_publish` has moved away, if it could not put the new one in its place."""
+    """Restore the model that `_publish` moved away, if `_publish` could not put the new model in its place."""
     if not path.exists():
         for old in sorted(path.parent.glob(f".{glob.escape(path.name)}.*/old*")):
-            with suppress(OSError):  # another process did so, or only reads here
+            with suppress(OSError):  # another process restored it, or this process has no write access
                 os.rename(old, path)
 
 
@@ -294,7 +300,7 @@ def _check_replaceable(path: Path) -> None:
 
 @contextmanager
 def _replaced_in_bucket(path: AnyPath) -> Iterator[Path]:
-    begun = path / ".incomplete"  # so that a model whose upload was interrupted is known for one
+    begun = path / ".incomplete"  # marks a model whose upload was interrupted
     if path.exists() and not (path / "config.json").exists() and not begun.exists():
         raise FileExistsError(f"{path} exists and is no saved model (it has no config.json); choose another path")
     with tempfile.TemporaryDirectory(prefix="jaxretr-") as scratch:

@@ -1,7 +1,7 @@
-"""The JSON files beside the weights of a saved model, in the layout of sentence-transformers, each read strictly.
+"""Strict readers of the JSON files beside the weights of a saved model, in the layout of sentence-transformers.
 
-In: a directory. Out: the values that an encoder honours, and notes about the others. A file that another file names
-must be there; null means the same as an absent value; values of a wrong type are errors.
+Input: a directory. Output: the settings that an encoder supports, and notes about settings that it ignores. If one file
+names another file, that file must exist. A null counts as an absent value. A value of the wrong type is an error.
 """
 
 import json
@@ -28,12 +28,12 @@ OTHER_POOLING_FLAGS = (
 )
 
 _ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
-_PASSAGE_PROMPTS = ("document", "passage", "corpus")  # the first of these names counts
+_PASSAGE_PROMPTS = ("document", "passage", "corpus")  # the first of these names that exists is used
 _UNLIMITED = 1 << 31  # tokens; transformers writes 1e30 for "no limit"
 
 
 class Prompts(NamedTuple):
-    """What is put before queries and passages, and what else the file says that is not honoured."""
+    """Prefixes of queries and passages, and notes about settings in the file that have no effect."""
 
     query: str
     passage: str
@@ -41,17 +41,17 @@ class Prompts(NamedTuple):
 
 
 class Length(NamedTuple):
-    """Tokens of a text, None if the directory does not say, and what else the files say that is not honoured."""
+    """Maximum number of tokens per text (None if no file says it), and notes about settings that have no effect."""
 
     tokens: int | None
     notes: tuple[str, ...]
 
 
 def read_modules(directory: Path) -> dict[str, Path]:
-    """Return the folder of each module in modules.json by its kind, in order; nothing without modules.json.
+    """Return the folder of each module in modules.json by its kind, in order; empty without modules.json.
 
     Raises:
-      ValueError: a module that `Architecture` cannot express, or modules in another order.
+      ValueError: a module is one that `Architecture` cannot express, or the modules are in another order.
     """
     path = directory / MODULES
     folders: dict[str, Path] = {}
@@ -76,10 +76,10 @@ def read_modules(directory: Path) -> dict[str, Path]:
 
 
 def read_pooling(folder: Path) -> Pooling:
-    """Return how the Pooling module in a folder pools.
+    """Return the pooling mode of the Pooling module in a folder.
 
     Raises:
-      ValueError: in a way that `Architecture` cannot express.
+      ValueError: `Architecture` cannot express the pooling.
     """
     path = folder / "config.json"
     config = _read_named(path)
@@ -96,7 +96,7 @@ def read_dense(folder: Path) -> tuple[int, int]:
     """Return the (in, out) widths of the Dense module in a folder.
 
     Raises:
-      ValueError: it is not a layer with bias and tanh.
+      ValueError: the module is not a layer with bias and tanh.
     """
     path = folder / "config.json"
     config = _read_named(path)
@@ -110,14 +110,15 @@ def read_dense(folder: Path) -> tuple[int, int]:
 
 
 def read_prompts(directory: Path, *, normalized: bool) -> Prompts:
-    """Choose prompts as sentence-transformers does: by their names, else the default prompt.
+    """Choose prompts as sentence-transformers does: by name, else the default prompt.
 
     Args:
-      directory: of the model.
+      directory: directory of the model.
       normalized: whether the model normalizes its embeddings.
 
     Raises:
-      ValueError: prompts that are no texts, a default that is not among them, or a model that is no bi-encoder.
+      ValueError: a prompt is not a string, the default prompt does not exist, or the model is not a bi-encoder or
+        truncates its embeddings.
     """
     path = directory / PROMPTS
     config = {name: value for name, value in (_read(path, dict) or {}).items() if value is not None}
@@ -142,7 +143,7 @@ def read_prompts(directory: Path, *, normalized: bool) -> Prompts:
     if unused := [name for name, text in prompts.items() if text and name not in names]:
         notes.append(f"the prompts {', '.join(unused)} in {path.name} are not used")
     similarity = config.pop("similarity_fn_name", "cosine")
-    if similarity != "cosine" and not (normalized and similarity in ("dot", "euclidean")):  # these rank as cosine does
+    if similarity != "cosine" and not (normalized and similarity in ("dot", "euclidean")):  # these rank like cosine
         notes.append(f"{path.name} asks for the similarity {similarity}; texts are compared by cosine")
     if unknown := sorted(name for name, value in config.items() if value and name != "__version__"):
         notes.append(f"{', '.join(unknown)} in {path.name} has no effect")
@@ -151,10 +152,10 @@ def read_prompts(directory: Path, *, normalized: bool) -> Prompts:
 
 
 def read_length(directory: Path) -> Length:
-    """Return the maximum length of the Transformer module, else that of the tokenizer.
+    """Return the maximum length of the Transformer module, or else of the tokenizer.
 
     Raises:
-      ValueError: a length that is no number of tokens, or texts are to be lower-cased first.
+      ValueError: the length is not a number of tokens, or the model needs lower-casing that its tokenizer does not do.
     """
     path = next((directory / name for name in TRANSFORMER if (directory / name).is_file()), directory / TRANSFORMER[0])
     config = {name: value for name, value in (_read(path, dict) or {}).items() if value is not None}
@@ -192,7 +193,7 @@ def _read_named(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path, kind: type) -> Any:
-    """The content of a JSON file, None if the file is absent or holds null."""
+    """Return the content of a JSON file; None if the file is absent or contains null."""
     if not path.is_file():
         return None
     try:

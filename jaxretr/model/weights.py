@@ -1,8 +1,9 @@
-"""Weights in and out: a Hugging Face checkpoint becomes our tree of parameters and back.
+"""Load and save weights: convert a Hugging Face checkpoint to the parameter tree and back.
 
-In: a directory (or hub name) with `config.json` and safetensors, single or sharded, of any float type. Out: an
-`Architecture` and float32 parameters. The names in a checkpoint are written down once, in `checkpoint_views`: each is
-tied to a numpy view of our own array in the checkpoint's orientation, which loading fills and saving reads.
+Input: a directory (or hub name) with `config.json` and safetensors files, single or sharded, of any float type. Output:
+an `Architecture` and float32 parameters. The tensor names of a checkpoint appear once, in `checkpoint_views`, which
+maps each name to a numpy view of a parameter array in the checkpoint's orientation. Loading fills these views, saving
+reads them.
 """
 
 import json
@@ -25,15 +26,15 @@ _FLOAT_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16":
 _EXTRAS = re.compile(r"(pooler|lm_head|cls)\.|embeddings\.(position_ids|token_type_ids)$")
 _BLOCK_BYTES = 1 << 24
 _ALIGNMENT = 64
-_NAMED = 8  # how many names an error lists
+_NAMED = 8  # number of names that an error lists
 
 
 def load_architecture(name_or_path: str | AnyPath) -> Architecture:
-    """The architecture of a saved model: its config.json, pooling and dense head. Reads no weights.
+    """Return the architecture of a saved model: its config.json, pooling and dense head. No weights are read.
 
     Raises:
       FileNotFoundError: see `find_model`.
-      ValueError: for a model that is not of the XLM-R or BERT family.
+      ValueError: the model is not of the XLM-R or BERT family.
     """
     directory = find_model(name_or_path)
     settings = read_settings(directory)
@@ -45,20 +46,21 @@ def load_architecture(name_or_path: str | AnyPath) -> Architecture:
 
 
 def load_params(name_or_path: str | AnyPath, architecture: Architecture | None = None) -> tuple[Architecture, Params]:
-    """Loads a checkpoint into float32 numpy arrays, tensor by tensor, block by block.
+    """Load a checkpoint into float32 numpy arrays, tensor by tensor, block by block.
 
-    The files are read, not mapped: peak memory is the parameters themselves and one block of 16 MiB.
+    The files are read, not memory-mapped: peak memory is the size of the parameters plus one block of 16 MiB.
 
     Args:
       name_or_path: a directory or a hub name.
-      architecture: the shapes to expect; read from the directory where None.
+      architecture: expected architecture; None reads it from the directory.
 
     Returns:
-      The architecture and the parameters. Put them on the device once (`jax.device_put`) before calling functions.
+      The architecture and the parameters. Put the parameters on the device once (`jax.device_put`) before you call
+      functions.
 
     Raises:
-      FileNotFoundError: when there is no such model or it has no safetensors.
-      ValueError: when a file is truncated or no safetensors, or when tensors are missing, unexpected or of another
+      FileNotFoundError: the model does not exist, or it has no safetensors files.
+      ValueError: a file is truncated or is not a safetensors file, or tensors are missing, unexpected or of another
         shape; the message names them.
     """
     directory = find_model(name_or_path)
@@ -75,7 +77,7 @@ def load_params(name_or_path: str | AnyPath, architecture: Architecture | None =
 
 
 def save_params(directory: str | Path, architecture: Architecture, params: Params) -> None:
-    """Writes `model.safetensors` (Hugging Face's names, float32) and `config.json` into an existing directory.
+    """Write `model.safetensors` (Hugging Face's names, float32) and `config.json` to an existing directory.
 
     Each file is replaced atomically.
     """
@@ -89,7 +91,7 @@ def save_params(directory: str | Path, architecture: Architecture, params: Param
 
 
 def checkpoint_views(architecture: Architecture, params: Params) -> dict[str, np.ndarray]:
-    """Hugging Face's name of every tensor -> the part of `params` it is, in Hugging Face's orientation [out, in]."""
+    """Return a view of `params` per Hugging Face tensor name, in Hugging Face's orientation [out, in]."""
     embeddings, layers = params["embeddings"], params["layers"]
     views = {
         "embeddings.word_embeddings.weight": embeddings["word"]["embedding"],
@@ -121,7 +123,7 @@ def checkpoint_views(architecture: Architecture, params: Params) -> dict[str, np
 
 
 def _allocate(shape: tuple[int, ...]) -> np.ndarray:
-    """An uninitialised float32 array, aligned as XLA wants it: on CPU it becomes a JAX array without being copied."""
+    """Return an uninitialized float32 array with the alignment that XLA needs to use it on CPU without a copy."""
     size = 4 * math.prod(shape)
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
@@ -134,7 +136,7 @@ def _dense_views(params: Params) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """Where one tensor lies in a safetensors file."""
+    """Location of one tensor in a safetensors file."""
 
     file: Path
     dtype: str
@@ -142,7 +144,7 @@ class _Tensor:
     offset: int
 
     def read_into(self, target: np.ndarray) -> None:
-        """Fills `target` (any strides) block by block, converting to its type."""
+        """Fill `target` (any strides) block by block; convert to its dtype."""
         dtype = np.dtype(_FLOAT_TYPES[self.dtype])
         row_items = math.prod(self.shape[1:])
         rows = max(1, _BLOCK_BYTES // (row_items * dtype.itemsize))
@@ -154,7 +156,7 @@ class _Tensor:
 
 
 def _open_checkpoint(directory: Path) -> dict[str, _Tensor]:
-    """The tensors of a checkpoint under their names without the model's prefix, known extras left out."""
+    """Return the tensors of a checkpoint by name, without the model's name prefix and without known extra tensors."""
     files = [WEIGHTS] if (directory / WEIGHTS).is_file() else _read_index(directory / INDEX)
     tensors = {}
     for file in files:
@@ -167,7 +169,7 @@ def _open_checkpoint(directory: Path) -> dict[str, _Tensor]:
 
 
 def _read_index(path: Path) -> list[str]:
-    """The names of the shards."""
+    """Return the file names of the shards."""
     try:
         return sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -175,7 +177,10 @@ def _read_index(path: Path) -> list[str]:
 
 
 def _read_header(path: Path) -> dict[str, _Tensor]:
-    """A safetensors file: u64 length of the header, a JSON header of types, shapes and offsets, the data."""
+    """Return the tensors in a safetensors file.
+
+    The file contains the u64 length of the header, the JSON header (dtypes, shapes, offsets), and the data.
+    """
     if not path.is_file():
         raise ValueError(f"{path} is named by {INDEX} but absent; download the checkpoint again")
     size = path.stat().st_size
@@ -203,6 +208,7 @@ def _read_header(path: Path) -> dict[str, _Tensor]:
 
 
 def _fill(views: dict[str, np.ndarray], tensors: dict[str, _Tensor], directory: Path) -> None:
+    """Fill the views from the tensors of the same names, after checking that names, shapes and types match."""
     missing = sorted(views.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - views.keys())
     misfits = [
@@ -225,14 +231,14 @@ def _fill(views: dict[str, np.ndarray], tensors: dict[str, _Tensor], directory: 
 
 
 def _save_tensors(path: Path, views: dict[str, np.ndarray]) -> None:
-    """Writes a safetensors file tensor by tensor, so that no second copy of the parameters is ever held."""
+    """Write a safetensors file tensor by tensor, so that memory never holds a second copy of the parameters."""
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, view in views.items():
         header[name] = {"dtype": "F32", "shape": view.shape, "data_offsets": (offset, offset + 4 * view.size)}
         offset += 4 * view.size
     encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)  # the format wants the data aligned
+    encoded += b" " * (-len(encoded) % 8)  # the format requires aligned data
     with replaced_file(path) as partial, partial.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for view in views.values():

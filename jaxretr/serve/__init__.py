@@ -1,1 +1,1 @@
-"""The service: an index and its encoder over HTTP."""
+"""The HTTP service: an index and its encoder."""

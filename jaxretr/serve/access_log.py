@@ -1,6 +1,6 @@
-"""What happened: each request comes by, one JSON line and its figures go out.
+"""Log one JSON line per request and update the metrics.
 
-It is the outermost layer of the app, so that every answer is counted and has a request id.
+`AccessLog` wraps every layer of the app that can answer, so that every response is counted and has a request id.
 """
 
 import contextlib
@@ -21,7 +21,8 @@ from jaxretr.serve.metrics import Metrics
 from jaxretr.serve.root_path import route_path
 
 CLIENT_GONE = 499
-"""What the log says of a request whose client left before its answer, as other servers do; nobody is sent this."""
+"""Status in the log and the metrics if the client disconnects before its response, as in other servers. It is never
+sent."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _HEADERS = {
@@ -33,15 +34,16 @@ _HEADERS = {
 
 
 class AccessLog:
-    """Logs and counts requests, and gives answers their request id and the headers that all have.
+    """Log and count requests; add the request id and the common headers to responses.
 
-    Handlers add to the line with `log`.
+    Handlers add fields to the line of their request with `log`.
 
     Args:
-      app: what answers.
-      routes: of the app. Requests are counted by the template of their path; other paths count as "unmatched".
-      write: gets the lines.
-      clients: whether lines hold the client's address.
+      app: the app that answers.
+      metrics: counts the requests.
+      routes: routes of the app. Requests are counted per path template; other paths count as "unmatched".
+      write: receives the lines.
+      clients: whether lines include the client's address.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class AccessLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message.setdefault("headers", [])
-                headers = MutableHeaders(scope=message)  # a copy: a response may be the same object for all requests
+                headers = MutableHeaders(scope=message)  # copies the headers: all requests may share one response
                 for name, value in {**_HEADERS, "X-Request-ID": request_id}.items():
                     headers.setdefault(name, value)
             sent += len(message.get("body", b""))
@@ -110,18 +112,18 @@ class AccessLog:
         return next((route.path_format for route in self._routes if route.path_regex.match(path)), "unmatched")
 
     def _log(self, line: dict[str, Any]) -> None:
-        # A full disk or a closed pipe under the log is no reason not to serve.
+        # The service keeps answering if the log is on a full disk or its pipe is closed.
         with contextlib.suppress(OSError):
             self._write(json.dumps(line))
 
 
 def to_stderr(line: str) -> None:
-    """Prints a line at once."""
+    """Print a line to stderr and flush it."""
     print(line, file=sys.stderr, flush=True)
 
 
 def log(scope: Scope, **values: Any) -> None:
-    """Adds to the line of this request."""
+    """Add fields to the log line of this request."""
     scope["state"]["log"].update(values)
 
 

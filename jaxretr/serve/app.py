@@ -1,4 +1,4 @@
-"""The service over HTTP: an index, an encoder and options come in, an ASGI application goes out."""
+"""The service over HTTP: build an ASGI application from an index, an encoder and options."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -38,23 +38,23 @@ from jaxretr.serve.responses import JSONResponse
 from jaxretr.serve.root_path import RootPath, route_path
 from jaxretr.serve.service import Service
 
-_READING = (400, 408, 413, 415, 422, 500, 503)  # statuses that a request with a body can be answered with
+_READING = (400, 408, 413, 415, 422, 500, 503)  # error statuses of every endpoint that takes a body
 _ENCODING = (*_READING, 504)
 
 
 def create_app(
     index: Searchable, encoder: Encoder, options: ServiceOptions, *, write_log: Callable[[str], object] = to_stderr
 ) -> FastAPI:
-    """The service; docs/serving.md describes its API, and so does its /openapi.json.
+    """Return the service as an app; docs/serving.md and its /openapi.json describe its API.
 
     Args:
-      index: what is searched; the app never closes it.
-      encoder: the one its passages were encoded with.
-      options: what is allowed, and how much.
-      write_log: gets the lines of the access log.
+      index: the index to search; the app never closes it.
+      encoder: the encoder of the index's passages.
+      options: permissions and limits.
+      write_log: receives the lines of the access log.
 
     Returns:
-      The app, whose `state.service` is the `Service`. It becomes ready some time after it has been started.
+      The app; its `state.service` is the `Service`. The app becomes ready some time after it starts.
     """
     service = Service(index, encoder, options)
     models = requests(options, encoder.dim)
@@ -68,7 +68,7 @@ def create_app(
         title="jaxretr",
         version=jaxretr.__version__,
         lifespan=lifespan,
-        docs_url=None,  # they load scripts from elsewhere
+        docs_url=None,  # the documentation pages load scripts from other sites
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -78,7 +78,7 @@ def create_app(
     def route(
         method: str, path: str, answer: Any, statuses: tuple[int, ...] = (), content: Any = None, status: int = 200
     ) -> Any:
-        """Registers an endpoint, its errors and whether it needs the key."""
+        """Return a decorator that registers an endpoint with its errors and whether it needs the key."""
         key = options.api_key is not None and path not in OPEN
         described: dict[int | str, dict[str, Any]] = {
             status: {"model": responses.Error, "description": HTTPStatus(status).phrase}
@@ -98,7 +98,7 @@ def create_app(
 
         def register(endpoint: Callable[..., Any]) -> Callable[..., Any]:
             described_route(endpoint)
-            if method == "GET":  # the server leaves out the body of an answer to HEAD
+            if method == "GET":  # the server omits the body of a response to HEAD
                 app.add_api_route(path, endpoint, methods=["HEAD"], response_model=None, include_in_schema=False)
             return endpoint
 
@@ -182,11 +182,11 @@ def create_app(
 
     routes = [route for route in app.routes if isinstance(route, Route)]
     _check_root_path(options.root_path, routes)
-    # The last one added is the first to see a request.
+    # The middleware that is added last sees a request first.
     app.add_middleware(BoundedBody, options=options)
     app.add_middleware(Gate, options=options)
     app.add_middleware(Faults)
-    if options.cors_origins:  # outside of the gate, since browsers ask without a key what they may send
+    if options.cors_origins:  # outside the gate, because browsers send preflight requests without a key
         app.add_middleware(
             CORSMiddleware,
             allow_origins=options.cors_origins,
@@ -209,7 +209,7 @@ def create_app(
 
 
 def _taking(model: type[Body]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Lets an endpoint take `model`, which has the limits of this service, where it says the general one."""
+    """Return a decorator that makes an endpoint's `body` a `model`, which has the limits of this service."""
 
     def taking(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         endpoint.__annotations__["body"] = model
@@ -255,7 +255,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     root = request.scope.get("root_path")
     if error.status_code == 404 and root and request.scope["path"] == root and request.method in ("GET", "HEAD"):
-        return RedirectResponse(f"{root}/")  # to the page, whose links are relative
+        return RedirectResponse(f"{root}/")  # to the search page, whose links are relative
     headers = dict(error.headers or {})
     if headers.get("Allow") == "GET":
         headers["Allow"] = "GET, HEAD"

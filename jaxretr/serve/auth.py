@@ -1,4 +1,4 @@
-"""Refuse requests by their Host (400) and Authorization (401) headers, and pass the others on."""
+"""Check the Host and Authorization headers: refuse requests with 400 or 401, or pass them on."""
 
 import hmac
 
@@ -10,16 +10,17 @@ from jaxretr.serve.options import ServiceOptions
 from jaxretr.serve.root_path import route_path
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""What a service on this machine's own interface is called; anything else in Host comes from a rebound name."""
+"""Host names of a service on the loopback interface. Any other name in Host is a sign of DNS rebinding."""
 
 OPEN = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
-"""Paths that need no key: the page asks for it, probes have none, and none of them tells anything of the index."""
+"""Paths that need no key. The search page asks the user for the key, probes have no key, and none of these paths
+reveals anything about the index."""
 
 
 class Gate:
-    """Lets requests through that are addressed to this service and have its key.
+    """Pass on requests that are addressed to this service and have its key.
 
-    Starlette's TrustedHostMiddleware does not know IPv6 addresses and does not answer in OpenAI's form.
+    Starlette's TrustedHostMiddleware does not support IPv6 addresses and does not answer in OpenAI's error format.
     """
 
     def __init__(self, app: ASGIApp, options: ServiceOptions):
@@ -51,7 +52,7 @@ class Gate:
 
 
 def _name(host: str) -> str:
-    """`host` without port, brackets and case."""
+    """Return the host name in lower case, without port and brackets."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()

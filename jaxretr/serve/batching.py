@@ -1,7 +1,9 @@
-"""Micro-batches: texts of concurrent requests come in, each request's own embeddings or answers go out.
+"""Micro-batches: encode and search the texts of concurrent requests together.
 
-Everything here happens in the event loop, except the two things that take time, each in one thread of its own:
-encoding, which owns the device, and searching. So the loop is never blocked and nothing needs a lock.
+Input: texts of concurrent requests. Output: embeddings or answers for each request.
+
+All code here runs in the event loop, except for the two slow operations, each in its own thread: encoding, which owns
+the device, and searching. So the loop is never blocked, and no locks are needed.
 """
 
 import asyncio
@@ -22,16 +24,16 @@ from jaxretr.serve.metrics import Metrics
 from jaxretr.serve.options import ServiceOptions
 
 Kind = Literal["query", "passage"]
-"""Which prefix a text gets; the two never share a batch."""
+"""Kind of a text, which selects its prefix. Queries and passages never share a batch."""
 
 MAX_QUERY_BATCHES_AHEAD = 4
-"""Batches of queries that may go before one of passages that waits."""
-_SEARCHES = 2  # batches being searched or waiting for it before no more queries are encoded
+"""Maximum number of query batches that overtake a waiting passage batch."""
+_SEARCHES = 2  # running and waiting searches; at this number, the encoding of queries pauses
 
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """Texts that stay together; with `options` they are queries to search with."""
+    """Texts that stay together in a batch. With `options`, the texts are queries to search for."""
 
     texts: Sequence[str]
     options: Sequence[SearchOptions] | None
@@ -39,19 +41,22 @@ class _Job:
 
 
 class Batcher:
-    """Collects what concurrent requests want encoded, and searched, and gives each back its own.
+    """Encode and search the texts of concurrent requests in shared batches; return each request its own results.
 
-    While the device is busy, requests wait; when it is free, those that wait go together. It is not left idle for
-    others to come, with one exception: clients that were just answered often ask again at once, so for `max_wait_ms`
-    after a batch it waits until as many requests are there as were before. Passages go when no query waits, or when
-    they have let `MAX_QUERY_BATCHES_AHEAD` batches of queries go first. A request that is cancelled leaves the queue.
+    While the device is busy, requests wait; when it becomes free, the waiting requests form the next batch. The device
+    does not idle to wait for more requests, with one exception. Clients often send their next request right after a
+    response. So after a batch, the device waits for at most `max_wait_ms`, until the next batch is full or the queues
+    hold as many requests as the last batch and the queues had at its end. Passages are encoded if no query waits, or
+    after `MAX_QUERY_BATCHES_AHEAD` query batches have overtaken them. A canceled request leaves the queue.
 
-    At most `max_queue` texts of each kind wait. All texts of a request count from the moment it is accepted, although
-    only those of its next batch are in the queue.
+    At most `max_queue` texts of each kind wait. All texts of an accepted request count, although only the texts of its
+    next batch are in the queue.
 
     Args:
-      encode: embeds texts of one kind; only ever called from one thread.
-      search: answers queries, each with its options; only ever called from one other thread.
+      encode: embeds texts of one kind; always called from one thread.
+      search: answers queries, each with its options; always called from one other thread.
+      options: limits and waiting times.
+      metrics: receives the queue lengths and the times of batches.
     """
 
     def __init__(
@@ -69,39 +74,40 @@ class Batcher:
         self._queues: dict[Kind, deque[_Job]] = {"query": deque(), "passage": deque()}
         self._device = ThreadPoolExecutor(1, "encode")
         self._searcher = ThreadPoolExecutor(1, "search")
-        self._later: dict[Kind, int] = {"query": 0, "passage": 0}  # accepted texts that are not in the queue yet
+        self._later: dict[Kind, int] = {"query": 0, "passage": 0}  # accepted texts that are not yet in the queue
         self._closed = False
         self._running: set[asyncio.Task[None]] = set()
         self._busy = False
         self._searching = 0
-        self._passed_over = 0  # batches of queries since passages wait
-        self._expected = 1  # requests there were when the device became free
+        self._passed_over = 0  # query batches that started while passages waited
+        self._expected = 1  # requests of the last batch plus waiting requests when the device became free
         self._free_since = -math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._seconds_per_text = 0.1
 
     async def embed(self, kind: Kind, texts: Sequence[str]) -> Float32[np.ndarray, "texts dim"]:
-        """Embeddings in the order of the texts.
+        """Return embeddings in the order of the texts.
 
         Raises:
-          ServiceError: 503 when too many texts wait already.
+          ServiceError: 503 if too many texts are waiting, 422 if the request has more than `max_queue` texts.
         """
         return np.concatenate(await self._in_batches(kind, texts, None))
 
     async def search(self, queries: Sequence[str], options: SearchOptions) -> list[Answer]:
-        """The answer to each query.
+        """Return the answer to each query.
 
         Raises:
-          ServiceError: 503 when too many texts wait already, others as `index_error` says.
+          ServiceError: 503 if too many texts are waiting, 422 if the request has more than `max_queue` texts; others as
+            described in `index_error`.
         """
         return [answer for part in await self._in_batches("query", queries, options) for answer in part]
 
     async def on_device(self, function: Callable[[], Any]) -> Any:
-        """Calls a function in the thread that encodes."""
+        """Call a function in the thread that encodes and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._device, function)
 
     async def close(self) -> None:
-        """Waits for the batches that are being encoded or searched; answers 503 to all others, now and later."""
+        """Wait for the batches that are being encoded or searched; answer 503 to all other requests, now and later."""
         self._closed = True
         for queue in self._queues.values():
             _fail(queue, _closing())
@@ -116,7 +122,7 @@ class Batcher:
             self._searcher.shutdown()
 
     async def _in_batches(self, kind: Kind, texts: Sequence[str], options: SearchOptions | None) -> list[Any]:
-        """The results of a request, one batch at a time, so that a long request leaves room for short ones."""
+        """Return the results of a request, computed batch by batch, so that short requests run in between."""
         self._admit(kind, len(texts))
         results, size, later = [], self._limits[kind], len(texts)
         self._later[kind] += later
@@ -146,7 +152,7 @@ class Batcher:
             )
 
     def _waiting(self, kind: Kind) -> int:
-        """Texts that are accepted and not being encoded yet."""
+        """Return the number of accepted texts that are not being encoded yet."""
         return self._later[kind] + self._queued(kind)
 
     def _queued(self, kind: Kind) -> int:
@@ -163,11 +169,11 @@ class Batcher:
         try:
             return await job.result
         finally:
-            if job in queue:  # cancelled
+            if job in queue:  # the request was canceled
                 queue.remove(job)
 
     def _start(self) -> None:
-        """Starts a batch if the device is free, something waits and nothing more is to be waited for."""
+        """Start a batch if the device is free, a job is waiting and there is no reason to wait for more jobs."""
         kind = self._next_kind()
         if self._busy or kind is None:
             return
@@ -247,7 +253,7 @@ class Batcher:
                 job.result.set_result(answers)
 
     def _search_together(self, searches: Sequence[tuple[_Job, np.ndarray]]) -> list[list[Answer] | ServiceError]:
-        """The answers to each job, or its error. A request that the index refuses does not fail the others."""
+        """Return the answers to each job, or its error. If the index refuses one request, the others get answers."""
         options = [one for job, _ in searches for one in job.options or ()]
         try:
             answers = list(self._search(np.concatenate([vectors for _, vectors in searches]), options))

@@ -1,4 +1,7 @@
-"""Bodies of requests: a stream from a client comes in, a whole body of bounded size goes on, or an error goes out."""
+"""Read request bodies completely, with limits on their size, memory and time.
+
+Input: the stream of a client. Output: the whole body for the app, or an error response.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,15 +12,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jaxretr.serve.errors import ServiceError
 from jaxretr.serve.options import ServiceOptions
 
-_DISCARDED = 8  # times `max_body_bytes` are read of a body that is refused
-_HELD = 64  # times `max_body_bytes` are held at once, of all requests together
+_DISCARDED = 8  # multiple of `max_body_bytes` that is read of a refused body
+_HELD = 64  # multiple of `max_body_bytes` that all requests together may hold in memory
 
 
 class BoundedBody:
-    """Reads the body before the app is called, and cancels the app when the client leaves meanwhile.
+    """Read the whole body before calling the app; cancel the app if the client disconnects before the response.
 
-    Bytes are counted as they come, whatever Content-Length says. Of a body that is too large, some more is read and
-    thrown away before it is refused: a connection that is closed on a client that is still sending loses the answer.
+    Bytes are counted as they arrive, whatever Content-Length says. If a body is too large, some of the rest is read and
+    discarded before the refusal. If the connection were closed while the client is still sending, the client would
+    lose the response.
     """
 
     def __init__(self, app: ASGIApp, options: ServiceOptions):
@@ -42,7 +46,7 @@ class BoundedBody:
                 raise ServiceError(408, f"the body was not there after {self._timeout:g} s") from error
         except ServiceError as error:
             if error.status != 400:
-                error.headers["Connection"] = "close"  # the rest of the body may still come
+                error.headers["Connection"] = "close"  # the rest of the body may still arrive
             await error.response()(scope, receive, send)
         except _ClientGone:
             pass
@@ -79,7 +83,7 @@ class BoundedBody:
         async def replay() -> Message:
             nonlocal given
             if given:
-                await asyncio.Event().wait()  # until the app is cancelled
+                await asyncio.Event().wait()  # until the app is canceled
             given = True
             return {"type": "http.request", "body": body, "more_body": False}
 
@@ -101,7 +105,7 @@ class BoundedBody:
             await self._app(scope, replay, watched_send)
         except asyncio.CancelledError:
             if not gone or app.uncancel():
-                raise  # it is the server that ends it, after a shutdown has taken too long
+                raise  # the server, not `watch`, canceled the request: the shutdown took too long
         finally:
             watcher.cancel()
 

@@ -1,4 +1,7 @@
-"""Errors as clients see them: an exception comes in, `{"error": {"message", "type", "param"}}` goes out."""
+"""Errors as clients see them.
+
+Input: an exception. Output: a response with the body `{"error": {"message", "type", "param", "code"}}`.
+"""
 
 import errno
 import os
@@ -16,14 +19,14 @@ _shortened = reprlib.Repr(maxstring=60, maxother=60, maxlong=40, maxlist=3, maxd
 
 
 class ServiceError(Exception):
-    """A request that is answered with an error.
+    """An exception that is answered with an error response.
 
     Args:
-      status: of HTTP.
+      status: HTTP status.
       message: what was given, what is expected and what to do.
-      param: the field of the request that is to blame.
-      retry_after: seconds after which it is worth asking again.
-      fault: the exception behind an error that the client did not cause. It goes to the log, never into the message.
+      param: the field of the request that caused the error.
+      retry_after: seconds after which the client should try again.
+      fault: the exception behind an error that the client did not cause. It is logged, never part of the message.
     """
 
     def __init__(
@@ -49,19 +52,19 @@ class ServiceError(Exception):
 def error_response(
     status: int, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """An error in the form that clients of OpenAI's API expect."""
+    """Return an error in the format that clients of OpenAI's API expect."""
     kind = _TYPES.get(status, "server_error" if status >= 500 else INVALID)
     content = {"error": {"message": message, "type": kind, "param": param, "code": None}}
     return JSONResponse(content, status, dict(headers or {}))
 
 
 def shown(value: Any) -> str:
-    """What was given, shortened, and without lone surrogates."""
+    """Return a shortened representation of a value for messages, without lone surrogates."""
     return _shortened.repr(value).encode("utf-8", "backslashreplace").decode()
 
 
 def validation_error(errors: Sequence[Mapping[str, Any]]) -> ServiceError:
-    """What pydantic found wrong with a request; the first thing is told."""
+    """Convert pydantic's errors about a request; the message describes the first error and counts the others."""
     first = errors[0]
     if first["type"] == "json_invalid":
         return ServiceError(400, f"the body is no JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
@@ -75,21 +78,22 @@ def validation_error(errors: Sequence[Mapping[str, Any]]) -> ServiceError:
 
 
 def index_error(error: Exception, *, writing: bool) -> ServiceError:
-    """The answer to a request whose search or update made the index raise `error`.
+    """Return the error response for an exception that the index raised during a search or an update.
 
-    The index raises a plain ValueError for a request that it refuses, such as one for an unknown language. A ValueError
-    with a cause, or of a subclass, comes from a damaged file. Only messages that are meant for clients are passed on.
+    The index raises a plain ValueError for a request that it refuses, for example because of an unknown language. A
+    ValueError with a cause, or of a subclass, comes from a damaged file. Only messages meant for clients are passed on.
 
     Args:
+      error: the exception.
       writing: whether the request was an update.
 
     Returns:
       422 for a request that the index refuses, 507 for a full disk, 503 for other I/O errors and for shards that do not
-      answer, 500 for a damaged index and for whatever else was raised.
+      answer, 500 for a damaged index and for every other exception.
     """
     if type(error) is ValueError and error.__cause__ is None:
         return ServiceError(422, str(error))
-    if isinstance(error, ConnectionError) and error.errno is None:  # of `ShardedIndex`, which may quote a shard's error
+    if isinstance(error, ConnectionError) and error.errno is None:  # from `ShardedIndex`; may quote a shard's error
         cause = error.__cause__
         message = str(error).replace(f" ({cause})", "")
         return ServiceError(503, message, retry_after=5, fault=None if cause is None else error)
@@ -108,7 +112,7 @@ def index_error(error: Exception, *, writing: bool) -> ServiceError:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An exception and its causes."""
+    """Return an exception and its causes."""
     return [error, *(_chain(error.__cause__) if error.__cause__ is not None else [])]
 
 

@@ -1,4 +1,4 @@
-"""Faults of the service itself: the log gets the traceback, the client gets a request id to quote."""
+"""Unexpected exceptions of the service: log the traceback and give the client a request id to quote."""
 
 import sys
 import traceback
@@ -10,9 +10,9 @@ from jaxretr.serve.errors import error_response
 
 
 def report(scope: Scope, error: Exception) -> str:
-    """Log an exception with the id of its request; return the part of the answer that names this id.
+    """Log an exception with the id of its request; return the part of the error message that names this id.
 
-    Messages of exceptions may hold paths and other facts about the machine, so a client never sees them.
+    Messages of exceptions may contain paths and other facts about the machine, so clients never see them.
     """
     request_id = scope["state"]["request_id"]
     log(scope, error=f"{type(error).__name__}: {error}"[:200])
@@ -21,7 +21,7 @@ def report(scope: Scope, error: Exception) -> str:
 
 
 class Faults:
-    """Answers 500 if a request raises an exception that no handler expects; the service keeps running."""
+    """Answer 500 if a request raises an exception that no handler expects; the service keeps running."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
@@ -41,5 +41,5 @@ class Faults:
         except Exception as error:
             more = report(scope, error)
             if started:
-                raise  # half an answer cannot be taken back: the server closes the connection
+                raise  # the response has begun and cannot be replaced: the server closes the connection
             await error_response(500, f"something went wrong in the service; {more}")(scope, receive, send)

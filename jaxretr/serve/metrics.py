@@ -1,4 +1,4 @@
-"""What the service counts and measures of itself; Prometheus' text goes out."""
+"""Metrics of the service, in Prometheus' text format."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,10 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
 
 
 class Metrics:
-    """Counters of one app, in a registry of their own.
+    """Counters of one app, in a separate registry.
 
     Args:
-      passages: how many the index has.
+      passages: returns the number of passages in the index.
     """
 
     def __init__(self, passages: Callable[[], int]):
@@ -43,7 +43,14 @@ class Metrics:
         Gauge("jaxretr_index_passages", "Passages in the index", registry=registry).set_function(passages)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Args: route: as a template, or "unmatched": clients must not make up labels."""
+        """Count a request and its latency.
+
+        Args:
+          method: HTTP method.
+          route: path template, or "unmatched", so that clients cannot create labels.
+          status: HTTP status.
+          seconds: time until the response was complete.
+        """
         self._requests.labels(method if method in _METHODS else "other", route, status).inc()
         self._latency.labels(route).observe(seconds)
 

@@ -1,4 +1,4 @@
-"""Every setting of the service: values as `scripts/serve.py` takes them come in, checked `ServiceOptions` go out."""
+"""`ServiceOptions`: every setting of the service, checked. `scripts/serve.py` takes the values as flags."""
 
 import dataclasses
 import ipaddress
@@ -9,38 +9,39 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class ServiceOptions:
-    """How to serve, and how much of what.
+    """Permissions, limits and timeouts of the service.
 
     Attributes:
-      model: the name that /info and /v1/models tell.
-      writable: whether passages may be put and deleted.
-      api_key: what a client must send as `Authorization: Bearer …`; None lets everyone in.
-      allowed_hosts: names that requests may be addressed to, without ports; `*.example.org` for all names below
-        example.org; `*` or () for all. Those of the loopback interface keep a page elsewhere, whose name was made to
-        point to this machine, from reading the answers.
+      model: name of the model in /info and /v1/models.
+      writable: whether clients may put and delete passages.
+      api_key: key that clients must send as `Authorization: Bearer KEY`; None accepts every client.
+      allowed_hosts: host names, without ports, that requests may be addressed to; `*.example.org` for all names below
+        example.org; `*` or () for all names. With only the loopback names, a web page elsewhere cannot read responses
+        by pointing its own name to this machine (DNS rebinding).
       root_path: path under which a reverse proxy shows the service, such as /jaxretr; "" for none. The proxy may remove
         this prefix from the paths or keep it.
-      forwarded_allow_ips: addresses or networks of the proxies whose X-Forwarded-For and X-Forwarded-Proto are true;
-        `*` for all. If there are any, the access log has the address of each client.
+      forwarded_allow_ips: addresses or networks of the proxies whose X-Forwarded-For and X-Forwarded-Proto headers are
+        trusted; `*` for all. If there are any, the access log has the address of each client.
       cors_origins: origins whose pages may use the service from a browser, such as https://example.org; `*` for all.
-      log_queries: put the texts of queries into the access log.
-      micro_batching: encode requests that wait together; without, one after the other.
-      max_batch: texts encoded together. Texts of more than 32 tokens go in proportionally smaller batches.
-      max_passage_batch: the same of passages, for whose batch queries that arrive meanwhile have to wait.
-      max_wait_ms: how long an idle device waits for clients that have just been answered to ask again. A lone client
+      log_queries: whether the access log includes the texts of queries.
+      micro_batching: whether requests that wait are encoded together; otherwise one after the other.
+      max_batch: maximum number of queries encoded together. Texts of more than 32 tokens form proportionally smaller
+        batches.
+      max_passage_batch: maximum number of passages encoded together. Queries that arrive meanwhile wait for the batch.
+      max_wait_ms: time in ms that an idle device waits for clients that were just answered to ask again. A lone client
         never waits.
-      max_queue: texts that may wait, of queries and of passages each; with more, requests are answered 503. All texts
-        of a request count until they are encoded.
-      max_body_bytes: of a request.
-      max_text_characters: of a query or a passage.
-      max_texts: queries, texts or passages in one request.
-      max_k: passages per query.
-      max_hits: passages in one answer, all its queries taken together.
-      max_connections: at once; one more takes the place of a client that has not sent a whole request.
+      max_queue: maximum number of waiting texts, for queries and for passages each; beyond it, requests are answered
+        503. All texts of a request count until they are encoded.
+      max_body_bytes: maximum size of a request body in bytes.
+      max_text_characters: maximum number of characters in a query or a passage.
+      max_texts: maximum number of queries, texts or passages in a request.
+      max_k: maximum number of passages per query.
+      max_hits: maximum number of passages in a response, over all its queries.
+      max_connections: maximum number of connections; one more replaces a client that has not sent a whole request.
       header_timeout: seconds that a client has for the head of a request, from its first byte.
-      body_timeout: seconds that it has for the rest.
+      body_timeout: seconds that a client has for the body of a request.
       request_timeout: seconds after which a request is answered 504.
-      write_timeout: seconds without any progress after which a client that does not take its answer is cut off.
+      write_timeout: seconds without progress after which a client that does not read its response is disconnected.
       keep_alive: seconds that an idle connection stays open.
     """
 
@@ -102,7 +103,7 @@ class ServiceOptions:
 
     @property
     def limits(self) -> dict[str, int]:
-        """What /info tells clients about how much they may send."""
+        """Limits on requests, as /info reports them to clients."""
         return {name: getattr(self, name) for name in LIMITS}
 
 

@@ -1,4 +1,4 @@
-"""The search page: `page.html` comes in, a response whose headers allow its own script and style and nothing else."""
+"""The search page: `page.html` as a response whose headers allow only the page's own scripts and styles."""
 
 import base64
 import hashlib
@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 
 def content_security_policy(html: str) -> str:
-    """A policy that allows the inline scripts and styles of `html` by their hashes, and requests to its own origin."""
+    """Return a policy that allows the inline scripts and styles of `html` by hash, and requests to its own origin."""
 
     def hashes(element: str) -> str:
         found = re.findall(rf"<{element}\b[^>]*>(.*?)</{element}>", html, re.DOTALL | re.IGNORECASE)
@@ -23,7 +23,7 @@ def content_security_policy(html: str) -> str:
 
 
 def page() -> Response:
-    """The page, the same for everyone and without data in it."""
+    """Return the search page, which is the same for every client and contains no data."""
     html = resources.files("jaxretr.serve").joinpath("page.html").read_text("utf-8")
     headers = {"Content-Security-Policy": content_security_policy(html), "Cache-Control": "no-cache"}
     return Response(html, media_type="text/html", headers=headers)

@@ -1,9 +1,10 @@
-"""The service on Ray Serve: directories of shards come in, an application goes out.
+"""The service on Ray Serve: build an application from directories of index shards.
 
     serve run jaxretr.serve.ray_app:build index=/data/shard-0,/data/shard-1
 
-Each shard is a deployment of one replica, which opens its directory; Ray starts it anew when it dies. The ingress holds
-the encoder and serves `create_app` over all shards. docs/scaling.md says what to expect. No other file imports Ray.
+Each shard is a deployment with one replica, which opens its directory; Ray restarts a shard that dies. The ingress
+holds the encoder and serves `create_app` over all shards. docs/scaling.md describes what to expect. No other file
+imports Ray.
 """
 
 import asyncio
@@ -34,28 +35,28 @@ from jaxretr.serve.options import ServiceOptions
 from jaxretr.serve.server import read_api_key
 from jaxretr.tracking import say
 
-_SEARCHES = 4  # at once in a shard
-_STARTING = 600.0  # seconds that an ingress waits for its shards
-_PROBE = 0.25  # seconds between attempts to reach a shard that was lost
+_SEARCHES = 4  # concurrent searches per shard
+_STARTING = 600.0  # seconds that the ingress waits for a shard to start
+_PROBE = 0.25  # seconds between attempts to reach a lost shard
 _COMMAS = BeforeValidator(lambda given: given.split(",") if isinstance(given, str) else given)
 
 
 class RayOptions(BaseModel):
-    """What `build` takes: `name=value` after `serve run`, or `args` in a configuration file.
+    """Options of `build`: `name=value` after `serve run`, or `args` in a configuration file.
 
     Attributes:
-      index: directories of all shards, as the machines they run on see them; separated by commas on a command line.
-      model: where the model is now (default: where it was when the index was built).
+      index: directories of all shards, as the machines of the shards see them; separated by commas on a command line.
+      model: current location of the model (default: its location when the index was built).
       writable: whether clients may put and delete passages.
-      api_key_file: holds the key that clients must send (default: JAXRETR_API_KEY in the ingress's environment).
-      insecure: answer requests that are addressed to other names than this machine's own, without a key.
-      allowed_hosts: names in the Host header beside this machine's own; separated by commas on a command line, like
-        the two that follow.
-      forwarded_allow_ips, cors_origins: as in `ServiceOptions`. The root path is that of the application in Ray Serve.
-      log_queries: put the texts of queries into the access log.
-      shard_timeout: seconds that a shard has for a search before the answer goes out without it.
-      shard_write_timeout: seconds that it has for a write.
-      limits: others of `ServiceOptions`, by name.
+      api_key_file: file with the key that clients must send (default: JAXRETR_API_KEY in the ingress's environment).
+      insecure: whether to answer requests without a key that are addressed to other names than this machine's own.
+      allowed_hosts: names in the Host header besides this machine's own; separated by commas on a command line, like
+        `forwarded_allow_ips` and `cors_origins`.
+      forwarded_allow_ips, cors_origins: see `ServiceOptions`. The root path is that of the application in Ray Serve.
+      log_queries: whether the access log includes the texts of queries.
+      shard_timeout: seconds that a shard has for a search; after that, the answer is returned without this shard.
+      shard_write_timeout: seconds that a shard has for a write.
+      limits: numeric settings of `ServiceOptions`, by name.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -74,13 +75,13 @@ class RayOptions(BaseModel):
     limits: dict[str, int | float] = {}
 
     def service(self, model: str) -> ServiceOptions:
-        """The options of the service.
+        """Return the options of the service.
 
         Args:
-          model: that the index names.
+          model: path of the model that the index names.
 
         Raises:
-          ValueError: for a limit that there is not, or is out of range.
+          ValueError: a limit is unknown or out of range.
         """
         known = [field.name for field in dataclasses.fields(ServiceOptions) if field.type in (int, float)]
         if unknown := sorted(set(self.limits) - set(known)):
@@ -96,12 +97,12 @@ class RayOptions(BaseModel):
             forwarded_allow_ips=self.forwarded_allow_ips,
             cors_origins=self.cors_origins,
             log_queries=self.log_queries,
-            **self.limits,  # type: ignore[arg-type]  # their types are checked by their dataclass
+            **self.limits,  # type: ignore[arg-type]  # `ServiceOptions` checks the values
         )
 
 
 def build(args: RayOptions) -> serve.Application:
-    """The application: an ingress and its shards."""
+    """Return the application: an ingress and its shards."""
     args.service("checked here, before anything is started")
     shards = [
         serve.deployment(
@@ -111,18 +112,18 @@ def build(args: RayOptions) -> serve.Application:
             ray_actor_options={"num_cpus": 0.5},
             health_check_period_s=1,
             health_check_timeout_s=10,
-            graceful_shutdown_timeout_s=5,  # of one that hangs; what it has answered is on disk
+            graceful_shutdown_timeout_s=5,  # for a hanging shard; all writes that it has confirmed are on disk
         ).bind(directory, args.writable)
         for place, directory in enumerate(args.index)
     ]
 
-    # Ray runs this where the ingress is, not here.
+    # Ray runs this in the process of the ingress.
     def app() -> FastAPI:
-        with ThreadPoolExecutor(1) as thread:  # Ray wants its results to be waited for outside of the event loop
+        with ThreadPoolExecutor(1) as thread:  # Ray requires that results are awaited outside the event loop
             return thread.submit(_app, args).result()
 
     class Search:
-        """The ingress; its arguments make the shards part of the application."""
+        """The ingress. Its arguments make the shards part of the application."""
 
         def __init__(self, *shards: Any):
             pass
@@ -134,7 +135,7 @@ def build(args: RayOptions) -> serve.Application:
     ingress = serve.deployment(
         serve.ingress(app)(Search),
         name="search",
-        max_ongoing_requests=1_000,  # the app itself says when it has too many
+        max_ongoing_requests=1_000,  # the app itself refuses requests when it has too many
         ray_actor_options={"num_cpus": 1},
         health_check_period_s=5,
         graceful_shutdown_timeout_s=60,
@@ -146,15 +147,15 @@ class IndexShard:
     """One shard in a process of its own.
 
     Args:
-      directory: of its index.
-      writable: whether it may be updated.
+      directory: directory of the shard's index.
+      writable: whether the index may be updated.
     """
 
     def __init__(self, directory: Path, writable: bool):
         self._index = Index.open(directory, writable=writable)
         self._searching = ThreadPoolExecutor(_SEARCHES, "search")
-        self._writing = ThreadPoolExecutor(1, "write")  # one, so that writes are in the order in which they came
-        self._state = uuid.uuid4().hex  # another one after each update
+        self._writing = ThreadPoolExecutor(1, "write")  # one thread, so that writes run in the order of arrival
+        self._state = uuid.uuid4().hex  # changes after each update
 
     async def search(
         self,
@@ -162,17 +163,20 @@ class IndexShard:
         options: Sequence[SearchOptions],
         language_means: Mapping[str, np.ndarray] | None,
     ) -> list[Answer]:
-        """As `Index.search_shard`."""
+        """Return the answers of `Index.search_shard`."""
         return await self._run(self._searching, self._index.search_shard, queries, options, language_means)
 
     async def write(self, method: str, arguments: Sequence[Any], until: float) -> Any:
-        """As `Index.upsert` and `Index.delete`.
+        """Call `Index.upsert` or `Index.delete`.
 
         Args:
-          until: time after which the caller has given up and may have written something else.
+          method: name of the method.
+          arguments: arguments of the method.
+          until: deadline in seconds since the epoch. After it, the caller has given up and may have written something
+            else.
 
         Raises:
-          TimeoutError: it is too late.
+          TimeoutError: the call came after the deadline.
         """
 
         def write() -> Any:
@@ -186,12 +190,12 @@ class IndexShard:
         return await self._run(self._writing, write)
 
     async def compact(self) -> None:
-        """As `Index.compact`."""
+        """Call `Index.compact`."""
         await asyncio.to_thread(self._index.compact)
         self._state = uuid.uuid4().hex
 
     async def about(self, known: str | None) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
-        """A name of the present state, `Index.describe` and `Index.language_sums`; None where that state is known."""
+        """Return the id of the current state, `Index.describe` and `Index.language_sums`; None if the id is `known`."""
 
         def about() -> tuple[str, dict[str, Any], dict[str, Any]] | None:
             state = self._state
@@ -200,7 +204,7 @@ class IndexShard:
         return await asyncio.to_thread(about)
 
     async def check_health(self) -> None:
-        """Raises where the index cannot be read."""
+        """Raise an exception if the index cannot be read."""
         await asyncio.to_thread(self._index.describe)
 
     async def _run(self, executor: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -208,14 +212,15 @@ class IndexShard:
 
 
 class RemoteShard:
-    """A `Shard` in another process, by its handle.
+    """A `Shard` in another process, called through its Ray handle.
 
-    When it does not answer in time, it counts as lost: until it answers again, which a thread finds out, nobody waits
-    for it.
+    A shard that does not answer in time counts as lost. Calls to a lost shard fail at once. A thread probes the shard
+    and marks it as available when it answers again.
 
     Args:
-      handle: of the deployment.
-      timeout, write_timeout: seconds.
+      handle: handle of the shard's deployment.
+      timeout: seconds for reads.
+      write_timeout: seconds for writes.
     """
 
     def __init__(self, handle: Any, timeout: float, write_timeout: float):
@@ -270,7 +275,7 @@ class RemoteShard:
         try:
             response = method.remote(*arguments)
             return response.result(timeout_s=timeout)
-        except RayTaskError as error:  # it answers, with an error
+        except RayTaskError as error:  # the shard is alive and answers with an error
             raise error.cause from None
         except Exception as error:
             if response is not None:
@@ -293,7 +298,7 @@ class RemoteShard:
             try:
                 response = self._handle.about.remote(None)
                 self._about = response.result(timeout_s=self._timeout)
-            except Exception:  # whatever it is, it is not back
+            except Exception:  # after any error, the shard still counts as lost
                 if response is not None:
                     response.cancel()
             else:
@@ -303,7 +308,7 @@ class RemoteShard:
 
 
 def _app(args: RayOptions) -> FastAPI:
-    """What the ingress serves, in its process."""
+    """Return the app that the ingress serves; called in the process of the ingress."""
     application = serve.get_replica_context().app_name
     handles = [serve.get_deployment_handle(f"shard-{place}", application) for place in range(len(args.index))]
     connect = functools.partial(RemoteShard, timeout=args.shard_timeout, write_timeout=args.shard_write_timeout)

@@ -1,6 +1,7 @@
-"""What clients may send: one model for each request, which refuses whatever it does not know.
+"""Models of request bodies; each refuses unknown fields.
 
-In: parsed JSON. Out: objects whose every value has been checked, lone surrogates in texts replaced as the encoder does.
+Input: parsed JSON. Output: objects whose values are all checked. Lone surrogates in texts are replaced as in
+the encoder.
 """
 
 import functools
@@ -27,10 +28,10 @@ from jaxretr.serve.options import ServiceOptions
 from jaxretr.tokenization import clean_text
 
 DEFAULT_K = 10
-"""Passages per query if a request does not say, or `max_k` if that is less."""
+"""Passages per query if a request does not say, or `max_k` if that is smaller."""
 
 _INT64 = 2**63
-_KEYS = 64  # of metadata
+_KEYS = 64  # maximum number of metadata keys
 
 
 def _cleaned(value: Any) -> Any:
@@ -58,11 +59,11 @@ def _texts(value: Any) -> Any:
 
 
 def _without_default(schema: dict[str, Any]) -> None:
-    del schema["default"]  # which stands for "not given"
+    del schema["default"]  # the default only stands for "not given"
 
 
 def _expecting(what: str) -> WrapValidator:
-    """One message where a union has one for each of its members."""
+    """Replace the errors of a union, one per member, by one message."""
 
     def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
         try:
@@ -98,8 +99,8 @@ class Request(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _given(cls, value: Any) -> Any:
-        """The fields without those that are null and optional."""
-        value = _at_most(len(cls.model_fields), value)  # before pydantic finds something to say about each of a million
+        """Return the fields without optional fields that are null."""
+        value = _at_most(len(cls.model_fields), value)  # before pydantic reports an error for each of a million fields
         if not isinstance(value, dict):
             return value
         return {name: one for name, one in value.items() if one is not None or not cls._may_be_null(name, value)}
@@ -121,7 +122,7 @@ class Request(BaseModel):
 
 
 def _only(given: str, absent: str) -> dict[str, Any]:
-    """The JSON schema of an object with one of two fields; the other field may be null."""
+    """Return the JSON schema of an object with the field `given`, whose field `absent` is null or missing."""
     return {"required": [given], "properties": {given: {"not": {"type": "null"}}, absent: {"type": "null"}}}
 
 
@@ -161,7 +162,7 @@ class SearchRequest(Request):
 
 
 class EmbeddingsRequest(Request):
-    """OpenAI's, and which prefix the texts get."""
+    """A request in OpenAI's format, with a field for the prefix of the texts."""
 
     input: list[Text]
     model: str | None = Field(None, description="the one model there is")
@@ -212,7 +213,7 @@ class DeleteRequest(Request):
 
 
 class Requests(NamedTuple):
-    """The models with the limits of one service."""
+    """The request models with the limits of one service."""
 
     search: type[SearchRequest]
     embeddings: type[EmbeddingsRequest]
@@ -221,11 +222,11 @@ class Requests(NamedTuple):
 
 
 def requests(options: ServiceOptions, dim: int) -> Requests:
-    """The models above, with limits in what they accept and in the OpenAPI description.
+    """Return the models above with the limits of a service, in validation and in the OpenAPI description.
 
     Args:
-      options: has the limits.
-      dim: width of an embedding, the only one that may be asked for.
+      options: contains the limits.
+      dim: width of an embedding, the only value of `dimensions` that is accepted.
     """
 
     def text(**limits: Any) -> Any:

@@ -1,6 +1,6 @@
-"""What clients get: one model for each answer, for the OpenAPI description, and how answers are made.
+"""Models of responses for the OpenAPI description, and functions that build the responses.
 
-The models are not run: the service makes the same JSON from what the index gives, without a second copy of it.
+The models are never instantiated: the functions build equal JSON directly from the index's answers, without a copy.
 """
 
 import base64
@@ -16,7 +16,7 @@ from jaxretr.index.types import Answer, Hit, MetadataValue
 
 
 class JSONResponse(responses.JSONResponse):
-    """A value as UTF-8 JSON. A lone surrogate in a string, which UTF-8 does not have, goes out as its JSON escape."""
+    """A response in UTF-8 JSON. Lone surrogates, which UTF-8 cannot encode, are written as JSON escapes."""
 
     def render(self, content: Any) -> bytes:
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -47,20 +47,20 @@ class Hits(_Answer):
 
 
 class SearchAnswer(Hits):
-    """Of a request with "query"."""
+    """The answer to a request with "query"."""
 
     took_ms: float
 
 
 class SearchAnswers(_Answer):
-    """Of a request with "queries"."""
+    """The answers to a request with "queries"."""
 
     answers: list[Hits]
     took_ms: float
 
 
 class Embedding(_Answer):
-    """One text's, as numbers or as base64 of little-endian float32."""
+    """The embedding of one text, as numbers or as base64 of little-endian float32."""
 
     object: Literal["embedding"]
     index: int
@@ -75,7 +75,7 @@ class Usage(_Answer):
 
 
 class Embeddings(_Answer):
-    """OpenAI's."""
+    """Embeddings in OpenAI's format."""
 
     object: Literal["list"]
     data: list[Embedding]
@@ -84,7 +84,7 @@ class Embeddings(_Answer):
 
 
 class Model(_Answer):
-    """OpenAI's."""
+    """A model in OpenAI's format."""
 
     id: str
     object: Literal["model"]
@@ -93,7 +93,7 @@ class Model(_Answer):
 
 
 class Models(_Answer):
-    """OpenAI's list."""
+    """A list of models in OpenAI's format."""
 
     object: Literal["list"]
     data: list[Model]
@@ -106,13 +106,13 @@ class Upserted(_Answer):
 
 
 class Deleted(_Answer):
-    """Passages there were and are no more."""
+    """The number of passages that existed and were deleted."""
 
     deleted: int
 
 
 class Compaction(_Answer):
-    """The index is being built anew from what it holds; /info tells when nothing is left beside it."""
+    """The index is being rebuilt in the background; the counts of `since_built` in /info drop when it is done."""
 
     compaction: Literal["begun"]
 
@@ -130,7 +130,7 @@ class Info(_Answer):
 
 
 class Status(_Answer):
-    """Of the service."""
+    """The state of the service."""
 
     status: Literal["alive", "ready"]
 
@@ -151,7 +151,7 @@ class Error(_Answer):
 
 
 def found(hit: Hit) -> dict[str, Any]:
-    """`Found`."""
+    """Return a `Found`."""
     passage = hit.passage
     return {
         "id": passage.id,
@@ -164,7 +164,7 @@ def found(hit: Hit) -> dict[str, Any]:
 
 
 def hits(answer: Answer) -> dict[str, Any]:
-    """`Hits`."""
+    """Return a `Hits`."""
     missing = list(answer.missing_shards)
     return {"hits": [found(hit) for hit in answer.hits], "degraded": bool(missing), "missing_shards": missing}
 
@@ -172,7 +172,7 @@ def hits(answer: Answer) -> dict[str, Any]:
 def embeddings(
     vectors: Float32[np.ndarray, "texts dim"], *, encoding_format: str, model: str, tokens: int
 ) -> dict[str, Any]:
-    """`Embeddings`; what base64 holds are the float32 values bit for bit."""
+    """Return an `Embeddings`; base64 encodes the float32 values bit for bit."""
     if encoding_format == "base64":
         rows: list[Any] = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
     else:

@@ -4,9 +4,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 def route_path(scope: Scope) -> str:
-    """The path of a request without the root path, whether or not the proxy has removed the root path itself.
+    """Return the path of a request without the root path, whether or not the proxy has removed the root path.
 
-    Starlette's router finds its routes by the same rule.
+    Starlette's router matches routes by this rule too.
     """
     path, root = scope["path"], scope.get("root_path", "")
     if path == root:
@@ -15,7 +15,7 @@ def route_path(scope: Scope) -> str:
 
 
 class RootPath:
-    """Tells the app its root path, which the server does not know."""
+    """Set the app's root path, which the server does not know, on each request."""
 
     def __init__(self, app: ASGIApp, root_path: str):
         self._app = app

@@ -1,7 +1,7 @@
-"""The service as a process: an app comes in, a listening server runs until it is told to stop, an exit code goes out.
+"""The service as a process: run a listening server for an app until a signal stops it, and return an exit code.
 
-uvicorn serves. What is added here keeps clients that dawdle from keeping others out: uvicorn itself waits for the
-head of a request, and for an answer to be taken, as long as a client likes.
+uvicorn is the server. This module adds limits on slow clients, so that they do not lock out other clients: uvicorn
+itself waits without limit for the head of a request and for a client to read its response.
 """
 
 import asyncio
@@ -33,21 +33,27 @@ API_KEY_VARIABLE = "JAXRETR_API_KEY"
 
 
 def read_api_key(file: Path | None) -> str | None:
-    """The key in `file`, or else in the environment; None when there is none. Command lines can be seen by others."""
+    """Return the key in `file`, or else in the environment; None without a key.
+
+    There is no flag for the key, because other users can see command lines.
+    """
     return as_path(file).read_text("utf-8").strip() if file is not None else os.environ.get(API_KEY_VARIABLE)
 
 
 def allowed_hosts(
     host: str, api_key: str | None, *, insecure: bool = False, names: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """What requests to a service that listens at `host` must be addressed to; () for anything.
+    """Return the host names that requests to a service listening at `host` may be addressed to; () for any name.
 
     Args:
-      names: what else it is called, such as the name that a reverse proxy passes on. If there are any, a service that
-        other machines can reach is no longer called just anything.
+      host: address that the service listens at.
+      api_key: key that clients must send; None for no key.
+      insecure: whether other machines may use the service without a key.
+      names: additional names of the service, such as the name that a reverse proxy passes on. If there are any, a
+        service that other machines can reach accepts only these and the loopback names.
 
     Raises:
-      ValueError: when others than this machine could come in without a key.
+      ValueError: other machines could use the service without a key.
     """
     if _is_loopback(host):
         return (*LOOPBACK, *names)
@@ -60,32 +66,32 @@ def allowed_hosts(
 
 
 def run(app: FastAPI, options: ServiceOptions, *, host: str, port: int) -> int:
-    """Serves until SIGTERM or Ctrl-C, then answers what has been accepted.
+    """Serve until SIGTERM or Ctrl-C, then answer the accepted requests and return.
 
     Returns:
-      The exit code: 0 after a shutdown that was asked for, 1 when the service cannot start.
+      The exit code: 0 after a requested shutdown, 1 if the service cannot start.
     """
     server = Server(server_config(app, options, host=host, port=port), app.state.service)
     try:
         server.run()
-    except SystemExit:  # uvicorn's way to say that it cannot listen, after it has said why
+    except SystemExit:  # uvicorn cannot listen and has logged the reason
         return 1
     return 1 if app.state.service.failure else 0
 
 
 def server_config(app: FastAPI, options: ServiceOptions, *, host: str, port: int) -> uvicorn.Config:
-    """How uvicorn is to serve the app; port 0 for any that is free."""
+    """Return uvicorn's configuration for the app; port 0 takes any free port."""
     return uvicorn.Config(
         app,
         host=host,
         port=port,
-        http=functools.partial(Protocol, options),  # type: ignore[arg-type]  # called as the class would be
-        loop="asyncio",  # not whichever happens to be installed
+        http=functools.partial(Protocol, options),  # type: ignore[arg-type]  # uvicorn calls it like the class
+        loop="asyncio",  # the same loop on every machine, even if uvloop is installed
         ws="none",
         access_log=False,
         log_level="warning",
         server_header=False,
-        proxy_headers=False,  # the app itself reads them
+        proxy_headers=False,  # the app itself reads the headers
         timeout_keep_alive=math.ceil(options.keep_alive),
         timeout_graceful_shutdown=math.ceil(options.request_timeout + options.body_timeout),
         h11_max_incomplete_event_size=2**16,
@@ -93,7 +99,7 @@ def server_config(app: FastAPI, options: ServiceOptions, *, host: str, port: int
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which ends with 0 when it is asked to end, and by itself when the service has failed."""
+    """uvicorn with exit code 0 after a requested shutdown; it also stops by itself when the service has failed."""
 
     def __init__(self, config: uvicorn.Config, service: Service):
         super().__init__(config)
@@ -115,9 +121,10 @@ class Server(uvicorn.Server):
 
 
 class Protocol(H11Protocol):
-    """A connection whose client has so long for a request's head, and so long to take some of an answer.
+    """A connection with time limits for sending the head of a request and for reading a part of the response.
 
-    When there are `max_connections`, a new one takes the place of the one that has owed a request for longest.
+    If there are more than `max_connections`, the new connection replaces the one that has sent no request for longest.
+    If every other connection has an active request, the new connection gets 503.
     """
 
     def __init__(self, options: ServiceOptions, **arguments: Any):
@@ -167,7 +174,7 @@ class Protocol(H11Protocol):
         self._refuse(400, f"this cannot be read as an HTTP request: {msg}")
 
     def _watch_head(self) -> None:
-        """Time counts while a head, or the rest of a body that has been answered already, is on its way."""
+        """Run the timer while a head, or the rest of a body that was already answered, is incomplete."""
         if self.conn.their_state is not h11.IDLE and self.conn.our_state is not h11.DONE:
             _stop(self._head)
             self._head = None

@@ -1,4 +1,4 @@
-"""What the service does, without HTTP: checked requests come in, answers as JSON values go out."""
+"""The service without HTTP: checked requests in, JSON values out."""
 
 import asyncio
 import functools
@@ -25,12 +25,13 @@ from jaxretr.tracking import progress_bar, say
 
 
 class Service:
-    """An index and its encoder, behind micro-batches and one writer.
+    """An index and its encoder, behind micro-batches and one writer thread.
 
     Attributes:
-      metrics: of this service.
-      failure: why it can never become ready; None while it can. Clients are not told, since it may name paths.
-      stopping: whether it is shutting down; set by whoever runs it.
+      metrics: metrics of this service.
+      failure: the reason why the service can never become ready, or None. Clients do not see it, since it may name
+        paths.
+      stopping: whether the service is shutting down; set by the code that runs it.
     """
 
     def __init__(self, index: Searchable, encoder: Encoder, options: ServiceOptions):
@@ -42,19 +43,19 @@ class Service:
         self.stopping = False
         self._batch_size = encoder_batch_size(options)
         self._batcher = Batcher(self._encode, index.search, options, self.metrics)
-        self._writer = ThreadPoolExecutor(1, "write")  # one, so that writes are in the order in which they came
+        self._writer = ThreadPoolExecutor(1, "write")  # one thread, so that writes run in the order of arrival
         self._compaction: asyncio.Future[None] | None = None
         self._since = int(time.time())
         self._progress = "starting"
 
     @property
     def unready(self) -> str | None:
-        """Why nothing should be asked now; None when it may. What is asked in a shutdown all the same is answered."""
+        """The reason why clients should send no requests now, or None. Requests sent during a shutdown are answered."""
         return "the service is shutting down" if self.stopping else self._unable
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Warms up in the background; at the end waits for what has been begun."""
+        """Warm up in the background; at the end, wait for work that has begun."""
         warming = asyncio.create_task(self._warm_up())
         try:
             yield
@@ -73,7 +74,7 @@ class Service:
                 await asyncio.wait([self._compaction])
 
     async def search(self, request: SearchRequest) -> dict[str, Any]:
-        """`SearchAnswer`, or `SearchAnswers` for several queries."""
+        """Return a `SearchAnswer`, or `SearchAnswers` for several queries."""
         started = time.perf_counter()
         texts = request.texts
         if len(texts) * request.k > self.options.max_hits:
@@ -90,7 +91,7 @@ class Service:
         return {**body, "took_ms": round(1000 * (time.perf_counter() - started), 3)}
 
     async def embed(self, request: EmbeddingsRequest) -> dict[str, Any]:
-        """`Embeddings`."""
+        """Return `Embeddings`."""
         if request.model is not None:
             self.model(request.model)
         self._check_ready()
@@ -102,7 +103,7 @@ class Service:
         )
 
     async def upsert(self, request: PutRequest) -> dict[str, Any]:
-        """`Upserted`, once the passages are on disk."""
+        """Return `Upserted` after the passages are on disk."""
         self._check_ready()
         passages = [one.passage() for one in request.passages]
         async with self._deadline():
@@ -112,13 +113,13 @@ class Service:
         return {"upserted": len(passages)}
 
     async def delete(self, request: DeleteRequest) -> dict[str, Any]:
-        """`Deleted`, once that is on disk."""
+        """Return `Deleted` after the change is on disk."""
         deleted = await self._write(lambda: self.index.delete(request.ids))
         self.metrics.changed("deleted", deleted)
         return {"deleted": deleted}
 
     def compact(self) -> dict[str, Any]:
-        """`Compaction`: begins one in the background."""
+        """Start a compaction in the background and return a `Compaction`."""
         if self._compaction is not None and not self._compaction.done():
             raise ServiceError(409, "a compaction is under way; ask again when it is done")
         self._compaction = asyncio.get_running_loop().run_in_executor(None, self._compact)
@@ -128,13 +129,13 @@ class Service:
         started = time.monotonic()
         try:
             self.index.compact()
-        except Exception as error:  # nobody waits for it; the index is as it was
+        except Exception as error:  # no request waits for the compaction; the index is unchanged
             traceback.print_exception(error)
         else:
             say(f"Compacted {len(self.index):,} passages in {time.monotonic() - started:.0f} s")
 
     def info(self) -> dict[str, Any]:
-        """`Info`."""
+        """Return an `Info`."""
         return {
             "model": self.options.model,
             "dim": self.encoder.dim,
@@ -146,11 +147,11 @@ class Service:
         }
 
     def models(self) -> dict[str, Any]:
-        """`Models`."""
+        """Return `Models`."""
         return {"object": "list", "data": [self.model(self.options.model)]}
 
     def model(self, id: str) -> dict[str, Any]:
-        """`Model`."""
+        """Return a `Model`."""
         if id != self.options.model:
             raise ServiceError(404, f"there is no model {shown(id)}; expected {self.options.model!r}", param="model")
         return {"id": id, "object": "model", "created": self._since, "owned_by": "jaxretr"}
@@ -173,7 +174,7 @@ class Service:
             raise ServiceError(504, f"{message}. Send less at once, or try again when there is less to do") from error
 
     async def _write(self, change: Callable[[], Any]) -> Any:
-        """What has been begun to be written is waited for, however long it takes: the client must know."""
+        """Wait for a write without a deadline, because the client must know whether it succeeded."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._writer, change)
         except Exception as error:
@@ -188,9 +189,10 @@ class Service:
         return sum(map(len, tokenize(texts)))
 
     async def _warm_up(self) -> None:
-        """Compiles whatever can come. One shape at a time, so that a shutdown need not wait for all."""
+        """Compile every shape of batches, one at a time, so that a shutdown waits for one compilation only."""
         started = time.monotonic()
-        # Most shapes take less than the second from which on XLA's results are kept; here the next start wants them.
+        # By default, JAX's cache keeps only compilations of at least a second. Most shapes take less time, and the next
+        # start of the service should find them in the cache.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         try:
             wanted = await self._batcher.on_device(lambda: shapes(self.encoder, self.options))

@@ -1,4 +1,7 @@
-"""The shapes of batches that the service may encode: an encoder and options come in, texts that make each go out."""
+"""The shapes of batches that the service may encode.
+
+Input: an encoder and options. Output: texts that produce each shape.
+"""
 
 from typing import NamedTuple
 
@@ -7,11 +10,11 @@ from jaxretr.serve.options import ServiceOptions
 from jaxretr.tokenization import bucket
 
 TOKENS_PER_TEXT = 32
-"""What `max_batch` counts in: questions are of about this length, and `Encoder`'s batches count in four times it."""
+"""Length of a text as `max_batch` counts, about that of a query; `Encoder` counts texts of four times this length."""
 
 
 class Shape(NamedTuple):
-    """Texts that make one batch of this shape, [size, length] over all devices."""
+    """Texts that form one batch of this shape, [size, length] over all devices."""
 
     size: int
     length: int
@@ -19,17 +22,17 @@ class Shape(NamedTuple):
 
 
 def encoder_batch_size(options: ServiceOptions) -> int:
-    """The `batch_size` of `Encoder.encode_query` for `max_batch` texts of `TOKENS_PER_TEXT` tokens to go at once."""
+    """Return the `batch_size` of `Encoder` that encodes `max_batch` texts of `TOKENS_PER_TEXT` tokens at once."""
     return max(1, max(options.max_batch, options.max_passage_batch) * TOKENS_PER_TEXT // 128)
 
 
 def shapes(encoder: Encoder, options: ServiceOptions) -> list[Shape]:
-    """Every shape that a micro-batch can be padded to, smallest first; each takes the compiler about a second.
+    """Return every shape that a micro-batch can be padded to, smallest first; each takes about a second to compile.
 
-    Which shapes these are is asked of the encoder's own plan, for every number of texts and every length.
+    The shapes come from the encoder's own batch plan, for every number of texts and every length.
     """
     tokenize = encoder.query_tokenization
-    texts: dict[int, str] = {}  # of each padded length, the shortest
+    texts: dict[int, str] = {}  # the shortest text for each padded length
     candidates = ["a " * words for words in range(encoder.max_length + 1)]
     for text, ids in zip(candidates, tokenize(candidates), strict=True):
         texts.setdefault(bucket(len(ids), tokenize.buckets), text)
