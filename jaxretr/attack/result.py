@@ -133,7 +133,7 @@ def save_results(directory: AnyPath, trial: Trial) -> None:
 
 
 def load_results(directory: AnyPath, trial: Trial, tasks: Sequence[Task]) -> tuple[AttackResult, ...] | None:
-    """Read what `save_results` wrote, or return None if there is no such file.
+    """Read what `save_results` wrote, or return None if the file does not exist.
 
     Args:
       directory: output directory of the run.

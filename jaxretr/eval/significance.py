@@ -125,7 +125,7 @@ def bootstrap_interval(
 
     Args:
       values: values per mean and cluster, such as `influences` or their differences.
-      resamples: number of resamples; each draws as many clusters as there are, with replacement.
+      resamples: number of resamples; each draws n of the n clusters with replacement.
       seed: seed of the draws.
 
     Returns:

@@ -18,7 +18,7 @@ _FILES = ("tokenizer.json", "sentencepiece.bpe.model", "spiece.model", "vocab.tx
 
 
 def load_tokenizer(name_or_path: str | AnyPath) -> PreTrainedTokenizerFast:
-    """Load `tokenizer.json` unchanged; fall back to a SentencePiece model or vocab.txt only if there is no such file.
+    """Load `tokenizer.json` unchanged; fall back to a SentencePiece model or vocab.txt only if it is missing.
 
     transformers' model-specific classes rebuild parts of the pipeline instead of reading them, so the ids of unusual
     texts (trailing spaces) change between versions. The generic class avoids this.

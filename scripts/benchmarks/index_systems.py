@@ -1,6 +1,6 @@
 """The systems that `scripts/benchmark.py index` compares: how each is built, opened, tuned and queried.
 
-Settings that are not tuned are those that the authors of a system advise for the size: HNSW with 16 links; IVF with
+Settings that are not tuned follow the advice of each system's authors for the size: HNSW with 16 links; IVF with
 2 sqrt(n) lists, codes of a quarter of a byte per dimension, and the vectors beside them for re-ranking.
 """
 

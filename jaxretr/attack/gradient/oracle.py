@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int
 
+from jaxretr.retrieval.blocks import products_of
 from jaxretr.retrieval.embeddings import Rows, Subset
 
 _SAME = 1e-5
@@ -86,13 +87,13 @@ def _nearest(
     """Merge the radii of one block of passages into the smallest so far; its first `repeated` passages were seen
     before.
     """
-    scores = _products(queries, passages)
+    scores = products_of(queries, passages)
     squares = jnp.sum(passages * passages, axis=1)
 
     def of_column(hardest: Array, column: tuple[Array, Array]) -> tuple[Array, None]:
         answer, real = column
         sizes = jnp.sum(answer * answer, axis=1)[:, None] + squares
-        distance = sizes - 2 * _products(answer, passages)
+        distance = sizes - 2 * products_of(answer, passages)
         lead = jnp.sum(queries * answer, axis=1)[:, None] - scores
         same = distance <= _SAME * sizes  # the relevant passage itself, or a copy of it
         radius = jnp.where(same, jnp.inf, lead / jnp.sqrt(jnp.where(same, 1, distance)))
@@ -102,12 +103,6 @@ def _nearest(
     radii, _ = jax.lax.scan(of_column, jnp.full_like(scores, -jnp.inf), columns)
     radii = jnp.where(jnp.arange(len(passages)) < repeated, jnp.inf, radii)
     return -jax.lax.top_k(-jnp.concatenate([best, radii], axis=1), best.shape[1])[0]
-
-
-def _products(
-    left: Float32[Array, "left dim"], passages: Float32[Array, "passages dim"]
-) -> Float32[Array, "left passages"]:
-    return jnp.einsum("ld,pd->lp", left, passages, precision=jax.lax.Precision.HIGHEST)
 
 
 def _check(queries: np.ndarray, passages: Rows, relevant: np.ndarray, k: int) -> None:

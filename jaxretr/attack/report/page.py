@@ -194,7 +194,7 @@ def _titled(systems: Sequence[System], system: System, content: str) -> str:
 
 
 def _values(heading: list[str], body: list[list[str]]) -> str:
-    """Return a table of the rows in which any system has a value, or "" if there is no such row."""
+    """Return a table of the rows in which any system has a value, or "" if no row has one."""
     rows = [row for row in body if any(one != "–" for one in row[1:])]
     return table(heading, rows) if rows else ""
 

@@ -2,7 +2,7 @@
 
 Input: the `Record` and `Results` of a run of attacks. Output: figures for tables and curves. Every figure is a macro
 average: the mean over tasks of the mean over the queries of a task. A clean figure and the attacked figure beside it
-cover the same queries: those that the attack could change.
+cover the same queries: the queries that the attack could change.
 """
 
 import math
