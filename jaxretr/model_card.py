@@ -53,4 +53,4 @@ def _hard_negatives(config: Config, index: PairIndex) -> str:
     if not count:
         return ""
     having = ", ".join(f"{code} {size:,}" for code, size in index.with_negatives(count).items())
-    return f"\nExamples with {count} hard negatives: {having}; the others were trained on with those that they have."
+    return f"\nExamples with {count} hard negatives: {having}. The other examples have fewer."

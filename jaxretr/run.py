@@ -95,7 +95,7 @@ def _train(config: Config, rows: slice, criterion: SelectionMetric | None, start
 
         if count := config.data.num_hard_negatives:
             having = " ".join(f"{code} {size:,}" for code, size in index.with_negatives(count).items())
-            say(f"with {count} hard negatives: {having}; the others are trained on with those that they have")
+            say(f"examples with {count} hard negatives: {having}; the other examples have fewer")
 
         before = None
         if held_out and parallel.broadcast_from_main(before_path.exists()):

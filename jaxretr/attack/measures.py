@@ -31,9 +31,9 @@ from jaxretr.attack.result import AttackResult, Trial
 from jaxretr.attack.token.transfer import Poisoning
 from jaxretr.attack.victim import TOP, Victim, relevant_passages
 from jaxretr.eval.bias import better
-from jaxretr.eval.evaluate import measure_bias, measure_tasks
+from jaxretr.eval.evaluate import measure_bias, measure_tasks, task_result
 from jaxretr.eval.measures import parse
-from jaxretr.eval.results import Results, SettingResult, TaskResult, mean
+from jaxretr.eval.results import Results, SettingResult, mean
 from jaxretr.eval.settings import Task
 from jaxretr.retrieval.exact import count_ahead, ranks, search
 from jaxretr.retrieval.scores import pair_scores, scores_at
@@ -98,7 +98,8 @@ def robustness(
             values[number] |= _radii(victim, task)
     setting = victim.tasks[0].setting
     tasks = [
-        _task_result(victim, task, value, mix) for task, value, mix in zip(victim.tasks, values, mixes, strict=True)
+        task_result(victim.collection, task, value, mix)
+        for task, value, mix in zip(victim.tasks, values, mixes, strict=True)
     ]
     return Results(victim.collection.name, {setting: SettingResult(tuple(tasks))})
 
@@ -239,17 +240,3 @@ def _radii(victim: Victim, task: Task) -> Mapping[str, np.ndarray]:
 
 def _finite(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan).astype(np.float64)
-
-
-def _task_result(victim: Victim, task: Task, values: dict[str, np.ndarray], mix: dict[str, float]) -> TaskResult:
-    return TaskResult(
-        query_language=task.query_language,
-        corpus_language=task.corpus_language,
-        queries=len(task.queries),
-        dropped=task.dropped,
-        passages=task.num_passages,
-        measures={name: mean(value) for name, value in values.items()},
-        query_ids=tuple(victim.collection.queries[i].id for i in task.queries),
-        per_query=values,
-        language_mix=mix,
-    )

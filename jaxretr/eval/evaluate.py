@@ -11,7 +11,7 @@ from typing import overload, override
 
 import numpy as np
 from ir_measures import Measure
-from jaxtyping import Float32, Int, Int32
+from jaxtyping import Float32, Float64, Int, Int32
 from rich.progress import track
 
 from jaxretr import parallel
@@ -112,23 +112,35 @@ def evaluate(
     for number, (task, rank, of_task) in enumerate(zip(tasks, found, measure_tasks(parsed, tasks, found), strict=True)):
         biased, mix = measure_bias(pool, task, rank, tops[number]) if task.setting == "multi" else ({}, {})
         of_task |= biased
-        results[task.setting].append(
-            TaskResult(
-                query_language=task.query_language,
-                corpus_language=task.corpus_language,
-                queries=len(task.queries),
-                dropped=task.dropped,
-                passages=task.num_passages,
-                measures={name: mean(value) for name, value in of_task.items()},
-                query_ids=tuple(collection.queries[i].id for i in task.queries),
-                per_query=of_task,
-                language_mix=mix,
-            )
-        )
+        results[task.setting].append(task_result(collection, task, of_task, mix))
     return Results(
         collection.name,
         {setting: SettingResult(tuple(done)) for setting, done in results.items()},
         content=collection.fingerprint,
+    )
+
+
+def task_result(
+    collection: RetrievalSet, task: Task, values: dict[str, Float64[np.ndarray, " queries"]], mix: dict[str, float]
+) -> TaskResult:
+    """Return the result of a task, with the means of its measures.
+
+    Args:
+      collection: the collection that the task indexes.
+      task: the queries and the corpus.
+      values: value of each measure for each query; NaN if undefined.
+      mix: share of each passage language in the top 10; empty outside the multilingual setting.
+    """
+    return TaskResult(
+        query_language=task.query_language,
+        corpus_language=task.corpus_language,
+        queries=len(task.queries),
+        dropped=task.dropped,
+        passages=task.num_passages,
+        measures={name: mean(value) for name, value in values.items()},
+        query_ids=tuple(collection.queries[i].id for i in task.queries),
+        per_query=values,
+        language_mix=mix,
     )
 
 

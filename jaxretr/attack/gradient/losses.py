@@ -24,6 +24,13 @@ Loss = Callable[[Array, Array, Array], Array]
 """(scores, relevant, irrelevant) -> one value per query; hashable."""
 
 
+def scores_of(
+    queries: Float32[Array, "queries dim"], passages: Float32[Array, "queries passages dim"]
+) -> Float32[Array, "queries passages"]:
+    """Return the inner products of each query with its own passages, in full float32."""
+    return jnp.einsum("qd,qpd->qp", queries, passages, precision=jax.lax.Precision.HIGHEST)
+
+
 @dataclass(frozen=True)
 class InfoNCE:
     """-log(sum over relevant of exp(s/T) / sum over all of exp(s/T)) (van den Oord et al. 2018, arXiv 1807.03748).

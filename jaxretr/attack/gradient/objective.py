@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int
 
-from jaxretr.attack.gradient.losses import Loss
+from jaxretr.attack.gradient.losses import Loss, scores_of
 from jaxretr.model.functions import EncoderFunctions, Params
 
 Layer = Literal["word", "post_ln"]
@@ -79,7 +79,7 @@ class QueryObjective:
         self, target: Target, vectors: Float32[Array, "queries length hidden"]
     ) -> Float32[Array, "queries passages"]:
         """Return the inner products of the queries' embeddings with the passages, in full float32."""
-        return _scores(self.encoder.encode(target.params, vectors, target.mask), target.passages)
+        return scores_of(self.encoder.encode(target.params, vectors, target.mask), target.passages)
 
 
 class LanguageTarget(NamedTuple):
@@ -121,7 +121,7 @@ class LanguageObjective:
     def __call__(
         self, target: LanguageTarget, vectors: Float32[Array, "queries length hidden"]
     ) -> Float32[Array, " queries"]:
-        scores = _scores(self.encoder.encode(target.params, vectors, target.mask), target.passages)
+        scores = scores_of(self.encoder.encode(target.params, vectors, target.mask), target.passages)
         best = jnp.max(scores, axis=1, where=target.relevant, initial=-jnp.inf)
         scaled = scores / self.temperature
         moved = jax.nn.logsumexp(scaled, axis=1, where=target.favoured) - jax.nn.logsumexp(
@@ -157,9 +157,3 @@ class PassageObjective:
         passages = self.encoder.encode(target.params, vectors, target.mask)
         scores = jnp.sum(passages * target.queries, axis=1)
         return scores if self.promote else -scores
-
-
-def _scores(
-    queries: Float32[Array, "queries dim"], passages: Float32[Array, "queries passages dim"]
-) -> Float32[Array, "queries passages"]:
-    return jnp.einsum("qd,qpd->qp", queries, passages, precision=jax.lax.Precision.HIGHEST)

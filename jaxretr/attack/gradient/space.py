@@ -95,10 +95,7 @@ class PerturbationSpace:
 
         def total(delta: Array) -> tuple[Array, Array]:
             values = self.value(delta)
-            return (
-                values.sum(),
-                values,
-            )  # the sum's gradient holds the gradient of each query
+            return values.sum(), values  # the sum's gradient holds the gradient of each query
 
         gradient, values = jax.grad(total, has_aux=True)(delta)
         gradient = jnp.where(self._attackable[:, :, None], gradient, 0)

@@ -156,8 +156,8 @@ def _method(systems: Sequence[System]) -> str:
     notes = (
         "A budget in ρ is a radius ε = ρ times the mean row norm of the checkpoint. Forward passes are the mean cost "
         "of a query in encodings of one text, a gradient counting as three. Changed is the share of the queries that "
-        "the attack could change; the others have no value under it. Edits undone are those that normaliser or "
-        "truncation turn back into the clean text.",
+        "the attack could change; the other queries have no value under it. Edits undone is the share of the edits "
+        "that the normaliser or truncation turns back into the clean text.",
         "Along the budgets of an attack a query once lost stays lost, since a larger ball holds the smaller one.",
     )
     return section("Threat model and method", content + "".join(f"<p>{note}</p>" for note in notes))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32
 
-from jaxretr.attack.gradient.losses import Loss
+from jaxretr.attack.gradient.losses import Loss, scores_of
 
 
 @dataclass(frozen=True)
@@ -42,5 +42,5 @@ class QueryLoss:
     loss: Loss
 
     def __call__(self, judged: Judged, embeddings: Float32[Array, "texts dim"]) -> Float32[Array, ""]:
-        scores = jnp.einsum("td,tcd->tc", embeddings, judged.passages, precision=jax.lax.Precision.HIGHEST)
+        scores = scores_of(embeddings, judged.passages)
         return jnp.mean(self.loss(scores, judged.relevant, judged.irrelevant))
