@@ -4,7 +4,7 @@
 
 Elmahdy, Lin, Ahmad 2024 (arXiv 2408.10536): hybrid batches with alpha 0.5, AdamW at 3e-5 with weight decay 0.01,
 batches of about 100 pairs. The paper does not state model size, text lengths, steps and warm-up; this project chose the
-values here. Pooling and head are those of LaBSE. mMARCO is the part of the paper's training data whose translations
+values here. Pooling and head are as in LaBSE. mMARCO is the part of the paper's training data whose translations
 are published; the six question-answering sets can be used as `pairs`.
 """
 

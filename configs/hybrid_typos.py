@@ -1,7 +1,7 @@
 """Hybrid batches and self-teaching on typos: python scripts/train.py --config configs/hybrid_typos.py
 
 Zhuang and Zuccon 2022 (arXiv 2204.00716): the clean loss plus, with equal weight, the divergence of the scores of a
-query with a typo from those of the clean query.
+query with a typo from the scores of the clean query.
 """
 
 from jaxretr.config import Config, DataConfig, EvaluationConfig, HardeningConfig, ModelConfig, TrainConfig

@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def read(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """Return the id and text of each query. Queries of the command line are numbered after those of the file.
+    """Return the id and text of each query. Queries of the command line are numbered after the queries of the file.
 
     Raises:
       ValueError: there is no query, a query is empty or lacks an id, or a run needs an id that it cannot hold.

@@ -47,7 +47,7 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
 
     Args:
       victim: model and collection.
-      options: norm, layer, steps and seed are those of the run; the loss is the margin at rank 10.
+      options: norm, layer, steps and seed of the run; the loss is the margin at rank 10.
       queries: number of queries; two of them are attacked with 10,000 random points.
 
     Raises:

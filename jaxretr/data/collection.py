@@ -42,7 +42,8 @@ def load_collection(
       builder: a prepared builder.
       split: the split of the queries.
       languages: languages of queries and passages; None for all.
-      max_queries: number of questions to keep, with all their translations, drawn from those with a relevant passage.
+      max_queries: number of questions to keep, with all their translations, drawn from the questions with a relevant
+        passage.
         None keeps all questions.
       parallel_only: keep only questions that exist in every one of `languages`.
       seed: seed of the draw of questions.

@@ -143,7 +143,7 @@ class HybridPlan(Sequence[BatchPlan]):
         return self._rng(1, stream, epoch).permutation(len(self._streams[stream]))
 
     def _draw_pairs(self, available: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Draw two different languages per example from those it exists in, with the weights of the language draw."""
+        """Draw two different languages per example from its languages, with the weights of the language draw."""
         positions = np.arange(len(available))
         uniform = rng.random((2, len(available)))
         query_languages = _pick(self._weights * available, uniform[0])

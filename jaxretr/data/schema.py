@@ -82,7 +82,7 @@ def pair_record(
 
 
 def own_pair_record(*values: Any, question_id: str, docid: str) -> dict[str, Any]:
-    """Return a training pair from a user's own data as it is written; `values` are those of `pair_record`."""
+    """Return a training pair from a user's own data as it is written; `values` are the arguments of `pair_record`."""
     return pair_record(*values) | {"question_id": question_id, "docid": docid}
 
 

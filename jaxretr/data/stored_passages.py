@@ -30,7 +30,7 @@ _INDEXED = b"indexed files"
 
 
 class StoredPassages(PassageStore):
-    """The passages of a corpus in corpus order: all of them, or those in some languages.
+    """The passages of a corpus in corpus order: all of them, or the passages in some languages.
 
     Args:
       records: records of the corpus.

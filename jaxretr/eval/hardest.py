@@ -69,7 +69,7 @@ def hardest(
     chosen = _choose(tasks, count)
     ids = [task.query_ids[at] for task, at in chosen]
     if missing := [id for id in ids if id not in top]:
-        raise ValueError(f"there are no top passages of the query {missing[0]!r}; give those of every query")
+        raise ValueError(f"there are no top passages of the query {missing[0]!r}; give the top passages of every query")
     queries = {query.id: query for query in collection.queries if query.id in ids}
     answers = [_answers(collection, queries[id], task) for id, (task, _) in zip(ids, chosen, strict=True)]
     wanted = [[hit.passage_id for hit in top[id]] for id in ids]

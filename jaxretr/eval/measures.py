@@ -2,7 +2,7 @@
 
 Input: ranks and grades of the judged passages. Output: one value per query and measure.
 
-The values are those of ir_measures, and so those of trec_eval if trec_eval has the measure, for the first `DEPTH` ranks
+The values equal the values of ir_measures (and of trec_eval, if trec_eval has the measure) for the first `DEPTH` ranks
 of an exact search. A measure depends on the grade at each rank and on the grades of all judged passages, never on the
 names of documents. So each document is passed to ir_measures with its rank as its name. Then all queries share one run,
 rankings whose judged passages have the same ranks and grades are measured once, and no two scores are equal, so the

@@ -216,8 +216,8 @@ def _method(results: Results) -> str:
     notes = [
         f"A task is the queries of one language against one corpus: {names}. A query counts once per task. Dropped are "
         "queries to which nothing in the corpus is relevant.",
-        "A figure of a setting is the mean over its tasks, that of a task the mean over its queries. Every passage of "
-        f"the corpus is scored; the measures are those of trec_eval and see the first {DEPTH:,} ranks.",
+        "A figure of a setting is the mean over its tasks; a figure of a task is the mean over its queries. Every "
+        f"passage of the corpus is scored; the measures are defined as in trec_eval and see the first {DEPTH:,} ranks.",
     ]
     if "multi" in results.settings:
         notes.append(

@@ -232,7 +232,7 @@ def claim(path: AnyPath, asked: Mapping[str, Any], *, begun: bool) -> None:
     wanted = json.loads(json.dumps(asked))
     if begun and not path.exists():
         raise ValueError(
-            f"{path.parent} holds results that were not written here, such as those of a training run; "
+            f"{path.parent} holds results that were not written here, such as the results of a training run; "
             "give another output directory"
         )
     if begun:

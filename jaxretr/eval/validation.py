@@ -81,7 +81,7 @@ class Validator:
         """Return the values of an evaluation to plot.
 
         Returns:
-          Macro averages by "setting/measure"; those of the criterion also by "setting/measure/query language".
+          Macro averages by "setting/measure"; for the criterion, also averages by "setting/measure/query language".
 
         Raises:
           ValueError: the criterion has no value on this collection.

@@ -214,7 +214,7 @@ def _complete(path: AnyPath, texts: Sequence[str], encode: Encode, dim: int | No
         found = new.shape
     if dim not in (None, found[1]):
         raise ValueError(
-            f"embeddings from {path if new is None else 'encode'} have {found[1]} dimensions, those before them in "
+            f"embeddings from {path if new is None else 'encode'} have {found[1]} dimensions, earlier embeddings in "
             f"{path.parent} have {dim} and the same fingerprint; give each encoder its own, or delete the directory"
         )
     if new is not None:

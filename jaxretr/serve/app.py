@@ -137,7 +137,7 @@ def create_app(
         @route("PUT", "/passages", responses.Upserted, (*_ENCODING, 507))
         @_taking(models.put)
         async def put_passages(request: Request, body: PutRequest) -> Response:
-            """Adds passages, or replaces those of the same ids: all or none. Answered when they are on disk."""
+            """Adds passages, or replaces passages with the same ids: all or none. Answers when they are on disk."""
             log(request.scope, texts=len(body.passages))
             return JSONResponse(await service.upsert(body))
 

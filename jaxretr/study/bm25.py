@@ -18,8 +18,8 @@ from jaxretr.types import RetrievalSet
 class BM25Encoder:
     """Encodes passages as the BM25 weights of the collection's query terms, and queries as their terms.
 
-    The weights are those of Lucene's BM25 with k1 1.2 and b .75. Inverse document frequencies are those of the pool of
-    all languages.
+    The weights are defined as in Lucene's BM25 with k1 1.2 and b .75. Inverse document frequencies are computed over
+    the pool of all languages.
 
     Args:
       collection: its passages are the pool, and the terms of its queries get a column each.

@@ -123,7 +123,7 @@ def clean(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
 
 
 def further(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
-    """Evaluate the further collections; values per query are those of the first, and facts hold the means of all."""
+    """Evaluate the further collections; values per query are for the first, facts hold the means of all."""
     records = {}
     for one in study.further:
         collection = files.load(one)

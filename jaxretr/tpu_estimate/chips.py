@@ -1,7 +1,7 @@
 """TPU chips by their published peaks, slices by name, and the devices of a slice that does not exist here.
 
 Input: a name such as `v5e:4x4` or `v4:4x4x4`. Output: a `Slice`, and devices to compile for, as the TPU compiler of
-libtpu describes them. Nothing can run on these devices. Peaks are those of Google's documentation, read in 2026:
+libtpu describes them. Nothing can run on these devices. Peaks are from Google's documentation, read in 2026:
 
 - v4: https://docs.cloud.google.com/tpu/docs/v4, links: https://jax-ml.github.io/scaling-book/tpus (45 GB/s one way; six
   links give the all-reduce bandwidth of 1.1 PB/s that the documentation states for 4,096 chips)

@@ -19,7 +19,7 @@ from jaxretr.types import TokenBatch
 class WordEmbeddings(NamedTuple):
     """Word embeddings of both sides of a batch, or perturbations of them.
 
-    The passage texts are those of all columns, row by row.
+    The passages are the texts of all columns, row by row.
     """
 
     queries: Float32[Array, "queries query_length hidden"]

@@ -1,10 +1,10 @@
-"""Updates of only those word embeddings whose tokens occur in a batch.
+"""Update only the word embeddings whose tokens occur in a batch.
 
 Input: a training state with the whole table, and a batch. Output: the state with a table of the few occurring rows, and
 the inverse. The small table is cheap to differentiate, to reduce over devices, to clip and to update. The optimizer
 does not know about it.
 
-An absent row has no gradient, so loss, gradient and clipping equal those with the whole table. AdamW is lazy: the
+An absent row has no gradient, so loss, gradient and clipping are the same as with the whole table. AdamW is lazy: the
 moments and the weight decay of a row pause while its token is absent, whereas dense AdamW keeps moving the row by its
 decaying momentum. An occurring row is updated as in dense AdamW, with the bias correction of the global step. If every
 row occurs in every batch, both are identical.

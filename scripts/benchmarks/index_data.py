@@ -1,4 +1,4 @@
-"""Vectors that are as hard to search as those of text. Input: sizes. Output: a directory of arrays.
+"""Vectors that are as hard to search as text embeddings. Input: sizes. Output: a directory of arrays.
 
 A passage is a random center plus Gaussian noise of the same spread, normalized. The variance along the i-th principal
 axis falls as 1/i, and the axes are rotated at random, so that no group of coordinates holds more variance than another.

@@ -1,6 +1,6 @@
 """Padding in training: each side padded to the longest text of its batch, against texts packed into shared rows.
 
-Batches are those of LibreOffice's help that `configs/hybrid.py` draws. The benchmark reports the share of padding and
+`configs/hybrid.py` draws the batches from LibreOffice's help. The benchmark reports the share of padding and
 the number of shapes that XLA compiles, for padded batches, packed batches, and batches packed into one number of rows
 for the whole run, as several processes do. It then times a step of the first batch both ways, in turns, in bfloat16
 with `train.sparse_embeddings`: above 1, packed is faster.

@@ -1,6 +1,6 @@
 """Auto-PGD: projected gradient ascent with momentum and an adaptive step size.
 
-Arguments and result are those of `jaxretr.attack.gradient.pgd`. Source: Croce and Hein (2020), arXiv 2003.01690,
+Arguments and result are the same as in `jaxretr.attack.gradient.pgd`. Source: Croce and Hein (2020), arXiv 2003.01690,
 without the box constraint of images. The authors' program rounds the periods between checkpoints differently and
 treats the first checkpoint differently. Whether both programs are equally strong has not been checked.
 """

@@ -31,7 +31,7 @@ class Algorithm:
       name: as users spell it.
       search: (objective, context, embeds, attackable, epsilon, keys, *, norm, steps, restarts) -> `BestPerturbation`.
       gradients: (steps, restarts) -> gradients per query.
-      values: (steps, restarts) -> evaluations of the objective per query besides those with a gradient.
+      values: (steps, restarts) -> evaluations per query of the objective alone, without its gradient.
     """
 
     name: str

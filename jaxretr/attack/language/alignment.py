@@ -1,8 +1,8 @@
 """Word alignment between a text and its translation, by the token vectors of the attacked encoder.
 
 Input: texts and an encoder. Output: words with vectors, links between the words of two texts, and phrases that
-translate each other. The links are those of SimAlign's "Argmax" (Jalili Sabet et al. 2020, arXiv 2004.08728), the
-phrases those of phrase-based translation (Koehn et al. 2003, "Statistical Phrase-Based Translation").
+translate each other. Links are defined as in SimAlign's "Argmax" (Jalili Sabet et al. 2020, arXiv 2004.08728), phrases
+as in phrase-based translation (Koehn et al. 2003, "Statistical Phrase-Based Translation").
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Code mixing: replace words and phrases of a query by those of its translations.
+"""Code mixing: replace words and phrases of a query by words and phrases of its translations.
 
 Input: a `Victim` of a collection with parallel queries, and one of its tasks. Output: an `AttackResult` with the mixed
 texts. Source: the phrase-level attack Bumblebee of Tan and Joty (2021, "Code-Mixing on Sesame Street"): phrases come

@@ -63,7 +63,7 @@ def best_strings(
       encoder: the victim.
       role: whether the texts are queries or passages, which decides their prefix.
       frames: per trigger, its texts.
-      template, objective, context: those of the search.
+      template, objective, context: as in the search.
       trace: the search.
     """
     rows, ids = _last_states(trace)

@@ -91,8 +91,8 @@ class Engine:
     finalists: int = 8
 
     def cost(self, slots: int, allowed: int) -> int:
-        """Return the forward passes of an iteration per text of a trigger: those of the schedule and those of the
-        finalists.
+        """Return the forward passes of an iteration per text of a trigger: the schedule's passes plus the finalists'
+        passes.
         """
         again = self.finalists if self.schedule.scored(slots, allowed) > self.finalists else 0
         return self.schedule.cost(slots, allowed) + self.schedule.rounds(slots) * again

@@ -47,8 +47,8 @@ class Part(NamedTuple):
 def records(parts: Mapping[str, Part]) -> dict[str, Iterable[dict[str, Any]]]:
     """Return the records of each split of a collection, given its languages.
 
-    Queries with the same key in several languages are translations of one question. Its judgements are those of all
-    languages together. Queries without judgements in any language are left out.
+    Queries with the same key in several languages are translations of one question. Its judgements are the union over
+    all languages. Queries without judgements in any language are left out.
 
     Raises:
       ValueError: while the records are iterated: a judged passage or query is missing, or a judged query is empty.
@@ -97,7 +97,7 @@ def _check_all_seen(unseen: Collection[str], what: str, file: File) -> None:
 
 
 def asked_in_trec_files(language: str, topics: File, judgements: File) -> Asked:
-    """Return the queries of a language whose questions differ from those of other languages despite equal ids.
+    """Return the queries of a language whose questions differ from other languages' questions despite equal ids.
 
     The key of a question is "<language>-<id>".
 

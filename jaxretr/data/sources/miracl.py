@@ -6,7 +6,7 @@ Input: a directory that holds two folders per language:
 - `miracl-v1.0-<language>` with `topics/topics.miracl-v1.0-<language>-<split>.tsv` (question id, text) and
   `qrels/qrels.miracl-v1.0-<language>-<split>.tsv` (TREC).
 
-Output: retrieval records. The query splits are those with qrels (`train`, `dev`). Questions of different languages
+Output: retrieval records. The query splits are the splits with qrels (`train`, `dev`). Questions of different languages
 differ even if their ids are equal, so a question's key is "<language>-<id>". Passages are written as they are read;
 only judgements are in memory.
 

@@ -3,7 +3,7 @@
 Input: a directory that holds one unpacked folder `mrtydi-v1.1-<language>` per language, with the language spelled out,
 as in `mrtydi-v1.1-arabic`. The folder has `collection/docs.jsonl.gz` (`id`, `contents`: title, empty line, text),
 `topic.<split>.tsv` (question id, text) and `qrels.<split>.txt` (TREC). Output: retrieval records. The query splits are
-those with qrels. As in `miracl`, the same id in two languages means two questions, so a question's key is
+the splits with qrels. As in `miracl`, the same id in two languages means two questions, so a question's key is
 "<language>-<id>".
 
 Reference: Zhang et al., Mr. TyDi, arXiv 2108.08787.

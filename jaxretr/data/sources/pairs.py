@@ -120,7 +120,7 @@ class _Questions:
         self._answers: dict[bytes, list[bytes]] = {}
 
     def add(self, key: str, language: str, query: str, answer: str) -> tuple[int, int]:
-        """Return the position of an answer among those of its question, and the position of the first equal answer."""
+        """Return the position of an answer among its question's answers, and the position of the first equal answer."""
         answers = self._answers.setdefault(_digest(f"{language}:{key}", query)[:8].encode(), [])
         answers.append(_digest(answer)[:8].encode())
         return len(answers) - 1, answers.index(answers[-1])

@@ -2,8 +2,8 @@
 
 Input: a directory with one entry per language, named by its tag: `en/`, `de.zip`, ... Each entry is in BEIR layout
 (`beir`). Equal query ids are translations. Passage ids may be shared or not, because the qrels of a language judge its
-own corpus: if the qrels of en name p7 and those of de name p9, both `en:p7` and `de:p9` answer the question. Output:
-retrieval records. The query splits are those of the qrels files of all languages together.
+own corpus: if the qrels of en name p7 and the qrels of de name p9, both `en:p7` and `de:p9` answer the question.
+Output: retrieval records. The query splits are the union of the splits of all languages' qrels files.
 """
 
 import dataclasses

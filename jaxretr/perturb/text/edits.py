@@ -25,7 +25,7 @@ class Screened(NamedTuple):
     """Candidates that reach the model, and the number that do not; a success rate counts the former only.
 
     Attributes:
-      kept: texts with token ids that differ from those of the clean text.
+      kept: texts with token ids that differ from the clean text's ids.
       undone: number of texts that the normalizer or the truncation maps back to the clean text's ids.
     """
 

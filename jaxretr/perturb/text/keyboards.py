@@ -1,6 +1,6 @@
 """Keyboards: which characters are on neighboring keys, and which character a key types on another keyboard.
 
-Input: characters and a language. Output: characters. The layouts are those of `layouts.py`. Chinese is typed by sound:
+Input: characters and a language. Output: characters. `layouts.py` holds the layouts. Chinese is typed by sound:
 the neighbors of a Chinese character are the characters that a pinyin input method offers for the same or a similar
 syllable. GB 2312 sorts its first level, the 3,755 most common characters, by pinyin. Five of six characters next to a
 character there share its syllable; the others have the next syllable.

@@ -35,7 +35,7 @@ _ACCENTED = {
     "th": "",
     "zh": "",
 }
-"""Language -> letters with diacritics that its writers can type; for English, those of Latin-1."""
+"""Language -> letters with diacritics that its writers can type; for English, the letters of Latin-1."""
 
 
 def without_diacritics(text: str, language: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 Input: a text and its language. Output: texts that differ from it by exactly one insertion, deletion, substitution,
 transposition or repetition of a grapheme cluster inside one word. The kinds, and the rule that selects words (letters
-only, at least three, no function words), are those of Zhuang and Zuccon (2021, "Dealing with Typos for BERT-based
+only, at least three, no function words), come from Zhuang and Zuccon (2021, "Dealing with Typos for BERT-based
 Passage Retrieval and Ranking"). A Chinese phrase may be shorter, because Chinese words are.
 """
 

@@ -1,7 +1,7 @@
 """Perturbations that a reader cannot see: invisible characters, homoglyphs, reordering and deletion characters.
 
 Input: a text and its language. Output: texts one injection away that look the same wherever the standard is followed.
-The four kinds, and their budget (the number of injections), are those of Boucher et al. (2022, "Bad Characters:
+The four kinds, and their budget (the number of injections), come from Boucher et al. (2022, "Bad Characters:
 Imperceptible NLP Attacks"). Injections are placed between grapheme clusters of one word, never inside a cluster. A
 tokenizer's normalizer undoes some of them; `edits.screen` finds these.
 """

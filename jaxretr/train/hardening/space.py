@@ -90,7 +90,7 @@ class Space(NamedTuple):
 
     def keys(self, key: Key[Array, ""]) -> tuple[Key[Array, " queries"], Key[Array, " passages"]]:
         """Return one key per text, by its position in the global batch."""
-        # A run's keys are "rbg", and under vmap those would draw from the first key alone; threefry keys are
+        # A run's keys are "rbg", and under vmap "rbg" keys would draw from the first key alone; threefry keys are
         # independent.
         base = jax.random.wrap_key_data(jax.random.key_data(key)[:2], impl="threefry2x32")
         queries, passages = (

@@ -25,7 +25,7 @@ def worst_translations(
     dropout_key: Key[Array, ""] | None,
     key: Key[Array, ""],
 ) -> tuple[Hardened, Params]:
-    """The loss of the batch with each pair in those candidate languages in which its loss is largest.
+    """The loss of the batch with each pair in the candidate languages with the largest loss.
 
     Costs one gradient, and one forward pass without dropout per candidate pair for the choice. The clean loss is the
     loss of the planned languages in these passes. `key` is not used.
@@ -43,7 +43,7 @@ def pair_losses(
     """Return the loss of each candidate pair, the planned pair first, and this device's loss and accuracy of the
     planned pairs.
 
-    The negatives are those of the planned batch: each pair is chosen on its own.
+    The negatives come from the planned batch: each pair is chosen on its own.
     """
     translations = cast(Translations, batch.translations)
     planned = objective.sentence_embeddings(params, objective.word_embeddings(params, batch), batch, None)
