@@ -30,7 +30,7 @@ _FAREWELL = 30  # seconds that an ending process waits for the others to end too
 _ROWS = 16_384  # embeddings that a process sends to the others at a time
 DIED = (
     "error: this process or another one of the job has ended unexpectedly; what is written above, here or on the other "
-    "host, says why. Start the same command again on all hosts: it goes on from what is saved."
+    "host, says why. Start the same command again on all hosts: it resumes from the saved state."
 )
 
 

@@ -55,7 +55,12 @@ def attack_flags() -> argparse.ArgumentParser:
         add(f"--{name}", type=type(FIELDS[name]), default=FIELDS[name], help="default: %(default)s")
     for name in ("passages", "slots", "poison_passes"):
         add(f"--{name}", type=int, default=FIELDS[name], help="of corpus poisoning (default: %(default)s)")
-    add("--checks", type=int, default=0, help="with so many queries, check that the gradient attacks are strong")
+    add(
+        "--checks",
+        type=int,
+        default=0,
+        help="number of queries on which to check that the gradient attacks are strong; 0 skips the checks",
+    )
     return parser
 
 

@@ -93,7 +93,7 @@ def flags() -> argparse.ArgumentParser:
     add("--batch_size", type=int, default=32, help="texts of 128 tokens at once (default: %(default)s)")
     add("--cache_dir", type=path_flag, default="data", help="where the mini encoder lives (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace an index of something else")
-    add("--compact", action="store_true", help="build the index anew from what it holds now")
+    add("--compact", action="store_true", help="rebuild the index from its current passages")
     for name, kind in SCANN:
         add(f"--{name}", type=kind, help="of ScaNN (default: from the size)")
     return parser

@@ -25,7 +25,7 @@ def flags(description: str | None, measures: Sequence[str]) -> argparse.Argument
     add("--candidates", help="xquad-r and mlqa-r: sentence, sentence+context or paragraph")
     add("--languages", type=listed, help="such as en,ar (default: all)")
     add("--split", help="whose queries are asked")
-    add("--max_queries", type=int, help="draw so many questions")
+    add("--max_queries", type=int, help="number of questions to draw")
     add("--seed", type=int, default=0, help="of that draw, and of all others (default: %(default)s)")
     add("--max_length", type=int, help="tokens of a text (default: as the model was saved)")
     add("--cache_dir", type=path_flag, default="data", help="prepared data and models (default: %(default)s)")

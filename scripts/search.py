@@ -109,7 +109,7 @@ def flags() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="metadata they must have; all conditions hold",
     )
-    add("--per_language", type=int, help="at most so many passages of one language")
+    add("--per_language", type=int, help="maximum number of passages of one language")
     add("--calibrate", action="store_true", help="take off what the query scores on average in a passage's language")
     add("--run", type=path_flag, help="write a TREC run instead of showing the passages")
     add("--describe", action="store_true", help="size, settings, measured recall and latency")

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Starts a command on all hosts, such as tpu/run.sh scripts/train.py --config configs/hybrid_xlmr_base.py
 #
-# It goes on when this machine is switched off; tpu/logs.sh shows its output. {bucket} in an argument stands for
-# TPU_BUCKET. Started again while it runs, the same command is left alone and another one refused.
+# The command keeps running when this machine is switched off; tpu/logs.sh shows its output. {bucket} in an argument
+# stands for TPU_BUCKET. While a command runs, starting it again has no effect, and another command is refused.
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

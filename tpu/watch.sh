@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sees a command through to its end: creates the slice, sets it up, runs the command, and where the slice is taken away
-# deletes what is left, creates it anew and runs the same command, which goes on from its checkpoint.
+# deletes what is left, creates it anew and runs the same command, which resumes from its checkpoint.
 #
 #   tpu/watch.sh scripts/train.py --config configs/hybrid_xlmr_base.py --config.output_dir={bucket}/runs/base
 #

@@ -150,7 +150,7 @@ def create_app(
 
         @route("POST", "/passages/compact", responses.Compaction, (409,), status=202)
         async def compact_index() -> Response:
-            """Begins to build the index anew from what it holds, so that new passages are searched like all others."""
+            """Starts to rebuild the index from its passages, so that new passages are searched like all others."""
             return JSONResponse(service.compact(), 202)
 
     @route("GET", "/info", responses.Info)

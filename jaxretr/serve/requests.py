@@ -138,7 +138,7 @@ class SearchRequest(Request):
     where: Annotated[dict[MetadataKey, Wanted], Field(max_length=_KEYS), _FEW] = Field(
         {}, description="metadata that a passage must have: a value, or one of several"
     )
-    per_language: int | None = Field(None, ge=1, description="at most so many passages of one language")
+    per_language: int | None = Field(None, ge=1, description="maximum number of passages of one language")
     calibrate: bool = Field(False, description="compare a score with the mean score in the passage's language")
 
     @model_validator(mode="after")

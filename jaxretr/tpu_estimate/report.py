@@ -21,7 +21,7 @@ def text(measured: Measured) -> str:
         f"temporaries {_gb(memory.temporaries)}, code {_gb(memory.code)}",
         f"  products     {_tera(costs.matmul_flops)} in the compiled program, {_tera(program.model_flops)} of the model"
         + (
-            f", {_tera(program.flops)} with what is made again: compiled / analytic = "
+            f", {_tera(program.flops)} with recomputation: compiled / analytic = "
             f"{costs.matmul_flops / program.flops:.3f}"
             if program.flops
             else " without hardening"

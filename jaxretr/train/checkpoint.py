@@ -1,4 +1,4 @@
-"""Checkpoints of a run: everything a killed run needs to go on as if nothing had happened.
+"""Checkpoints of a run: everything that a killed run needs to resume bit for bit.
 
 In: the training state, the position of the data iterator, the config, the held-out values so far. Out: Orbax
 checkpoints in `<output_dir>/checkpoints/<step>`, written in the background, of which the last few and the best are

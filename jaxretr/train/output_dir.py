@@ -96,7 +96,7 @@ def _claim(output_dir: AnyPath, config: Config) -> None:
         if begun and changed:
             raise ValueError(
                 f"{output_dir} holds a run with other settings ({'; '.join(changed)}); give the settings it was "
-                "started with to go on, or set another output_dir."
+                "started with to resume it, or set another output_dir."
             )
         if changed:
             before.unlink(missing_ok=True)

@@ -166,7 +166,7 @@ class Truth:
         for hit in hits:
             row = self._row.get(_key(hit))
             if row is None:
-                self.complain(f"{_key(hit)} was found, and was never put or is gone for long")
+                self.complain(f"{_key(hit)} was found, but was never put or was deleted long ago")
                 continue
             rows.append(row)
             passage = self._passages[row]

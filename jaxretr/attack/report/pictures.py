@@ -76,7 +76,7 @@ def _success(name: str, attack: str, unit: str, of: dict[str, tuple[System, str]
         middle = budgets[len(budgets) // 2]
         each = ", ".join(f"{ratio[middle]:.2g} for {one}" for one, ratio in ratios.items())
         says = (
-            f" ρ = {middle:g} is so many times the median distance of a token's row to its nearest other row: {each}."
+            f" ρ = {middle:g}, as a multiple of the median distance of a token's row to its nearest other row: {each}."
         )
     clean = ", ".join(f"{system.average(f'Success@{TOP}'):.3f} for {one}" for one, system in systems.items())
     caption = (

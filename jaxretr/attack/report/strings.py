@@ -88,7 +88,7 @@ def adversarial_strings(systems: Sequence[System]) -> str:
         return ""
     note = (
         "Of each attack on text, the strings that drove the best relevant passage furthest down, from each language in "
-        "turn; a question comes once. What is gone is struck out, what is new is underlined. Characters that fonts do "
+        "turn; a question comes once. Deleted text is struck out, new text is underlined. Characters that fonts do "
         "not show stand as boxes, and letters that took the place of a look-alike are followed by their code point."
     )
     legend = ", ".join(f"{visible.short_name(one)} {visible.full_name(one)}" for one in sorted(characters))
