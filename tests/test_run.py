@@ -252,7 +252,7 @@ def test_without_a_held_out_split_it_trains_without_evaluation_if_asked(
         run.train(too_many)
     model = Path(run.train(config))
     card = (model / "README.md").read_text()
-    assert "Not evaluated." in card and "Examples with 1 hard negatives: en 10, de 10, el 10;" in card
+    assert "Not evaluated." in card and "Examples with 1 hard negative: en 10, de 10, el 10." in card
     assert not list(Path(config.output_dir).glob("results*"))
     written = (model / "model.safetensors").stat().st_mtime_ns
     assert run.train(config) == model and (model / "model.safetensors").stat().st_mtime_ns == written

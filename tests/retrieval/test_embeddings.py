@@ -174,7 +174,7 @@ def test_another_dimension_under_the_same_fingerprint_is_refused(tmp_path: Path)
     embed(TEXTS, encode, tmp_path, fingerprint="a", shard_size=5)
     before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
     with pytest.raises(
-        ValueError, match="from encode have 2 dimensions, those before .* have 3 and the same fingerprint"
+        ValueError, match="from encode have 2 dimensions, earlier embeddings in .* have 3 and the same fingerprint"
     ):
         embed([*TEXTS, "more"], lambda texts: encode(texts)[:, :2], tmp_path, fingerprint="a", shard_size=5)
     assert sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir()) == before
