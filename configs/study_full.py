@@ -10,18 +10,14 @@ devices of its machine; several machines divide the arms (--arms). docs/study.md
 """
 
 import dataclasses
-import runpy
-from pathlib import Path
 
+from configs import hybrid_xlmr_base, study_mini
 from jaxretr.config import EvaluationConfig
 from jaxretr.study.design import Collection, Study
 
-MINI = runpy.run_path(str(Path(__file__).with_name("study_mini.py")))["get_study"]
-RECIPE = runpy.run_path(str(Path(__file__).with_name("hybrid_xlmr_base.py")))["get_config"]
-
 
 def get_study() -> Study:
-    mini, recipe = MINI(), RECIPE()
+    mini, recipe = study_mini.get_study(), hybrid_xlmr_base.get_config()
     return dataclasses.replace(
         mini,
         base=dataclasses.replace(
