@@ -7,8 +7,8 @@ hardening.steps steps instead of one (Madry et al. 2018, arXiv 1706.06083).
 
 import dataclasses
 
-from configs import hybrid
 from jaxretr.config import Config, HardeningConfig
+from jaxretr.configs import hybrid
 
 
 def get_config() -> Config:

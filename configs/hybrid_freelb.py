@@ -5,8 +5,8 @@ Zhu et al. 2020 (arXiv 1909.11764): the mean loss at the three points that gradi
 
 import dataclasses
 
-from configs import hybrid
 from jaxretr.config import Config, HardeningConfig
+from jaxretr.configs import hybrid
 
 
 def get_config() -> Config:

@@ -7,8 +7,8 @@ The recipe is `configs/hybrid_xlmr_base.py`. Pooling and head are as in LaBSE.
 
 import dataclasses
 
-from configs import hybrid_xlmr_base
 from jaxretr.config import Config
+from jaxretr.configs import hybrid_xlmr_base
 
 
 def get_config() -> Config:

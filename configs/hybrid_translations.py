@@ -5,8 +5,8 @@ Each pair has three choices of languages: the planned one and two others. Traini
 
 import dataclasses
 
-from configs import hybrid
 from jaxretr.config import Config, HardeningConfig
+from jaxretr.configs import hybrid
 
 
 def get_config() -> Config:

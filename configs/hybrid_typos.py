@@ -6,8 +6,8 @@ query with a typo from the scores of the clean query.
 
 import dataclasses
 
-from configs import hybrid
 from jaxretr.config import Config, HardeningConfig
+from jaxretr.configs import hybrid
 
 
 def get_config() -> Config:

@@ -6,8 +6,8 @@ sensitive direction, which one power iteration finds.
 
 import dataclasses
 
-from configs import hybrid
 from jaxretr.config import Config, HardeningConfig
+from jaxretr.configs import hybrid
 
 
 def get_config() -> Config:

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from configs import hybrid
 from jaxretr.config import Config
+from jaxretr.configs import hybrid
 
 
 def get_config() -> Config:

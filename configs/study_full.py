@@ -11,8 +11,8 @@ devices of its machine; several machines divide the arms (--arms). docs/study.md
 
 import dataclasses
 
-from configs import hybrid_xlmr_base, study_mini
 from jaxretr.config import EvaluationConfig
+from jaxretr.configs import hybrid_xlmr_base, study_mini
 from jaxretr.study.design import Collection, Study
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from configs import hybrid_labse, study_full
+from jaxretr.configs import hybrid_labse, study_full
 from jaxretr.study.design import Study
 
 

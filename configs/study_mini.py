@@ -7,7 +7,7 @@ docs/study.md gives the reason for each choice. XQuAD-R is used for measuring on
 
 from jaxretr.attack.options import AttackOptions
 from jaxretr.config import Config, DataConfig, EvaluationConfig, HardeningConfig, ModelConfig, TrainConfig
-from jaxretr.study.design import Arm, Attacks, Collection, Study
+from jaxretr.study.design import Arm, Attacks, Collection, Section, Study
 
 LADDER = (0.03, 0.05, 0.1, 0.2, 0.3)
 GRADIENT = AttackOptions(attacks=("pgd",), rho=LADDER, steps=10)
@@ -18,8 +18,8 @@ WRITTEN = AttackOptions(
     texts=8,
 )
 POISON = AttackOptions(attacks=("hotflip",), slots=30, poison_passes=1_000)
-MOST = ("clean", "multi", "further", "mono", "cross")
-ONCE = ("checks", "poison")
+MOST: tuple[Section, ...] = ("clean", "multi", "further", "mono", "cross")
+ONCE: tuple[Section, ...] = ("checks", "poison")
 
 
 def get_study() -> Study:

@@ -9,9 +9,9 @@ The data flow, folder by folder:
                                                     eval      ───────▶ measures, language bias, significance, report
                  perturb ──▶ typos, balls ──────────attack    ───────▶ perturbed vectors, tokens, texts ──▶ robustness
 
-Two more folders use all of them: `tpu_estimate` predicts memory and speed on TPU slices; `study` trains and measures
-the models of docs/study.md. `jaxretr.run` runs one training job for `scripts/train.py`. docs/architecture.md describes
-each folder file by file. The names most users need are here:
+Four more folders use all of them: `tpu_estimate` predicts memory and speed on TPU slices; `study` trains and measures
+the models of docs/study.md; `configs` holds the recipes; `cli` holds the commands. `jaxretr.run` runs one training job
+for `jaxretr train`. docs/architecture.md describes each folder file by file. The names most users need are here:
 
     from jaxretr import Encoder
     encoder = Encoder.load("runs/hybrid/model")

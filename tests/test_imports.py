@@ -21,6 +21,8 @@ LAYERS = [
     {"model_card"},
     {"run"},
     {"tpu_estimate", "study"},
+    {"configs"},
+    {"cli"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
 PARTS = [file for file in FILES if file != PACKAGE / "__init__.py"]

@@ -6,6 +6,9 @@ import math
 import re
 from dataclasses import dataclass, field
 
+API_KEY_VARIABLE = "JAXRETR_API_KEY"
+"""Environment variable with the key that clients must send."""
+
 
 @dataclass(frozen=True)
 class ServiceOptions:

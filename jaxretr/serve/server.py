@@ -25,11 +25,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from jaxretr.files import as_path
 from jaxretr.serve.auth import LOOPBACK
 from jaxretr.serve.errors import error_response
-from jaxretr.serve.options import ServiceOptions
+from jaxretr.serve.options import API_KEY_VARIABLE, ServiceOptions
 from jaxretr.serve.service import Service
 from jaxretr.tracking import say
-
-API_KEY_VARIABLE = "JAXRETR_API_KEY"
 
 
 def read_api_key(file: Path | None) -> str | None:
