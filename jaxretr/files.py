@@ -71,7 +71,9 @@ def as_path(value: str | os.PathLike[str]) -> AnyPath:
     try:
         fsspec.get_filesystem_class("gs")
     except ImportError as error:
-        raise RuntimeError(f"{value} needs the package gcsfs ({error}); it is in the extra gcs") from error
+        raise RuntimeError(
+            f"{value} needs the package gcsfs ({error}); it is in the extra gcs: pip install 'jaxretr[gcs]'"
+        ) from error
     return epath.Path(value)
 
 

@@ -106,7 +106,13 @@ class Tracker(AbstractContextManager["Tracker"]):
             filename_suffix=f".{first_step}",  # the rest of the name is the time of creation, in seconds
         )
         if wandb_project:
-            import wandb  # optional: the extra `wandb`
+            try:
+                import wandb
+            except ImportError as error:
+                raise ImportError(
+                    f"wandb_project={wandb_project!r} needs the package wandb; it is in the extra wandb: "
+                    "pip install 'jaxretr[wandb]'"
+                ) from error
 
             self._wandb = wandb.init(
                 project=wandb_project, dir=str(self._directory), config=config, name=output_dir.name, resume="allow"

@@ -82,3 +82,11 @@ def test_a_killed_run_has_shown_what_it_logged(tmp_path: Path) -> None:
         while "train/loss" not in curves(tmp_path) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert curves(tmp_path) == {"train/loss": [(1, 0.5)]}
+
+
+def test_without_wandb_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(
+        ImportError, match=r"wandb_project='x' needs the package wandb; .* pip install 'jaxretr\[wandb\]'"
+    ):
+        Tracker(tmp_path, wandb_project="x")

@@ -138,5 +138,5 @@ def describe(slice_: Slice) -> list[jax.Device]:
 
 _NO_COMPILER = (
     "the TPU compiler cannot be loaded: {error}. It comes with the extra tpu, for Linux on x86-64: "
-    "uv run --extra tpu scripts/compile_tpu.py ..."
+    "pip install 'jaxretr[tpu]', or uv run --extra tpu scripts/compile_tpu.py ..."
 )

@@ -1,0 +1,88 @@
+"""What an attack on a query maximizes: scores of a fixed set of passages in, one value per query out.
+
+A larger value is better for the attacker, that is worse for retrieval: every loss rises as relevant passages fall.
+An attacker who promotes passages marks them as the irrelevant passages. No loss averages over queries, so a query does
+not influence the other queries of a batch. Losses are values: equal losses compare and hash equal, and share a
+compilation.
+
+A passage may be neither relevant nor irrelevant to a query (batch padding, an unjudged translation of the answer). Such
+a passage does not count. Every query needs at least one passage of each kind; otherwise its value means nothing. If
+there are several relevant passages, the best one counts (in InfoNCE, their sum).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32
+
+Scores = Float32[Array, "queries passages"]
+Marks = Bool[Array, "queries passages"]
+
+Loss = Callable[[Array, Array, Array], Array]
+"""(scores, relevant, irrelevant) -> one value per query; hashable."""
+
+
+def scores_of(
+    queries: Float32[Array, "queries dim"], passages: Float32[Array, "queries passages dim"]
+) -> Float32[Array, "queries passages"]:
+    """Return the inner products of each query with its own passages, in full float32."""
+    return jnp.einsum("qd,qpd->qp", queries, passages, precision=jax.lax.Precision.HIGHEST)
+
+
+@dataclass(frozen=True)
+class InfoNCE:
+    """-log(sum over relevant of exp(s/T) / sum over all of exp(s/T)) (van den Oord et al. 2018, arXiv 1807.03748).
+
+    Computed as softplus(logsumexp(irrelevant) - logsumexp(relevant)). The usual form rounds to zero at low
+    temperatures, and a clean query would look robust for lack of a gradient; this form keeps the gradient.
+
+    Attributes:
+      temperature: T.
+    """
+
+    temperature: float
+
+    def __call__(self, scores: Scores, relevant: Marks, irrelevant: Marks) -> Float32[Array, " queries"]:
+        scaled = scores / self.temperature
+        return jax.nn.softplus(
+            jax.nn.logsumexp(scaled, axis=1, where=irrelevant) - jax.nn.logsumexp(scaled, axis=1, where=relevant)
+        )
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Score of the k-th best irrelevant passage minus the best relevant score: positive if the top k is lost.
+
+    The margin never saturates, at any training temperature.
+
+    Attributes:
+      k: ranks out of which every relevant passage must be driven.
+    """
+
+    k: int = 1
+
+    def __call__(self, scores: Scores, relevant: Marks, irrelevant: Marks) -> Float32[Array, " queries"]:
+        kth = jax.lax.top_k(jnp.where(irrelevant, scores, -jnp.inf), self.k)[0][:, -1]
+        return kth - _best(scores, relevant)
+
+
+@dataclass(frozen=True)
+class SmoothRank:
+    """sum over irrelevant j of sigmoid((s_j - s+) / T), s+ the best relevant score: as T -> 0, the number of passages
+    ahead.
+
+    Attributes:
+      temperature: T, in units of the scores.
+    """
+
+    temperature: float
+
+    def __call__(self, scores: Scores, relevant: Marks, irrelevant: Marks) -> Float32[Array, " queries"]:
+        behind = scores - _best(scores, relevant)[:, None]
+        return jnp.sum(jax.nn.sigmoid(behind / self.temperature), axis=1, where=irrelevant)
+
+
+def _best(scores: Scores, among: Marks) -> Float32[Array, " queries"]:
+    return jnp.max(scores, axis=1, where=among, initial=-jnp.inf)

@@ -1,0 +1,137 @@
+"""The building blocks of every gradient attack: the objective over perturbations of a batch, and the best point found.
+
+Input: an objective, clean embeddings, radii and a norm. Output: values, gradients, steps that stay in the ball, and the
+`BestPerturbation`. An attack combines these blocks into an `Algorithm`. `jaxretr.attack.gradient.pgd` describes the
+arguments.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int32, Key
+
+from jaxretr.perturb.balls import Norm, project, random_start, steepest
+
+Objective = Callable[[Any, Array], Array]
+"""(context, float32 [queries, length, hidden]) -> float32 [queries]."""
+
+Epsilon = Float[Array, " queries"] | Float[Array, ""] | float
+"""One radius for all queries, or one per query."""
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A search for the best perturbation, and its cost.
+
+    Attributes:
+      name: as users spell it.
+      search: (objective, context, embeds, attackable, epsilon, keys, *, norm, steps, restarts) -> `BestPerturbation`.
+      gradients: (steps, restarts) -> gradients per query.
+      values: (steps, restarts) -> evaluations per query of the objective alone, without its gradient.
+    """
+
+    name: str
+    search: Callable[..., "BestPerturbation"]
+    gradients: Callable[[int, int], int]
+    values: Callable[[int, int], int]
+
+
+class BestPerturbation(NamedTuple):
+    """The best perturbation of each query.
+
+    Attributes:
+      delta: the perturbation; the attacked embeddings are `embeds + delta`.
+      loss: the objective at the perturbation.
+      zero_gradients: number of points at which the gradient was exactly zero. If there are many, the objective is
+        saturated, and a failed attack proves nothing.
+    """
+
+    delta: Float32[Array, "queries length hidden"]
+    loss: Float32[Array, " queries"]
+    zero_gradients: Int32[Array, " queries"]
+
+    def or_better(
+        self,
+        delta: Float32[Array, "queries length hidden"],
+        loss: Float32[Array, " queries"],
+        zero_gradients: Int32[Array, " queries"] | int = 0,
+    ) -> "BestPerturbation":
+        """Keep the point with the larger objective per query, the older point on a tie; add up the zero gradients."""
+        better = loss > self.loss
+        return BestPerturbation(
+            choose(better, delta, self.delta),
+            jnp.where(better, loss, self.loss),
+            self.zero_gradients + zero_gradients,
+        )
+
+
+class PerturbationSpace:
+    """The objective of a batch as a function of the perturbation; exists only while an attack is traced."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        context: Any,
+        embeds: Float32[Array, "queries length hidden"],
+        attackable: Bool[Array, "queries length"],
+        epsilon: Epsilon,
+        norm: Norm,
+    ) -> None:
+        self.epsilon = jnp.broadcast_to(jnp.asarray(epsilon, jnp.float32), len(embeds))
+        self._objective, self._context, self._embeds = objective, context, embeds
+        self._attackable, self._norm = attackable, norm
+
+    def value(self, delta: Float32[Array, "queries length hidden"]) -> Float32[Array, " queries"]:
+        return self._objective(self._context, self._embeds + delta)
+
+    def ascend(
+        self, delta: Float32[Array, "queries length hidden"]
+    ) -> tuple[Float32[Array, " queries"], Float32[Array, "queries length hidden"], Int32[Array, " queries"]]:
+        """Return values, gradients (zero at positions that are not attackable) and 1 per query with a zero gradient."""
+
+        def total(delta: Array) -> tuple[Array, Array]:
+            values = self.value(delta)
+            return values.sum(), values  # the sum's gradient holds the gradient of each query
+
+        gradient, values = jax.grad(total, has_aux=True)(delta)
+        gradient = jnp.where(self._attackable[:, :, None], gradient, 0)
+        return values, gradient, jnp.all(gradient == 0, axis=(1, 2)).astype(jnp.int32)
+
+    def step(
+        self,
+        delta: Float32[Array, "queries length hidden"],
+        gradient: Float32[Array, "queries length hidden"],
+        step_size: Float32[Array, " queries"],
+    ) -> Float32[Array, "queries length hidden"]:
+        """Take one step along the steepest direction and project it onto the ball."""
+        return self.project(delta + step_size[:, None, None] * steepest(gradient, self._norm))
+
+    def project(self, delta: Float32[Array, "queries length hidden"]) -> Float32[Array, "queries length hidden"]:
+        return project(delta, self.epsilon, self._norm)
+
+    def draw(self, keys: Key[Array, " queries"]) -> Float32[Array, "queries length hidden"]:
+        """Draw a random point of each query's ball."""
+        return random_start(keys, self._attackable, self._embeds.shape[2], self.epsilon, self._norm)
+
+    def clean(self) -> BestPerturbation:
+        """Return the zero perturbation, the first candidate for the best point."""
+        zero = jnp.zeros_like(self._embeds)
+        return BestPerturbation(zero, self.value(zero), jnp.zeros(len(zero), jnp.int32))
+
+
+def choose(
+    first: Bool[Array, " queries"],
+    these: Float32[Array, "queries length hidden"],
+    others: Float32[Array, "queries length hidden"],
+) -> Float32[Array, "queries length hidden"]:
+    """Select `these` for the queries with `first`, `others` for the rest."""
+    return jnp.where(first[:, None, None], these, others)
+
+
+def split_keys(keys: Key[Array, " queries"], count: int) -> Key[Array, "count queries"]:
+    """Split the key of each query into `count` keys."""
+    return jax.vmap(partial(jax.random.split, num=count), out_axes=1)(keys)

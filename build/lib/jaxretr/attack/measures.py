@@ -1,0 +1,242 @@
+"""Measures of attacked retrieval: trials in, `Results` out.
+
+Every figure is a measure per query of a task, named "{attack}@{budget} {measure}". So tables, intervals and paired
+tests (`scripts/compare.py`) work on attacked retrieval without change:
+
+| name | meaning |
+|---|---|
+| `AP`, `nDCG@10`, ... | the clean query |
+| `pgd@0.1 AP` | the query (or passage) attacked within this budget |
+| `pgd@0.1 robust_success@10` | 1 if a relevant passage stays in the top 10, else 0; NaN without a clean success |
+| `pgd robust_success@10_area` | area under that curve over the logarithm of the budget, from 0 to 1 |
+| `pgd smallest_budget` | the smallest budget of the ladder that loses the top 10; the largest budget if none does |
+| `promote@0.1 promoted@10` | 1 if the promoted passage reaches the top 10 |
+| `worst AP` | the worst value over the reference trials and the clean query |
+| `pooled_radius@10` | distance of the clean query vector from losing the top 10, in closed form |
+| `hotflip:en poisoned@10` | 1 if a passage poisoned on English queries reaches the top 10 of a held-out query |
+
+A perturbation within a small budget is also within every larger budget. So along a ladder of budgets a lost query stays
+lost, even if the search within a larger ball finds nothing.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int
+
+from jaxretr.attack.gradient.oracle import pooled_radii
+from jaxretr.attack.result import AttackResult, Trial
+from jaxretr.attack.token.transfer import Poisoning
+from jaxretr.attack.victim import TOP, Victim, relevant_passages
+from jaxretr.eval.bias import better
+from jaxretr.eval.evaluate import measure_bias, measure_tasks, task_result
+from jaxretr.eval.measures import parse
+from jaxretr.eval.results import Results, SettingResult, mean
+from jaxretr.eval.settings import Task
+from jaxretr.retrieval.exact import count_ahead, ranks, search
+from jaxretr.retrieval.scores import pair_scores, scores_at
+
+SUCCESS = f"robust_success@{TOP}"
+AREA = f"{SUCCESS}_area"
+SMALLEST = "smallest_budget"
+PROMOTED = f"promoted@{TOP}"
+RADIUS = "pooled_radius"
+WORST = "worst"
+POISONED = f"poisoned@{TOP}"
+
+
+class Rankings(NamedTuple):
+    """Rankings of a task's queries.
+
+    Attributes:
+      ranks: rank of each judged passage, from 1.
+      top: the top passages, as positions in the task's corpus.
+      values: measures of the attack itself, by name.
+      changed: False for queries without a value.
+    """
+
+    ranks: Int[np.ndarray, " judged"]
+    top: Int[np.ndarray, "queries k"]
+    values: dict[str, Float64[np.ndarray, " queries"]]
+    changed: Bool[np.ndarray, " queries"]
+
+
+def robustness(
+    victim: Victim, trials: Sequence[Trial], *, measures: Sequence[str], with_radius: bool = True
+) -> Results:
+    """Measure clean and attacked retrieval.
+
+    Args:
+      victim: model, collection and tasks.
+      trials: each with one result per task of the victim.
+      measures: names as ir_measures spells them.
+      with_radius: whether the pooled radius is computed.
+    """
+    clean = [_ranked(victim, task, victim.queries[task.queries]) for task in victim.tasks]
+    found: dict[str, list[Rankings]] = {"": clean}
+    for trial in trials:
+        found[f"{trial.label} "] = [attacked_rankings(victim, result) for result in trial.results]
+    parsed = parse(dict.fromkeys([*measures, f"Success@{TOP}"]))
+    values: list[dict[str, np.ndarray]] = [{} for _ in victim.tasks]
+    mixes: list[dict[str, float]] = [{} for _ in victim.tasks]
+    pooled = len(victim.pool.languages) > 1 and victim.tasks[0].setting == "multi"
+    for prefix, outcomes in found.items():
+        measured = measure_tasks(parsed, victim.tasks, [one.ranks for one in outcomes])
+        for number, (task, one, of_task) in enumerate(zip(victim.tasks, outcomes, measured, strict=True)):
+            own = of_task | one.values
+            if pooled:
+                bias, mix = measure_bias(victim.pool, task, one.ranks, one.top)
+                own |= bias
+                mixes[number] = mixes[number] or mix
+            for name, value in own.items():
+                values[number][f"{prefix}{name}"] = np.where(one.changed, value, np.nan)
+    for number, task in enumerate(victim.tasks):
+        _summarise(values[number], trials)
+        if with_radius:
+            values[number] |= _radii(victim, task)
+    setting = victim.tasks[0].setting
+    tasks = [
+        task_result(victim.collection, task, value, mix)
+        for task, value, mix in zip(victim.tasks, values, mixes, strict=True)
+    ]
+    return Results(victim.collection.name, {setting: SettingResult(tuple(tasks))})
+
+
+def attacked_rankings(victim: Victim, result: AttackResult) -> Rankings:
+    """Rank the corpus under an attack."""
+    if result.passages is None:
+        return _ranked(victim, result.task, result.embeddings)._replace(changed=result.changed)
+    return _with_replaced(victim, result, result.passages)
+
+
+def with_poisoning(results: Results, poisonings: Sequence[Poisoning]) -> Results:
+    """Add the measure "{attack}:{language} poisoned@10" for each language that passages were optimized on.
+
+    The value is NaN for the queries that the passages were optimized on.
+    """
+    for poisoning in poisonings:
+        hits = {
+            (x, id): float(hit)
+            for x in poisoning.languages
+            for y in poisoning.languages
+            for id, hit in zip(poisoning.query_ids[y], poisoning.hits[x, y], strict=True)
+        }
+        settings = {}
+        for name, setting in results.settings.items():
+            tasks = []
+            for task in setting.tasks:
+                values = {
+                    f"{poisoning.attack}:{x} {POISONED}": np.array([hits.get((x, id), np.nan) for id in task.query_ids])
+                    for x in poisoning.languages
+                }
+                means = {measure: mean(value) for measure, value in values.items()}
+                tasks.append(
+                    dataclasses.replace(task, measures=task.measures | means, per_query=task.per_query | values)
+                )
+            settings[name] = SettingResult(tuple(tasks))
+        results = dataclasses.replace(results, settings=settings)
+    return results
+
+
+def area(curve: Float64[np.ndarray, "budgets queries"], budgets: Sequence[float]) -> Float64[np.ndarray, " queries"]:
+    """Return, per query, the area under its curve over log(budget), divided by the width (trapezoidal rule).
+
+    Args:
+      curve: values at each budget.
+      budgets: positive, ascending, at least two.
+    """
+    at = np.log(np.asarray(budgets, np.float64))
+    return np.trapezoid(curve, at, axis=0) / (at[-1] - at[0])
+
+
+def ladders(trials: Iterable[Trial]) -> dict[str, list[Trial]]:
+    """Return the trials of each attack with several positive budgets, by ascending budget."""
+    found: dict[str, list[Trial]] = {}
+    for trial in trials:
+        if trial.budget:
+            found.setdefault(trial.attack, []).append(trial)
+    return {name: sorted(some, key=lambda t: t.budget or 0) for name, some in found.items() if len(some) > 1}
+
+
+def _summarise(values: dict[str, np.ndarray], trials: Sequence[Trial]) -> None:
+    """Add the measures that combine several trials: robust success, its area, the smallest budget, the worst case."""
+    name = f"Success@{TOP}"
+    had = values[name] > 0
+    for trial in trials:
+        attacked = values[f"{trial.label} {name}"]
+        values[f"{trial.label} {SUCCESS}"] = np.where(had, attacked, np.nan)
+    for attack, ladder in ladders(trials).items():
+        left = [values[f"{trial.label} {SUCCESS}"] for trial in ladder]
+        curve = np.minimum.accumulate(left, axis=0)  # NaN stays NaN
+        for trial, row in zip(ladder, curve, strict=True):
+            values[f"{trial.label} {SUCCESS}"] = row
+        budgets = [trial.budget or 0.0 for trial in ladder]
+        values[f"{attack} {AREA}"] = area(curve, budgets)
+        lost = np.vstack([curve[:-1] < 1, np.ones(curve.shape[1], bool)])
+        values[f"{attack} {SMALLEST}"] = np.where(np.isnan(curve[0]), np.nan, np.array(budgets)[lost.argmax(axis=0)])
+    counted = [trial for trial in trials if trial.reference]
+    if len(counted) > 1:
+        for measure in [name for name in values if " " not in name and not name.startswith(RADIUS)]:
+            of_trials = [values[f"{t.label} {measure}"] for t in counted if f"{t.label} {measure}" in values]
+            if better(measure) != "higher":
+                values[f"{WORST} {measure}"] = np.fmax.reduce([values[measure], *of_trials])
+            else:
+                values[f"{WORST} {measure}"] = np.fmin.reduce([values[measure], *of_trials])
+        values[f"{WORST} {SUCCESS}"] = np.where(had, values[f"{WORST} {name}"], np.nan)
+
+
+def _ranked(victim: Victim, task: Task, queries: np.ndarray) -> Rankings:
+    corpus = victim.corpus(task)
+    _, top = search(queries, corpus, min(TOP, len(corpus)))
+    found = ranks(queries, corpus, task.judged_query, task.judged_passage)
+    return Rankings(found, top, {}, np.ones(len(queries), bool))
+
+
+def _with_replaced(victim: Victim, result: AttackResult, attacked: Int[np.ndarray, " queries"]) -> Rankings:
+    """Rank a corpus in which the attacked passage of each query replaces the clean passage."""
+    task, corpus = result.task, victim.corpus(result.task)
+    queries, all_queries = victim.queries[task.queries], np.arange(len(task.queries))
+    before = scores_at(queries, corpus, all_queries, attacked)
+    after = pair_scores(queries, result.embeddings)
+
+    # Only the attacked passage moves, and it passes the passages with scores between its old and its new score.
+    query, passage = task.judged_query, task.judged_passage
+    at = np.concatenate([attacked, passage])
+    score = np.concatenate([after, scores_at(queries, corpus, query, passage)])
+    ahead = count_ahead(queries, corpus, np.concatenate([all_queries, query]), at, score).astype(np.int64)
+    reached, judged_ranks = 1 + ahead[: len(attacked)], 1 + ahead[len(attacked) :]
+    judged_scores = score[len(attacked) :]
+
+    def is_ahead(attacked_scores: np.ndarray) -> np.ndarray:
+        tie = (attacked_scores == judged_scores) & (attacked[query] < passage)
+        return (attacked_scores > judged_scores) | tie
+
+    judged_ranks = judged_ranks - is_ahead(before[query]) + is_ahead(after[query])
+    judged_ranks = np.where(passage == attacked[query], reached[query], judged_ranks)
+
+    k = min(TOP, len(corpus))
+    _, clean = search(queries, corpus, min(k + 1, len(corpus)))
+    row, place = np.nonzero(clean != attacked[:, None])
+    others = np.full(clean.shape, -np.inf, np.float32)
+    others[row, place] = scores_at(queries, corpus, row, clean[row, place])
+    scores = np.concatenate([others, after[:, None]], 1)
+    positions = np.concatenate([clean, attacked[:, None]], 1)
+    top = np.take_along_axis(positions, np.lexsort((positions, -scores))[:, :k], 1)
+    values = {"promoted_rank": reached.astype(np.float64), PROMOTED: (reached <= TOP).astype(np.float64)}
+    return Rankings(judged_ranks, top, values if result.goal == "promote" else {}, np.ones(len(queries), bool))
+
+
+def _radii(victim: Victim, task: Task) -> Mapping[str, np.ndarray]:
+    relevant = relevant_passages(task)
+    padded = np.full((len(relevant), max(map(len, relevant))), -1)
+    for row, own in enumerate(relevant):
+        padded[row, : len(own)] = own
+    k = min(TOP, task.num_passages)
+    radii = pooled_radii(victim.queries[task.queries], victim.corpus(task), padded, k)
+    return {f"{RADIUS}@{place}": _finite(radii[:, place - 1]) for place in dict.fromkeys((1, k))}
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, np.nan).astype(np.float64)

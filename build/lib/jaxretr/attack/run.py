@@ -1,0 +1,173 @@
+"""Run attacks on a model and write a directory: for each attack and budget, load or run, measure, record.
+
+| file | content |
+|---|---|
+| `results.json`, `per_query.parquet` | `Results` for scripts/compare.py; names as in `jaxretr.attack.measures` |
+| `attacks.json` | how each attack was made and what it cost, transfer of poison, detections, checks |
+| `trials/{label}.npz` | the adversarial inputs: perturbed vectors or texts, and their embeddings |
+| `adversarial.jsonl` | texts before and after, with ranks |
+| `poison/` | the searches for poisoned passages |
+| `report.html`, `plots/` | the report |
+| `attack.json` | what was attacked and how; a run with other settings is refused |
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxretr import parallel
+from jaxretr.attack.checks import strength_checks
+from jaxretr.attack.defenses import detections
+from jaxretr.attack.gradient.attack import Scale
+from jaxretr.attack.measures import attacked_rankings, robustness, with_poisoning
+from jaxretr.attack.options import AttackOptions
+from jaxretr.attack.record import AdversarialText, Record, save_texts
+from jaxretr.attack.registry import ATTACKS, Run, measure_attack_scale, plan
+from jaxretr.attack.report.page import write_report
+from jaxretr.attack.report.system import System
+from jaxretr.attack.result import AttackResult, Trial, load_results, save_results
+from jaxretr.attack.token import poison_with
+from jaxretr.attack.victim import Victim
+from jaxretr.eval.results import RESULTS_FILE, Results
+from jaxretr.eval.runs import claim
+from jaxretr.eval.settings import Setting
+from jaxretr.files import AnyPath
+from jaxretr.model.encode import Encoder
+from jaxretr.tracking import say
+from jaxretr.types import RetrievalSet
+
+ATTACK_FILE = "attack.json"
+MEASURES = ("AP", "nDCG@10", "RR", "R@1", "R@10")
+
+
+@parallel.in_locked_directory
+def attack_into(
+    output_dir: AnyPath,
+    encoder: Encoder,
+    collection: RetrievalSet,
+    options: AttackOptions,
+    *,
+    setting: Setting,
+    system: str,
+    attacked: Mapping[str, Any],
+    measures: Sequence[str] = MEASURES,
+    checks: int = 0,
+) -> Results:
+    """Attack a model and write everything into `output_dir`. The same call resumes an interrupted run.
+
+    Args:
+      output_dir: created if absent. A directory that holds a run with other settings is refused.
+      encoder: the model, in float32.
+      collection: queries, passages, judgements.
+      options: the attacks.
+      setting: setting whose tasks are attacked.
+      system: name of the model in tables and reports.
+      attacked: everything else that determines the figures, as plain values: model, candidates, lengths, ...
+      measures: measure names as ir_measures spells them.
+      checks: number of queries for the checks of attack strength; 0 for no checks.
+
+    Raises:
+      ValueError: `output_dir` holds another run, or the collection does not allow the setting or an attack.
+      DirectoryInUse: another run of attacks works in `output_dir`.
+    """
+    identity = {
+        "collection": collection.name,
+        "content": collection.fingerprint,
+        "setting": setting,
+        **attacked,
+        **dataclasses.asdict(options),
+        "fingerprint": encoder.fingerprint,
+    }
+    begun = (output_dir / RESULTS_FILE).exists() or any((output_dir / "trials").glob("*.npz"))
+    claim(output_dir / ATTACK_FILE, identity, begun=begun)
+    victim = Victim.of(encoder, collection, setting)
+    trials: list[Trial] = []
+    for planned, run in plan(victim, options):
+        trials.append(_load_or_run(output_dir, victim, planned, run, trials))
+        say(f"{trials[-1].label}: {trials[-1].forward_passes:.0f} forward passes per query")
+    poisonings = [
+        poison_with(output_dir, victim, options, name, schedule)
+        for name in options.poisonings
+        if (schedule := ATTACKS[name].schedule)
+    ]
+    results = dataclasses.replace(
+        with_poisoning(robustness(victim, trials, measures=measures), poisonings),
+        system=system,
+        evaluation=identity,
+        content=collection.fingerprint,
+    )
+    results.save(output_dir)
+    scale = measure_attack_scale(victim, options)
+    record = Record(
+        system=system,
+        collection=collection.name,
+        setting=setting,
+        threat_model=options.threat_model(),
+        row_norm=scale.row_norm if scale else None,
+        nearest_row=_finite(scale),
+        trials=tuple(trials),
+        transfer=poisonings[0].transfer if poisonings else None,
+        detections=tuple(detections(victim, trials, poisonings)),
+        checks=tuple(strength_checks(victim, options, checks)) if checks else (),
+    )
+    record.save(output_dir)
+    texts = list(_adversarial_texts(victim, trials))
+    save_texts(output_dir, texts)
+    write_report(output_dir, [System(record, results, tuple(texts))])
+    return results
+
+
+def _load_or_run(output_dir: AnyPath, victim: Victim, planned: Trial, run: Run, before: Sequence[Trial]) -> Trial:
+    """Return the trial with its results. Load them from disk if the trial already ran."""
+    results = load_results(output_dir, planned, victim.tasks)
+    if results is not None:
+        return planned.with_results(results)
+    smaller = before[-1].results if before and before[-1].attack == planned.attack else None
+    trial = planned.with_results(
+        [run(task, smaller[number] if smaller else None) for number, task in enumerate(victim.tasks)]
+    )
+    save_results(output_dir, trial)
+    return trial
+
+
+def _adversarial_texts(victim: Victim, trials: Sequence[Trial]) -> Iterator[AdversarialText]:
+    """Yield every text that an attack made, with the rank of the best relevant passage before and after."""
+    for number, task in enumerate(victim.tasks):
+        clean = AttackResult(
+            task,
+            victim.queries[task.queries],
+            changed=np.ones(len(task.queries), bool),
+            forward_passes=np.ones(len(task.queries)),
+        )
+        before = _best_ranks(victim, clean)
+        for trial in trials:
+            result = trial.results[number]
+            if not result.texts:
+                continue
+            after = _best_ranks(victim, result)
+            for row, query in enumerate(victim.asked(task)):
+                if result.texts[row] != query.text:
+                    yield AdversarialText(
+                        label=trial.label,
+                        query_id=query.id,
+                        corpus_language=task.corpus_language,
+                        clean=query.text,
+                        adversarial=result.texts[row],
+                        rank_before=int(before[row]),
+                        rank_after=int(after[row]),
+                    )
+
+
+def _best_ranks(victim: Victim, result: AttackResult) -> np.ndarray:
+    """Return the rank of the best relevant passage per query."""
+    task = result.task
+    best = np.full(len(task.queries), np.iinfo(np.int64).max)
+    good = task.grade > 0
+    np.minimum.at(best, task.judged_query[good], attacked_rankings(victim, result).ranks[good])
+    return best
+
+
+def _finite(scale: Scale | None) -> float | None:
+    return scale.nearest_row if scale and np.isfinite(scale.nearest_row) else None

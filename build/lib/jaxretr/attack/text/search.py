@@ -1,0 +1,258 @@
+"""Black-box search for the perturbed texts that hurt most: the worst of k draws, and greedy search edit by edit.
+
+Input: queries, a perturbation, a tokenizer, and a function that scores texts. Output: per query the worst text found
+and its cost. Every round scores the candidates of all queries in one batch. The result of a query does not depend on
+the other queries.
+
+An edit that the tokenizer's normalizer undoes, or that truncation removes, costs nothing and is never drawn.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxretr.attack.result import AttackResult
+from jaxretr.attack.victim import Candidates, Victim
+from jaxretr.eval.settings import Task
+from jaxretr.perturb.text.edits import Perturb, TokenIds, draw, generator, screen
+from jaxretr.types import Query
+
+Score = Callable[[Int[np.ndarray, " texts"], list[str]], Float[np.ndarray, " texts"]]
+"""(rows, texts) -> gain of the attacker who asks `texts[i]` instead of query `rows[i]`. One call is one batch; one text
+is one forward pass."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The result of a search for one query.
+
+    Attributes:
+      text: the worst text, or the clean text if no text is worse; for `random_edits`, the drawn text.
+      score: its score.
+      edits: edits between this text and the clean text; an upper bound for random draws.
+      forward_passes: texts scored.
+      offered: number of texts one edit away from the clean text.
+      undone: how many of them equal the clean text for the model. If all do, the search has no candidates.
+    """
+
+    text: str
+    score: float
+    edits: int
+    forward_passes: int
+    offered: int
+    undone: int
+
+
+def score_of(victim: Victim, task: Task, candidates: Candidates, k: int) -> Score:
+    """Return `Victim.margins` as the score that a search maximizes.
+
+    Raises:
+      ValueError: as `check_margin_k`.
+    """
+    check_margin_k(candidates, k)
+    return partial(victim.margins, task, candidates, k=k)
+
+
+def check_margin_k(candidates: Candidates, k: int) -> None:
+    """Check that the corpus has enough irrelevant passages to drive every answer out of the top k.
+
+    Raises:
+      ValueError: it has not; the message names the largest possible k.
+    """
+    fewest = int(candidates.irrelevant.sum(axis=1).min())
+    if not 1 <= k <= fewest:
+        raise ValueError(
+            f"margin_k is {k}, but a query has only {fewest} irrelevant candidates, so its answer cannot leave the top "
+            f"{k}; choose margin_k between 1 and {fewest}, a larger corpus or more hard negatives"
+        )
+
+
+def score_lists(score: Score, texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    """Score the texts of all queries in one call, and return the scores per query."""
+    sizes = [len(of_query) for of_query in texts]
+    scores = _scored(score, np.repeat(np.arange(len(texts)), sizes), [text for of_query in texts for text in of_query])
+    return np.split(scores, np.cumsum(sizes)[:-1])
+
+
+def attacked_by_texts(
+    victim: Victim,
+    task: Task,
+    texts: Sequence[str],
+    *,
+    changed: Sequence[bool],
+    forward_passes: Sequence[int],
+    notes: dict[str, float],
+) -> AttackResult:
+    """Build the `AttackResult` of asking `texts`; an unchanged text keeps its clean embedding, bit for bit."""
+    embeddings = victim.queries[task.queries].copy()
+    other = [i for i, (text, query) in enumerate(zip(texts, victim.asked(task), strict=True)) if text != query.text]
+    embeddings[other] = victim.encoder.encode_query([texts[i] for i in other], progress=False)
+    return AttackResult(
+        task,
+        embeddings,
+        tuple(texts),
+        changed=np.array(changed, bool),
+        forward_passes=np.array(forward_passes, np.float64),
+        notes=notes,
+    )
+
+
+def random_edits(
+    perturb: Perturb, queries: Sequence[Query], score: Score, *, token_ids: TokenIds, edits: int = 1, seed: int
+) -> list[Found]:
+    """Draw one random text per query, whatever its score: the noise that an attack must beat. One forward pass.
+
+    Args:
+      perturb: the kind of edit.
+      queries: the clean texts and their languages.
+      score: the score that an attacker would maximize.
+      token_ids: the model's tokenizer.
+      edits: edits per text, each uniform over the texts that `perturb` offers; the first edit reaches the model.
+      seed: seed of the draws; the text is the first that `worst_of_k` draws.
+    """
+    offers = [_Offer.of(perturb, query, token_ids) for query in queries]
+    texts = [next(iter(offer.draw(1, edits, seed)), offer.query.text) for offer in offers]
+    scores = _scored(score, np.arange(len(queries)), texts)
+    return [
+        offer.found(text, float(value), edits if text != offer.query.text else 0, 1)
+        for offer, text, value in zip(offers, texts, scores, strict=True)
+    ]
+
+
+def worst_of_k(
+    perturb: Perturb, queries: Sequence[Query], score: Score, *, token_ids: TokenIds, k: int, edits: int = 1, seed: int
+) -> list[Found]:
+    """Return the worst of k random texts per query; one batch scores them with the clean texts: k + 1 forward passes.
+
+    Args:
+      perturb: the kind of edit.
+      queries: the clean texts and their languages.
+      score: the score to maximize.
+      token_ids: the model's tokenizer.
+      k: number of texts drawn without repetition; fewer if `perturb` offers fewer.
+      edits: edits per text.
+      seed: seed of the draws. The draws with a smaller k are a subset of the draws with a larger k.
+    """
+    offers = [_Offer.of(perturb, query, token_ids) for query in queries]
+    tried = [
+        [offer.query.text, *screen(offer.query.text, offer.draw(k, edits, seed), token_ids).kept] for offer in offers
+    ]
+    results = []
+    for offer, texts, scores in zip(offers, tried, score_lists(score, tried), strict=True):
+        worst = int(scores.argmax())
+        results.append(offer.found(texts[worst], float(scores[worst]), edits if worst else 0, len(texts)))
+    return results
+
+
+def greedy(
+    perturb: Perturb, queries: Sequence[Query], score: Score, *, token_ids: TokenIds, edits: int, budget: int, seed: int
+) -> list[Found]:
+    """Make one edit after the other, each the worst of its candidates. At most budget + 1 forward passes.
+
+    One batch scores the candidates of one edit. The remaining budget is shared evenly among the remaining edits. If an
+    edit has more candidates than its share, a random subset is scored. Texts with token ids that were scored before are
+    not scored again. The search for a query ends early if all candidates were scored and none is worse than the text.
+
+    Args:
+      perturb: the kind of edit.
+      queries: the clean texts and their languages.
+      score: the score to maximize.
+      token_ids: the model's tokenizer.
+      edits: maximum number of edits.
+      budget: texts scored per query besides the clean text.
+      seed: seed of the draws.
+
+    Raises:
+      ValueError: the budget is smaller than one candidate per edit.
+    """
+    if budget < edits:
+        raise ValueError(f"A budget of {budget} texts is too small for {edits} edits; {edits} is the least.")
+    offers = [_Offer.of(perturb, query, token_ids) for query in queries]
+    clean = _scored(score, np.arange(len(queries)), [query.text for query in queries])
+    clean_ids = token_ids([query.text for query in queries])
+    states = [
+        _GreedyState(offer, offer.query.text, float(value), budget, generator(offer.query.text, seed), {tuple(ids)})
+        for offer, value, ids in zip(offers, clean, clean_ids, strict=True)
+    ]
+    for remaining in range(edits, 0, -1):
+        proposals = [state.propose(remaining) for state in states]
+        if not any(proposals):
+            break
+        for state, texts, scores in zip(states, proposals, score_lists(score, proposals), strict=True):
+            state.take(texts, scores)
+    return [state.offer.found(state.text, state.score, state.edits, 1 + budget - state.left) for state in states]
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """The texts one edit away from a query, without the texts that equal the query for the model."""
+
+    perturb: Perturb
+    token_ids: TokenIds
+    query: Query
+    first: list[str]
+    undone: int
+
+    @classmethod
+    def of(cls, perturb: Perturb, query: Query, token_ids: TokenIds) -> "_Offer":
+        return cls(perturb, token_ids, query, *screen(query.text, perturb(query.text, query.language), token_ids))
+
+    def around(self, text: str, language: str) -> list[str]:
+        """Apply the perturbation; for the clean text, leave out the edits that are undone."""
+        return self.first if text == self.query.text else self.perturb(text, language)
+
+    def draw(self, count: int, edits: int, seed: int) -> list[str]:
+        text = self.query.text
+        drawn = draw(self.around, text, self.query.language, count=count, edits=edits, seed=seed)
+        return screen(text, drawn, self.token_ids).kept  # later edits may cancel earlier ones
+
+    def found(self, text: str, score: float, edits: int, forward_passes: int) -> Found:
+        return Found(text, score, edits, forward_passes, len(self.first) + self.undone, self.undone)
+
+
+@dataclass
+class _GreedyState:
+    """State of the greedy search for one query."""
+
+    offer: _Offer
+    text: str
+    score: float
+    left: int  # of the budget
+    rng: np.random.Generator
+    seen: set[tuple[int, ...]]  # token ids of all texts scored
+    edits: int = 0
+    complete: bool = False  # whether the last proposal left nothing out
+    over: bool = False
+
+    def propose(self, remaining: int) -> list[str]:
+        """Return the texts to score next, with `remaining` edits left."""
+        if self.over:
+            return []
+        offered = self.offer.around(self.text, self.offer.query.language)
+        fresh: dict[tuple[int, ...], str] = {}
+        for candidate, ids in zip(offered, self.offer.token_ids(offered), strict=True):
+            if tuple(ids) not in self.seen:
+                fresh.setdefault(tuple(ids), candidate)
+        chosen = [list(fresh)[i] for i in sorted(self.rng.permutation(len(fresh))[: self.left // remaining])]
+        self.seen.update(chosen)
+        self.left -= len(chosen)
+        self.complete = len(chosen) == len(fresh)
+        return [fresh[ids] for ids in chosen]
+
+    def take(self, texts: list[str], scores: np.ndarray) -> None:
+        """Continue from the worst proposed text if it is worse than the current text."""
+        if len(texts) and scores.max() > self.score:
+            self.text, self.score, self.edits = texts[int(scores.argmax())], float(scores.max()), self.edits + 1
+        elif self.complete or not texts:
+            self.over = True
+
+
+def _scored(score: Score, rows: Int[np.ndarray, " texts"], texts: list[str]) -> np.ndarray:
+    """Return the scores, one finite number per text."""
+    scores = np.asarray(score(rows, texts))
+    if scores.shape != (len(texts),) or not np.isfinite(scores).all():
+        raise ValueError(f"score() gave {scores!r} for {len(texts)} texts; it must give one finite number for each.")
+    return scores

@@ -1,0 +1,74 @@
+"""Corpus poisoning: query embeddings in, adversarial passages out, one per cluster of queries.
+
+Source: Zhong et al. (2023), arXiv 2310.19156. The passages are meant to be retrieved by queries that the attacker has
+not seen.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float32
+from scipy.cluster.vq import ClusterError, kmeans2
+
+from jaxretr.attack.token.decoding import Triggers, best_strings
+from jaxretr.attack.token.engine import Engine
+from jaxretr.attack.token.objectives import Similarity
+from jaxretr.attack.token.schedules import HOTFLIP, Schedule
+from jaxretr.attack.token.search import search
+from jaxretr.attack.token.template import Frame, Template, make_template
+from jaxretr.files import AnyPath
+from jaxretr.model.encode import Encoder
+
+SLOTS = 50
+"""Tokens of an adversarial passage."""
+
+
+def cluster_means(
+    queries: Float32[np.ndarray, "queries dim"], clusters: int, seed: int
+) -> Float32[np.ndarray, "clusters dim"]:
+    """Return the mean query of each cluster, found by k-means (k-means++ start).
+
+    Raises:
+      ValueError: there are more clusters than k-means can fill.
+    """
+    if clusters == 1:
+        return queries.mean(axis=0, keepdims=True)
+    try:
+        means, _ = kmeans2(queries, clusters, minit="++", missing="raise", rng=np.random.default_rng(seed))
+    except (ClusterError, ValueError) as error:
+        raise ValueError(f"{len(queries)} queries do not make {clusters} clusters ({error}); ask for fewer") from error
+    return means.astype(np.float32)
+
+
+def poison(
+    encoder: Encoder,
+    targets: Float32[np.ndarray, "passages dim"],
+    mask: Bool[np.ndarray, " vocab"],
+    *,
+    slots: int = SLOTS,
+    schedule: Schedule = HOTFLIP,
+    forward_passes: int,
+    seed: int,
+    resume: AnyPath | None = None,
+) -> Triggers:
+    """Search one adversarial passage per target, as similar to the target as possible.
+
+    Args:
+      encoder: the victim.
+      targets: mean queries, such as `cluster_means`; the mean similarity to the queries is the similarity to their
+        mean.
+      mask: rows of the embedding table that the passages may use, see `Vocabulary`.
+      slots: tokens per passage.
+      schedule: the candidates of an iteration.
+      forward_passes: search budget per passage.
+      seed: seed of all draws.
+      resume: see `jaxretr.attack.token.search`.
+
+    Raises:
+      ValueError: see `jaxretr.attack.token.search` and `make_template`.
+    """
+    one = make_template(encoder, "passage", [Frame()], slots)
+    template = Template(*(np.repeat(part[None], len(targets), axis=0) for part in one))
+    context = targets[:, None]
+    engine = Engine(encoder.functions, Similarity(), schedule)
+    trace = search(encoder, engine, template, context, mask, forward_passes=forward_passes, seed=seed, resume=resume)
+    frames = [[Frame()]] * len(targets)
+    return best_strings(encoder, "passage", frames, template, engine.objective, context, trace)

@@ -1,0 +1,146 @@
+"""The attacked model and collection, encoded once.
+
+Input: an encoder, a test collection and a setting. Output: a `Victim` with the clean embeddings of all texts and the
+tasks of the setting, and per task the `Candidates`, the passages that decide whether a query is lost. Attacks return
+an `AttackResult` (`jaxretr.attack.result`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int
+
+from jaxretr.eval.settings import Pool, Setting, Task, make_tasks
+from jaxretr.model.encode import Encoder
+from jaxretr.retrieval.embeddings import check_embeddings
+from jaxretr.retrieval.exact import search
+from jaxretr.retrieval.scores import pair_scores
+from jaxretr.types import Query, RetrievalSet
+
+TOP = 10
+"""The k of `robust_success@k`: a query is lost if no relevant passage stays in its top k."""
+HARD_NEGATIVES = 64
+"""Hard negatives per query that an attack sees: the irrelevant passages with the highest clean scores in the corpus."""
+
+_ROWS = 512  # queries whose candidates' embeddings are gathered at once
+
+
+class Candidates(NamedTuple):
+    """The passages that an attack scores per query: all relevant passages and the hardest irrelevant passages.
+
+    Attributes:
+      passages: positions in the task's corpus. Rows are padded with passages that are neither relevant nor irrelevant.
+      relevant: marks the relevant passages.
+      irrelevant: marks the irrelevant passages.
+    """
+
+    passages: Int[np.ndarray, "queries candidates"]
+    relevant: Bool[np.ndarray, "queries candidates"]
+    irrelevant: Bool[np.ndarray, "queries candidates"]
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A model and a collection in one setting, encoded.
+
+    Attributes:
+      encoder: computes in float32.
+      collection: queries, passages, judgements.
+      pool: the passages in order.
+      tasks: the tasks of the attacked setting.
+      queries: clean embeddings in the order of `collection.queries`.
+      passages: clean embeddings in the order of `pool`.
+    """
+
+    encoder: Encoder
+    collection: RetrievalSet
+    pool: Pool
+    tasks: tuple[Task, ...]
+    queries: Float32[np.ndarray, "queries dim"] = field(repr=False)
+    passages: Float32[np.ndarray, "passages dim"] = field(repr=False)
+
+    @classmethod
+    def of(cls, encoder: Encoder, collection: RetrievalSet, setting: Setting) -> "Victim":
+        """Encode every text once.
+
+        Raises:
+          ValueError: the collection does not allow the setting, or the encoder does not compute in float32.
+        """
+        if encoder.functions.dtype != "float32":
+            raise ValueError(
+                f"the encoder computes in {encoder.functions.dtype}; attacks need float32, in which gradients do not "
+                "round to zero: load it with dtype='float32'"
+            )
+        pool = Pool.of(collection)
+        tasks = tuple(make_tasks(collection, pool, [setting]))
+        asked = [query.text for query in collection.queries]
+        read = [passage.full_text for passage in collection.take_passages(pool.order.tolist())]
+        queries = check_embeddings(encoder.encode_query(asked), asked, "encode_query")
+        passages = check_embeddings(encoder.encode_document(read), read, "encode_document")
+        return cls(encoder, collection, pool, tasks, queries, passages)
+
+    def asked(self, task: Task) -> list[Query]:
+        """The queries of a task."""
+        return [self.collection.queries[i] for i in task.queries]
+
+    def corpus(self, task: Task) -> Float32[np.ndarray, "passages dim"]:
+        """The clean embeddings of a task's passages."""
+        return self.passages[task.passages]
+
+    def candidates(self, task: Task, hard_negatives: int = HARD_NEGATIVES) -> Candidates:
+        """Return all relevant passages per query of a task, and the `hard_negatives` best irrelevant passages."""
+        relevant = relevant_passages(task)
+        width = max(map(len, relevant))
+        k = min(task.num_passages, hard_negatives + width)
+        _, ranked = search(self.queries[task.queries], self.corpus(task), k)
+        passages = np.zeros((len(relevant), width + hard_negatives), np.int64)
+        is_relevant, is_irrelevant = np.zeros((2, *passages.shape), bool)
+        for row, (answers, found) in enumerate(zip(relevant, ranked, strict=True)):
+            others = found[~np.isin(found, answers)][:hard_negatives]
+            if not len(others):
+                raise ValueError(
+                    f"every passage of the corpus answers {self.asked(task)[row].id}, so no attack can fail it; "
+                    "attack a larger corpus"
+                )
+            passages[row, : len(answers)] = answers
+            passages[row, width : width + len(others)] = others
+            is_relevant[row, : len(answers)] = is_irrelevant[row, width : width + len(others)] = True
+        return Candidates(passages, is_relevant, is_irrelevant)
+
+    def margins(
+        self, task: Task, candidates: Candidates, rows: Int[np.ndarray, " texts"], texts: Sequence[str], k: int = 1
+    ) -> Float32[np.ndarray, " texts"]:
+        """Return the gain of a black-box attacker who asks `texts[i]` instead of query `rows[i]` of the task.
+
+        The gain is the `margin`: positive if no relevant passage stays in the top k. All texts are encoded together;
+        each text is one forward pass.
+        """
+        embeddings = self.encoder.encode_query(texts, progress=False)
+        return margin(embeddings, self.corpus(task), Candidates(*(part[rows] for part in candidates)), k)
+
+
+def relevant_passages(task: Task) -> list[Int[np.ndarray, " relevant"]]:
+    """Return the relevant passages per query of a task, as positions in its corpus; never empty."""
+    good = task.grade > 0
+    passages, query = task.judged_passage[good], task.judged_query[good]
+    order = np.argsort(query, kind="stable")
+    return np.split(passages[order], np.searchsorted(query[order], np.arange(1, len(task.queries))))
+
+
+def margin(
+    queries: Float32[np.ndarray, "queries dim"],
+    corpus: Float32[np.ndarray, "passages dim"],
+    candidates: Candidates,
+    k: int,
+) -> Float32[np.ndarray, " queries"]:
+    """Return, per query, the score of the k-th best irrelevant candidate minus the best relevant score."""
+    found = np.empty(len(queries), np.float32)
+    for start in range(0, len(queries), _ROWS):
+        rows = slice(start, start + _ROWS)
+        passages, relevant, irrelevant = (part[rows] for part in candidates)
+        scores = pair_scores(queries[rows, None], corpus[passages])
+        others = np.sort(np.where(irrelevant, scores, -np.inf), axis=1)[:, -k]
+        found[rows] = others - np.max(scores, axis=1, where=relevant, initial=-np.inf)
+    return found

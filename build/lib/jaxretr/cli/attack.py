@@ -1,0 +1,87 @@
+r"""Attack a retriever and measure how well it still retrieves.
+
+    jaxretr attack --model runs/hybrid/model --dataset xquad-r --data_dir xquad-r --candidates paragraph \
+      --languages en,de,zh,ar --max_queries 24 --attack pgd --rho 0.1 --output_dir out/attack-hybrid
+    jaxretr attack ... --attack suite
+
+Prints clean and attacked measures per language and writes the adversarial inputs, results.json, curves and
+report.html. The same command resumes an interrupted run. docs/robustness.md describes each attack, and
+jaxretr/attack/options.py each option.
+"""
+
+import argparse
+import dataclasses
+
+from jaxretr.cli.evaluation_flags import flags, listed, load, system_name
+
+
+def main() -> None:
+    args = attack_flags().parse_args()
+    from jaxretr import parallel
+    from jaxretr.attack.options import AttackOptions
+    from jaxretr.attack.report.tables import summary
+    from jaxretr.attack.run import attack_into
+    from jaxretr.tracking import console, errors_as_lines
+
+    fields = [field.name for field in dataclasses.fields(AttackOptions)]
+    with errors_as_lines("the same command resumes after the last complete attack"):
+        parallel.initialize()
+        options = AttackOptions(**{name: value for name, value in vars(args).items() if name in fields})
+        collection, encoder = load(args)
+        results = attack_into(
+            args.output_dir,
+            encoder,
+            collection,
+            options,
+            setting=args.setting or ("multi" if len(collection.languages) > 1 else "mono"),
+            system=system_name(args),
+            attacked={"model": args.model, "max_length": encoder.max_length},
+            measures=args.measures,
+            checks=args.checks,
+        )
+        console.print(summary(results), f"{args.output_dir}/report.html")
+
+
+def attack_flags() -> argparse.ArgumentParser:
+    parser = flags(__doc__, ("AP", "nDCG@10", "RR", "R@1", "R@10"))
+    add = parser.add_argument
+    add(
+        "--attack",
+        dest="attacks",
+        type=listed,
+        default=("pgd",),
+        help="suite, or a comma-separated list of attacks, such as pgd,typos,hotflip; an unknown name lists all",
+    )
+    add("--target", dest="aim", default="query", help="aim of gradient attacks: query, demote, promote or language")
+    add("--rho", type=numbers, default=(), help="budgets of gradient attacks, such as 0.03,0.1 (default: 0.1)")
+    add(
+        "--setting",
+        choices=["mono", "cross", "multi"],
+        help="setting of the tasks (default: multi, or mono for one language)",
+    )
+    add(
+        "--norm",
+        default="token_l2",
+        help="norm of gradient attacks: token_l2, linf, frobenius (default: %(default)s)",
+    )
+    add("--layer", default="word", help="layer that gradient attacks perturb: word or input (default: %(default)s)")
+    add("--loss", default="margin", help="loss of gradient attacks on queries (default: %(default)s)")
+    add("--steps", type=int, default=20, help="steps of gradient attacks (default: %(default)s)")
+    add("--restarts", type=int, default=1, help="random starts of gradient attacks (default: %(default)s)")
+    add("--edits", type=int, default=1, help="edits per query in text attacks (default: %(default)s)")
+    add("--search", default="worst_of_k", help="search method of text attacks (default: %(default)s)")
+    add("--texts", type=int, default=16, help="texts scored per query in text attacks (default: %(default)s)")
+    add("--passages", type=int, default=1, help="poisoned passages per language (default: %(default)s)")
+    add("--slots", type=int, default=50, help="tokens per poisoned passage (default: %(default)s)")
+    add("--poison_passes", type=int, default=5_000, help="forward passes per poisoned passage (default: %(default)s)")
+    add(
+        "--checks",
+        type=int,
+        default=0,
+        help="number of queries for the checks of gradient attacks; 0 skips the checks (default: %(default)s)",
+    )
+    return parser
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in listed(text))

@@ -1,0 +1,164 @@
+"""Search an index:
+
+    jaxretr search --index index "question in any language"
+    jaxretr search --index index --queries queries.jsonl --k 100 --run run.trec
+    jaxretr search --index index --describe
+
+Repeat --index to name the shards of one index.
+"""
+
+import argparse
+import contextlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxretr.cli.evaluation_flags import listed
+from jaxretr.files import local_copy, model_flag, path_flag, replaced_file
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from jaxretr.index.types import Answer, MetadataValue
+
+
+def main() -> None:
+    args = flags().parse_args()
+    from jaxretr import parallel
+    from jaxretr.index.encoder import load_encoder
+    from jaxretr.index.filters import all_of
+    from jaxretr.index.shards import open_shards
+    from jaxretr.index.types import SearchOptions
+    from jaxretr.tracking import console, errors_as_lines
+
+    with errors_as_lines():
+        parallel.initialize()
+        queries = read(args)
+        options = SearchOptions(args.k, args.languages, all_of(args.where), args.per_language, args.calibrate)
+        with contextlib.closing(open_shards(args.index)) as index:
+            about = index.describe()
+            if args.describe:
+                console.print_json(json.dumps({name: value for name, value in about.items() if name != "files"}))
+                return
+            encoder = load_encoder(about, args.model)
+            answers = index.search(encoder.encode_query([text for _, text in queries]), [options] * len(queries))
+        if args.run:
+            write_run(args.run, [id for id, _ in queries], answers)
+            return
+        for (_, text), answer in zip(queries, answers, strict=True):
+            console.print(table(text, answer))
+
+
+def read(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return the id and text of each query. Queries on the command line are numbered after the queries in the file.
+
+    Raises:
+      ValueError: there is no query, a query is empty or lacks an id, or a TREC run cannot hold an id.
+    """
+    from jaxretr.eval.trec import check_ids
+    from jaxretr.index.corpus import read_queries
+
+    queries: list[tuple[str, str]] = []
+    for id, text in read_queries(local_copy(args.queries)) if args.queries else ():
+        if id is None:
+            raise ValueError(f"{args.queries}: the query {text[:60]!r} has no _id; give each query an _id")
+        queries.append((id, text))
+    queries += [(str(number), text) for number, text in enumerate(args.query, start=len(queries) + 1)]
+    if not args.describe and not (queries and all(text.strip() for _, text in queries)):
+        raise ValueError("expected at least one query, or a file of queries (--queries), and no empty query")
+    if args.run:
+        check_ids((id for id, _ in queries), "the queries", "rename it")
+        if repeated := [id for id, count in Counter(id for id, _ in queries).items() if count > 1]:
+            raise ValueError(
+                f"two queries have the id {repeated[0]!r}; give each query its own id, because a run needs it"
+            )
+    return queries
+
+
+def write_run(path: Path, ids: list[str], answers: "list[Answer]") -> None:
+    """Write a TREC run atomically.
+
+    Raises:
+      ValueError: a TREC run cannot hold a passage id.
+    """
+    from jaxretr.eval.trec import check_ids
+
+    check_ids((hit.passage.id for answer in answers for hit in answer.hits), "the index", "rename it in the corpus")
+    with replaced_file(path) as partial:
+        lines = (
+            f"{id} Q0 {hit.passage.id} {rank} {hit.score:.9g} jaxretr\n"
+            for id, answer in zip(ids, answers, strict=True)
+            for rank, hit in enumerate(answer.hits, start=1)
+        )
+        partial.write_text("".join(lines), encoding="utf-8")
+
+
+def table(question: str, answer: "Answer") -> "Table":
+    from rich.markup import escape
+    from rich.table import Table
+
+    result = Table("score", "language", "id", "passage", title=escape(question), title_justify="left", expand=True)
+    for hit in answer.hits:
+        text = hit.passage.full_text
+        shown = escape(text if len(text) <= 300 else f"{text[:299]}…")
+        result.add_row(f"{hit.score:.4f}", hit.passage.language, escape(hit.passage.id), shown)
+    return result
+
+
+def flags() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("query", nargs="*", help="texts of queries")
+    add(
+        "--index",
+        type=path_flag,
+        required=True,
+        action="append",
+        help="directory of the index; repeat it for each shard",
+    )
+    add("--queries", type=path_flag, help="JSONL with `_id` and `text`")
+    add("--k", type=int, default=10, help="passages per query (default: %(default)s)")
+    add("--languages", type=listed, default=(), help="languages of the passages, such as en,ar (default: all)")
+    add(
+        "--where",
+        type=condition,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="metadata that passages must have; repeat it to require several",
+    )
+    add("--per_language", type=int, help="maximum number of passages of one language")
+    add("--calibrate", action="store_true", help="subtract the query's mean score in each passage's language")
+    add("--run", type=path_flag, help="write a TREC run instead of showing the passages")
+    add("--describe", action="store_true", help="print size, settings, measured recall and latency")
+    add("--model", type=model_flag, help="directory of the model (default: its path when the index was built)")
+    return parser
+
+
+def condition(text: str) -> "tuple[str, tuple[MetadataValue, ...]]":
+    """Parse KEY=VALUE into a key and the values that it allows.
+
+    year=1999 allows the number 1999 and the text "1999"; year="1999" allows only the text.
+
+    Raises:
+      ArgumentTypeError: the text is not KEY=VALUE, or lists a value that metadata cannot hold.
+    """
+    from jaxretr.index.types import is_metadata_value
+
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a condition; expected KEY=VALUE, such as year=1999")
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        return key, (value,)
+    if isinstance(parsed, list):
+        if not parsed or not all(map(is_metadata_value, parsed)):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a condition; expected a list of texts, finite numbers, true or false"
+            )
+        return key, tuple(parsed)
+    if isinstance(parsed, str):
+        return key, (parsed,)
+    return key, (parsed, value) if is_metadata_value(parsed) else (value,)

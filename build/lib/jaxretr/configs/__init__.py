@@ -1,0 +1,1 @@
+"""Recipes (`get_config`) and designs of studies (`get_study`); one recipe changes fields of another."""

@@ -1,0 +1,1 @@
+"""Training and evaluation data: sources of text, hybrid batches, token batches."""

@@ -1,0 +1,300 @@
+"""`Index`: the directory of an index, opened for searches and updates.
+
+A process that opens the index only for reading sees it as it was when it was opened.
+"""
+
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from jaxretr.files import AnyPath, on_disk, sync_directory
+from jaxretr.index import layout
+from jaxretr.index.build import rebuild
+from jaxretr.index.filters import check_options
+from jaxretr.index.generation import Generation, open_current
+from jaxretr.index.search import Found, Snapshot, search
+from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
+
+
+class Index:
+    """Passages and their vectors, for searches and updates. Thread-safe.
+
+        with Index.open("index", writable=True) as index:
+            encoder = load_encoder(index.describe())
+            answers = index.search(encoder.encode_query(["…"]), [SearchOptions(k=10)])
+
+    Raises (as `open` does):
+      FileNotFoundError: the directory holds no index, or its build is unfinished.
+      ValueError: the index is damaged (`DamagedIndexError`), or has another version.
+      OSError: a file cannot be opened.
+      RuntimeError: `writable` is true, and another process updates the index.
+    """
+
+    def __init__(self, directory: Path, *, writable: bool):
+        self.directory, self.writable = directory, writable
+        # Acquired in this order. `_writing` guards the attributes below.
+        self._compacting, self._writing = threading.Lock(), threading.Lock()
+        self._closed = False
+        self._unsettled: Generation | None = None  # see `_settle`
+        self._lock = None
+        if writable:
+            layout.read_about(directory)  # raises before `lock` creates a directory
+            self._lock = layout.lock(directory)
+        try:
+            if writable:
+                layout.tidy(directory)
+            self._current = open_current(directory, writable=writable)
+        except BaseException:
+            if self._lock is not None:
+                self._lock.close()
+            raise
+
+    @classmethod
+    def open(cls, directory: str | AnyPath, *, writable: bool = False) -> "Index":
+        """Open an index; `writable` also allows updates."""
+        return cls(on_disk(directory, "an index"), writable=writable)
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files. Updates are already on disk; a running compaction is aborted."""
+        self._closed = True
+        with self._compacting, self._writing:
+            for generation in (self._current, self._unsettled):
+                if generation is not None:
+                    generation.close()
+            if self._lock is not None:
+                self._lock.close()
+
+    def __len__(self) -> int:
+        return int(self._snapshot.counts.sum())
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Content of index.json."""
+        return self._current.about
+
+    @property
+    def dim(self) -> int:
+        return self.about["dim"]
+
+    @property
+    def languages(self) -> dict[str, int]:
+        """Number of passages per language."""
+        return _counts(self._snapshot)
+
+    @property
+    def metadata(self) -> list[str]:
+        """Metadata keys of the passages."""
+        return self._current.store.metadata_keys()
+
+    @property
+    def language_sums(self) -> dict[str, tuple[Float64[np.ndarray, " dim"], int]]:
+        """Sum and number of the vectors in each language: what calibration needs from a shard."""
+        snapshot = self._snapshot
+        return {
+            name: (total, int(count))
+            for name, total, count in zip(snapshot.languages, snapshot.sums, snapshot.counts, strict=True)
+        }
+
+    def search(self, queries: Float32[np.ndarray, "queries dim"], options: Sequence[SearchOptions]) -> list[Answer]:
+        """Return one answer per query; `options[i]` belongs to `queries[i]`.
+
+        Raises:
+          ValueError: the queries do not have the width of the index, or a filter names a language, metadata key or kind
+            of value that the index does not have.
+        """
+        store = self._current.store
+        asked = {key for of_query in options for key in of_query.where}
+        kinds = store.metadata_kinds(asked)
+        if len(kinds) < len(asked):
+            kinds = store.metadata_kinds(store.metadata_keys())  # the error message lists all keys
+        check_options(options, self.languages, kinds)
+        return self.search_shard(queries, options)
+
+    def search_shard(
+        self,
+        queries: Float32[np.ndarray, "queries dim"],
+        options: Sequence[SearchOptions],
+        language_means: Mapping[str, Float32[np.ndarray, " dim"]] | None = None,
+    ) -> list[Answer]:
+        """Search like `search`, but without an error for languages and metadata that only other shards have.
+
+        Args:
+          queries: query vectors.
+          options: options of each query.
+          language_means: mean vector of each language over all shards, for calibration; None uses the means of this
+            shard.
+
+        Raises:
+          ValueError: the queries do not have the width of the index.
+        """
+        check_queries(queries, options, self.dim)
+        current = self._current  # read once: a compaction may replace it
+        snapshot, store = current.snapshot, current.store
+        means = None
+        if language_means is not None:
+            means = np.stack([language_means.get(name, np.zeros(self.dim, np.float32)) for name in snapshot.languages])
+        found = search(snapshot, queries, options, matching=store.matching, means=means)
+        passages = store.take({int(row) for one in found for row in one.rows})
+        return [_shown(one, passages) for one in found]
+
+    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None:
+        """Add passages; replace passages whose ids already exist. The update is atomic, and on disk when this returns.
+
+        Raises:
+          ValueError: an id occurs twice, or the vectors do not match the passages.
+          OSError: the update cannot be written; nothing has changed.
+          RuntimeError: the index was not opened for updates.
+        """
+        check_passages(passages, vectors, self.dim)
+        self._update(passages, vectors, ())
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete the passages with these ids and return how many existed. The deletion is on disk when this returns.
+
+        Raises:
+          OSError, RuntimeError: as for `upsert`.
+        """
+        return self._update((), np.empty((0, self.dim), np.float32), ids)
+
+    def compact(self) -> None:
+        """Rebuild the index from its current passages, so that upserted passages are searched like all others.
+
+        Searches and updates continue meanwhile. If the process is killed, the index is unchanged.
+        """
+        self._check_writable()
+        with self._compacting, layout.workspace(self.directory) as work:
+            with self._writing:
+                self._check_writable()
+                self._settle()
+                former = self._current
+                take, revision = former.vectors(), former.store.revision
+
+            def vectors(rows: np.ndarray) -> np.ndarray:
+                self._check_writable()  # aborts the compaction soon after `close`
+                return take(rows)
+
+            generation = work / "generation"
+            about = rebuild(generation, former, revision, vectors)
+            about = layout.place(self.directory, generation, about)
+            try:
+                # Opened before it becomes current: if that fails, updates continue in the former generation.
+                new = Generation(self.directory, about, writable=True)
+                try:
+                    with self._writing:
+                        self._replace(former, revision, new)
+                finally:
+                    if new not in (self._current, self._unsettled):
+                        new.close()
+            finally:
+                if about["generation"] not in [g.about["generation"] for g in (self._current, self._unsettled) if g]:
+                    shutil.rmtree(self.directory / about["generation"], ignore_errors=True)
+
+    def _replace(self, former: Generation, revision: int, new: Generation) -> None:
+        """Make a new generation current, after applying the updates that `former` received after `revision`."""
+        self._check_writable()
+        gone, added = former.store.changes_since(revision)
+        if gone or added:
+            vectors = np.asarray([vector for _, vector in added], np.float32).reshape(len(added), self.dim)
+            new.update([passage for passage, _ in added], vectors, gone)
+        self._unsettled = new
+        try:
+            layout.switch(self.directory, new.about)
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Finish a switch to a new generation that may have failed at any point.
+
+        index.json decides which generation is current.
+        While that is unknown, or a power cut may still change it, this raises, and updates are rejected.
+        """
+        if self._unsettled is None:
+            return
+        former, new = self._current, self._unsettled
+        sync_directory(self.directory)
+        if layout.read_about(self.directory)["generation"] == new.about["generation"]:
+            self._current = new
+        self._unsettled = None
+        left = former if self._current is new else new
+        if left is not self._current:
+            # Running searches still use the former generation; its files close after the last of these searches.
+            shutil.rmtree(left.path, ignore_errors=True)
+
+    def describe(self) -> dict[str, Any]:
+        """Return size, settings, measured recall and latency, as JSON; see `Searchable.describe`."""
+        current = self._current
+        about, snapshot = current.about, current.snapshot
+        base = sum(segment["rows"] for segment in about["segments"])
+        deleted = base - sum(int(np.count_nonzero(part.alive)) for part in snapshot.parts[:-1])
+        passages = int(snapshot.counts.sum())
+        keys = current.store.metadata_keys()
+        return about | {
+            "passages": passages,
+            "languages": _counts(snapshot),
+            "metadata": keys,
+            "metadata_kinds": current.store.metadata_kinds(keys),
+            "since_built": {"upserted": passages - base + deleted, "deleted": deleted},
+            "search": "ScaNN" if any(part.searcher for part in snapshot.parts) else "exact",
+        }
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        return self._current.snapshot
+
+    def _update(self, passages: Sequence[IndexedPassage], vectors: np.ndarray, deleted: Sequence[str]) -> int:
+        with self._writing:
+            self._check_writable()
+            self._settle()
+            return self._current.update(passages, vectors, deleted)
+
+    def _check_writable(self) -> None:
+        if not self.writable:
+            raise RuntimeError(f"{self.directory} was opened to be read; open it with writable=True")
+        if self._closed:
+            raise RuntimeError(f"{self.directory} was closed; open it again")
+
+
+def check_queries(queries: np.ndarray, options: Sequence[SearchOptions], dim: int) -> None:
+    """Raise ValueError if `queries` is not one vector of width `dim` per entry of `options`."""
+    if queries.ndim != 2 or queries.shape[1] != dim or len(queries) != len(options):
+        raise ValueError(
+            f"queries have shape {queries.shape} and {len(options)} options; expected [{len(options)}, {dim}]"
+        )
+
+
+def check_passages(passages: Sequence[IndexedPassage], vectors: np.ndarray, dim: int) -> None:
+    """Raise ValueError if an id occurs twice, or if the vectors do not match the passages or are not finite."""
+    ids = [passage.id for passage in passages]
+    if len(set(ids)) < len(ids):
+        twice = next(id for number, id in enumerate(ids) if id in ids[:number])
+        raise ValueError(f"the id {twice!r} stands twice among the passages; give every passage its own")
+    if vectors.shape != (len(passages), dim) or not np.isfinite(vectors).all():
+        raise ValueError(
+            f"vectors of shape {vectors.shape} for {len(passages)} passages; expected finite numbers of shape "
+            f"[{len(passages)}, {dim}]"
+        )
+
+
+def _counts(snapshot: Snapshot) -> dict[str, int]:
+    """Return the number of passages per language, for languages that have passages."""
+    counts = sorted(zip(snapshot.languages, snapshot.counts.tolist(), strict=True))
+    return {name: count for name, count in counts if count}
+
+
+def _shown(found: Found, passages: Mapping[int, IndexedPassage]) -> Answer:
+    hits = zip(found.rows.tolist(), found.scores.tolist(), strict=True)
+    return Answer(tuple(Hit(passages[row], score) for row, score in hits))

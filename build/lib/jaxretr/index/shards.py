@@ -1,0 +1,270 @@
+"""Search several indexes (shards) that together hold a corpus. The result is what a single index would return.
+
+The key of its id determines the shard of a passage (`store.keys`). So independent processes can build the shards from
+one corpus, and every update finds its shard. A shard may be in this process or, behind the same methods, in another.
+"""
+
+import contextlib
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from jaxretr.index.filters import KINDS, check_options
+from jaxretr.index.index import Index, check_passages, check_queries
+from jaxretr.index.store import keys
+from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
+from jaxretr.retrieval.calibration import language_means
+from jaxretr.tracking import say
+
+
+@runtime_checkable
+class Shard(Protocol):
+    """Methods that a shard must have; `Index` has them. An exception of any type counts as no answer."""
+
+    def search_shard(
+        self,
+        queries: Float32[np.ndarray, "queries dim"],
+        options: Sequence[SearchOptions],
+        language_means: Mapping[str, Float32[np.ndarray, " dim"]] | None = None,
+    ) -> list[Answer]: ...
+
+    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None: ...
+
+    def delete(self, ids: Sequence[str]) -> int: ...
+
+    def compact(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+    @property
+    def language_sums(self) -> dict[str, tuple[Float64[np.ndarray, " dim"], int]]: ...
+
+
+class ShardedIndex:
+    """All shards of an index, as one `Searchable`.
+
+    If a shard does not answer, the answer holds the best passages of the other shards and names the missing shard.
+    Other processes may update the shards, too.
+
+    Args:
+      shards: all shards of one index, each once, in any order; all of them must answer during construction.
+
+    Raises:
+      ValueError: a shard is missing, or belongs to another index or model.
+    """
+
+    def __init__(self, shards: Sequence[Shard]):
+        self._about = [shard.describe() for shard in shards]
+        options = [about["made_from"]["options"] for about in self._about]
+        numbers = [option["shard"] for option in options]
+        if sorted(numbers) != list(range(options[0]["num_shards"])) or len({a["fingerprint"] for a in self._about}) > 1:
+            there = ", ".join(f"{o['shard']} of {o['num_shards']}" for o in options)
+            raise ValueError(f"expected all the shards of one index, each once, by one model; got shard {there}")
+        order = np.argsort(numbers).tolist()
+        self._shards = [shards[place] for place in order]
+        self._about = [self._about[place] for place in order]
+        self._sums = [shard.language_sums for shard in self._shards]
+        self._pool = ThreadPoolExecutor(len(shards), thread_name_prefix="shard")
+        self._writing = threading.Lock()
+        self._silent: set[int] = set()  # shards that did not answer their last request
+
+    def search(self, queries: Float32[np.ndarray, "queries dim"], options: Sequence[SearchOptions]) -> list[Answer]:
+        """See `Searchable.search`.
+
+        Raises:
+          ValueError: as for `Searchable.search`.
+          ConnectionError: no shard answers.
+        """
+        check_queries(queries, options, self._about[0]["dim"])
+        self._check(options)
+        means = self._means() if any(of_query.calibrate for of_query in options) else None
+        answers = self._ask(lambda shard, _: shard.search_shard(queries, options, means))
+        missing = tuple(number for number, answer in enumerate(answers) if answer is None)
+        if len(missing) == len(answers):
+            raise ConnectionError(f"none of the {len(answers)} shards answers; see their logs")
+        there = [answer for answer in answers if answer is not None]
+        return [
+            Answer(merge([hit for answer in of_shards for hit in answer.hits], of_query), missing)
+            for of_query, *of_shards in zip(options, *there, strict=True)
+        ]
+
+    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None:
+        """See `Searchable.upsert`; the update is atomic only within each shard.
+
+        Raises:
+          ConnectionError: a shard did not confirm that it wrote its part. Its part and the parts of other shards may or
+            may not be written; repeating the call is safe.
+        """
+        check_passages(passages, vectors, self._about[0]["dim"])
+        shard_of = self._shard_of([passage.id for passage in passages])
+
+        def write(shard: Shard, number: int) -> None:
+            rows = np.flatnonzero(shard_of == number)
+            shard.upsert([passages[row] for row in rows.tolist()], vectors[rows])
+
+        self._write(write, np.unique(shard_of))
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """See `Searchable.delete`. Raises the errors of `upsert`."""
+        shard_of = self._shard_of(ids)
+
+        def write(shard: Shard, number: int) -> int:
+            return shard.delete([id for id, of_id in zip(ids, shard_of, strict=True) if of_id == number])
+
+        return sum(self._write(write, np.unique(shard_of)))
+
+    def compact(self) -> None:
+        """Compact one shard after another; see `Index.compact`.
+
+        Raises:
+          ConnectionError: a shard failed; the shards before it are compacted.
+        """
+        for number in range(len(self._shards)):
+            self._tell(number, lambda shard, _: shard.compact())
+
+    @property
+    def languages(self) -> dict[str, int]:
+        """Number of passages per language, as the shards last reported."""
+        counts: Counter[str] = Counter()
+        for sums in self._sums:
+            counts.update({name: count for name, (_, count) in sums.items() if count})
+        return dict(sorted(counts.items()))
+
+    @property
+    def metadata(self) -> list[str]:
+        """Metadata keys of the passages, as the shards last reported."""
+        return sorted(self._metadata_kinds)
+
+    @property
+    def _metadata_kinds(self) -> dict[str, list[str]]:
+        """Kinds of values under each metadata key, as the shards last reported."""
+        kinds: dict[str, set[str]] = {}
+        for about in self._about:
+            for key, of_shard in about["metadata_kinds"].items():
+                kinds.setdefault(key, set()).update(of_shard)
+        return {key: sorted(of_key, key=KINDS.index) for key, of_key in kinds.items()}
+
+    def __len__(self) -> int:
+        return sum(self.languages.values())
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the shards last reported; see `Searchable.describe`."""
+        first = self._about[0]
+        shared = {name: first[name] for name in ("model", "fingerprint", "max_length", "dtype", "dim", "storage")}
+        since_built = {
+            what: sum(about["since_built"][what] for about in self._about) for what in ("upserted", "deleted")
+        }
+        return shared | {
+            "passages": len(self),
+            "languages": self.languages,
+            "metadata": self.metadata,
+            "metadata_kinds": self._metadata_kinds,
+            "since_built": since_built,
+            "shards": list(self._about),
+        }
+
+    def close(self) -> None:
+        """Close all shards."""
+        self._pool.shutdown()
+        with contextlib.ExitStack() as stack:  # closes every shard, even if closing one raises
+            for shard in self._shards:
+                stack.callback(shard.close)
+
+    def _check(self, options: Sequence[SearchOptions]) -> None:
+        try:
+            check_options(options, self.languages, self._metadata_kinds)
+        except ValueError:  # another process may have added it since
+            self._ask(lambda _, number: self._learn(number))
+            check_options(options, self.languages, self._metadata_kinds)
+
+    def _ask(self, question: Callable[[Shard, int], Any]) -> list[Any]:
+        """Ask all shards at once; return the answer of each, None if it does not answer."""
+
+        def answer(shard: Shard, number: int) -> Any:
+            try:
+                given = question(shard, number)
+            except Exception as error:  # in the shard, or in the connection to its process
+                if number not in self._silent:
+                    say(f"Shard {number} does not answer: {error!r}"[:500])
+                self._silent.add(number)
+                return None
+            if number in self._silent:
+                say(f"Shard {number} answers again")
+            self._silent.discard(number)
+            return given
+
+        return list(self._pool.map(answer, self._shards, itertools.count()))
+
+    def _write(self, write: Callable[[Shard, int], Any], numbers: np.ndarray) -> list[Any]:
+        with self._writing:
+            return [self._tell(number, write) for number in numbers.tolist()]
+
+    def _tell(self, number: int, change: Callable[[Shard, int], Any]) -> Any:
+        try:
+            done = change(self._shards[number], number)
+        except Exception as error:  # in the shard, or in the connection to its process
+            raise ConnectionError(f"shard {number} did not take its part ({error}); send it all again") from error
+        with contextlib.suppress(Exception):  # the change is made; the shard's new state can be read later
+            self._learn(number)
+        return done
+
+    def _learn(self, number: int) -> None:
+        shard = self._shards[number]
+        self._sums[number], self._about[number] = shard.language_sums, shard.describe()
+
+    def _shard_of(self, ids: Sequence[str]) -> np.ndarray:
+        return keys(ids) % len(self._shards)
+
+    def _means(self) -> dict[str, np.ndarray]:
+        """Return the mean vector of each language over all shards.
+
+        For a shard that does not answer, its last known sums are used.
+        """
+        for number, sums in enumerate(self._ask(lambda shard, _: shard.language_sums)):
+            self._sums[number] = self._sums[number] if sums is None else sums
+        all_sums = list(self._sums)  # a copy, since other threads may replace its entries
+        names = sorted({name for sums in all_sums for name, (_, count) in sums.items() if count})
+        nothing = (np.zeros(self._about[0]["dim"]), 0)
+        of_shards = [[sums.get(name, nothing) for name in names] for sums in all_sums]
+        totals = np.sum([[total for total, _ in shard] for shard in of_shards], 0)
+        counts = np.sum([[count for _, count in shard] for shard in of_shards], 0)
+        return dict(zip(names, language_means(totals, counts), strict=True))
+
+
+def merge(hits: Sequence[Hit], options: SearchOptions) -> tuple[Hit, ...]:
+    """Return the best hits of all shards for one query, in the order of a single index."""
+    scores = np.asarray([hit.score for hit in hits])
+    order = np.lexsort((keys(hit.passage.id for hit in hits), -scores)).tolist()
+    kept: list[Hit] = []
+    seen: Counter[str] = Counter()
+    for place in order:
+        language = hits[place].passage.language
+        if len(kept) < options.k and (options.per_language is None or seen[language] < options.per_language):
+            kept.append(hits[place])
+            seen[language] += 1
+    return tuple(kept)
+
+
+def open_shards(directories: Sequence[Any], *, writable: bool = False) -> Index | ShardedIndex:
+    """Open one index, or all shards of one index, by their directories.
+
+    Raises:
+      FileNotFoundError, RuntimeError, ValueError: as for `Index.open` and `ShardedIndex`.
+    """
+    with contextlib.ExitStack() as stack:  # closes the open shards if another fails to open
+        opened = [
+            stack.enter_context(contextlib.closing(Index.open(directory, writable=writable)))
+            for directory in directories
+        ]
+        of_many = len(opened) > 1 or opened[0].about["made_from"]["options"]["num_shards"] > 1
+        index = ShardedIndex(opened) if of_many else opened[0]
+        stack.pop_all()
+    return index

@@ -1,0 +1,222 @@
+"""Measure the recall and speed of an index's ScaNN searchers, and tune their settings to reach a target recall."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+from jaxretr.index import approximate
+from jaxretr.index.approximate import ScannSearcher, ScannSettings
+from jaxretr.retrieval.embeddings import Rows
+from jaxretr.retrieval.exact import search as exact_search
+from jaxretr.tracking import say
+
+K = 10
+_DEEP = 100
+_REORDERING = (20, 50, 100, 200, 500, 1_000, 2_000)  # numbers of candidates to rescore that are tried
+_STEP = 1.25  # ratio of successive shares of the leaves
+_SHARES = 40  # number of steps down from all leaves
+_TOO_SLOW = 1.5  # times the best time so far, from which more leaves are not tried
+_REPEATS = 3  # timings per setting; their median counts
+_SINGLE = 200  # queries searched one by one to measure latency
+
+
+def measure(
+    generation: Path,
+    segments: list[dict[str, Any]],
+    rows: Rows,
+    queries: Float32[np.ndarray, "queries dim"],
+    options: Any,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Tune the searchers of a generation if a target recall is set, and measure them.
+
+    The first half of the queries tunes and the second half measures, so the reported recall holds for new queries.
+
+    Args:
+      generation: directory of the searchers.
+      segments: `rows` and ScaNN settings of each segment.
+      rows: the vectors, in the highest precision available.
+      queries: at least two query vectors.
+      options: `BuildOptions`.
+
+    Returns:
+      The segments with their final settings, and the measurements.
+    """
+    if not (approximate.available() and any(segment["scann"] for segment in segments)):
+        return segments, {"search": "exact"}
+    k, deep = min(K, len(rows)), min(_DEEP, len(rows))
+    _, truth = exact_search(queries, rows, deep)
+    half = len(queries) // 2
+    index = Searchers(generation, segments, rows)
+    told: dict[str, Any] = {"search": "ScaNN", "against": "exact search, float32", "queries": len(queries) - half}
+    if options.target_recall is not None:
+        tuned = tune(index, queries[:half], truth[:half], options.target_recall)
+        told["target_recall"] = options.target_recall
+        for segment in segments:
+            if segment["scann"]:
+                leaves = max(1, math.ceil(tuned.share * segment["scann"]["num_leaves"]))
+                segment["scann"] |= {
+                    "num_leaves_to_search": leaves,
+                    "reordering_num_neighbors": tuned.reordering,
+                    "leaves_growth": tuned.growth,
+                }
+        index = Searchers(generation, segments, rows)
+    new, true = queries[half:], truth[half:]
+    for depth in (k, deep):
+        told[f"recall@{depth}"] = recall(index.search(new, depth), true[:, :depth])
+    started = time.perf_counter()
+    index.search(new, k)
+    told["queries_per_second"] = len(new) / (time.perf_counter() - started)
+    seconds = []
+    for query in new[:_SINGLE]:
+        started = time.perf_counter()
+        index.search(query[None], k)
+        seconds.append(time.perf_counter() - started)
+    told["latency_ms"] = {"p50": 1e3 * float(np.median(seconds)), "p99": 1e3 * float(np.quantile(seconds, 0.99))}
+    return segments, told
+
+
+class Searchers:
+    """The searchers of all segments, searched as one."""
+
+    def __init__(self, generation: Path, segments: Sequence[Mapping[str, Any]], rows: Rows):
+        self._rows, self._parts, start = rows, [], 0
+        for number, segment in enumerate(segments):
+            searcher = None
+            if segment["scann"]:
+                searcher = ScannSearcher(generation / f"scann-{number:05}", ScannSettings(**segment["scann"]))
+            self._parts.append((start, segment["rows"], searcher))
+            start += segment["rows"]
+
+    def search(
+        self, queries: Float32[np.ndarray, "queries dim"], depth: int, share: float | None = None, reordering: int = 0
+    ) -> Int[np.ndarray, "queries depth"]:
+        """Return the `depth` best rows for each query, in any order.
+
+        Args:
+          queries: query vectors.
+          depth: number of rows per query.
+          share: share of the leaves to search; None uses the settings of each searcher.
+          reordering: number of candidates to rescore if `share` is given.
+        """
+        rows, scores = [], []
+        for start, size, searcher in self._parts:
+            if searcher is None:
+                best = min(depth, size)
+                found_scores, found = exact_search(queries, self._rows[start : start + size], best)
+            else:
+                settings = searcher.settings.for_depth(depth)
+                if share is not None:
+                    leaves = max(1, math.ceil(share * settings.num_leaves))
+                    settings = dataclasses.replace(
+                        settings, num_leaves_to_search=leaves, reordering_num_neighbors=reordering
+                    )
+                found, found_scores = searcher.search(queries, depth, settings)
+            rows.append(np.where(found < 0, -1, found + start))
+            scores.append(found_scores)
+        all_rows, all_scores = np.concatenate(rows, 1), np.concatenate(scores, 1)
+        if len(self._parts) == 1:
+            return all_rows
+        best_first = np.argsort(-all_scores, axis=1)[:, :depth]
+        return np.take_along_axis(all_rows, best_first, 1)
+
+
+class Tuned(NamedTuple):
+    """Result of tuning.
+
+    Attributes:
+      share: share of the leaves to search.
+      reordering: number of candidates to rescore.
+      growth: `ScannSettings.leaves_growth`.
+    """
+
+    share: float
+    reordering: int
+    growth: float
+
+
+def tune(
+    index: Searchers,
+    queries: Float32[np.ndarray, "queries dim"],
+    truth: Int[np.ndarray, "queries deep"],
+    target: float,
+) -> Tuned:
+    """Find the fastest settings that reach the target recall of the true best ten.
+
+    Also find how the leaves must grow to reach this recall of the best hundred.
+
+    For every number of candidates to rescore, find the fewest leaves that reach the target; return the fastest of these
+    pairs. If no settings reach the target, return the settings with the highest recall and log it.
+
+    Args:
+      index: searchers to tune.
+      queries: query vectors.
+      truth: rows of the true best passages, best first; more of them improve the estimate of the growth.
+      target: recall to reach.
+    """
+    k, deep = min(K, truth.shape[1]), truth.shape[1]
+    shares = [_STEP**-power for power in range(_SHARES, -1, -1)]
+
+    def attempt(depth: int, place: int, reordering: int) -> tuple[bool, float]:
+        """Return whether the target is reached, and the CPU seconds.
+
+        Other work on the machine does not change CPU seconds.
+        """
+        started = time.process_time()
+        found = index.search(queries, depth, shares[place], reordering)
+        return recall(found, truth[:, :depth]) >= target, time.process_time() - started
+
+    def fewest(depth: int, reordering: int, least: int, budget: float) -> int | None:
+        """Return the index of the smallest share, from `least` on, that reaches the target.
+
+        Return None if an attempt on the way takes longer than `budget`, or no share reaches the target.
+
+        Recall and time grow with the leaves. So the search starts from below, where attempts are cheap.
+        """
+        below, place, leap = least - 1, least, 1
+        while True:
+            enough, seconds = attempt(depth, place, reordering)
+            if enough:
+                break
+            if place == _SHARES or seconds > budget:
+                return None
+            below, place, leap = place, min(place + leap, _SHARES), leap * 2
+        while place - below > 1:
+            middle = (below + place) // 2
+            below, place = (below, middle) if attempt(depth, middle, reordering)[0] else (middle, place)
+        return place
+
+    best: tuple[float, int, int] | None = None
+    least = 0
+    for reordering in sorted((r for r in _REORDERING if r >= k), reverse=True):
+        found = fewest(k, reordering, least, _TOO_SLOW * best[0] if best else math.inf)
+        if found is None:  # fewer rescored candidates would need even more leaves
+            break
+        least = found
+        seconds = float(np.median([attempt(k, found, reordering)[1] for _ in range(_REPEATS)]))
+        best = min(best, (seconds, found, reordering)) if best else (seconds, found, reordering)
+    if best is None:
+        most = recall(index.search(queries, k, 1.0, _REORDERING[-1]), truth[:, :k])
+        say(f"No settings reach a recall of {target}: with every leaf it is {most:.4f}; every leaf is searched")
+        return Tuned(1.0, _REORDERING[-1], 0.0)
+    seconds, place, reordering = best
+    growth = ScannSettings.leaves_growth
+    if deep > k:
+        of_deep = fewest(deep, max(reordering, 2 * deep), place, math.inf)
+        deeper = shares[_SHARES if of_deep is None else of_deep]
+        growth = math.log(deeper / shares[place]) / math.log(deep / k)
+    say(
+        f"Tuned to a recall of {target}: {shares[place]:.2%} of the leaves, {reordering} scored again, "
+        f"{len(queries) / seconds:,.0f} queries per CPU second"
+    )
+    return Tuned(shares[place], reordering, growth)
+
+
+def recall(found: Int[np.ndarray, "queries depth"], truth: Int[np.ndarray, "queries k"]) -> float:
+    """Return the mean share of the true rows that were found."""
+    return float(np.mean([np.isin(*rows).mean() for rows in zip(truth, found, strict=True)]))

@@ -1,0 +1,161 @@
+"""Data types of an index: passages, search options, answers, and the `Searchable` protocol."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32
+
+MetadataValue = str | int | float | bool
+"""Types of metadata values; `jaxretr.index.filters` defines which values are equal."""
+
+UNKNOWN_LANGUAGE = "und"
+"""Language of a passage whose language is unknown: "undetermined" in ISO 639."""
+
+
+class DamagedIndexError(ValueError):
+    """A file of an index is missing, or its content is invalid."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedPassage:
+    """A passage as an index stores it.
+
+    Attributes:
+      id: unique identifier in the index; `_id` in BEIR's format.
+      text, title: text and title that a search returns; the encoder reads `full_text`.
+      language: language code such as "en"; `UNKNOWN_LANGUAGE` if the language is unknown.
+      metadata: further values, to show and to filter by.
+    """
+
+    id: str
+    text: str
+    title: str = ""
+    language: str = UNKNOWN_LANGUAGE
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+
+    @property
+    def full_text(self) -> str:
+        return f"{self.title} {self.text}" if self.title else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """Options of one query.
+
+    Attributes:
+      k: number of passages to return; fewer are returned if fewer match.
+      languages: languages of the passages to return; empty for all languages.
+      where: metadata filter. Maps each key to the value that a passage must have, or to a tuple or list of values of
+        which it must have one.
+      per_language: maximum number of passages of one language; None for no limit.
+      calibrate: subtract from each score the query's mean score in the passage's language. This counters a preference
+        for the query's own language.
+
+    Raises:
+      ValueError: `k` or `per_language` is below 1, or `where` has a value that metadata cannot hold.
+    """
+
+    k: int = 10
+    languages: tuple[str, ...] = ()
+    where: Mapping[str, MetadataValue | Sequence[MetadataValue]] = field(default_factory=dict)
+    per_language: int | None = None
+    calibrate: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("k", "per_language"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
+        for key, value in self.where.items():
+            values = wanted_values(value) if isinstance(value, tuple | list) else [value]
+            if not values or not all(map(is_metadata_value, values)):
+                raise ValueError(
+                    f"where {key!r} is {value!r}; expected a text, a finite number, true or false, or a tuple of these "
+                    "of which a passage must have one"
+                )
+
+
+def wanted_values(value: MetadataValue | Sequence[MetadataValue]) -> tuple[MetadataValue, ...]:
+    """Return the values that an entry of `SearchOptions.where` allows, as a tuple."""
+    return (value,) if isinstance(value, MetadataValue) else tuple(value)
+
+
+def is_metadata_value(value: Any) -> bool:
+    """Return whether metadata can hold `value`: a text, a finite number, true or false."""
+    return isinstance(value, MetadataValue) and not (isinstance(value, float) and not math.isfinite(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage that a search found.
+
+    Attributes:
+      passage: the passage.
+      score: inner product of the query and passage vectors, which is their cosine if both are L2-normalized; less the
+        language's mean score if the query is calibrated. A higher score is better.
+    """
+
+    passage: IndexedPassage
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The passages found for one query.
+
+    Attributes:
+      hits: passages and their scores, best first.
+      missing_shards: numbers of the shards that did not answer; `hits` then holds the best passages of the other
+        shards.
+    """
+
+    hits: tuple[Hit, ...]
+    missing_shards: tuple[int, ...] = ()
+
+
+@runtime_checkable
+class Searchable(Protocol):
+    """An index, or several shards that are searched as one index. All methods are thread-safe."""
+
+    def search(self, queries: Float32[np.ndarray, "queries dim"], options: Sequence[SearchOptions]) -> list[Answer]:
+        """Return one answer per query; `options[i]` belongs to `queries[i]`.
+
+        Raises:
+          ValueError: the queries do not have the width of the index, or a filter names a language or metadata key that
+            the index does not have.
+        """
+        ...
+
+    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None:
+        """Add passages; replace passages whose ids already exist. The update is atomic, and on disk when this returns.
+
+        Raises:
+          ValueError: an id occurs twice, or the vectors do not match the passages.
+          OSError: the update cannot be written; nothing has changed.
+        """
+        ...
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete the passages with these ids and return how many existed. The deletion is on disk when this returns."""
+        ...
+
+    def compact(self) -> None:
+        """Rebuild the index from its current passages. Searches and updates continue meanwhile."""
+        ...
+
+    @property
+    def languages(self) -> Mapping[str, int]:
+        """Number of passages per language."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return size, settings, measured recall and latency, as JSON.
+
+        `since_built` has the numbers of passages upserted and deleted since the index was built or compacted.
+        """
+        ...
+
+    def __len__(self) -> int: ...

@@ -1,0 +1,323 @@
+"""`Encoder`: a saved model as an object that turns texts into embeddings.
+
+Input: a directory or a hub name, then any number of texts of any length. Output: float32 embeddings of unit length, in
+the order of the texts. `Encoder.save` writes a directory that transformers and sentence-transformers load.
+"""
+
+import copy
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Float32, Int
+from transformers import PreTrainedTokenizerFast
+
+from jaxretr import parallel
+from jaxretr.files import AnyPath
+from jaxretr.model.functions import EncoderFunctions, Params, functions
+from jaxretr.model.hf_layout import check_weights, find_model, read_settings, replaced_directory, write_settings
+from jaxretr.model.tokenizer import check_tokenizer, load_tokenizer, save_tokenizer
+from jaxretr.model.weights import load_params, save_params
+from jaxretr.tokenization import Tokenization, bucket
+from jaxretr.tracking import progress_bar, say
+
+_TOKENS_PER_TEXT = 128  # length of the texts that `batch_size` counts
+_WINDOW = 16_384  # texts that are tokenized and sorted by length together
+_BATCH_SIZE = 32  # texts of 128 tokens per device
+_IN_FLIGHT = 2  # batches dispatched before the oldest is fetched
+
+
+class Encoder:
+    """A sentence encoder: parameters on the devices, tokenizer and prefixes.
+
+    Texts longer than `max_length` tokens are truncated at the end; special tokens are always kept. An empty text is
+    encoded as its prefix alone; lone surrogates count as U+FFFD. Up to float tolerance, the embedding of a text does
+    not depend on the other texts or on their order.
+
+        encoder = Encoder.load("runs/hybrid/model")
+        scores = encoder.similarity(encoder.encode_query(["…"]), encoder.encode_document(["…", "…"]))
+
+    Args:
+      functions: the architecture and the way to compute it.
+      params: parameters of the architecture, host or device arrays; they are copied to every device of this process.
+      tokenizer: tokenizer that fits the architecture.
+      max_length: maximum number of tokens per text, special tokens included; None for the number of positions of the
+        model.
+      query_prefix, passage_prefix: text put before every query or passage.
+
+    Attributes:
+      query_tokenization, passage_tokenization: convert queries and passages to the token ids that `encode_query` and
+        `encode_document` encode.
+
+    Raises:
+      ValueError: the tokenizer or `max_length` does not fit the architecture.
+    """
+
+    def __init__(
+        self,
+        functions: EncoderFunctions,
+        params: Params,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        max_length: int | None = None,
+        query_prefix: str = "",
+        passage_prefix: str = "",
+    ):
+        architecture = functions.architecture
+        check_tokenizer(tokenizer, architecture)
+        max_length = architecture.max_length if max_length is None else max_length
+        specials = tokenizer.num_special_tokens_to_add()
+        if not specials < max_length <= architecture.max_length:
+            raise ValueError(
+                f"max_length is {max_length}, expected more than the {specials} special tokens and at most the "
+                f"model's {architecture.max_length} positions"
+            )
+        self.functions = functions
+        self.params = parallel.replicate(params)
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.query_prefix = query_prefix
+        self.passage_prefix = passage_prefix
+        self.query_tokenization = Tokenization(
+            tokenizer.backend_tokenizer, prefix=query_prefix, max_len=max_length, pad_id=tokenizer.pad_token_id
+        )
+        self.passage_tokenization = copy.copy(self.query_tokenization)  # shares the vocabulary
+        self.passage_tokenization.prefix = passage_prefix
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | AnyPath,
+        *,
+        dtype: DTypeLike = "float32",
+        max_length: int | None = None,
+        query_prefix: str | None = None,
+        passage_prefix: str | None = None,
+    ) -> "Encoder":
+        """Load a Hugging Face or sentence-transformers model with its saved pooling, prompts and maximum length.
+
+        Args:
+          name_or_path: a directory, on a disk or in a bucket, or a hub name such as "intfloat/multilingual-e5-base".
+          dtype: compute dtype, "float32" or "bfloat16".
+          max_length: maximum number of tokens per text, special tokens included; None for the saved value.
+          query_prefix, passage_prefix: override the saved prompts. By default, queries get the prompt "query"; passages
+            get "document", "passage" or "corpus", the first that exists. If none exists, the default prompt is used.
+            Some published models need prompts but have none saved; see their model cards.
+
+        Raises:
+          FileNotFoundError: the model does not exist.
+          ValueError: weights, configuration and tokenizer do not fit each other.
+        """
+        directory = find_model(name_or_path)
+        check_weights(directory, name_or_path)
+        settings = read_settings(directory)
+        for note in settings.notes:
+            say(f"{name_or_path}: {note}")
+        architecture, params = load_params(directory)
+        saved_length = min(settings.max_seq_length or architecture.max_length, architecture.max_length)
+        return cls(
+            functions(architecture, dtype=dtype),
+            params,
+            load_tokenizer(directory),
+            max_length=saved_length if max_length is None else max_length,
+            query_prefix=settings.query_prefix if query_prefix is None else query_prefix,
+            passage_prefix=settings.passage_prefix if passage_prefix is None else passage_prefix,
+        )
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return self.functions.architecture.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a digest of everything that embeddings depend on; it differs for another or a retrained encoder.
+
+        Each call computes it anew, because any part may have been replaced. This takes about a second for a hundred
+        million parameters.
+        """
+        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        settings = {
+            "architecture": repr(self.functions.architecture),
+            "dtype": self.functions.dtype,
+            "max_length": self.max_length,
+            "prefixes": [self.query_prefix, self.passage_prefix],
+            # A tokenizer keeps the truncation and padding settings of its last use; leave them out.
+            "tokenizer": {part: value for part, value in tokenizer.items() if part not in ("truncation", "padding")},
+        }
+        digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
+        for path, parameter in jax.tree_util.tree_leaves_with_path(self.params):
+            digest.update(f"{jax.tree_util.keystr(path)} {parameter.dtype} {parameter.shape}".encode())
+            digest.update(np.ascontiguousarray(parameter))
+        return digest.hexdigest()
+
+    def encode_query(
+        self, texts: Iterable[str], *, batch_size: int = _BATCH_SIZE, progress: bool = True
+    ) -> Float32[np.ndarray, "queries dim"]:
+        """Return the embeddings of queries, with `query_prefix` before each.
+
+        Args:
+          texts: any number of texts of any length.
+          batch_size: number of texts of 128 tokens that one device encodes at once. Batches of shorter texts are
+            larger, batches of longer texts are smaller, so memory use stays constant.
+          progress: show a progress bar if there is more than one batch.
+        """
+        return self._encode(texts, self.query_tokenization, batch_size, progress)
+
+    def encode_document(
+        self, texts: Iterable[str], *, batch_size: int = _BATCH_SIZE, progress: bool = True
+    ) -> Float32[np.ndarray, "passages dim"]:
+        """Return the embeddings of passages, with `passage_prefix` before each; otherwise like `encode_query`."""
+        return self._encode(texts, self.passage_tokenization, batch_size, progress)
+
+    def similarity(
+        self, queries: Float32[np.ndarray, "queries dim"], passages: Float32[np.ndarray, "passages dim"]
+    ) -> Float32[np.ndarray, "queries passages"]:
+        """Return the cosine similarities of embeddings."""
+        return queries @ passages.T
+
+    def token_vectors(self, ids: Sequence[Sequence[int]]) -> list[Float32[np.ndarray, "tokens hidden"]]:
+        """Return the last layer's vector of every token of every text, special tokens included.
+
+        Args:
+          ids: token ids per text, as `query_tokenization` or `passage_tokenization` returns them.
+        """
+        vectors: list[np.ndarray] = [np.empty(0)] * len(ids)
+        for rows, hidden in self._batches(_hidden_on_own_devices(self.functions), ids):
+            for row, of_text in zip(rows, hidden, strict=True):
+                vectors[row] = of_text[: len(ids[row])].astype(np.float32)
+        return vectors
+
+    def pooled_norms(self, ids: Sequence[Sequence[int]]) -> Float32[np.ndarray, " texts"]:
+        """Return the L2 norm of every text's pooled vector before normalization; `ids` as in `token_vectors`."""
+        norms = np.empty(len(ids), np.float32)
+        for rows, pooled in self._batches(_pooled_on_own_devices(self.functions), ids):
+            norms[rows] = np.linalg.norm(pooled, axis=1)
+        return norms
+
+    def _batches(self, run: Callable, ids: Sequence[Sequence[int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield, batch by batch, the positions of the texts and the output of `run` for them."""
+        tokenization = self.query_tokenization  # both tokenizations pad alike
+        for batch in plan_batches([len(row) for row in ids], tokenization.buckets, _BATCH_SIZE):
+            empty: list[Sequence[int]] = [[]] * (batch.size - len(batch.rows))
+            tokens = tokenization.pad([*(ids[row] for row in batch.rows), *empty], batch.length)
+            result = run(self.params, *parallel.split(tokens))
+            yield batch.rows, parallel.merge(result)[: len(batch.rows)]
+
+    def save(self, path: str | AnyPath, model_card: str | None = None) -> None:
+        """Write a directory that transformers, sentence-transformers (3 to 6) and `load` read.
+
+        A saved model at `path` is replaced as a whole; on a disk, atomically.
+
+        Args:
+          path: the directory.
+          model_card: Markdown for the README.md of the model.
+
+        Raises:
+          FileExistsError: `path` exists and is not a saved model.
+        """
+        with replaced_directory(path) as directory:
+            save_params(directory, self.functions.architecture, self.params)
+            save_tokenizer(self.tokenizer, directory, max_length=self.max_length)
+            write_settings(
+                directory,
+                self.functions.architecture,
+                max_seq_length=self.max_length,
+                query_prefix=self.query_prefix,
+                passage_prefix=self.passage_prefix,
+            )
+            if model_card is not None:
+                (directory / "README.md").write_text(model_card, encoding="utf-8")
+
+    def _encode(self, texts: Iterable[str], tokenize: Tokenization, batch_size: int, progress: bool) -> np.ndarray:
+        if isinstance(texts, str):
+            raise TypeError(f"texts is one string, {texts[:40]!r}; expected a list of strings")
+        if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping):
+            raise TypeError(f"texts is {repr(texts)[:60]} of type {type(texts).__name__}; expected a list of strings")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        texts = list(texts)
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(
+                    f"texts[{place}] is {repr(text)[:60]} of type {type(text).__name__}; expected a string. Leave it "
+                    "out, or give an empty string for a missing text"
+                )
+        embeddings = np.empty((len(texts), self.dim), np.float32)
+        dispatched: deque[tuple[np.ndarray, jax.Array]] = deque()
+        run = _on_own_devices(self.functions)
+        buckets = tokenize.buckets_for(len(texts))
+
+        def fetch() -> int:
+            rows, result = dispatched.popleft()
+            embeddings[rows] = parallel.merge(result)[: len(rows)]
+            return len(rows)
+
+        with progress_bar(enabled=progress and len(texts) > batch_size) as bar:
+            task = bar.add_task("encode", total=len(texts))
+            for start in range(0, len(texts), _WINDOW):
+                ids = tokenize(texts[start : start + _WINDOW])
+                for batch in plan_batches([len(row) for row in ids], buckets, batch_size):
+                    empty: list[list[int]] = [[]] * (batch.size - len(batch.rows))
+                    tokens = tokenize.pad([ids[row] for row in batch.rows] + empty, batch.length)
+                    dispatched.append((start + batch.rows, run(self.params, *parallel.split(tokens))))
+                    if len(dispatched) > _IN_FLIGHT:
+                        bar.advance(task, fetch())
+            while dispatched:
+                bar.advance(task, fetch())
+        return embeddings
+
+
+class PlannedBatch(NamedTuple):
+    """Indices of the texts that are encoded together, and the shape [size, length] of their batch."""
+
+    rows: Int[np.ndarray, " texts"]
+    size: int
+    length: int
+
+
+def plan_batches(lengths: Sequence[int], buckets: Sequence[int], batch_size: int) -> Iterator[PlannedBatch]:
+    """Split texts, longest first, into batches of about `batch_size` × 128 tokens per device.
+
+    If the texts of a length bucket do not fill a batch, the next shorter texts join it. So only the last batch can be
+    smaller than the full size of its bucket, and its size is rounded up to a power of two per device. This limits the
+    number of compilations.
+    """
+    devices = parallel.local_device_count()
+    order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
+    start = 0
+    while start < len(order):
+        length = bucket(lengths[order[start]], buckets)
+        per_device = max(1, batch_size * _TOKENS_PER_TEXT // length)
+        rows = order[start : start + devices * per_device]
+        needed = -(-len(rows) // devices)
+        yield PlannedBatch(rows, devices * min(per_device, 1 << (needed - 1).bit_length()), length)
+        start += len(rows)
+
+
+@lru_cache(maxsize=8)
+def _on_own_devices(encoder: EncoderFunctions) -> Any:
+    return parallel.pmap(encoder.encode_ids, in_axes=(None, 0, 0), devices=jax.local_devices())
+
+
+@lru_cache(maxsize=8)
+def _hidden_on_own_devices(encoder: EncoderFunctions) -> Any:
+    def hidden(params: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
+        return encoder.hidden_states(params, encoder.embed_tokens(params, ids), mask)
+
+    return parallel.pmap(hidden, in_axes=(None, 0, 0), devices=jax.local_devices())
+
+
+@lru_cache(maxsize=8)
+def _pooled_on_own_devices(encoder: EncoderFunctions) -> Any:
+    def pooled(params: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
+        hidden = encoder.hidden_states(params, encoder.embed_tokens(params, ids), mask)
+        return encoder.pool(params, hidden, mask)
+
+    return parallel.pmap(pooled, in_axes=(None, 0, 0), devices=jax.local_devices())

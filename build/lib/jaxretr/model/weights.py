@@ -1,0 +1,245 @@
+"""Load and save weights: convert a Hugging Face checkpoint to the parameter tree and back.
+
+Input: a directory (or hub name) with `config.json` and safetensors files, single or sharded, of any float type. Output:
+an `Architecture` and float32 parameters. The tensor names of a checkpoint appear once, in `checkpoint_views`, which
+maps each name to a numpy view of a parameter array in the checkpoint's orientation. Loading fills these views, saving
+reads them.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import transformers
+
+from jaxretr.files import AnyPath, replaced_file, write_json
+from jaxretr.model.architecture import Architecture
+from jaxretr.model.functions import Params, param_shapes
+from jaxretr.model.hf_layout import DENSE, INDEX, WEIGHTS, check_weights, find_model, read_settings
+
+_FLOAT_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_EXTRAS = re.compile(r"(pooler|lm_head|cls)\.|embeddings\.(position_ids|token_type_ids)$")
+_BLOCK_BYTES = 1 << 24
+_ALIGNMENT = 64
+_NAMED = 8  # number of names that an error lists
+
+
+def load_architecture(name_or_path: str | AnyPath) -> Architecture:
+    """Return the architecture of a saved model: its config.json, pooling and dense head. No weights are read.
+
+    Raises:
+      FileNotFoundError: see `find_model`.
+      ValueError: the model is not of the XLM-R or BERT family.
+    """
+    directory = find_model(name_or_path)
+    settings = read_settings(directory)
+    try:
+        config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+        return Architecture.from_hf_config(config, pooling=settings.pooling, dense_head=settings.dense_head)
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(f"{directory / 'config.json'} describes no encoder that can be loaded: {error}") from error
+
+
+def load_params(name_or_path: str | AnyPath, architecture: Architecture | None = None) -> tuple[Architecture, Params]:
+    """Load a checkpoint into float32 numpy arrays, tensor by tensor, block by block.
+
+    The files are read, not memory-mapped: peak memory is the size of the parameters plus one block of 16 MiB.
+
+    Args:
+      name_or_path: a directory or a hub name.
+      architecture: expected architecture; None reads it from the directory.
+
+    Returns:
+      The architecture and the parameters. Put the parameters on the device once (`jax.device_put`) before you call
+      functions.
+
+    Raises:
+      FileNotFoundError: the model does not exist, or it has no safetensors files.
+      ValueError: a file is truncated or is not a safetensors file, or tensors are missing, unexpected or of another
+        shape; the message names them.
+    """
+    directory = find_model(name_or_path)
+    check_weights(directory, name_or_path)
+    architecture = architecture or load_architecture(directory)
+    settings = read_settings(directory)
+    params: Params = jax.tree.map(lambda leaf: _allocate(leaf.shape), param_shapes(architecture))
+    _fill(checkpoint_views(architecture, params), _open_checkpoint(directory), directory)
+    if architecture.dense_head:
+        if settings.dense is None:
+            raise ValueError(f"{directory / 'modules.json'} names no Dense module, but a dense head is expected")
+        _fill(_dense_views(params), _open_checkpoint(settings.dense), settings.dense)
+    return architecture, params
+
+
+def save_params(directory: str | Path, architecture: Architecture, params: Params) -> None:
+    """Write `model.safetensors` (Hugging Face's names, float32) and `config.json` to an existing directory.
+
+    Each file is replaced atomically.
+    """
+    directory = Path(directory)
+    params = jax.tree.map(np.asarray, params)
+    _save_tensors(directory / WEIGHTS, checkpoint_views(architecture, params))
+    if architecture.dense_head:
+        (directory / DENSE).mkdir(exist_ok=True)
+        _save_tensors(directory / DENSE / WEIGHTS, _dense_views(params))
+    write_json(directory / "config.json", architecture.to_hf_config())
+
+
+def checkpoint_views(architecture: Architecture, params: Params) -> dict[str, np.ndarray]:
+    """Return a view of `params` per Hugging Face tensor name, in Hugging Face's orientation [out, in]."""
+    embeddings, layers = params["embeddings"], params["layers"]
+    views = {
+        "embeddings.word_embeddings.weight": embeddings["word"]["embedding"],
+        "embeddings.position_embeddings.weight": embeddings["position"]["embedding"],
+        "embeddings.token_type_embeddings.weight": embeddings["token_type"]["embedding"],
+        "embeddings.LayerNorm.weight": embeddings["norm"]["scale"],
+        "embeddings.LayerNorm.bias": embeddings["norm"]["bias"],
+    }
+    linears = {
+        "attention.output.dense": layers["attention"]["output"],
+        "intermediate.dense": layers["ffn_in"],
+        "output.dense": layers["ffn_out"],
+    }
+    norms = {"attention.output.LayerNorm": layers["attention_norm"], "output.LayerNorm": layers["ffn_norm"]}
+    qkv, hidden = layers["attention"]["qkv"], architecture.hidden_size
+    for i in range(architecture.num_hidden_layers):
+        prefix = f"encoder.layer.{i}."
+        for part, name in enumerate(("query", "key", "value")):
+            columns = slice(part * hidden, (part + 1) * hidden)
+            views[f"{prefix}attention.self.{name}.weight"] = qkv["kernel"][i, :, columns].T
+            views[f"{prefix}attention.self.{name}.bias"] = qkv["bias"][i, columns]
+        for name, linear in linears.items():
+            views[f"{prefix}{name}.weight"] = linear["kernel"][i].T
+            views[f"{prefix}{name}.bias"] = linear["bias"][i]
+        for name, norm in norms.items():
+            views[f"{prefix}{name}.weight"] = norm["scale"][i]
+            views[f"{prefix}{name}.bias"] = norm["bias"][i]
+    return views
+
+
+def _allocate(shape: tuple[int, ...]) -> np.ndarray:
+    """Return an uninitialized float32 array with the alignment that XLA needs to use it on CPU without a copy."""
+    size = 4 * math.prod(shape)
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(np.float32).reshape(shape)
+
+
+def _dense_views(params: Params) -> dict[str, np.ndarray]:
+    return {"linear.weight": params["dense_head"]["kernel"].T, "linear.bias": params["dense_head"]["bias"]}
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """Location of one tensor in a safetensors file."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    def read_into(self, target: np.ndarray) -> None:
+        """Fill `target` (any strides) block by block; convert to its dtype."""
+        dtype = np.dtype(_FLOAT_TYPES[self.dtype])
+        row_items = math.prod(self.shape[1:])
+        rows = max(1, _BLOCK_BYTES // (row_items * dtype.itemsize))
+        with self.file.open("rb") as file:
+            file.seek(self.offset)
+            for start in range(0, self.shape[0], rows):
+                block = target[start : start + rows]
+                block[...] = np.fromfile(file, dtype, block.size).reshape(block.shape)
+
+
+def _open_checkpoint(directory: Path) -> dict[str, _Tensor]:
+    """Return the tensors of a checkpoint by name, without the model's name prefix and without known extra tensors."""
+    files = [WEIGHTS] if (directory / WEIGHTS).is_file() else _read_index(directory / INDEX)
+    tensors = {}
+    for file in files:
+        for name, tensor in _read_header(directory / file).items():
+            name = re.sub(r"^(roberta|bert)\.", "", name)
+            name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+            if not _EXTRAS.match(name):
+                tensors[name] = tensor
+    return tensors
+
+
+def _read_index(path: Path) -> list[str]:
+    """Return the file names of the shards."""
+    try:
+        return sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no index of safetensors files ({error!r}); download it again") from error
+
+
+def _read_header(path: Path) -> dict[str, _Tensor]:
+    """Return the tensors in a safetensors file.
+
+    The file contains the u64 length of the header, the JSON header (dtypes, shapes, offsets), and the data.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is named by {INDEX} but absent; download the checkpoint again")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        if not 0 < header_size <= size - 8:
+            raise ValueError(f"{path} ({size} bytes) is truncated or no safetensors file; download it again")
+        try:
+            header = json.loads(file.read(header_size))
+        except ValueError as error:
+            raise ValueError(f"{path} is no safetensors file (its header is not JSON); download it again") from error
+    start = 8 + header_size
+    try:
+        header.pop("__metadata__", None)
+        end = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        tensors = {
+            name: _Tensor(path, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
+            for name, entry in header.items()
+        }
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} has a damaged header ({error!r}); download it again") from error
+    if end != size:
+        raise ValueError(f"{path} is truncated or damaged: {size} bytes, expected {end}; download it again")
+    return tensors
+
+
+def _fill(views: dict[str, np.ndarray], tensors: dict[str, _Tensor], directory: Path) -> None:
+    """Fill the views from the tensors of the same names, after checking that names, shapes and types match."""
+    missing = sorted(views.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - views.keys())
+    misfits = [
+        f"{name} is {tensor.dtype}{list(tensor.shape)}, expected a float {list(views[name].shape)}"
+        for name, tensor in tensors.items()
+        if name in views and (tensor.shape != views[name].shape or tensor.dtype not in _FLOAT_TYPES)
+    ]
+    problems = [
+        f"{what}: {', '.join(names[:_NAMED])}{f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''}"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misfits))
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"the weights in {directory} do not fit its config.json; {'; '.join(problems)}. "
+            "Is the checkpoint of another model, or a model with another head?"
+        )
+    for name, view in views.items():
+        tensors[name].read_into(view)
+
+
+def _save_tensors(path: Path, views: dict[str, np.ndarray]) -> None:
+    """Write a safetensors file tensor by tensor, so that memory never holds a second copy of the parameters."""
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, view in views.items():
+        header[name] = {"dtype": "F32", "shape": view.shape, "data_offsets": (offset, offset + 4 * view.size)}
+        offset += 4 * view.size
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the format requires aligned data
+    with replaced_file(path) as partial, partial.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for view in views.values():
+            file.write(np.ascontiguousarray(view, np.float32).data)

@@ -1,0 +1,1 @@
+"""The HTTP service: an index and its encoder."""

@@ -1,0 +1,274 @@
+"""The service over HTTP: build an ASGI application from an index, an encoder and options."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+import jaxretr
+from jaxretr.index.types import Searchable
+from jaxretr.model.encode import Encoder
+from jaxretr.serve import metrics, responses
+from jaxretr.serve.access_log import AccessLog, log, to_stderr
+from jaxretr.serve.auth import OPEN, Gate
+from jaxretr.serve.body_limit import BoundedBody
+from jaxretr.serve.errors import ServiceError, error_response, validation_error
+from jaxretr.serve.faults import Faults, report
+from jaxretr.serve.options import ServiceOptions
+from jaxretr.serve.page import page
+from jaxretr.serve.requests import (
+    DeleteRequest,
+    EmbeddingsRequest,
+    PutRequest,
+    SearchRequest,
+    requests,
+)
+from jaxretr.serve.requests import (
+    Request as Body,
+)
+from jaxretr.serve.responses import JSONResponse
+from jaxretr.serve.root_path import RootPath, route_path
+from jaxretr.serve.service import Service
+
+_READING = (400, 408, 413, 415, 422, 500, 503)  # error statuses of every endpoint that takes a body
+_ENCODING = (*_READING, 504)
+
+
+def create_app(
+    index: Searchable, encoder: Encoder, options: ServiceOptions, *, write_log: Callable[[str], object] = to_stderr
+) -> FastAPI:
+    """Return the service as an app; docs/serving.md and its /openapi.json describe its API.
+
+    Args:
+      index: the index to search; the app never closes it.
+      encoder: the encoder of the index's passages.
+      options: permissions and limits.
+      write_log: receives the lines of the access log.
+
+    Returns:
+      The app; its `state.service` is the `Service`. The app becomes ready some time after it starts.
+    """
+    service = Service(index, encoder, options)
+    models = requests(options, encoder.dim)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="jaxretr",
+        version=jaxretr.__version__,
+        lifespan=lifespan,
+        docs_url=None,  # the documentation pages load scripts from other sites
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    html = page()
+
+    def route(
+        method: str, path: str, answer: Any, statuses: tuple[int, ...] = (), content: Any = None, status: int = 200
+    ) -> Any:
+        """Return a decorator that registers an endpoint with its errors and whether it needs the key."""
+        key = options.api_key is not None and path not in OPEN
+        described: dict[int | str, dict[str, Any]] = {
+            status: {"model": responses.Error, "description": HTTPStatus(status).phrase}
+            for status in (*statuses, *((400,) if options.allowed_hosts else ()), *((401,) if key else ()))
+        }
+        if content is not None:
+            described[200] = {"content": {content: {"schema": {"type": "string"}}}}
+        described_route = app.api_route(
+            path,
+            methods=[method],
+            response_model=answer,
+            status_code=status,
+            responses=described,
+            response_class=JSONResponse if content is None else Response,
+            openapi_extra={"security": [{"key": []}]} if key else None,
+        )
+
+        def register(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+            described_route(endpoint)
+            if method == "GET":  # the server omits the body of a response to HEAD
+                app.add_api_route(path, endpoint, methods=["HEAD"], response_model=None, include_in_schema=False)
+            return endpoint
+
+        return register
+
+    @route("POST", "/search", responses.SearchAnswer | responses.SearchAnswers, _ENCODING)
+    @_taking(models.search)
+    async def search(request: Request, body: SearchRequest) -> Response:
+        """The passages that answer a query, or each of several, best first."""
+        log(request.scope, k=body.k, texts=len(body.texts))
+        if options.log_queries:
+            log(request.scope, queries=body.texts)
+        return JSONResponse(await service.search(body))
+
+    @route("POST", "/v1/embeddings", responses.Embeddings, (*_ENCODING, 404))
+    @_taking(models.embeddings)
+    async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
+        """Embeddings of texts, as OpenAI's API gives them."""
+        log(request.scope, texts=len(body.input))
+        if options.log_queries:
+            log(request.scope, queries=body.input)
+        return JSONResponse(await service.embed(body))
+
+    @route("GET", "/v1/models", responses.Models)
+    async def list_models() -> Response:
+        """The model, as OpenAI's API lists them."""
+        return JSONResponse(service.models())
+
+    @route("GET", "/v1/models/{id:path}", responses.Model, (404, 422))
+    async def get_model(id: str) -> Response:
+        """The model of this name, as OpenAI's API describes it."""
+        return JSONResponse(service.model(id))
+
+    if options.writable:
+
+        @route("PUT", "/passages", responses.Upserted, (*_ENCODING, 507))
+        @_taking(models.put)
+        async def put_passages(request: Request, body: PutRequest) -> Response:
+            """Adds passages, or replaces passages with the same ids: all or none. Answers when they are on disk."""
+            log(request.scope, texts=len(body.passages))
+            return JSONResponse(await service.upsert(body))
+
+        @route("POST", "/passages/delete", responses.Deleted, (*_READING, 507))
+        @_taking(models.delete)
+        async def delete_passages(request: Request, body: DeleteRequest) -> Response:
+            """Takes passages out. Answered when that is on disk."""
+            log(request.scope, texts=len(body.ids))
+            return JSONResponse(await service.delete(body))
+
+        @route("POST", "/passages/compact", responses.Compaction, (409,), status=202)
+        async def compact_index() -> Response:
+            """Starts to rebuild the index from its passages, so that new passages are searched like all others."""
+            return JSONResponse(service.compact(), 202)
+
+    @route("GET", "/info", responses.Info)
+    def info() -> Response:
+        """What is served, and how much a request may hold."""
+        return JSONResponse(service.info())
+
+    @route("GET", "/healthz", responses.Status)
+    async def healthz() -> Response:
+        """200 while the process lives."""
+        return JSONResponse({"status": "alive"})
+
+    @route("GET", "/readyz", responses.Status, (503,))
+    async def readyz() -> Response:
+        """200 when texts can be encoded at full speed; 503 before that and while shutting down."""
+        if service.unready:
+            raise ServiceError(503, service.unready, retry_after=5)
+        return JSONResponse({"status": "ready"})
+
+    @route("GET", "/metrics", None, content="text/plain")
+    def prometheus() -> Response:
+        """Figures for Prometheus."""
+        return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)
+
+    @route("GET", "/", None, content="text/html")
+    async def search_page() -> Response:
+        """The search page."""
+        return html
+
+    routes = [route for route in app.routes if isinstance(route, Route)]
+    _check_root_path(options.root_path, routes)
+    # The middleware that is added last sees a request first.
+    app.add_middleware(BoundedBody, options=options)
+    app.add_middleware(Gate, options=options)
+    app.add_middleware(Faults)
+    if options.cors_origins:  # outside the gate, because browsers send preflight requests without a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=options.cors_origins,
+            allow_methods=("GET", "HEAD", "POST", "PUT"),
+            allow_headers=("*",),
+            expose_headers=("Retry-After", "X-Request-ID"),
+        )
+    proxies = options.forwarded_allow_ips
+    app.add_middleware(AccessLog, metrics=service.metrics, routes=routes, write=write_log, clients=bool(proxies))
+    if proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(proxies))
+    if options.root_path:
+        app.add_middleware(RootPath, root_path=options.root_path)
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error if options.writable else _read_only_error)
+    if options.api_key is not None:
+        _describe_key(app)
+    return app
+
+
+def _taking(model: type[Body]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that makes an endpoint's `body` a `model`, which has the limits of this service."""
+
+    def taking(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+        endpoint.__annotations__["body"] = model
+        return endpoint
+
+    return taking
+
+
+def _describe_key(app: FastAPI) -> None:
+    describe = app.openapi
+
+    def described() -> dict[str, Any]:
+        description = describe()
+        description["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        return description
+
+    app.openapi = described  # type: ignore[method-assign]
+
+
+def _check_root_path(root_path: str, routes: Sequence[Route]) -> None:
+    for route in routes:
+        if root_path and f"{route.path}/".startswith(f"{root_path}/"):
+            raise ValueError(
+                f"root_path is {root_path}, but the service has an endpoint {route.path}, so their paths could not be "
+                "told apart; choose another root path"
+            )
+
+
+async def _service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    if error.fault is None:
+        return error.response()
+    more = report(request.scope, error.fault)
+    return error_response(error.status, f"{error.message}; {more}", param=error.param, headers=error.headers)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return validation_error(error.errors()).response()
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    root = request.scope.get("root_path")
+    if error.status_code == 404 and root and request.scope["path"] == root and request.method in ("GET", "HEAD"):
+        return RedirectResponse(f"{root}/")  # to the search page, whose links are relative
+    headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"
+    messages = {
+        400: "the body cannot be read as JSON: it is nested too deeply, or has a number of thousands of digits",
+        404: f"there is no {request.url.path[:80]}; /openapi.json lists what there is",
+        405: f"{request.method[:20]} is not for {request.url.path[:80]}; expected {headers.get('Allow', '')}",
+    }
+    return error_response(error.status_code, messages.get(error.status_code, error.detail), headers=headers)
+
+
+async def _read_only_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404 and route_path(request.scope).startswith("/passages"):
+        return error_response(404, "passages cannot be changed: the service runs without --writable")
+    return await _http_error(request, error)

@@ -1,0 +1,317 @@
+"""The service on Ray Serve: build an application from directories of index shards.
+
+    serve run jaxretr.serve.ray_app:build index=/data/shard-0,/data/shard-1
+
+Each shard is a deployment with one replica, which opens its directory; Ray restarts a shard that dies. The ingress
+holds the encoder and serves `create_app` over all shards. docs/scaling.md describes what to expect. No other file
+imports Ray.
+"""
+
+import asyncio
+import dataclasses
+import functools
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import FastAPI
+from jaxtyping import Float32, Float64
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from ray import serve
+from ray.exceptions import RayTaskError
+
+from jaxretr.index.encoder import load_encoder
+from jaxretr.index.index import Index
+from jaxretr.index.shards import ShardedIndex
+from jaxretr.index.types import Answer, IndexedPassage, SearchOptions
+from jaxretr.serve.app import create_app
+from jaxretr.serve.auth import LOOPBACK
+from jaxretr.serve.options import ServiceOptions
+from jaxretr.serve.server import read_api_key
+from jaxretr.tracking import say
+
+_SEARCHES = 4  # concurrent searches per shard
+_STARTING = 600.0  # seconds that the ingress waits for a shard to start
+_PROBE = 0.25  # seconds between attempts to reach a lost shard
+_COMMAS = BeforeValidator(lambda given: given.split(",") if isinstance(given, str) else given)
+
+
+class RayOptions(BaseModel):
+    """Options of `build`: `name=value` after `serve run`, or `args` in a configuration file.
+
+    Attributes:
+      index: directories of all shards, as the machines of the shards see them; separated by commas on a command line.
+      model: current location of the model (default: its location when the index was built).
+      writable: whether clients may put and delete passages.
+      api_key_file: file with the key that clients must send (default: JAXRETR_API_KEY in the ingress's environment).
+      insecure: whether to answer requests without a key that are addressed to other names than this machine's own.
+      allowed_hosts: names in the Host header besides this machine's own; separated by commas on a command line, like
+        `forwarded_allow_ips` and `cors_origins`.
+      forwarded_allow_ips, cors_origins: see `ServiceOptions`. The root path is that of the application in Ray Serve.
+      log_queries: whether the access log includes the texts of queries.
+      shard_timeout: seconds that a shard has for a search; after that, the answer is returned without this shard.
+      shard_write_timeout: seconds that a shard has for a write.
+      limits: numeric settings of `ServiceOptions`, by name.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    index: Annotated[list[Path], _COMMAS] = Field(min_length=1)
+    model: str | None = None
+    writable: bool = False
+    api_key_file: Path | None = None
+    insecure: bool = False
+    allowed_hosts: Annotated[tuple[str, ...], _COMMAS] = ()
+    forwarded_allow_ips: Annotated[tuple[str, ...], _COMMAS] = ()
+    cors_origins: Annotated[tuple[str, ...], _COMMAS] = ()
+    log_queries: bool = False
+    shard_timeout: float = Field(5.0, gt=0)
+    shard_write_timeout: float = Field(30.0, gt=0)
+    limits: dict[str, int | float] = {}
+
+    def service(self, model: str) -> ServiceOptions:
+        """Return the options of the service.
+
+        Args:
+          model: path of the model that the index names.
+
+        Raises:
+          ValueError: a limit is unknown or out of range.
+        """
+        known = [field.name for field in dataclasses.fields(ServiceOptions) if field.type in (int, float)]
+        if unknown := sorted(set(self.limits) - set(known)):
+            raise ValueError(f"there is no limit {', '.join(unknown)}; expected of {', '.join(known)}")
+        key = read_api_key(self.api_key_file)
+        open_to_all = (key is not None or self.insecure) and not self.allowed_hosts
+        path = Path(self.model or model)
+        return ServiceOptions(
+            model=path.parent.name if path.name == "model" else path.name,
+            writable=self.writable,
+            api_key=key,
+            allowed_hosts=() if open_to_all else (*LOOPBACK, *self.allowed_hosts),
+            forwarded_allow_ips=self.forwarded_allow_ips,
+            cors_origins=self.cors_origins,
+            log_queries=self.log_queries,
+            **self.limits,  # type: ignore[arg-type]  # `ServiceOptions` checks the values
+        )
+
+
+def build(args: RayOptions) -> serve.Application:
+    """Return the application: an ingress and its shards."""
+    args.service("checked here, before anything is started")
+    shards = [
+        serve.deployment(
+            IndexShard,
+            name=f"shard-{place}",
+            max_ongoing_requests=100,
+            ray_actor_options={"num_cpus": 0.5},
+            health_check_period_s=1,
+            health_check_timeout_s=10,
+            graceful_shutdown_timeout_s=5,  # for a hanging shard; all writes that it has confirmed are on disk
+        ).bind(directory, args.writable)
+        for place, directory in enumerate(args.index)
+    ]
+
+    # Ray runs this in the process of the ingress.
+    def app() -> FastAPI:
+        with ThreadPoolExecutor(1) as thread:  # Ray requires that results are awaited outside the event loop
+            return thread.submit(_app, args).result()
+
+    class Search:
+        """The ingress. Its arguments make the shards part of the application."""
+
+        def __init__(self, *shards: Any):
+            pass
+
+        def check_health(self) -> None:
+            if failure := self.app.state.service.failure:  # type: ignore[attr-defined]
+                raise RuntimeError(failure)
+
+    ingress = serve.deployment(
+        serve.ingress(app)(Search),
+        name="search",
+        max_ongoing_requests=1_000,  # the app itself refuses requests when it has too many
+        ray_actor_options={"num_cpus": 1},
+        health_check_period_s=5,
+        graceful_shutdown_timeout_s=60,
+    )
+    return ingress.bind(*shards)
+
+
+class IndexShard:
+    """One shard in a process of its own.
+
+    Args:
+      directory: directory of the shard's index.
+      writable: whether the index may be updated.
+    """
+
+    def __init__(self, directory: Path, writable: bool):
+        self._index = Index.open(directory, writable=writable)
+        self._searching = ThreadPoolExecutor(_SEARCHES, "search")
+        self._writing = ThreadPoolExecutor(1, "write")  # one thread, so that writes run in the order of arrival
+        self._state = uuid.uuid4().hex  # changes after each update
+
+    async def search(
+        self,
+        queries: np.ndarray,
+        options: Sequence[SearchOptions],
+        language_means: Mapping[str, np.ndarray] | None,
+    ) -> list[Answer]:
+        """Return the answers of `Index.search_shard`."""
+        return await self._run(self._searching, self._index.search_shard, queries, options, language_means)
+
+    async def write(self, method: str, arguments: Sequence[Any], until: float) -> Any:
+        """Call `Index.upsert` or `Index.delete`.
+
+        Args:
+          method: name of the method.
+          arguments: arguments of the method.
+          until: deadline in seconds since the epoch. After it, the caller has given up and may have written something
+            else.
+
+        Raises:
+          TimeoutError: the call came after the deadline.
+        """
+
+        def write() -> Any:
+            if time.time() > until:
+                raise TimeoutError("it came too late")
+            try:
+                return getattr(self._index, method)(*arguments)
+            finally:
+                self._state = uuid.uuid4().hex
+
+        return await self._run(self._writing, write)
+
+    async def compact(self) -> None:
+        """Call `Index.compact`."""
+        await asyncio.to_thread(self._index.compact)
+        self._state = uuid.uuid4().hex
+
+    async def about(self, known: str | None) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
+        """Return the id of the current state, `Index.describe` and `Index.language_sums`; None if the id is `known`."""
+
+        def about() -> tuple[str, dict[str, Any], dict[str, Any]] | None:
+            state = self._state
+            return None if state == known else (state, self._index.describe(), self._index.language_sums)
+
+        return await asyncio.to_thread(about)
+
+    async def check_health(self) -> None:
+        """Raise an exception if the index cannot be read."""
+        await asyncio.to_thread(self._index.describe)
+
+    async def _run(self, executor: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
+
+
+class RemoteShard:
+    """A `Shard` in another process, called through its Ray handle.
+
+    A shard that does not answer in time counts as lost. Calls to a lost shard fail at once. A thread probes the shard
+    and marks it as available when it answers again.
+
+    Args:
+      handle: handle of the shard's deployment.
+      timeout: seconds for reads.
+      write_timeout: seconds for writes.
+    """
+
+    def __init__(self, handle: Any, timeout: float, write_timeout: float):
+        self._handle, self._timeout, self._write_timeout = handle, timeout, write_timeout
+        self._lost: str | None = None
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._about = self._handle.about.remote(None).result(timeout_s=_STARTING)
+
+    def search_shard(
+        self,
+        queries: Float32[np.ndarray, "queries dim"],
+        options: Sequence[SearchOptions],
+        language_means: Mapping[str, Float32[np.ndarray, " dim"]] | None = None,
+    ) -> list[Answer]:
+        return self._ask(self._handle.search, queries, options, language_means, timeout=self._timeout)
+
+    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None:
+        self._write("upsert", passages, vectors)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        return self._write("delete", ids)
+
+    def compact(self) -> None:
+        self._ask(self._handle.compact, timeout=None)
+
+    def describe(self) -> dict[str, Any]:
+        return self._now()[1]
+
+    @property
+    def language_sums(self) -> dict[str, tuple[Float64[np.ndarray, " dim"], int]]:
+        return self._now()[2]
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _now(self) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        known = self._about
+        changed = self._ask(self._handle.about, known[0], timeout=self._timeout)
+        if changed is not None:
+            self._about = known = changed
+        return known
+
+    def _write(self, method: str, *arguments: Any) -> Any:
+        until = time.time() + self._write_timeout
+        return self._ask(self._handle.write, method, arguments, until, timeout=self._write_timeout)
+
+    def _ask(self, method: Any, *arguments: Any, timeout: float | None) -> Any:
+        if self._lost is not None:
+            raise ConnectionError(f"lost, and not back yet: {self._lost}")
+        response = None
+        try:
+            response = method.remote(*arguments)
+            return response.result(timeout_s=timeout)
+        except RayTaskError as error:  # the shard is alive and answers with an error
+            raise error.cause from None
+        except Exception as error:
+            if response is not None:
+                response.cancel()
+            late = isinstance(error, TimeoutError)
+            why = f"no answer within {timeout:g} s" if late else repr(error).partition("\n")[0][:200]
+            self._lose(why)
+            raise ConnectionError(why) from error
+
+    def _lose(self, why: str) -> None:
+        with self._lock:
+            if self._lost is None:
+                self._lost = why
+                say(f"{self._handle.deployment_name} is lost: {why}")
+                threading.Thread(target=self._find, name="find", daemon=True).start()
+
+    def _find(self) -> None:
+        while not self._closed.wait(_PROBE):
+            response = None
+            try:
+                response = self._handle.about.remote(None)
+                self._about = response.result(timeout_s=self._timeout)
+            except Exception:  # after any error, the shard still counts as lost
+                if response is not None:
+                    response.cancel()
+            else:
+                self._lost = None
+                say(f"{self._handle.deployment_name} is back")
+                return
+
+
+def _app(args: RayOptions) -> FastAPI:
+    """Return the app that the ingress serves; called in the process of the ingress."""
+    application = serve.get_replica_context().app_name
+    handles = [serve.get_deployment_handle(f"shard-{place}", application) for place in range(len(args.index))]
+    connect = functools.partial(RemoteShard, timeout=args.shard_timeout, write_timeout=args.shard_write_timeout)
+    index = ShardedIndex([connect(handle) for handle in handles])
+    about = index.describe()
+    return create_app(index, load_encoder(about, args.model), args.service(about["model"]))

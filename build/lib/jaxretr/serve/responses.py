@@ -1,0 +1,182 @@
+"""Models of responses for the OpenAPI description, and functions that build the responses.
+
+The models are never instantiated: the functions build equal JSON directly from the index's answers, without a copy.
+"""
+
+import base64
+import json
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32
+from pydantic import BaseModel, ConfigDict
+from starlette import responses
+
+from jaxretr.index.types import Answer, Hit, MetadataValue
+
+
+class JSONResponse(responses.JSONResponse):
+    """A response in UTF-8 JSON. Lone surrogates, which UTF-8 cannot encode, are written as JSON escapes."""
+
+    def render(self, content: Any) -> bytes:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "backslashreplace")
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Found(_Answer):
+    """A passage that was found."""
+
+    id: str
+    score: float
+    language: str
+    title: str
+    text: str
+    metadata: dict[str, MetadataValue]
+
+
+class Hits(_Answer):
+    """What was found for one query, best first; without the shards that did not answer."""
+
+    hits: list[Found]
+    degraded: bool
+    missing_shards: list[int]
+
+
+class SearchAnswer(Hits):
+    """The answer to a request with "query"."""
+
+    took_ms: float
+
+
+class SearchAnswers(_Answer):
+    """The answers to a request with "queries"."""
+
+    answers: list[Hits]
+    took_ms: float
+
+
+class Embedding(_Answer):
+    """The embedding of one text, as numbers or as base64 of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(_Answer):
+    """Tokens that were read, prefixes and special tokens included."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(_Answer):
+    """Embeddings in OpenAI's format."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class Model(_Answer):
+    """A model in OpenAI's format."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class Models(_Answer):
+    """A list of models in OpenAI's format."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Upserted(_Answer):
+    """Passages that are on disk now."""
+
+    upserted: int
+
+
+class Deleted(_Answer):
+    """The number of passages that existed and were deleted."""
+
+    deleted: int
+
+
+class Compaction(_Answer):
+    """The index is being rebuilt in the background; the counts of `since_built` in /info drop when it is done."""
+
+    compaction: Literal["begun"]
+
+
+class Info(_Answer):
+    """What is served."""
+
+    model: str
+    dim: int
+    passages: int
+    languages: dict[str, int]
+    since_built: dict[Literal["upserted", "deleted"], int]
+    writable: bool
+    limits: dict[str, int]
+
+
+class Status(_Answer):
+    """The state of the service."""
+
+    status: Literal["alive", "ready"]
+
+
+class Problem(_Answer):
+    """What is wrong, and what to do about it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(_Answer):
+    """OpenAI's form of an error."""
+
+    error: Problem
+
+
+def found(hit: Hit) -> dict[str, Any]:
+    """Return a `Found`."""
+    passage = hit.passage
+    return {
+        "id": passage.id,
+        "score": float(hit.score),
+        "language": passage.language,
+        "title": passage.title,
+        "text": passage.text,
+        "metadata": dict(passage.metadata),
+    }
+
+
+def hits(answer: Answer) -> dict[str, Any]:
+    """Return a `Hits`."""
+    missing = list(answer.missing_shards)
+    return {"hits": [found(hit) for hit in answer.hits], "degraded": bool(missing), "missing_shards": missing}
+
+
+def embeddings(
+    vectors: Float32[np.ndarray, "texts dim"], *, encoding_format: str, model: str, tokens: int
+) -> dict[str, Any]:
+    """Return an `Embeddings`; base64 encodes the float32 values bit for bit."""
+    if encoding_format == "base64":
+        rows: list[Any] = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
+    else:
+        rows = vectors.tolist()
+    data = [{"object": "embedding", "index": number, "embedding": row} for number, row in enumerate(rows)]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": model, "usage": usage}

@@ -1,0 +1,210 @@
+"""The service without HTTP: checked requests in, JSON values out."""
+
+import asyncio
+import functools
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxretr.index.types import Searchable
+from jaxretr.model.encode import Encoder
+from jaxretr.serve import responses
+from jaxretr.serve.batching import Batcher, Kind
+from jaxretr.serve.errors import ServiceError, index_error, shown
+from jaxretr.serve.metrics import Metrics
+from jaxretr.serve.options import ServiceOptions
+from jaxretr.serve.requests import DeleteRequest, EmbeddingsRequest, PutRequest, SearchRequest
+from jaxretr.serve.warm_up import encoder_batch_size, shapes
+from jaxretr.tracking import progress_bar, say
+
+
+class Service:
+    """An index and its encoder, behind micro-batches and one writer thread.
+
+    Attributes:
+      metrics: metrics of this service.
+      failure: the reason why the service can never become ready, or None. Clients do not see it, since it may name
+        paths.
+      stopping: whether the service is shutting down; set by the code that runs it.
+    """
+
+    def __init__(self, index: Searchable, encoder: Encoder, options: ServiceOptions):
+        self.index = index
+        self.encoder = encoder
+        self.options = options
+        self.metrics = Metrics(lambda: len(index))
+        self.failure: str | None = None
+        self.stopping = False
+        self._batch_size = encoder_batch_size(options)
+        self._batcher = Batcher(self._encode, index.search, options, self.metrics)
+        self._writer = ThreadPoolExecutor(1, "write")  # one thread, so that writes run in the order of arrival
+        self._compaction: asyncio.Future[None] | None = None
+        self._since = int(time.time())
+        self._progress = "starting"
+
+    @property
+    def unready(self) -> str | None:
+        """The reason why clients should send no requests now, or None. Requests sent during a shutdown are answered."""
+        return "the service is shutting down" if self.stopping else self._unable
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Warm up in the background; at the end, wait for work that has begun."""
+        warming = asyncio.create_task(self._warm_up())
+        try:
+            yield
+        finally:
+            self.stopping = True
+            self.metrics.ready.set(0)
+            warming.cancel()
+            try:
+                await asyncio.wait([warming])
+            finally:
+                try:
+                    await self._batcher.close()
+                finally:
+                    self._writer.shutdown()
+            if self._compaction is not None:
+                await asyncio.wait([self._compaction])
+
+    async def search(self, request: SearchRequest) -> dict[str, Any]:
+        """Return a `SearchAnswer`, or `SearchAnswers` for several queries."""
+        started = time.perf_counter()
+        texts = request.texts
+        if len(texts) * request.k > self.options.max_hits:
+            raise ServiceError(
+                422,
+                f"{len(texts)} queries with k = {request.k} are {len(texts) * request.k} passages; expected at most "
+                f"{self.options.max_hits} in one answer",
+                param="k",
+            )
+        self._check_ready()
+        async with self._deadline():
+            found = [responses.hits(one) for one in await self._batcher.search(texts, request.options())]
+        body: dict[str, Any] = {"answers": found} if request.queries else found[0]
+        return {**body, "took_ms": round(1000 * (time.perf_counter() - started), 3)}
+
+    async def embed(self, request: EmbeddingsRequest) -> dict[str, Any]:
+        """Return `Embeddings`."""
+        if request.model is not None:
+            self.model(request.model)
+        self._check_ready()
+        async with self._deadline():
+            vectors = await self._batcher.embed(request.kind, request.input)
+            tokens = await asyncio.to_thread(self._count_tokens, request.kind, request.input)
+        return responses.embeddings(
+            vectors, encoding_format=request.encoding_format, model=self.options.model, tokens=tokens
+        )
+
+    async def upsert(self, request: PutRequest) -> dict[str, Any]:
+        """Return `Upserted` after the passages are on disk."""
+        self._check_ready()
+        passages = [one.passage() for one in request.passages]
+        async with self._deadline():
+            vectors = await self._batcher.embed("passage", [passage.full_text for passage in passages])
+        await self._write(lambda: self.index.upsert(passages, vectors))
+        self.metrics.changed("upserted", len(passages))
+        return {"upserted": len(passages)}
+
+    async def delete(self, request: DeleteRequest) -> dict[str, Any]:
+        """Return `Deleted` after the change is on disk."""
+        deleted = await self._write(lambda: self.index.delete(request.ids))
+        self.metrics.changed("deleted", deleted)
+        return {"deleted": deleted}
+
+    def compact(self) -> dict[str, Any]:
+        """Start a compaction in the background and return a `Compaction`."""
+        if self._compaction is not None and not self._compaction.done():
+            raise ServiceError(409, "a compaction is under way; ask again when it is done")
+        self._compaction = asyncio.get_running_loop().run_in_executor(None, self._compact)
+        return {"compaction": "begun"}
+
+    def _compact(self) -> None:
+        started = time.monotonic()
+        try:
+            self.index.compact()
+        except Exception as error:  # no request waits for the compaction; the index is unchanged
+            traceback.print_exception(error)
+        else:
+            say(f"Compacted {len(self.index):,} passages in {time.monotonic() - started:.0f} s")
+
+    def info(self) -> dict[str, Any]:
+        """Return an `Info`."""
+        return {
+            "model": self.options.model,
+            "dim": self.encoder.dim,
+            "passages": len(self.index),
+            "languages": dict(self.index.languages),
+            "since_built": self.index.describe()["since_built"],
+            "writable": self.options.writable,
+            "limits": self.options.limits,
+        }
+
+    def models(self) -> dict[str, Any]:
+        """Return `Models`."""
+        return {"object": "list", "data": [self.model(self.options.model)]}
+
+    def model(self, id: str) -> dict[str, Any]:
+        """Return a `Model`."""
+        if id != self.options.model:
+            raise ServiceError(404, f"there is no model {shown(id)}; expected {self.options.model!r}", param="model")
+        return {"id": id, "object": "model", "created": self._since, "owned_by": "jaxretr"}
+
+    @property
+    def _unable(self) -> str | None:
+        return self._progress or None
+
+    def _check_ready(self) -> None:
+        if self._unable:
+            raise ServiceError(503, self._unable, retry_after=5)
+
+    @asynccontextmanager
+    async def _deadline(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self.options.request_timeout):
+                yield
+        except TimeoutError as error:
+            message = f"not done after {self.options.request_timeout:g} s, and given up; nothing was changed"
+            raise ServiceError(504, f"{message}. Send less at once, or try again when there is less to do") from error
+
+    async def _write(self, change: Callable[[], Any]) -> Any:
+        """Wait for a write without a deadline, because the client must know whether it succeeded."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._writer, change)
+        except Exception as error:
+            raise index_error(error, writing=True) from error
+
+    def _encode(self, kind: Kind, texts: Sequence[str]) -> np.ndarray:
+        encode = self.encoder.encode_query if kind == "query" else self.encoder.encode_document
+        return encode(texts, batch_size=self._batch_size, progress=False)
+
+    def _count_tokens(self, kind: Kind, texts: Sequence[str]) -> int:
+        tokenize = self.encoder.query_tokenization if kind == "query" else self.encoder.passage_tokenization
+        return sum(map(len, tokenize(texts)))
+
+    async def _warm_up(self) -> None:
+        """Compile every shape of batches, one at a time, so that a shutdown waits for one compilation only."""
+        started = time.monotonic()
+        # By default, JAX's cache keeps only compilations of at least a second. Most shapes take less time, and the next
+        # start of the service should find them in the cache.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        try:
+            wanted = await self._batcher.on_device(lambda: shapes(self.encoder, self.options))
+            with progress_bar() as bar:
+                for done, shape in enumerate(bar.track(wanted, description="warm up")):
+                    self._progress = f"warming up: {done} of {len(wanted)} shapes are compiled"
+                    await self._batcher.on_device(functools.partial(self._encode, "query", shape.texts))
+        except Exception as error:
+            traceback.print_exception(error)
+            self.failure = f"the encoder cannot be warmed up: {error}"
+            self._progress = "the encoder cannot be warmed up; the log of the service says why"
+            return
+        self._progress = ""
+        self.metrics.ready.set(1)
+        say(f"Ready: {len(wanted)} shapes of batches in {time.monotonic() - started:.0f} s")

@@ -1,0 +1,81 @@
+"""Pictures of a study, in the style of `jaxretr.eval.plots`: no picture relies on hue alone."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxretr.attack.report.plots import Line, curves
+from jaxretr.eval.plots import PALETTE, ROW, STYLE
+from jaxretr.study.analysis import Contrast
+
+
+def success_curves(arms: Mapping[str, Mapping[float, Sequence[float]]]) -> Figure:
+    """Draw robust success@10 over ρ, with a line for each arm: the mean over seeds, in a band from minimum to maximum.
+
+    Args:
+      arms: arm -> budget -> value under each seed.
+    """
+    lines = {
+        arm: Line(
+            list(values),
+            [float(np.mean(of_seeds)) for of_seeds in values.values()],
+            [min(of_seeds) for of_seeds in values.values()],
+            [max(of_seeds) for of_seeds in values.values()],
+            start=1.0,
+        )
+        for arm, values in arms.items()
+    }
+    return curves(
+        lines, "ρ: radius over the mean row norm of the checkpoint", "robust success@10, all languages in one pool"
+    )
+
+
+def differences(primary: Contrast, secondary: Sequence[Contrast]) -> Figure:
+    """Draw a row for each measure: the difference with its 95 % interval, filled if significant after correction."""
+    rows = [primary, *secondary]
+    at = np.arange(len(rows))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, ROW * len(rows) + 0.9), layout="constrained")
+        axes = figure.subplots()
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        axes.axvline(0, color=PALETTE["muted"], linewidth=0.8)
+        for row, one in enumerate(rows):
+            low, high = np.clip([one.low, one.high], -1, 1)
+            axes.plot([low, high], [row, row], color=PALETTE["ink"], linewidth=1.2)
+            for seed in one.by_seed:
+                axes.plot([seed], [row + 0.28], marker="|", color=PALETTE["muted"], markersize=5)
+            filled = PALETTE["accent"] if one.p_holm < 0.05 else PALETTE["paper"]
+            axes.plot([one.difference], [row], marker="o", markersize=6, color=PALETTE["ink"], markerfacecolor=filled)
+        axes.set_yticks(at, [one.measure.title for one in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(axis="x", color=PALETTE["rule"], linewidth=0.6)
+        axes.set_axisbelow(True)
+        note = f"{primary.arm} minus {primary.baseline}; filled: p < .05; small strokes: single seeds"
+        figure.supxlabel(note, size=9, color=PALETTE["muted"])
+    return figure
+
+
+def over_alpha(values: Mapping[float, Mapping[str, float]]) -> Figure:
+    """Draw the clean mAP of each setting over the share of monolingual batches.
+
+    Args:
+      values: α -> setting -> mAP.
+    """
+    looks = {"mono": ("-", "o", "ink"), "cross": ((0, (5, 2)), "s", "accent"), "multi": ((0, (1, 1.5)), "^", "muted")}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.0), layout="constrained")
+        axes = figure.subplots()
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        axes.grid(axis="y", color=PALETTE["rule"], linewidth=0.8)
+        for setting, (dashes, marker, colour) in looks.items():
+            y = [of_alpha[setting] for of_alpha in values.values()]
+            axes.plot(list(values), y, linestyle=dashes, marker=marker, color=PALETTE[colour], linewidth=1.7)
+            axes.annotate(setting, (max(values), y[-1]), xytext=(8, 0), textcoords="offset points", va="center")
+        axes.set_xticks(list(values), [f"{alpha:g}" for alpha in values])
+        axes.set_xlabel("α: share of monolingual batches")
+        axes.set_title("mAP, clean")
+    return figure

@@ -1,0 +1,152 @@
+"""The page of a study.
+
+Input: records. Output: figures, and the generated blocks of a Markdown page.
+
+The page (question, protocol) is written by hand, except for the blocks between `<!-- answer -->`, `<!-- results -->`
+and their end marks. For a study of your own, start from a copy of docs/study.md.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from jaxretr.eval.plots import png
+from jaxretr.files import replaced_file
+from jaxretr.study import plots, tables
+from jaxretr.study.analysis import CLEAN, PRIMARY, SECONDARY, Analysis, Measure, family
+from jaxretr.study.design import Study
+from jaxretr.study.records import load_all
+from jaxretr.study.words import number, p_value, seeds, signed, with_interval, wrapped
+
+TEMPLATE = Path(__file__).parents[2] / "docs" / "study.md"
+
+
+def write_page(study: Study, directory: Path) -> Path:
+    """Write `directory`.md and the figures in `directory` from `directory/results`; each file is written atomically.
+
+    Raises:
+      ValueError: no run is recorded yet, or a file in `directory/results` is not a record.
+    """
+    records = load_all(directory / "results")
+    if not records:
+        raise ValueError(f"{directory / 'results'} holds no record of a run; measure one first")
+    analysis = Analysis(records, study)
+    page = directory.with_name(f"{directory.name}.md")
+    text = (page if page.exists() else TEMPLATE).read_text("utf-8")
+    blocks = {"answer": answer(analysis), "results": "\n\n".join(results(analysis, directory, page.parent))}
+    for name, content in blocks.items():
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not marked.search(text):
+            raise ValueError(f"{page} has no block <!-- {name} --> … <!-- /{name} -->; add it where the {name} belongs")
+        text = marked.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)  # type: ignore[misc]
+    for name, figure in figures(analysis):
+        with replaced_file(directory / f"{name}.png") as partial:
+            partial.write_bytes(png(figure))
+    with replaced_file(page) as partial:
+        partial.write_text(text, "utf-8")
+    return page
+
+
+def answer(analysis: Analysis) -> str:
+    """Return the answer by the primary measure as a paragraph: size, interval, test, limits."""
+    baseline, asked = analysis.study.contrast
+    found = analysis.contrast(asked, PRIMARY)
+    if found is None:
+        return "*The primary contrast has not been measured yet.*"
+    if found.p >= 0.05:
+        verdict = f"No effect of {asked} batches on robustness was found"
+    else:
+        how = "more" if found.difference > 0 else "less"
+        verdict = f"{asked.capitalize()} batches make the model {how} robust in a pool of all languages"
+    clean = [analysis.contrast(asked, measure) for measure in CLEAN]
+    gains = "; ".join(f"{one.measure.title} {with_interval(one)}" for one in clean if one)
+    value, other = number(found.arm_value, 3), number(found.baseline_value, 3)
+    parts = [
+        f"**{verdict}**: the area under robust-success@10 over log ρ in the multilingual setting is {value} for "
+        f"{asked} and {other} for {baseline}, a difference of {with_interval(found)} (95 % interval), "
+        f"p {p_value(found.p)}, Cohen's d {signed(found.effect_size, 2)}; {found.questions} questions in every "
+        f"language, {seeds(found.seeds)}."
+    ]
+    if gains:
+        parts.append(f"Clean, on all questions, {asked} minus {baseline}: {gains}.")
+    others = [analysis.contrast(asked, measure) for measure in SECONDARY[:2]]
+    said = "; ".join(f"{one.measure.title} {with_interval(one)}, {seeds(one.seeds)}" for one in others if one)
+    if said:
+        parts.append(f"In the other settings, before correction: {said}.")
+    matched = analysis.contrast(asked, PRIMARY, section="matched")
+    if matched:
+        parts.append(
+            f"At matched clean quality the difference in area is {with_interval(matched)}, p {p_value(matched.p)}, "
+            f"{seeds(matched.seeds)}."
+        )
+    base = analysis.study.base
+    parts.append(
+        f"Its limits: one encoder ({base.model.model_name_or_path}), fine-tuned for {base.train.steps:,} updates of "
+        f"{base.train.batch_size} pairs from one source ({base.data.name}, {len(base.data.languages)} languages). "
+        "It says nothing about larger models or longer training."
+    )
+    return wrapped(" ".join(parts))
+
+
+def results(analysis: Analysis, directory: Path, base: Path) -> Iterator[str]:
+    """Yield the parts of the results block."""
+    where = Path(os.path.relpath(directory, base)).as_posix()
+    baseline, asked = analysis.study.contrast
+    yield wrapped(
+        f"From {len(analysis.records)} records in `{where}/results`; `uv run scripts/study.py --record "
+        f"{directory.name if base == Path() else directory.as_posix()} --report` draws this again."
+    )
+    yield f"![robust success@10 over the budget, by arm]({where}/robust_success.png)"
+    yield "Mean over seeds ± standard deviation between them; seeds in parentheses where there are fewer than planned."
+    yield tables.main_table(analysis)
+    yield f"### {asked} minus {baseline}, secondary measures"
+    yield from tables.contrasts(analysis.secondary)
+    yield f"![differences between {asked} and {baseline}]({where}/differences.png)"
+    yield "### Every arm against the baseline, primary measure"
+    others = [analysis.contrast(arm, PRIMARY) for arm in analysis.trained if arm not in analysis.study.contrast]
+    yield from tables.contrasts(family([analysis.contrast(asked, PRIMARY)]), corrected=False)
+    yield from tables.contrasts(family(others))
+    for part in (tables.matched, tables.hardening, tables.margin_and_sensitivity, tables.black_box):
+        yield from part(analysis)
+    yield from tables.by_language(analysis)
+    if len(_by_alpha(analysis)) > 2:
+        yield "### Clean quality over α, seed 0"
+        yield f"![clean mAP over the share of monolingual batches]({where}/alpha.png)"
+    for part in (tables.poison, tables.strength, tables.costs, tables.provenance, tables.examples):
+        yield from part(analysis)
+
+
+def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
+    """Yield the name of each figure's file, and the figure."""
+    curves = {arm: curve for arm in analysis.arms if (curve := _success(analysis, arm))}
+    if curves:
+        yield "robust_success", plots.success_curves(curves)
+    primary = analysis.contrast(analysis.study.contrast[1], PRIMARY)
+    if primary:
+        yield "differences", plots.differences(primary, [one for one in analysis.secondary if one.measure.is_share])
+    if len(by_alpha := _by_alpha(analysis)) > 2:
+        yield "alpha", plots.over_alpha(by_alpha)
+
+
+def _success(analysis: Analysis, arm: str) -> dict[float, list[float]]:
+    """Return robust success@10 at each ρ, under each seed."""
+    found: dict[float, list[float]] = {}
+    for rho in analysis.study.attacks["multi"].options.rho:
+        name = f"multi/pgd@{rho:g} robust_success@10"
+        if values := analysis.values(arm, Measure("multi", name, name)):
+            found[rho] = values
+    return found
+
+
+def _by_alpha(analysis: Analysis) -> dict[float, dict[str, float]]:
+    """Return the clean mAP under seed 0 for each α of the arms without hardening."""
+    found = {}
+    for name, arm in analysis.study.arms.items():
+        record = analysis.records.get(f"{name}-0")
+        if arm.seeds and not arm.hardening.method and record and "clean" in record.sections:
+            clean = record.sections["clean"]
+            found[arm.alpha] = {setting: clean.scalar(f"{setting}/AP") for setting in ("mono", "cross", "multi")}
+    return dict(sorted(found.items()))

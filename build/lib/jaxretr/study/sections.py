@@ -1,0 +1,202 @@
+"""Measurement of a finished model, section by section.
+
+Input: a `Study`, a `Run` and an encoder. Output: a `SectionRecord`.
+
+| section | measures |
+|---|---|
+| `clean` | retrieval of all questions in the settings mono, cross and multi, and language bias |
+| `further` | the design's other collections, clean: collections in BEIR's layout, MIRACL, ... |
+| `multi`, `mono`, `cross` | the attacks of the design in that setting |
+| `matched` | the attacks on the checkpoint whose clean quality is closest to the baseline's |
+| `checks` | whether the gradient attack is as strong as it seems |
+| `poison` | corpus poisoning within and across languages |
+"""
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, override
+
+import numpy as np
+
+from jaxretr.attack.checks import strength_checks
+from jaxretr.attack.record import Record, load_texts
+from jaxretr.attack.report.strings import strongest
+from jaxretr.attack.run import attack_into
+from jaxretr.attack.victim import Victim
+from jaxretr.data.test_collections import load_test_collection
+from jaxretr.eval.bias import OWN_LANGUAGE_SHARE, RANK_DISTANCE
+from jaxretr.eval.evaluate import evaluate
+from jaxretr.eval.validation import allowed_settings
+from jaxretr.model.encode import Encoder
+from jaxretr.run import load_encoder
+from jaxretr.study.bm25 import BM25Encoder
+from jaxretr.study.design import Attacks, Collection, Run, Section, Study
+from jaxretr.study.records import SectionRecord
+from jaxretr.types import RetrievalSet
+
+EncoderFor = Callable[[RetrievalSet], Encoder | BM25Encoder]
+"""Returns the encoder for a collection."""
+
+MEASURES = ("AP", "nDCG@10")
+BIAS = (RANK_DISTANCE, OWN_LANGUAGE_SHARE)
+FURTHER_MEASURES = ("nDCG@10", "AP", "R@100")
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Directories of a study.
+
+    Attributes:
+      collections: published files of test collections, each in a directory of its own name.
+      cache: prepared data and models.
+      run: output of this run's sections besides their records.
+    """
+
+    collections: Path
+    cache: Path
+    run: Path
+
+    def load(self, collection: Collection, **drawn: Any) -> RetrievalSet:
+        """Load a test collection; if its directory is absent, it is downloaded, if possible."""
+        directory = self.collections / (collection.data_dir or collection.name)
+        return load_test_collection(
+            collection.name,
+            directory if collection.data_dir or directory.exists() else None,
+            cache_dir=self.cache,
+            candidates=collection.candidates or None,
+            **drawn,
+        )
+
+
+class RememberingEncoder(Encoder):
+    """An encoder that embeds each passage once, however many sections search it."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self._known: dict[str, np.ndarray] = {}
+
+    @override
+    def encode_document(self, texts: Iterable[str], *, batch_size: int = 32, progress: bool = True) -> np.ndarray:
+        texts = list(texts)
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            embeddings = super().encode_document(new, batch_size=batch_size, progress=progress)
+            self._known |= zip(new, embeddings, strict=True)
+        return np.stack([self._known[text] for text in texts]) if texts else np.empty((0, self.dim), np.float32)
+
+
+def measure(study: Study, run: Run, section: Section, encoder: RememberingEncoder, files: Files) -> SectionRecord:
+    """Measure one section of a model."""
+    started = time.perf_counter()
+    match section:
+        case "clean":
+            found = clean(study, lambda _: encoder, files)
+        case "further":
+            found = further(study, lambda _: encoder, files)
+        case "checks":
+            found = checks(study, encoder, files)
+        case _:
+            found = attacked(study, run, section, encoder, files)
+    return dataclasses.replace(found, seconds=round(time.perf_counter() - started, 1))
+
+
+def measure_lexical(study: Study, section: Section, files: Files) -> SectionRecord:
+    """Measure section `clean` or `further` of BM25, over the tokens of the encoder that the study trains."""
+    tokenization = load_encoder(study.base).query_tokenization
+    whole = copy.copy(tokenization)
+    whole.prefix, whole.max_len = "", study.max_length
+    started = time.perf_counter()
+    found = {"clean": clean, "further": further}[section](study, partial(BM25Encoder, tokenization=whole), files)
+    return dataclasses.replace(found, seconds=round(time.perf_counter() - started, 1))
+
+
+def clean(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
+    """Evaluate all questions in the three settings."""
+    collection = files.load(study.collection)
+    encoder = encoder_for(collection)
+    results = evaluate(collection, encoder.encode_query, encoder.encode_document, measures=MEASURES)
+    return SectionRecord.of(results, (*MEASURES, *BIAS), by_question=True)
+
+
+def further(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
+    """Evaluate the further collections; values per query are for the first, facts hold the means of all."""
+    records = {}
+    for one in study.further:
+        collection = files.load(one)
+        encoder = encoder_for(collection)
+        results = evaluate(
+            collection,
+            encoder.encode_query,
+            encoder.encode_document,
+            settings=allowed_settings(collection),
+            measures=FURTHER_MEASURES,
+        )
+        records[one.data_dir or one.name] = SectionRecord.of(results)
+    first = next(iter(records.values()))
+    means = {name: {m: v for m in record.by_task if (v := record.scalar(m)) == v} for name, record in records.items()}
+    return dataclasses.replace(first, facts={"collections": means})
+
+
+def attacked(study: Study, run: Run, section: Section, encoder: Encoder, files: Files) -> SectionRecord:
+    """Run the attacks of a section; facts hold the cost of each attack and examples of its texts."""
+    chosen = study.attacks[section]
+    directory = files.run / section
+    results = attack_into(
+        directory,
+        encoder,
+        _drawn(study, chosen, files),
+        chosen.options,
+        setting=chosen.setting,
+        system=run.name,
+        attacked={"max_length": encoder.max_length},
+        measures=MEASURES,
+    )
+    record = Record.load(directory)
+    texts = load_texts(directory)
+    examples = [
+        dataclasses.asdict(text)
+        for label in dict.fromkeys(text.label for text in texts)
+        for text in strongest([one for one in texts if one.label == label], len({text.language for text in texts}))
+    ]
+    return SectionRecord.of(
+        results,
+        [name for name in results.settings[chosen.setting].measures if _is_kept(name)],
+        facts={
+            "row_norm": record.row_norm,
+            "nearest_row": record.nearest_row,
+            "transfer": record.transfer and dataclasses.asdict(record.transfer),
+            "forward_passes": {trial.label: round(trial.forward_passes, 1) for trial in record.trials},
+            "examples": examples,
+        },
+    )
+
+
+def checks(study: Study, encoder: Encoder, files: Files) -> SectionRecord:
+    """Check the strength of the attacks of section `multi`; facts hold the checks as sentences with figures."""
+    chosen = study.attacks["multi"]
+    collection = _drawn(study, dataclasses.replace(chosen, questions=study.checked), files)
+    victim = Victim.of(encoder, collection, chosen.setting)
+    found = [
+        {"name": check.name, "passed": check.passed, "says": check.says}
+        for check in strength_checks(victim, chosen.options, study.checked)
+    ]
+    return SectionRecord(collection.name, {}, {}, {"checks": found}, content=collection.fingerprint)
+
+
+def _drawn(study: Study, chosen: Attacks, files: Files) -> RetrievalSet:
+    return files.load(
+        study.collection,
+        languages=chosen.languages or None,
+        max_queries=chosen.questions,
+        seed=chosen.options.seed,
+    )
+
+
+def _is_kept(name: str) -> bool:
+    """Return whether values per query of a measure are recorded. Some measures under attack are not."""
+    attack, _, measure = name.rpartition(" ")
+    return not attack or measure not in ("AP", "Max@R", "Max@R_norm", "PEER", "Success@10")

@@ -1,0 +1,141 @@
+"""A study from its design to its records: every run is trained, then measured section by section.
+
+Input: a `Study`. Output: `training/` and `sections/` below `output_dir`, which are large and may be deleted after a run
+is recorded; and in `records`, one JSON file for each arm and seed, written after each section. The same call resumes an
+interrupted study, and several processes may each take some of the arms.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from jaxretr.run import load_encoder
+from jaxretr.study.design import BM25, Run, Study
+from jaxretr.study.provenance import Provenance
+from jaxretr.study.records import RunRecord, SectionRecord
+from jaxretr.study.sections import Files, RememberingEncoder, measure, measure_lexical
+from jaxretr.study.training import matched_checkpoint, trained
+from jaxretr.tracking import say
+
+
+def run_study(
+    study: Study,
+    output_dir: Path,
+    records: Path,
+    collections: Path,
+    *,
+    arms: Sequence[str] = (),
+    sections: Sequence[str] = (),
+) -> None:
+    """Train and measure everything that is not recorded yet.
+
+    Args:
+      study: the study.
+      output_dir: directory for models and attacks.
+      records: directory for one JSON file per run.
+      collections: directory with the published files of test collections, each in a directory of its own name.
+      arms: names of the arms to run; () for all.
+      sections: names of the sections to measure; () for all.
+
+    Raises:
+      ValueError: the study lacks an arm or a section; a record is of another design or another model; or training,
+        evaluation or attacks refuse their input.
+    """
+    measured = dict.fromkeys(section for arm in study.arms.values() for section in arm.all_sections)
+    for kind, named, known in (("arms", arms, study.arms), ("sections", sections, measured)):
+        if unknown := sorted(set(named) - set(known)):
+            raise ValueError(f"unknown {kind} {unknown}; the study has {', '.join(known)}")
+    todo = [run for run in study.runs() if not arms or run.arm in arms]
+    for number, run in enumerate(todo, 1):
+        record = _begun(study, run, records)
+        wanted = [s for s in study.sections_of(run) if (not sections or s in sections) and s not in record.sections]
+        if not wanted:
+            continue
+        record.check_model()
+        say(f"run {number} of {len(todo)}: {run.name}")
+        files = Files(collections, Path(study.base.data.data_dir), output_dir / "sections" / run.name)
+        if run.arm == BM25:
+            fingerprint = load_encoder(study.base).fingerprint
+            record.check_model(fingerprint)
+            for section in wanted:
+                found = measure_lexical(study, section, files)
+                record = _added(record, section, found, fingerprint)
+                record.save(records)
+            continue
+        model, training = _model(study, run, output_dir / "training")
+        record = dataclasses.replace(record, training=training)
+        encoder = cast(RememberingEncoder, RememberingEncoder.load(model, dtype="float32", max_length=study.max_length))
+        fingerprint = encoder.fingerprint
+        record.check_model(fingerprint)
+        for section in wanted:
+            say(f"{run.name}: {section}")
+            victim = encoder
+            facts: dict[str, Any] = {}
+            if section == "matched":
+                victim, facts = _matched(study, run, encoder, output_dir / "training")
+            found = measure(study, run, section, victim, files)
+            record = _added(record, section, dataclasses.replace(found, facts=found.facts | facts), fingerprint)
+            record.save(records)
+
+
+def _added(record: RunRecord, name: str, section: SectionRecord, model: str) -> RunRecord:
+    """Return the record with a section that has just been measured on the model with this fingerprint."""
+    return record.with_section(name, dataclasses.replace(section, provenance=Provenance.of(model)))
+
+
+def _begun(study: Study, run: Run, records: Path) -> RunRecord:
+    """Return the record of a run so far.
+
+    Raises:
+      ValueError: the record is of another design.
+    """
+    path = records / f"{run.name}.json"
+    design = study.design_of(run)
+    if not path.exists():
+        return RunRecord(run.arm, run.seed, design)
+    record = RunRecord.load(path)
+    if record.design != design:
+        changed = [name for name in design if record.design.get(name) != design[name]]
+        raise ValueError(
+            f"{path} records a run of another design (other: {', '.join(changed)}); measure into another directory, or "
+            "delete the file"
+        )
+    return record
+
+
+def _model(study: Study, run: Run, directory: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the directory of a run's model, and what is recorded of its training.
+
+    Nothing is recorded for a model that is not trained.
+    """
+    if study.arms[run.arm].seeds:
+        output_dir, training = trained(study, run, directory)
+        return output_dir / "model", training
+    untrained = directory / "untrained"
+    load_encoder(study.base).save(untrained)
+    return untrained, {}
+
+
+def _matched(
+    study: Study, run: Run, encoder: RememberingEncoder, directory: Path
+) -> tuple[RememberingEncoder, dict[str, Any]]:
+    """Return the checkpoint of a run that is closest to the finished baseline in clean quality on validation data.
+
+    The second value holds the facts to record: step, both qualities, and the checkpoint's fingerprint.
+    """
+    step, own, baseline, params = matched_checkpoint(study, run, directory)
+    victim = RememberingEncoder(
+        encoder.functions,
+        params,
+        encoder.tokenizer,
+        max_length=encoder.max_length,
+        query_prefix=encoder.query_prefix,
+        passage_prefix=encoder.passage_prefix,
+    )
+    return victim, {
+        "step": step,
+        "validation": own,
+        "validation_of_baseline": baseline,
+        "checkpoint": victim.fingerprint,
+    }

@@ -1,0 +1,151 @@
+"""The programs of a run as they are compiled for a slice: one update, encoding, one gradient attack.
+
+Input: a config, an architecture, devices and texts per device. Output: `Program`s to be lowered; all arguments are
+shapes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxretr import parallel
+from jaxretr.attack.gradient import InfoNCE, QueryObjective, Target
+from jaxretr.attack.gradient.attack import GradientAttack, on_one_device
+from jaxretr.attack.gradient.objective import SplitEncoder
+from jaxretr.attack.gradient.pgd import PGD
+from jaxretr.attack.victim import HARD_NEGATIVES
+from jaxretr.config import Config
+from jaxretr.data.batches import PairBatch, Translations
+from jaxretr.model.architecture import Architecture
+from jaxretr.model.functions import functions, param_shapes
+from jaxretr.run import make_update
+from jaxretr.tpu_estimate import flops
+from jaxretr.train.step import TrainState
+from jaxretr.types import TokenBatch
+
+ENCODED_TOKENS = 32 * 128
+"""Tokens that a device encodes at once, as `Encoder.encode_query` counts them."""
+
+ATTACK = GradientAttack(PGD, steps=20)
+_ATTACKED_TOKENS = 8 * 128
+_SPECIAL_IDS = (0, 1, 2, 3)  # their number affects only a few comparisons
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program to compile.
+
+    Attributes:
+      name: `train`, `encode` or `attack`.
+      what: one device's share, in words.
+      batch: pairs or texts per device.
+      lower: trace the program.
+      model_flops: matrix products of one device's run according to the model's mathematics.
+      flops: `model_flops` plus deliberate recomputation; None if no formula covers it.
+    """
+
+    name: str
+    what: str
+    batch: int
+    lower: Callable[[], jax.stages.Lowered]
+    model_flops: int
+    flops: int | None
+
+
+def train_program(config: Config, architecture: Architecture, devices: Sequence[jax.Device], batch: int) -> Program:
+    """One update with `batch` pairs on each device, at the full lengths of the config."""
+    update = make_update(config, architecture, _SPECIAL_IDS)
+    state = jax.eval_shape(
+        lambda params: TrainState(jnp.int32(0), params, update.optimizer.init(params)), param_shapes(architecture)
+    )
+    step = parallel.pmap(update.step, in_axes=(None, 0, None), out_axes=None, donate_argnums=(0,), devices=devices)
+    key = jax.eval_shape(lambda: jax.random.key(config.seed, impl="rbg"))
+    columns = 1 + config.data.num_hard_negatives
+    model_flops = flops.train(config, architecture, batch, len(devices))
+    return Program(
+        "train",
+        f"{batch} pairs of {config.model.query_max_len} and {columns} x {config.model.passage_max_len} tokens, "
+        f"{config.model.dtype}, remat {config.model.remat}, chunk_size {config.train.chunk_size}",
+        batch,
+        lambda: step.lower(state, pair_batch(config, len(devices), batch), key),
+        model_flops,
+        None if config.hardening.method else model_flops + flops.recomputed(config, architecture, batch),
+    )
+
+
+def encode_program(config: Config, architecture: Architecture, devices: Sequence[jax.Device]) -> Program:
+    """Passages of full length through the encoder."""
+    length = config.model.passage_max_len
+    batch = max(1, ENCODED_TOKENS // length)
+    encoder = functions(architecture, dtype=config.model.dtype)
+    run = parallel.pmap(encoder.encode_ids, in_axes=(None, 0, 0), devices=devices)
+    tokens = _tokens(len(devices), batch, length)
+    asked = batch * flops.encode(architecture, length)
+    return Program(
+        "encode",
+        f"{batch} texts of {length} tokens, {config.model.dtype}",
+        batch,
+        lambda: run.lower(param_shapes(architecture), *tokens),
+        asked,
+        asked,
+    )
+
+
+def attack_program(config: Config, architecture: Architecture, devices: Sequence[jax.Device]) -> Program:
+    """`ATTACK` on queries of full length, in float32, the default of attacks."""
+    length = config.model.query_max_len
+    batch, candidates = max(1, _ATTACKED_TOKENS // length), HARD_NEGATIVES + 1
+    objective = QueryObjective(SplitEncoder(functions(architecture)), InfoNCE(config.train.temperature))
+    attack = on_one_device(ATTACK, objective, _target, _SPECIAL_IDS)
+    run = parallel.pmap(attack, in_axes=(None, 0, 0, 0, 0, 0), devices=devices)
+    rows = (len(devices), batch)
+    marks = _array((*rows, candidates), jnp.bool_)
+    fixed = (_array((*rows, candidates, architecture.dim), jnp.float32), marks, marks)
+    keys = jax.eval_shape(lambda: jnp.broadcast_to(jax.random.key(0), rows))
+    asked = flops.pgd(architecture, length, batch, ATTACK.steps)
+    return Program(
+        "attack",
+        f"{ATTACK.algorithm.name} of {ATTACK.steps} steps on {batch} queries of {length} tokens, float32",
+        batch,
+        lambda: run.lower(param_shapes(architecture), *_tokens(*rows, length), fixed, _array(rows, jnp.float32), keys),
+        asked,
+        asked,
+    )
+
+
+def pair_batch(config: Config, devices: int, batch: int) -> PairBatch:
+    """The shapes of a batch that `jaxretr.data.batches` reads for this config, with a leading devices axis."""
+    tokens, rows = partial(_tokens, devices, batch), (devices, batch)
+    queries, passages = config.model.query_max_len, config.model.passage_max_len
+    columns = 1 + config.data.num_hard_negatives
+    others = config.hardening.translations
+    return PairBatch(
+        queries=tokens(queries),
+        passages=tokens(columns, passages),
+        query_content=_array(rows, jnp.uint32),
+        passage_content=_array((*rows, columns), jnp.uint32),
+        typo_queries=tokens(queries) if config.hardening.method == "typos" else None,
+        translations=Translations(
+            tokens(others, queries),
+            tokens(others, passages),
+            *[_array((*rows, others), jnp.uint32)] * 2,
+        )
+        if config.hardening.method == "translations"
+        else None,
+    )
+
+
+def _target(params: Any, mask: jax.Array, fixed: Any) -> Target:
+    return Target(params, mask, *fixed)
+
+
+def _tokens(*shape: int) -> TokenBatch:
+    return TokenBatch(_array(shape, jnp.int32), _array(shape, jnp.bool_))
+
+
+def _array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)

@@ -1,0 +1,19 @@
+"""Adversarial hardening: an update that also counts how the model does on perturbed inputs."""
+
+from jaxretr.train.hardening.adversarial import fgm, freelb, pgd
+from jaxretr.train.hardening.consistency import self_teaching, vat
+from jaxretr.train.hardening.method import Hardened, Hardening
+from jaxretr.train.hardening.space import Budget
+from jaxretr.train.hardening.translations import worst_translations
+
+__all__ = [
+    "Budget",
+    "Hardened",
+    "Hardening",
+    "fgm",
+    "freelb",
+    "pgd",
+    "self_teaching",
+    "vat",
+    "worst_translations",
+]

@@ -1,0 +1,118 @@
+"""One training update, from the loss to the new parameters, as one device makes it.
+
+Input: the training state, this device's rows of a batch, the run's key. Output: the state after the update, and
+metrics, the same on every device. The update is a pure function: it knows neither the loop, nor the host, nor the
+config.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int32, PyTree
+
+from jaxretr import parallel
+from jaxretr.data.batches import PairBatch
+from jaxretr.model.functions import EncoderFunctions
+from jaxretr.train import gradient_cache
+from jaxretr.train import sparse_embeddings as sparse
+from jaxretr.train.hardening import Hardening
+from jaxretr.train.loss import LossFunction, info_nce
+from jaxretr.train.objective import Objective
+
+_DRAWS = 2**32 - 1
+"""Folded into the key of an update for random draws. Dropout keys fold in device indices, which are smaller."""
+
+
+class TrainState(NamedTuple):
+    """Everything that an update changes."""
+
+    step: Int32[Array, ""]
+    params: PyTree[Float[Array, "..."]]
+    opt_state: Any
+
+
+class StepMetrics(NamedTuple):
+    """Scalars of one update over the global batch; `grad_norm` is before clipping, `accuracy` as in `LossMetrics`."""
+
+    loss: Float[Array, ""]
+    accuracy: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+
+
+class HardenedMetrics(NamedTuple):
+    """Scalars of one hardened update; `loss` is the minimized loss, `Hardened` explains the other losses."""
+
+    loss: Float[Array, ""]
+    accuracy: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+    clean_loss: Float[Array, ""]
+    adversarial_loss: Float[Array, ""]
+
+
+Metrics = StepMetrics | HardenedMetrics
+
+
+def make_step(
+    encoder: EncoderFunctions,
+    optimizer: optax.GradientTransformation,
+    *,
+    temperature: float,
+    symmetric: bool,
+    dropout: bool,
+    loss: LossFunction = info_nce,
+    hardening: Hardening | None = None,
+    chunk_size: int = 0,
+    sparse_embeddings: bool = False,
+) -> Callable[[TrainState, PairBatch, jax.Array], tuple[TrainState, Metrics]]:
+    """Build the per-device update `(state, batch, key) -> (state, metrics)`, to be run under `parallel.pmap`.
+
+    `key` is the run's key and never changes. The dropout of an update depends on the key, the step and the device.
+
+    Args:
+      encoder: the encoder.
+      optimizer: transforms the gradients into updates; it also clips them (`jaxretr.train.optimizer`).
+      temperature, symmetric: see `info_nce`.
+      dropout: whether the encoder drops entries.
+      loss: one of `jaxretr.train.loss.LOSSES`.
+      hardening: replaces the clean loss by the loss against an adversary; None for none.
+      chunk_size: pairs that a device encodes at once (`jaxretr.train.gradient_cache`); 0 for all.
+      sparse_embeddings: update only the word embeddings of the batch (`jaxretr.train.sparse_embeddings`). Excludes
+        `hardening`, which identifies special tokens by their ids.
+    """
+    objective = Objective(encoder, temperature, symmetric, loss)
+
+    def step(state: TrainState, batch: PairBatch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        # 1. Random keys of this update.
+        update_key = jax.random.fold_in(key, state.step)
+        dropout_key = jax.random.fold_in(update_key, parallel.device_index()) if dropout else None
+
+        # 2. Loss and gradient. Each device differentiates the sum of all devices' losses with respect to its own use of
+        # the parameters (the transpose of `gather` is a sum). So the mean over devices is the gradient of the mean
+        # loss.
+        metrics: Metrics
+        if hardening:
+            draw_key = jax.random.fold_in(update_key, _DRAWS)
+            hardened, grads = parallel.mean(hardening(objective, state.params, batch, dropout_key, draw_key))
+            metrics = HardenedMetrics(**hardened._asdict(), grad_norm=optax.tree.norm(grads))
+        else:
+            if chunk_size:
+                values, grads = gradient_cache.value_and_grad(objective, state.params, batch, dropout_key, chunk_size)
+            else:
+                values, grads = jax.value_and_grad(objective, has_aux=True)(state.params, batch, dropout_key)
+            (mean_loss, accuracy), grads = parallel.mean((values, grads))
+            metrics = StepMetrics(mean_loss, accuracy, optax.tree.norm(grads))
+
+        # 3. Clip, apply AdamW, update the parameters.
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + jnp.int32(1), params, opt_state), metrics
+
+    def sparse_step(state: TrainState, batch: PairBatch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        ids = sparse.unique_token_ids(batch, encoder.architecture.vocab_size)
+        updated, metrics = step(sparse.gather_rows(state, ids), sparse.remap_ids(batch, ids), key)
+        return sparse.scatter_rows(state, ids, updated), metrics
+
+    return sparse_step if sparse_embeddings else step
