@@ -1,4 +1,4 @@
-"""Paths that users give, atomic and durable files, and locks, on a disk or in a bucket.
+"""Paths that users give, and atomic and durable files, on a disk or in a bucket.
 
 A path is a `pathlib.Path` on a disk, or an `epath.Path` in a bucket (`gs://bucket/…`); both have the same methods.
 Every path that a user gives goes through `as_path`. Libraries that need a file on a disk get it from `local_copy`.
@@ -10,19 +10,16 @@ import contextlib
 import ctypes
 import datetime
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import secrets
-import socket
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import fsspec
 from etils import epath
@@ -161,64 +158,6 @@ def exchange(first: Path, second: Path) -> None:
     else:
         return
     raise OSError(code, os.strerror(code), str(first), None, str(second))
-
-
-class DirectoryInUse(RuntimeError):
-    """Another process works in a directory."""
-
-
-def lock_directory(directory: Path, remedy: str, *, wait: Callable[[str], None] | None = None) -> IO[str]:
-    """Take the exclusive lock on the file `lock` in `directory`, which is created if absent; see `unlock_directory`.
-
-    The kernel releases the lock (`flock`) when its holder ends, even if it is killed.
-
-    Args:
-      directory: the directory that the lock protects, by agreement.
-      remedy: what the user can do if another process holds the lock; ends the error message.
-      wait: called with a message that names the holder of the lock; then this function waits for the lock. If None, an
-        error is raised instead.
-
-    Raises:
-      DirectoryInUse: another process, or another call in this process, holds the lock.
-    """
-    make_directory(directory)
-    path = directory / "lock"
-    while True:
-        file = path.open("a+")
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                busy = f"{directory} is in use by {file.read() or 'another process'}, which holds {path}; {remedy}"
-                if wait is None:
-                    raise DirectoryInUse(busy) from error
-                wait(busy)
-                fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            warnings.warn(f"{path} cannot be locked ({error.strerror}); let only one process work there", stacklevel=2)
-        except BaseException:
-            file.close()
-            raise
-        if _is_open_file(path, file):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-            return file
-        file.close()  # the previous holder has deleted the file meanwhile
-
-
-def unlock_directory(file: IO[str]) -> None:
-    """Release a lock, and delete its file."""
-    Path(file.name).unlink(missing_ok=True)
-    file.close()
-
-
-def _is_open_file(path: Path, file: IO[str]) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 @contextlib.contextmanager

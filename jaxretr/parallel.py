@@ -21,7 +21,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxretr.files import AnyPath, DirectoryInUse, lock_directory, unlock_directory
+from jaxretr.files import AnyPath
+from jaxretr.locks import DirectoryInUse, lock_directory, unlock_directory
 
 AXIS = "devices"
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxretr"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 LAYERS = [
-    {"types", "config", "files", "fingerprint", "json_lines", "parallel", "tokenization", "tracking"},
+    {"types", "config", "files", "fingerprint", "json_lines", "locks", "parallel", "tokenization", "tracking"},
     {"perturb"},
     {"data", "model"},
     {"train", "retrieval"},

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxretr.files import DirectoryInUse, as_path, lock_directory, unlock_directory
+from jaxretr.files import as_path
+from jaxretr.locks import DirectoryInUse, lock_directory, unlock_directory
 from jaxretr.parallel import in_locked_directory, locked
 
 HOLDER = """

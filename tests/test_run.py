@@ -20,7 +20,7 @@ from jaxretr import Encoder, run
 from jaxretr.config import Config, HardeningConfig
 from jaxretr.eval.results import Results
 from jaxretr.eval.validation import Validator
-from jaxretr.files import DirectoryInUse
+from jaxretr.locks import DirectoryInUse
 from tests import test_tracking, tiny
 from tests.compilations import compilation_events
 

@@ -30,7 +30,7 @@ from jaxretr.attack.gradient.oracle import pooled_radii
 from jaxretr.attack.result import AttackResult, Trial
 from jaxretr.attack.token.transfer import Poisoning
 from jaxretr.attack.victim import TOP, Victim, relevant_passages
-from jaxretr.eval.bias import better
+from jaxretr.eval.bias import BIAS_SETTING, better
 from jaxretr.eval.evaluate import measure_bias, measure_tasks, task_result
 from jaxretr.eval.measures import parse
 from jaxretr.eval.results import Results, SettingResult, mean
@@ -81,7 +81,7 @@ def robustness(
     parsed = parse(dict.fromkeys([*measures, f"Success@{TOP}"]))
     values: list[dict[str, np.ndarray]] = [{} for _ in victim.tasks]
     mixes: list[dict[str, float]] = [{} for _ in victim.tasks]
-    pooled = len(victim.pool.languages) > 1 and victim.tasks[0].setting == "multi"
+    pooled = len(victim.pool.languages) > 1 and victim.tasks[0].setting == BIAS_SETTING
     for prefix, outcomes in found.items():
         measured = measure_tasks(parsed, victim.tasks, [one.ranks for one in outcomes])
         for number, (task, one, of_task) in enumerate(zip(victim.tasks, outcomes, measured, strict=True)):

@@ -3,46 +3,83 @@
 Input: the ranks of relevant passages, or the languages of the top passages. Output: one value per query.
 
 A retriever without bias ranks the translations of an answer next to each other and does not favor the query's own
-language. All measures are averaged over queries, then over query languages.
-
-| measure | unbiased | meaning |
-|---|---|---|
-| `rank_distance` | low | how far apart the translations of an answer are ranked |
-| `Max@R` | low | how many passages to read until every relevant one is found |
-| `Max@R_norm` | 100 | `Max@R` on a scale that does not depend on the size of the pool |
-| `own_language_share@10` | 1 / languages | share of the top 10 that is in the query's own language |
-| `PEER` | high | whether relevant passages of different languages have the same expected rank |
+language. All measures are averaged over queries, then over query languages. `BIAS_MEASURES` lists them. A new measure
+is a function and an entry there.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64, Int
 from scipy import special
 
+from jaxretr.eval.settings import Setting
+
+BIAS_SETTING: Setting = "multi"
+"""The setting in which language bias is defined: a pool of several languages."""
+
 RANK_DISTANCE = "rank_distance"
-MAX_RANK = "Max@R"
-MAX_RANK_NORM = "Max@R_norm"
 OWN_LANGUAGE_SHARE = "own_language_share@10"
-PEER = "PEER"
 
 Better = Literal["higher", "lower", "neither"]
-BETTER: dict[str, Better] = {
-    RANK_DISTANCE: "lower",
-    MAX_RANK: "lower",
-    MAX_RANK_NORM: "higher",
-    OWN_LANGUAGE_SHARE: "neither",
-    PEER: "higher",
-}
-"""Which values of these measures are good. For every other measure, higher is better."""
-
-_ATTACKERS_SUCCESS = ("poisoned@", "promoted@")
+BiasTable = Literal["averages", "languages"]
+"""A table with columns for measures of bias: macro averages, or one row per query language."""
 
 
-def better(measure: str) -> Better:
-    """Return which values of a measure are good; the name may begin with an attack, as in "pgd@0.1 rank_distance"."""
-    name = measure.rpartition(" ")[2]
-    return "lower" if name.startswith(_ATTACKERS_SUCCESS) else BETTER.get(name, "higher")
+@dataclass(frozen=True)
+class PooledRanking:
+    """The rankings of one task's queries over the pool of all languages.
+
+    Attributes:
+      query: for each judgement, the position of its query.
+      rank: for each judgement, the rank of its passage in the full pooled ranking, from 1.
+      grade: for each judgement, its relevance; only positive grades count.
+      language: for each judgement, the number of its passage's language.
+      top: number of the language of the passage at each of the first ranks of each query.
+      query_language: number of the language of the queries; None if the pool has no passage in this language.
+      num_passages: size of the pool.
+    """
+
+    query: Int[np.ndarray, " judged"]
+    rank: Int[np.ndarray, " judged"]
+    grade: Int[np.ndarray, " judged"]
+    language: Int[np.ndarray, " judged"]
+    top: Int[np.ndarray, "queries k"]
+    query_language: int | None
+    num_passages: int
+
+    @property
+    def judged(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        return self.query, self.rank, self.grade, len(self.top)
+
+
+@dataclass(frozen=True)
+class BiasMeasure:
+    """A measure of language bias.
+
+    Attributes:
+      name: name in `results.json` and in settings such as `evaluation.best_measure`.
+      heading: heading of its column, without the arrow that marks "lower is better".
+      meaning: what the value is, as part of a sentence.
+      source: the arXiv identifier of the paper that defines the measure; "" for a measure of this project.
+      values: return the value of each query; NaN if undefined.
+      better: which values are good; "neither" if the unbiased value is in the middle.
+      decimals: number of decimals in tables; pictures print one less.
+      tables: tables with a column for the measure.
+      picture: title of the picture that shows the measure by query language; "" if there is no picture.
+    """
+
+    name: str
+    heading: str
+    meaning: str
+    source: str
+    values: Callable[[PooledRanking], Float64[np.ndarray, " queries"]]
+    better: Better
+    decimals: int
+    tables: tuple[BiasTable, ...] = ("averages", "languages")
+    picture: str = ""
 
 
 def rank_distance(
@@ -126,8 +163,7 @@ def language_shares(
 ) -> Float64[np.ndarray, "queries languages"]:
     """Return the share of each language in the top `k` of the pool of all languages.
 
-    With parallel corpora in `n` languages, the unbiased value is `1 / n` for every language. The column of the query's
-    own language is `own_language_share@k`.
+    With parallel corpora in `n` languages, the unbiased value is `1 / n` for every language.
 
     Args:
       language: number of the language of the passage at each of the first `k` ranks.
@@ -136,6 +172,21 @@ def language_shares(
     queries, k = language.shape
     cell = np.arange(queries)[:, None] * num_languages + language
     return np.bincount(cell.ravel(), minlength=queries * num_languages).reshape(queries, num_languages) / k
+
+
+def own_language_share(
+    language: Int[np.ndarray, "queries k"], query_language: int | None
+) -> Float64[np.ndarray, " queries"]:
+    """Return the share of the query's own language in the top `k` of the pool of all languages.
+
+    Args:
+      language: number of the language of the passage at each of the first `k` ranks.
+      query_language: number of the language of all queries; None if the pool has no passage in this language.
+
+    Returns:
+      Shares from 0 to 1; the unbiased value is as in `language_shares`. NaN if the pool lacks the language.
+    """
+    return np.full(len(language), np.nan) if query_language is None else np.mean(language == query_language, axis=1)
 
 
 def peer(
@@ -182,3 +233,70 @@ def peer(
     total = np.bincount(of_query[tested], p[tested], minlength=num_queries)
     count = np.bincount(of_query[tested], minlength=num_queries)
     return np.divide(total, count, out=np.full(num_queries, np.nan), where=count > 0)
+
+
+BIAS_MEASURES: dict[str, BiasMeasure] = {
+    measure.name: measure
+    for measure in (
+        BiasMeasure(
+            name=RANK_DISTANCE,
+            heading="rank distance",
+            meaning="the number of ranks between the first and the last relevant passage",
+            source="2408.10536",
+            values=lambda ranking: rank_distance(*ranking.judged),
+            better="lower",
+            decimals=1,
+            picture="rank distance",
+        ),
+        BiasMeasure(
+            name="Max@R",
+            heading="Max@R",
+            meaning="the rank of the last relevant passage",
+            source="2604.05684",
+            values=lambda ranking: max_rank(*ranking.judged),
+            better="lower",
+            decimals=1,
+            tables=("averages",),  # a fourth column by language exceeds 80 characters
+        ),
+        BiasMeasure(
+            name="Max@R_norm",
+            heading="Max@R_norm",
+            meaning="Max@R on a scale that does not depend on the size of the pool",
+            source="2604.05684",
+            values=lambda ranking: max_rank_norm(*ranking.judged, ranking.num_passages),
+            better="higher",
+            decimals=1,
+            tables=(),
+        ),
+        BiasMeasure(
+            name=OWN_LANGUAGE_SHARE,
+            heading="own language @10",
+            meaning="the share of the query's own language in the top 10",
+            source="",
+            values=lambda ranking: own_language_share(ranking.top, ranking.query_language),
+            better="neither",
+            decimals=3,
+            picture="own-language share",
+        ),
+        BiasMeasure(
+            name="PEER",
+            heading="PEER",
+            meaning="the p-value of the hypothesis that relevant passages of all languages have the same expected rank",
+            source="2405.00978",
+            values=lambda ranking: peer(*ranking.judged[:3], ranking.language, len(ranking.top)),
+            better="higher",
+            decimals=3,
+        ),
+    )
+}
+"""The measures of language bias by name, in the order of tables and results."""
+
+_ATTACKERS_SUCCESS = ("poisoned@", "promoted@")
+
+
+def better(measure: str) -> Better:
+    """Return which values of a measure are good; the name may begin with an attack, as in "pgd@0.1 rank_distance"."""
+    name = measure.rpartition(" ")[2]
+    if name in BIAS_MEASURES:
+        return BIAS_MEASURES[name].better
+    return "lower" if name.startswith(_ATTACKERS_SUCCESS) else "higher"

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Float64, Int, Int32
 from rich.progress import track
 
 from jaxretr import parallel
-from jaxretr.eval import bias
+from jaxretr.eval.bias import BIAS_MEASURES, BIAS_SETTING, PooledRanking, language_shares
 from jaxretr.eval.measures import parse, per_query
 from jaxretr.eval.results import Results, SettingResult, TaskResult, mean
 from jaxretr.eval.settings import SETTINGS, Pool, Setting, Task, make_tasks
@@ -102,7 +102,7 @@ def evaluate(
         asked, corpus = queries[task.queries], _Slice(passages, task.passages)
         found.append(ranks(asked, corpus, task.judged_query, task.judged_passage))
         depth = depths.get(task.setting, 0) if on_ranking and depths else 0
-        if k := min(max(depth, _TOP if task.setting == "multi" else 0), len(corpus)):
+        if k := min(max(depth, _TOP if task.setting == BIAS_SETTING else 0), len(corpus)):
             scores, top = search(asked, corpus, k)
             tops[number] = top[:, :_TOP]
             if on_ranking and depth:
@@ -110,7 +110,7 @@ def evaluate(
 
     results: dict[Setting, list[TaskResult]] = {setting: [] for setting in settings}
     for number, (task, rank, of_task) in enumerate(zip(tasks, found, measure_tasks(parsed, tasks, found), strict=True)):
-        biased, mix = measure_bias(pool, task, rank, tops[number]) if task.setting == "multi" else ({}, {})
+        biased, mix = measure_bias(pool, task, rank, tops[number]) if task.setting == BIAS_SETTING else ({}, {})
         of_task |= biased
         results[task.setting].append(task_result(collection, task, of_task, mix))
     return Results(
@@ -168,18 +168,19 @@ def measure_bias(
     pool: Pool, task: Task, rank: Int[np.ndarray, " judged"], top: Int[np.ndarray, "queries k"]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Return the measures of language bias per query, and the mean share of each language in the top ranks."""
-    language = pool.language_numbers()
-    judged = task.judged_query, rank, task.grade
-    shares = bias.language_shares(language[top], len(pool.languages))
-    of_language = dict(zip(pool.languages, shares.T, strict=True))
-    queries = len(task.queries)
-    return {
-        bias.RANK_DISTANCE: bias.rank_distance(*judged, queries),
-        bias.MAX_RANK: bias.max_rank(*judged, queries),
-        bias.MAX_RANK_NORM: bias.max_rank_norm(*judged, queries, task.num_passages),
-        bias.OWN_LANGUAGE_SHARE: of_language.get(task.query_language, np.full(queries, np.nan)),
-        bias.PEER: bias.peer(*judged, language[task.judged_passage], queries),
-    }, {name: float(of_language[name].mean()) for name in sorted(of_language)}
+    language, query_language = pool.language_numbers(), task.query_language
+    ranking = PooledRanking(
+        query=task.judged_query,
+        rank=rank,
+        grade=task.grade,
+        language=language[task.judged_passage],
+        top=language[top],
+        query_language=pool.languages.index(query_language) if query_language in pool.languages else None,
+        num_passages=task.num_passages,
+    )
+    shares = language_shares(ranking.top, len(pool.languages))
+    mix = {name: float(share.mean()) for name, share in sorted(zip(pool.languages, shares.T, strict=True))}
+    return {name: measure.values(ranking) for name, measure in BIAS_MEASURES.items()}, mix
 
 
 class _Texts(Sequence[str]):

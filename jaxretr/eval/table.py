@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from rich.console import Group
 from rich.table import Table
 
-from jaxretr.eval import bias
+from jaxretr.eval.bias import BIAS_MEASURES, BIAS_SETTING, BiasMeasure, BiasTable
 from jaxretr.eval.evaluate import MEASURES
 from jaxretr.eval.results import Results, SettingResult
 from jaxretr.eval.settings import SETTINGS, Setting
@@ -20,15 +20,6 @@ _SHOWN: dict[Setting, tuple[str, ...]] = {
     "cross": ("AP", "R@1", "nDCG@10"),
     "multi": ("AP", "R@10", "nDCG@10"),
 }
-
-# Measure of language bias -> heading and decimals. Shares and probabilities are in [0, 1], the others are ranks.
-_BIAS = {
-    bias.RANK_DISTANCE: ("rank distance ↓", 1),
-    bias.MAX_RANK: ("Max@R ↓", 1),
-    bias.OWN_LANGUAGE_SHARE: ("own language @10", 3),
-    bias.PEER: ("PEER", 3),
-}
-_BIAS_BY_LANGUAGE = (bias.RANK_DISTANCE, bias.OWN_LANGUAGE_SHARE, bias.PEER)  # these fit into 80 characters
 
 _CAPTION = "means over languages or pairs of languages; ↓ lower is better"
 
@@ -53,7 +44,7 @@ def rows(systems: Mapping[str, Results]) -> Rows:
         name: {setting: found.measures for setting, found in results.settings.items()}
         for name, results in systems.items()
     }
-    return _rows(collections[0], shown, [*_BIAS], lines)
+    return _rows(collections[0], shown, _biases("averages"), lines)
 
 
 def language_rows(results: Results) -> Rows:
@@ -68,7 +59,7 @@ def language_rows(results: Results) -> Rows:
         for language in {task.query_language for task in found.tasks}:
             own = SettingResult(tuple(task for task in found.tasks if task.query_language == language))
             lines[language][setting] = own.measures
-    return _rows("query", dict.fromkeys(SETTINGS, (first,)), _BIAS_BY_LANGUAGE, lines)
+    return _rows("query", dict.fromkeys(SETTINGS, (first,)), _biases("languages"), lines)
 
 
 def mix_rows(results: Results) -> Rows:
@@ -130,20 +121,28 @@ def page(results: Results) -> str:
 
 
 def _effectiveness(results: Results) -> list[str]:
-    """Return the measures of an evaluation without the measures of bias, which only `multi` has."""
+    """Return the measures of an evaluation without the measures of bias, which only `BIAS_SETTING` has."""
     names = (name for found in results.settings.values() for name in found.measures)
-    return [name for name in dict.fromkeys(names) if name not in (*_BIAS, bias.MAX_RANK_NORM)]
+    return [name for name in dict.fromkeys(names) if name not in BIAS_MEASURES]
+
+
+def _biases(table: BiasTable) -> list[BiasMeasure]:
+    """Return the measures of language bias that have a column in a table."""
+    return [measure for measure in BIAS_MEASURES.values() if table in measure.tables]
 
 
 def _rows(
-    corner: str, shown: Mapping[Setting, Iterable[str]], biases: Iterable[str], lines: Mapping[str, _Values]
+    corner: str, shown: Mapping[Setting, Iterable[str]], biases: Iterable[BiasMeasure], lines: Mapping[str, _Values]
 ) -> Rows:
     columns: list[tuple[str, Setting, str, int]] = [
         (f"{setting} {'mAP' if name == 'AP' else name}", setting, name, 4)
         for setting in SETTINGS
         for name in shown[setting]
     ]
-    columns += [(_BIAS[name][0], "multi", name, _BIAS[name][1]) for name in biases]
+    columns += [
+        (f"{measure.heading}{' ↓' if measure.better == 'lower' else ''}", BIAS_SETTING, measure.name, measure.decimals)
+        for measure in biases
+    ]
 
     def value(line: _Values, setting: Setting, name: str) -> float:
         return line.get(setting, {}).get(name, math.nan)

@@ -5,7 +5,7 @@ Input: a collection and the name of a measure. Output: results, and the values o
 
 from dataclasses import dataclass
 
-from jaxretr.eval.bias import BETTER, RANK_DISTANCE
+from jaxretr.eval.bias import BIAS_MEASURES, BIAS_SETTING, RANK_DISTANCE
 from jaxretr.eval.evaluate import MEASURES, evaluate
 from jaxretr.eval.measures import parse
 from jaxretr.eval.results import Results, mean
@@ -33,15 +33,16 @@ class SelectionMetric:
         setting = next((setting for setting in SETTINGS if setting == found), None)
         if setting is None:
             raise ValueError(f"cannot choose by {name!r}: expected {', '.join(SETTINGS)} before the /, as in multi/AP")
-        if BETTER.get(measure) == "neither":
+        bias = BIAS_MEASURES.get(measure)
+        if bias and bias.better == "neither":
             raise ValueError(
                 f"cannot choose by {name!r}: without bias it is 1 / languages, so neither its highest nor its lowest "
-                f"value is the best; multi/{RANK_DISTANCE} measures bias too, and lower is better"
+                f"value is the best; {BIAS_SETTING}/{RANK_DISTANCE} measures bias too, and lower is better"
             )
-        if measure in BETTER:
-            if setting != "multi":
-                raise ValueError(f"cannot choose by {name!r}: it needs a pool of languages, multi/{measure}")
-            return cls(setting, measure, BETTER[measure] == "lower")
+        if bias:
+            if setting != BIAS_SETTING:
+                raise ValueError(f"cannot choose by {name!r}: it needs a pool of languages, {BIAS_SETTING}/{measure}")
+            return cls(setting, measure, bias.better == "lower")
         return cls(setting, str(parse([measure])[0]))
 
     def __str__(self) -> str:
@@ -68,7 +69,7 @@ class Validator:
                 f"cannot choose by {criterion}: {collection.name} allows {', '.join(self._settings)} only; "
                 f"set evaluation.best_measure, for instance to {self._settings[0]}/{criterion.measure}"
             )
-        named = () if criterion is None or criterion.measure in BETTER else (criterion.measure,)
+        named = () if criterion is None or criterion.measure in BIAS_MEASURES else (criterion.measure,)
         self._measures = tuple(dict.fromkeys((*MEASURES, *named)))
 
     def evaluate(self, encode_query: Encode, encode_document: Encode) -> Results:

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import ml_dtypes
 import numpy as np
 import transformers
+from safetensors import SafetensorError, safe_open
 
 from jaxretr.files import AnyPath, replaced_file, write_json
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.functions import Params, param_shapes
 from jaxretr.model.hf_layout import DENSE, INDEX, WEIGHTS, check_weights, find_model, read_settings
 
-_FLOAT_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_FLOAT_TYPES = ("F64", "F32", "F16", "BF16")  # numpy knows bfloat16 because jax imports ml_dtypes
 _EXTRAS = re.compile(r"(pooler|lm_head|cls)\.|embeddings\.(position_ids|token_type_ids)$")
 _BLOCK_BYTES = 1 << 24
 _ALIGNMENT = 64
@@ -48,7 +48,7 @@ def load_architecture(name_or_path: str | AnyPath) -> Architecture:
 def load_params(name_or_path: str | AnyPath, architecture: Architecture | None = None) -> tuple[Architecture, Params]:
     """Load a checkpoint into float32 numpy arrays, tensor by tensor, block by block.
 
-    The files are read, not memory-mapped: peak memory is the size of the parameters plus one block of 16 MiB.
+    Peak memory is the size of the parameters plus one block of 16 MiB, as stored and converted.
 
     Args:
       name_or_path: a directory or a hub name.
@@ -136,23 +136,24 @@ def _dense_views(params: Params) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """Location of one tensor in a safetensors file."""
+    """One tensor in a safetensors file."""
 
     file: Path
+    name: str
     dtype: str
     shape: tuple[int, ...]
-    offset: int
 
     def read_into(self, target: np.ndarray) -> None:
-        """Fill `target` (any strides) block by block; convert to its dtype."""
-        dtype = np.dtype(_FLOAT_TYPES[self.dtype])
-        row_items = math.prod(self.shape[1:])
-        rows = max(1, _BLOCK_BYTES // (row_items * dtype.itemsize))
-        with self.file.open("rb") as file:
-            file.seek(self.offset)
-            for start in range(0, self.shape[0], rows):
-                block = target[start : start + rows]
-                block[...] = np.fromfile(file, dtype, block.size).reshape(block.shape)
+        """Fill `target` (any strides) block by block; convert to its dtype.
+
+        Each block maps the file anew. The pages of one mapping stay in memory until it is closed, so a mapping of the
+        whole file would add the size of the file to the peak.
+        """
+        rows = max(1, _BLOCK_BYTES // target[0].nbytes)
+        for start in range(0, len(target), rows):
+            block = target[start : start + rows]
+            with safe_open(self.file, framework="numpy") as file:
+                block[...] = file.get_slice(self.name)[start : start + len(block)]
 
 
 def _open_checkpoint(directory: Path) -> dict[str, _Tensor]:
@@ -177,34 +178,21 @@ def _read_index(path: Path) -> list[str]:
 
 
 def _read_header(path: Path) -> dict[str, _Tensor]:
-    """Return the tensors in a safetensors file.
-
-    The file contains the u64 length of the header, the JSON header (dtypes, shapes, offsets), and the data.
-    """
+    """Return the tensors in a safetensors file."""
     if not path.is_file():
         raise ValueError(f"{path} is named by {INDEX} but absent; download the checkpoint again")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        header_size = int.from_bytes(file.read(8), "little")
-        if not 0 < header_size <= size - 8:
-            raise ValueError(f"{path} ({size} bytes) is truncated or no safetensors file; download it again")
-        try:
-            header = json.loads(file.read(header_size))
-        except ValueError as error:
-            raise ValueError(f"{path} is no safetensors file (its header is not JSON); download it again") from error
-    start = 8 + header_size
     try:
-        header.pop("__metadata__", None)
-        end = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        tensors = {
-            name: _Tensor(path, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
-            for name, entry in header.items()
-        }
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} has a damaged header ({error!r}); download it again") from error
-    if end != size:
-        raise ValueError(f"{path} is truncated or damaged: {size} bytes, expected {end}; download it again")
-    return tensors
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: _Tensor(path, name, tensor.get_dtype(), tuple(tensor.get_shape()))
+                for name, tensor in slices.items()
+            }
+    except SafetensorError as error:
+        size = path.stat().st_size
+        raise ValueError(
+            f"{path} ({size} bytes) is truncated, damaged or no safetensors file ({error}); download it again"
+        ) from error
 
 
 def _fill(views: dict[str, np.ndarray], tensors: dict[str, _Tensor], directory: Path) -> None:
@@ -231,7 +219,10 @@ def _fill(views: dict[str, np.ndarray], tensors: dict[str, _Tensor], directory: 
 
 
 def _save_tensors(path: Path, views: dict[str, np.ndarray]) -> None:
-    """Write a safetensors file tensor by tensor, so that memory never holds a second copy of the parameters."""
+    """Write a safetensors file tensor by tensor, so that memory never holds a second copy of the parameters.
+
+    `safetensors.numpy.save_file` needs all tensors contiguous at once, which copies every transposed matrix.
+    """
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, view in views.items():

@@ -20,7 +20,7 @@ reveals anything about the index."""
 class Gate:
     """Pass on requests that are addressed to this service and have its key.
 
-    Starlette's TrustedHostMiddleware does not support IPv6 addresses and does not answer in OpenAI's error format.
+    Starlette's TrustedHostMiddleware answers in plain text, and it has no hook for OpenAI's error format.
     """
 
     def __init__(self, app: ASGIApp, options: ServiceOptions):

@@ -28,7 +28,7 @@ from jaxretr.attack.report.strings import strongest
 from jaxretr.attack.run import attack_into
 from jaxretr.attack.victim import Victim
 from jaxretr.data.test_collections import load_test_collection
-from jaxretr.eval.bias import OWN_LANGUAGE_SHARE, RANK_DISTANCE
+from jaxretr.eval.bias import BIAS_MEASURES
 from jaxretr.eval.evaluate import evaluate
 from jaxretr.eval.validation import allowed_settings
 from jaxretr.model.encode import Encoder
@@ -42,7 +42,7 @@ EncoderFor = Callable[[RetrievalSet], Encoder | BM25Encoder]
 """Returns the encoder for a collection."""
 
 MEASURES = ("AP", "nDCG@10")
-BIAS = (RANK_DISTANCE, OWN_LANGUAGE_SHARE)
+BIAS = tuple(measure.name for measure in BIAS_MEASURES.values() if measure.picture)
 FURTHER_MEASURES = ("nDCG@10", "AP", "R@100")
 
 
@@ -199,4 +199,4 @@ def _drawn(study: Study, chosen: Attacks, files: Files) -> RetrievalSet:
 def _is_kept(name: str) -> bool:
     """Return whether values per query of a measure are recorded. Some measures under attack are not."""
     attack, _, measure = name.rpartition(" ")
-    return not attack or measure not in ("AP", "Max@R", "Max@R_norm", "PEER", "Success@10")
+    return not attack or measure not in ({"AP", "Success@10"} | (BIAS_MEASURES.keys() - set(BIAS)))

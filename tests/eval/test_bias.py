@@ -1,10 +1,23 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from jaxretr.eval.bias import language_shares, max_rank, max_rank_norm, peer, rank_distance
+from jaxretr.eval.bias import (
+    BIAS_MEASURES,
+    BiasMeasure,
+    PooledRanking,
+    better,
+    language_shares,
+    max_rank,
+    max_rank_norm,
+    own_language_share,
+    peer,
+    rank_distance,
+)
 
 # Query 2 has one relevant passage, 3 no judgement, 4 no relevant passage.
 QUERY = np.array([0, 0, 0, 1, 1, 2, 2, 4])
@@ -89,3 +102,20 @@ def test_peer_has_no_value_where_the_ranking_cannot_change_it() -> None:
     assert np.isnan(one_query_peer([1, 7, 900], [0, 1, 2]))
     assert np.isnan(one_query_peer([1, 7, 900], [1, 1, 1]))
     assert np.isnan(one_query_peer([1, 7], [0, 1], grades=[0, 0]))
+
+
+def test_own_language_share() -> None:
+    top = np.array([[2, 0, 0, 2], [1, 1, 1, 1]])
+    np.testing.assert_array_equal(own_language_share(top, 0), [0.5, 0])
+    np.testing.assert_array_equal(own_language_share(top, None), [np.nan, np.nan])
+
+
+@pytest.mark.parametrize("measure", BIAS_MEASURES.values(), ids=lambda measure: measure.name)
+def test_each_measure_is_documented_and_has_a_value_per_query(measure: BiasMeasure) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text("utf-8")
+    assert f"`{measure.name}`" in page and measure.source in page
+    languages = np.array([0, 1, 0, 0, 1, 0, 1, 0])
+    top = np.zeros((5, 10), int)
+    values = measure.values(PooledRanking(QUERY, RANK, np.minimum(GRADE, 1), languages, top, 0, num_passages=32))
+    assert values.shape == (5,) and not np.isnan(values).all()
+    assert better(measure.name) == better(f"pgd@0.1 {measure.name}") == measure.better

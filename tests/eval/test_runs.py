@@ -12,7 +12,7 @@ from jaxretr.eval.evaluate import Ranking
 from jaxretr.eval.results import Results
 from jaxretr.eval.runs import RunWriter, evaluate_into
 from jaxretr.eval.settings import Pool, make_tasks
-from jaxretr.files import DirectoryInUse
+from jaxretr.locks import DirectoryInUse
 from jaxretr.types import Passage, Query, RetrievalSet
 
 TREC_NAMES = {

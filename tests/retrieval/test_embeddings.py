@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxretr.files import DirectoryInUse
+from jaxretr.locks import DirectoryInUse
 from jaxretr.retrieval.embeddings import Embeddings, Rows, check_embeddings, embed
 
 TEXTS = [f"text {i}" for i in range(23)]

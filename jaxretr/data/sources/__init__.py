@@ -29,11 +29,10 @@ from jaxretr.files import (
     disk_place,
     in_bucket,
     local_copy,
-    lock_directory,
     sync_directory,
-    unlock_directory,
     upload_directory,
 )
+from jaxretr.locks import lock_directory, unlock_directory
 from jaxretr.tracking import say
 
 BUILDERS: dict[str, type[Source]] = {
