@@ -6,7 +6,6 @@ every picture of a single system names it.
 
 import math
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 
@@ -71,22 +70,23 @@ def _success(name: str, attack: str, unit: str, of: dict[str, tuple[System, str]
     known = unit == "rho" and not any(math.isnan(r) for ratio in ratios.values() for r in ratio.values())
     if known and len(systems) == 1:
         second = {b: f"{ratio:.2g}" for b, ratio in next(iter(ratios.values())).items()}
-        says = " On top, the radius over the median distance of a token's row to its nearest other row."
+        says = " Upper axis: the radius divided by the median distance from a token's row to the nearest other row."
     elif known:
         middle = budgets[len(budgets) // 2]
         each = ", ".join(f"{ratio[middle]:.2g} for {one}" for one, ratio in ratios.items())
         says = (
-            f" ρ = {middle:g}, as a multiple of the median distance of a token's row to its nearest other row: {each}."
+            f" At ρ = {middle:g}, the radius divided by the median distance from a token's row to the nearest other "
+            f"row is {each}."
         )
     clean = ", ".join(f"{system.average(f'Success@{TOP}'):.3f} for {one}" for one, system in systems.items())
     caption = (
-        f"Share of the queries with a relevant passage in the clean top {TOP} that still have one, by budget. "
-        f"Bands: 95 % bootstrap intervals over questions. Success@{TOP} of all clean queries: {clean}.{says}"
+        f"Of the queries with a relevant passage in the clean top {TOP}, the share that keep a relevant passage there, "
+        f"by budget. Bands: 95 % bootstrap intervals over questions. Success@{TOP} of all clean queries: {clean}.{says}"
     )
     ends = "; ".join(f"{line}, {curve.values[-1]:.2f} at {curve.budgets[-1]:g}" for line, curve in curves.items())
     title = f"robust success@{TOP}" + (f", {attack}" if attack else "")
     return Picture(
-        name, plots.curves(lines, UNITS[unit], title, second=second), f"{title}, by budget: {ends}.", escape(caption)
+        name, plots.curves(lines, UNITS[unit], title, second=second), f"{title}, by budget: {ends}.", caption
     )
 
 
@@ -108,7 +108,7 @@ def by_language(systems: Sequence[System]) -> list[Picture]:
         )
         title = f"{measure}{_named(systems, system)}"
         figure = plots.paired_bars(clean, attacked, languages, title, 2, limit=1.0)
-        pictures.append(Picture(f"languages_{number}", figure, says, escape(says)))
+        pictures.append(Picture(f"languages_{number}", figure, says, says))
     return pictures
 
 
@@ -116,7 +116,7 @@ def language_bias(systems: Sequence[System]) -> list[Picture]:
     """Draw the language bias of the pooled ranking by query language, clean and attacked."""
     words = {
         OWN_LANGUAGE_SHARE: ("own-language share", "the share of the query's own language in the top 10", 2),
-        RANK_DISTANCE: ("rank distance", "the ranks between the first and the last relevant passage of a query", 0),
+        RANK_DISTANCE: ("rank distance", "the number of ranks between the first and the last relevant passage", 0),
     }
     pictures: list[Picture] = []
     for measure, (title, words_of, decimals) in words.items():
@@ -132,30 +132,32 @@ def language_bias(systems: Sequence[System]) -> list[Picture]:
             )
             figure = plots.paired_bars(clean, attacked, languages, f"{title}{_named(systems, system)}", decimals)
             name = f"{title.replace('-', '_').replace(' ', '_')}_{number}"
-            pictures.append(Picture(name, figure, says, escape(says)))
+            pictures.append(Picture(name, figure, says, says))
     return pictures
 
 
-def transfer(system: System, number: int) -> Picture | None:
-    """Draw the success of poisoned passages by the languages they were optimized on and tested on.
-
-    Returns:
-      The picture, or None if the record holds no transfer.
-    """
-    of = system.record.transfer
-    if of is None:
-        return None
-    values = np.array(of.success, np.float64)
-    own = [(row, column) for row, r in enumerate(of.optimised_on) for column, c in enumerate(of.tested_on) if r == c]
-    other = [float(value) for place, value in np.ndenumerate(values) if place not in own]
-    means = f"mean in its own language {mean([float(values[place]) for place in own]):.2f}" if own else ""
-    means += f"{', ' if own and other else ''}in others {mean(other):.2f}" if other else ""
-    says = (
-        f"{system.name}: share of held-out queries with a poisoned passage in the top {of.k} of the pool of all "
-        f"languages, {of.attack}; {means}. Darker is more vulnerable. Bold: optimised and tested in one language."
-    )
-    figure = heat_map(values, of.optimised_on, of.tested_on, row_title="optimised on", column_title="tested on")
-    return Picture(f"transfer_{number}", figure, says, escape(says))
+def transfer(systems: Sequence[System]) -> list[Picture]:
+    """Draw the success of poisoned passages by the languages they were optimized on and tested on."""
+    pictures: list[Picture] = []
+    for number, system in enumerate(systems, 1):
+        of = system.record.transfer
+        if of is None:
+            continue
+        values = np.array(of.success, np.float64)
+        same = np.array([[row == column for column in of.tested_on] for row in of.optimised_on])
+        means = [
+            f"{mean(values[where].tolist()):.2f} {words}"
+            for where, words in ((same, "in the same language"), (~same, "in other languages"))
+            if where.any()
+        ]
+        says = (
+            f"{system.name}: share of the held-out queries with a poisoned passage in the top {of.k} of the pool of "
+            f"all languages, by {of.attack}; mean {', '.join(means)}. Darker is more vulnerable. Bold: optimised and "
+            "tested in the same language."
+        )
+        figure = heat_map(values, of.optimised_on, of.tested_on, row_title="optimised on", column_title="tested on")
+        pictures.append(Picture(f"transfer_{number}", figure, says, says))
+    return pictures
 
 
 def pooled_radius(systems: Sequence[System]) -> list[Picture]:
@@ -173,9 +175,9 @@ def pooled_radius(systems: Sequence[System]) -> list[Picture]:
         if all(math.isnan(value) for value in values.values()):
             continue
         says = (
-            f"{_of(systems, system)}pooled radius, how far the pooled query vector is from losing the last relevant "
-            f"passage in the top {measure.partition('@')[2]}, in closed form (a lower bound), as a share of its "
-            f"length; mean {mean([*values.values()]):.3f}. Larger is more robust."
+            f"{_of(systems, system)}pooled radius, the distance from the query vector to the nearest vector that loses "
+            f"the last relevant passage in the top {measure.partition('@')[2]}, as a share of the vector's length, in "
+            f"closed form (a lower bound); mean {mean([*values.values()]):.3f}. Larger is more robust."
         )
         asked = system.languages
         if system.record.setting == "cross":
@@ -185,7 +187,7 @@ def pooled_radius(systems: Sequence[System]) -> list[Picture]:
         else:
             radii = np.array([mean([v for (q, _), v in values.items() if q == language]) for language in asked])
             figure = bars(radii, asked, f"pooled radius{_named(systems, system)}", 3)
-        pictures.append(Picture(f"radius_{number}", figure, says, escape(says)))
+        pictures.append(Picture(f"radius_{number}", figure, says, says))
     return pictures
 
 
@@ -201,11 +203,11 @@ def detection(systems: Sequence[System]) -> list[Picture]:
             for one in sorted(some, key=lambda one: one.language):
                 panels.setdefault(one.language, {})[one.filter] = one.roc
             says = (
-                f"{_of(systems, system)}ROC of the filters against {attack}, by language. The dashed line is at 1 % of "
-                "the clean texts; rates of false positives below .1 % are drawn there; the grey curve is chance."
+                f"{_of(systems, system)}ROC of the filters against {attack}, by language. The dashed line marks a "
+                "false positive rate of 1 %. Rates below 0.1 % are drawn at 0.1 %. The grey curve is chance."
             )
             name = f"detection_{len(pictures) + 1}"
-            pictures.append(Picture(name, plots.roc_curves(panels, _FALSE_POSITIVES), says, escape(says)))
+            pictures.append(Picture(name, plots.roc_curves(panels, _FALSE_POSITIVES), says, says))
     return pictures
 
 
@@ -218,7 +220,7 @@ def check_curves(systems: Sequence[System]) -> list[Picture]:
             if lines:
                 says = f"{_of(systems, system)}{check.name}."
                 figure = plots.curves(lines, "budget", check.name)
-                pictures.append(Picture(f"check_{len(pictures) + 1}", figure, says, escape(says)))
+                pictures.append(Picture(f"check_{len(pictures) + 1}", figure, says, says))
     return pictures
 
 

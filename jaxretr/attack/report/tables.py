@@ -30,7 +30,7 @@ _MAIN = "nDCG@10"
 def summary(results: Results) -> Group:
     """Return tables of ranking measures per attack and budget, of nDCG@10 by query language, and of whole attacks."""
     (found,) = results.settings.values()
-    note = "means over tasks, each of which counts alike"
+    note = "each mean weights every task equally"
     tables = _table(found, _OF_RANKINGS, results.collection, note), _by_language(found), _table(found, _OF_ATTACKS)
     return Group(*filter(None, tables))
 
