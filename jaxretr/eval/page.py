@@ -6,8 +6,9 @@ The templates escape every value except `Markup`. Only this package's own markup
 (`jaxretr.eval.plots.svg`), and labeled texts of attacks (`jaxretr.attack.report.visible`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -47,7 +48,7 @@ class Picture:
         return plots.svg(self.figure, self.name, self.alternative)
 
 
-def write_page(directory: AnyPath, template: str, pictures: Mapping[str, Sequence[Picture]], **values: Any) -> AnyPath:
+def write_page(directory: AnyPath, template: str, pictures: Mapping[str, Iterable[Picture]], **values: Any) -> AnyPath:
     """Write `report.html` and `plots/*.png` into `directory`; each file is written atomically.
 
     Args:
@@ -59,8 +60,9 @@ def write_page(directory: AnyPath, template: str, pictures: Mapping[str, Sequenc
     Returns:
       The path of the page.
     """
-    page = _TEMPLATES.get_template(template).render(palette=plots.PALETTE, pictures=pictures, **values)
-    for picture in (picture for some in pictures.values() for picture in some):
+    drawn = {section: [*some] for section, some in pictures.items()}
+    page = _TEMPLATES.get_template(template).render(palette=plots.PALETTE, pictures=drawn, **values)
+    for picture in chain.from_iterable(drawn.values()):
         with replaced_file(directory / "plots" / f"{picture.name}.png") as partial:
             partial.write_bytes(plots.png(picture.figure))
     path = directory / "report.html"

@@ -6,7 +6,7 @@ without data.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -49,6 +49,7 @@ def write_report(directory: AnyPath, results: Results, collection: RetrievalSet,
     """
     query_languages, passage_languages = {q.language for q in collection.queries}, set(collection.passage_languages)
     setting: Setting | None = next((name for name in ("multi", "mono") if name in results.settings), None)
+    options = [[name, str(value)] for name, value in results.evaluation.items()]
     return write_page(
         directory,
         "eval/report.html",
@@ -64,7 +65,7 @@ def write_report(directory: AnyPath, results: Results, collection: RetrievalSet,
         settings=[_SETTINGS[name] for name in results.settings],
         depth=DEPTH,
         multilingual="multi" in results.settings,
-        options=[[name, str(value)] for name, value in results.evaluation.items()],
+        options=[["option", "value"], *options] if options else [],
     )
 
 
@@ -85,7 +86,7 @@ def _summary(results: Results) -> list[Rows]:
     return [effectiveness, [["language bias", "mean"], *bias]] if bias else [effectiveness]
 
 
-def _pictures(results: Results, languages: int) -> dict[str, list[Picture]]:
+def _pictures(results: Results, languages: int) -> dict[str, Iterable[Picture]]:
     """Return the pictures of each section; `languages` is the number of passage languages."""
     tasks = results.settings["multi"].tasks if "multi" in results.settings else ()
     return {
@@ -112,13 +113,12 @@ def _heat_map(results: Results) -> Picture:
     )
 
 
-def _bias(tasks: Sequence[TaskResult], passage_languages: int) -> list[Picture]:
+def _bias(tasks: Sequence[TaskResult], passage_languages: int) -> Iterator[Picture]:
     languages = [task.query_language for task in tasks]
     distance, share = (
         np.array([task.measures.get(measure, math.nan) for task in tasks])
         for measure in (RANK_DISTANCE, OWN_LANGUAGE_SHARE)
     )
-    pictures = []
     if not np.isnan(distance).all():
         alternative = "Rank distance by language of the queries; the table by language lists the values."
         caption = (
@@ -126,7 +126,7 @@ def _bias(tasks: Sequence[TaskResult], passage_languages: int) -> list[Picture]:
             "pool of all languages. The rank distance is small if translations rank next to each other."
         )
         figure = plots.bars(distance, languages, "rank distance", 0)
-        pictures.append(Picture("rank_distance", figure, alternative, caption))
+        yield Picture("rank_distance", figure, alternative, caption)
     if not np.isnan(share).all():
         alternative = "Share of the query's own language in the top 10; the table by language lists the values."
         caption = (
@@ -135,8 +135,7 @@ def _bias(tasks: Sequence[TaskResult], passage_languages: int) -> list[Picture]:
         )
         title = f"own-language share; {1 / passage_languages:.2f} without bias"
         figure = plots.bars(share, languages, title, 2, expected=1 / passage_languages)
-        pictures.append(Picture("own_language", figure, alternative, caption))
-    return pictures
+        yield Picture("own_language", figure, alternative, caption)
 
 
 def _mix(tasks: Sequence[TaskResult]) -> Picture:

@@ -46,7 +46,7 @@ def write_report(directory: AnyPath, systems: Sequence[System]) -> AnyPath:
     """
     check_comparable(systems)
     first = systems[0]
-    shown = adversarial_strings(systems)
+    shown = {system.name: lists for system in systems if (lists := adversarial_strings(system))}
     queries, languages = sum(task.queries for task in first.tasks), len(first.languages)
     return write_page(
         directory,
@@ -70,7 +70,7 @@ def write_report(directory: AnyPath, systems: Sequence[System]) -> AnyPath:
         detection={system.name: _detection(system) for system in systems if system.record.detections},
         checks={system.name: _checks(system) for system in systems if system.record.checks},
         strings=shown,
-        legend=legend(shown),
+        legend=legend(chain.from_iterable(shown.values())),
         threats=_threats(systems),
         scales=_scales(systems),
         trials={system.name: _trials(system) for system in systems if system.record.trials},
@@ -126,14 +126,9 @@ def _threats(systems: Sequence[System]) -> Rows:
 
 
 def _scales(systems: Sequence[System]) -> Rows:
-    records = [system.record for system in systems]
-    return _with_values(
-        [
-            ["scale", *(record.system for record in records)],
-            ["mean row norm", *(_number(record.row_norm) for record in records)],
-            ["distance to the nearest row", *(_number(record.nearest_row) for record in records)],
-        ]
-    )
+    columns = [(system.name, _number(system.record.row_norm), _number(system.record.nearest_row)) for system in systems]
+    rows = zip(("scale", "mean row norm", "distance to the nearest row"), *columns, strict=True)
+    return _with_values([list(row) for row in rows])
 
 
 def _trials(system: System) -> Rows:

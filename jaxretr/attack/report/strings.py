@@ -1,8 +1,8 @@
-"""Select the strongest adversarial strings of each system, and prepare them for the page.
+"""Select the strongest adversarial strings of a system, and prepare them for the page.
 
-Input: `System`s. Output: `SystemStrings`: the texts of `adversarial.jsonl` that lowered the best relevant passage by
-the most ranks, spread over languages, and the poisoned passages. All of these strings are hostile input, so the page
-gets only the markup that `jaxretr.attack.report.visible` makes of them.
+Input: a `System`. Output: `StringList`s: the texts of `adversarial.jsonl` that lowered the best relevant passage by the
+most ranks, spread over languages, and the poisoned passages. All of these strings are hostile input, so the page gets
+only the markup that `jaxretr.attack.report.visible` makes of them.
 """
 
 from collections import deque
@@ -19,40 +19,30 @@ _TEXTS = 6  # per trial
 
 
 @dataclass(frozen=True)
-class MarkedText:
-    """A query before and after an attack, with the differences marked.
+class Entry:
+    """A query before and after an attack, or the poisoned passages against the queries of one language.
 
     Attributes:
-      language: language of the query.
-      ranks: rank of the best relevant passage before and after, in words.
-      clean, adversarial: the two texts as markup.
+      language: language of the queries.
+      note: ranks or cost, in words.
+      texts: the strings as markup.
+      hidden: characters of the strings that became labels.
     """
 
     language: str
-    ranks: str
-    clean: Markup
-    adversarial: Markup
+    note: str
+    texts: Sequence[Markup]
+    hidden: Sequence[str]
 
 
 @dataclass(frozen=True)
-class SystemStrings:
-    """The strings of one system that the page shows.
+class StringList:
+    """The strings of one attack; `are_queries` tells queries from poisoned passages."""
 
-    Attributes:
-      name: name of the system.
-      trials: label of a trial -> its strongest texts.
-      counts: label of a trial -> number of its texts.
-      poisoning: name of the attack that made the poisoned passages; "" without poisoning.
-      passages: language of the attacked queries, cost in words, and the poisoned passages as markup.
-      hidden: characters of these strings that became labels.
-    """
-
-    name: str
-    trials: dict[str, list[MarkedText]]
-    counts: dict[str, int]
-    poisoning: str
-    passages: list[tuple[str, str, list[Markup]]]
-    hidden: set[str]
+    heading: str
+    note: str
+    entries: Sequence[Entry]
+    are_queries: bool
 
 
 def strongest(texts: Iterable[AdversarialText], count: int) -> list[AdversarialText]:
@@ -85,38 +75,38 @@ def strongest(texts: Iterable[AdversarialText], count: int) -> list[AdversarialT
     return sorted(chosen.values(), key=lambda t: (-_fall(t), t.query_id))
 
 
-def adversarial_strings(systems: Sequence[System]) -> list[SystemStrings]:
-    """Return the strings of each system that has any."""
-    return [found for found in map(_strings, systems) if found.trials or found.passages]
-
-
-def legend(strings: Iterable[SystemStrings]) -> list[str]:
-    """Return the short and the full name of each character that became a label, sorted by code point."""
-    return [f"{short_name(one)} {full_name(one)}" for one in sorted({one for found in strings for one in found.hidden})]
-
-
-def _strings(system: System) -> SystemStrings:
+def adversarial_strings(system: System) -> list[StringList]:
+    """Return the strongest strings of each trial, and the poisoned passages."""
     of_trial: dict[str, list[AdversarialText]] = {}
     for text in system.texts:
         of_trial.setdefault(text.label, []).append(text)
-    shown = {label: chosen for label, texts in of_trial.items() if (chosen := strongest(texts, _TEXTS))}
+    lists = []
+    for label, texts in of_trial.items():
+        if shown := strongest(texts, _TEXTS):
+            note = f"{len(shown)} of {len(texts):,} texts; ranks of the best relevant passage"
+            lists.append(StringList(label, note, [*map(_query, shown)], are_queries=True))
     of = system.record.transfer
-    rows = [*zip(of.optimised_on, of.forward_passes, of.passages, strict=True)] if of and any(of.passages) else []
-    pairs = [(text.clean, text.adversarial) for texts in shown.values() for text in texts]
-    return SystemStrings(
-        system.name,
-        trials={label: [_marked(text) for text in texts] for label, texts in shown.items()},
-        counts={label: len(texts) for label, texts in of_trial.items()},
-        poisoning=of.attack if of else "",
-        passages=[(language, f"{cost:,.0f} forward passes", [*map(visible, texts)]) for language, cost, texts in rows],
-        hidden={one for texts in (*pairs, *(row[2] for row in rows)) for one in hidden_characters("".join(texts))},
-    )
+    if of and any(of.passages):
+        entries = [
+            Entry(language, f"{cost:,.0f} forward passes", [*map(visible, texts)], hidden_characters("".join(texts)))
+            for language, cost, texts in zip(of.optimised_on, of.forward_passes, of.passages, strict=True)
+        ]
+        note = "by the language of the queries they were optimised on"
+        lists.append(StringList(f"poisoned passages, {of.attack}", note, entries, are_queries=False))
+    return lists
 
 
-def _marked(text: AdversarialText) -> MarkedText:
+def legend(lists: Iterable[StringList]) -> list[str]:
+    """Return the short and the full name of each character that became a label, sorted by code point."""
+    hidden = {character for strings in lists for entry in strings.entries for character in entry.hidden}
+    return [f"{short_name(character)} {full_name(character)}" for character in sorted(hidden)]
+
+
+def _query(text: AdversarialText) -> Entry:
     corpus = f" · passages in {text.corpus_language}" if text.corpus_language not in (None, text.language) else ""
     ranks = f"rank {text.rank_before:,} → {text.rank_after:,}{corpus}"
-    return MarkedText(text.language, ranks, *marked(text.clean, text.adversarial))
+    hidden = hidden_characters(text.clean + text.adversarial)
+    return Entry(text.language, ranks, marked(text.clean, text.adversarial), hidden)
 
 
 def _fall(text: AdversarialText) -> int:
