@@ -1,8 +1,10 @@
 import json
+import sys
 import time
 from pathlib import Path
 
 import grain
+import pytest
 from tensorboardX.proto import event_pb2
 
 from jaxretr.tracking import Tracker

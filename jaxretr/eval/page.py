@@ -1,27 +1,30 @@
-"""Building blocks of HTML reports.
+"""Render HTML reports from the Jinja templates in `jaxretr/templates/`.
 
-Input: figures, tables and sections. Output: one self-contained HTML page.
+Input: the name of a template, its values and pictures. Output: one self-contained HTML page, and the pictures as PNG.
 
-Titles, headings and table cells are escaped; a cell that is already HTML has the type `Html`. The page embeds pictures
-as SVG, and they are also written as PNG into `plots/`.
+The templates escape every value except `Markup`. Only this package's own markup may be `Markup`: pictures as SVG
+(`jaxretr.eval.plots.svg`), and labeled texts of attacks (`jaxretr.attack.report.visible`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from html import escape
-from importlib import resources
-from string import Template
+from itertools import chain
+from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from jaxretr.eval import plots
 from jaxretr.files import AnyPath, replaced_file
 
-REPORT_FILE = "report.html"
-
-
-class Html(str):
-    """Text that is already HTML and is not escaped again."""
+_TEMPLATES = Environment(
+    loader=PackageLoader("jaxretr"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Picture:
       name: name of the PNG file, and prefix of the ids in the page.
       figure: a figure made by a module of plots.
       alternative: alternative text for screen readers.
-      caption: caption, as HTML.
+      caption: caption, plain text.
     """
 
     name: str
@@ -40,68 +43,29 @@ class Picture:
     alternative: str
     caption: str
 
-    def html(self) -> str:
-        svg = plots.svg(self.figure, self.name, self.alternative)
-        return f"<figure>{scroll(svg)}<figcaption>{self.caption}</figcaption></figure>"
+    @property
+    def svg(self) -> Markup:
+        return plots.svg(self.figure, self.name, self.alternative)
 
 
-def write_page(
-    directory: AnyPath,
-    *,
-    title: str,
-    subtitle: str,
-    sections: Iterable[str],
-    pictures: Iterable[Picture],
-    style: str = "",
-) -> AnyPath:
+def write_page(directory: AnyPath, template: str, pictures: Mapping[str, Iterable[Picture]], **values: Any) -> AnyPath:
     """Write `report.html` and `plots/*.png` into `directory`; each file is written atomically.
 
     Args:
       directory: output directory; created if absent.
-      title, subtitle: plain text.
-      sections: HTML from `section`; empty strings are skipped.
-      pictures: the pictures of the sections, to be written as PNG.
-      style: CSS rules in addition to the rules of all reports.
+      template: name of a template that extends `base.html`.
+      pictures: name of a section in the template -> its pictures.
+      values: the other variables of the template. A missing variable raises `jinja2.UndefinedError`.
 
     Returns:
       The path of the page.
     """
-    page = Template(resources.files("jaxretr.eval").joinpath("report.html").read_text("utf-8")).substitute(
-        title=escape(title),
-        subtitle=escape(subtitle),
-        palette=" ".join(f"--{name}: {value};" for name, value in plots.PALETTE.items()),
-        style=style,
-        sections="\n".join(filter(None, sections)),
-    )
-    for picture in pictures:
+    drawn = {section: [*some] for section, some in pictures.items()}
+    page = _TEMPLATES.get_template(template).render(palette=plots.PALETTE, pictures=drawn, **values)
+    for picture in chain.from_iterable(drawn.values()):
         with replaced_file(directory / "plots" / f"{picture.name}.png") as partial:
             partial.write_bytes(plots.png(picture.figure))
-    path = directory / REPORT_FILE
+    path = directory / "report.html"
     with replaced_file(path) as partial:
         partial.write_text(page, "utf-8")
     return path
-
-
-def section(heading: str, content: str) -> str:
-    """Return a section of the page; `content` is HTML."""
-    return f"<section><h2>{escape(heading)}</h2>{content}</section>"
-
-
-def table(heading: Sequence[str], body: Iterable[Sequence[str]], css: str = "") -> str:
-    """Return a table with a heading and one row for each item of `body`, whose first cell is the row's heading."""
-    columns = "".join(f'<th scope="col">{cell(one)}</th>' for one in heading)
-    lines = "".join(
-        f'<tr><th scope="row">{cell(first)}</th>{"".join(f"<td>{cell(one)}</td>" for one in rest)}</tr>'
-        for first, *rest in body
-    )
-    return scroll(f'<table class="{css}"><thead><tr>{columns}</tr></thead><tbody>{lines}</tbody></table>')
-
-
-def cell(content: str) -> str:
-    """Return text as escaped HTML, and `Html` unchanged."""
-    return content if isinstance(content, Html) else escape(content)
-
-
-def scroll(content: str) -> str:
-    """Return content in a box that scrolls if it is wider than the page, with the keyboard too."""
-    return f'<div class="scroll" tabindex="0">{content}</div>'

@@ -7,7 +7,6 @@ colors of `PALETTE` become custom properties of the surrounding page, such as `-
 serves light and dark pages.
 """
 
-import html
 import io
 import math
 import re
@@ -17,6 +16,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from jaxtyping import Float64
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
@@ -163,7 +163,7 @@ def png(figure: Figure) -> bytes:
     return _saved(figure, format="png", dpi=200)
 
 
-def svg(figure: Figure, name: str, alternative: str) -> str:
+def svg(figure: Figure, name: str, alternative: str) -> Markup:
     """Return the picture as an SVG element for HTML, transparent and in the colors of the page.
 
     Args:
@@ -172,12 +172,11 @@ def svg(figure: Figure, name: str, alternative: str) -> str:
       alternative: alternative text for screen readers.
     """
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    text = _saved(figure, format="svg", transparent=True, metadata=metadata).decode()
-    text = f'<svg role="img" aria-label="{html.escape(alternative)}"' + text.partition("<svg")[2]
+    text = _saved(figure, format="svg", transparent=True, metadata=metadata).decode().partition("<svg")[2]
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", text)
     for colour, value in PALETTE.items():
         text = text.replace(value, f"var(--{colour})")
-    return text
+    return Markup('<svg role="img" aria-label="{}"').format(alternative) + Markup(text)
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:

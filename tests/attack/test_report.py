@@ -16,6 +16,7 @@ from jaxretr.attack.report.strings import strongest
 from jaxretr.attack.report.system import System, check_comparable
 from jaxretr.eval.results import Results, SettingResult
 from tests.attack.report_example import BUDGETS, HOSTILE, LANGUAGES, STRENGTHS, example, radii, systems
+from tests.eval.report_example import HOSTILE_NAME
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "report_attacks.py"
 BIDI = "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -88,7 +89,7 @@ def test_the_summary_follows_from_the_values_per_query(two: list[System], page: 
                 drop = np.mean(after) - np.mean(before)
                 expected = f"{np.mean(after):.3f} ({drop:.3f}, {drop / np.mean(before):.0%})"
                 assert shown[name][row][i] == expected.replace("-", "−").replace("%", " %")
-    assert shown["forward passes a query"] == {
+    assert shown["forward passes per query"] == {
         "pgd@0.1": ["62", "62"],
         "typos@1": ["33", "33"],
         "unicode@1": ["33", "33"],
@@ -205,6 +206,44 @@ def test_adversarial_strings_are_shown_and_harmless(page: Page, directory: Path)
     assert not [*page.iter("script")]
 
 
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    """The names of collection, systems and attacks, in tables, headings, pictures and their alternative texts."""
+
+    def renamed(name: str) -> str:
+        return name.replace("typos", HOSTILE_NAME).replace("pgd", f"pgd {HOSTILE_NAME}")
+
+    system = example(HOSTILE_NAME, collection=HOSTILE_NAME)
+    record, tasks = system.record, system.tasks
+    tasks = tuple(
+        dataclasses.replace(
+            task,
+            measures={renamed(name): value for name, value in task.measures.items()},
+            per_query={renamed(name): value for name, value in task.per_query.items()},
+        )
+        for task in tasks
+    )
+    record = dataclasses.replace(
+        record,
+        threat_model={HOSTILE_NAME: HOSTILE_NAME},
+        trials=tuple(dataclasses.replace(trial, attack=renamed(trial.attack)) for trial in record.trials),
+        transfer=dataclasses.replace(record.transfer, attack=HOSTILE_NAME),
+        detections=tuple(dataclasses.replace(one, attack=HOSTILE_NAME) for one in record.detections),
+        checks=tuple(dataclasses.replace(one, name=HOSTILE_NAME, says=HOSTILE_NAME) for one in record.checks),
+    )
+    results = dataclasses.replace(system.results, settings={"multi": SettingResult(tasks)})
+    texts = tuple(dataclasses.replace(text, label=renamed(text.label)) for text in system.texts)
+    page = written(tmp_path, [System(record, results, texts)])
+    assert page.findtext(".//h1") == f"Attacks on {HOSTILE_NAME}: {HOSTILE_NAME}"
+    assert f"{HOSTILE_NAME}@1" in tables(section(page, "Summary"))["robust success@10"]
+    method = tables(section(page, "Threat model and method"))
+    assert method["threat model"] == {HOSTILE_NAME: [HOSTILE_NAME]} and HOSTILE_NAME in method["attack"]
+    folds = [span.text for span in section(page, "Adversarial strings").xpath(".//summary/span[1]")]
+    assert folds == ["unicode@1", f"{HOSTILE_NAME}@1", f"poisoned passages, {HOSTILE_NAME}"]
+    labels = [svg.get("aria-label") for svg in page.iter("svg")]
+    assert len([label for label in labels if HOSTILE_NAME in label]) > 3
+    assert not [*page.iter("script", "img")] and not page.xpath("//@onerror")
+
+
 def test_each_trial_has_its_line(alone: Page) -> None:
     shown = [
         [c.text_content() for c in row]
@@ -261,7 +300,7 @@ def test_the_radius_of_pairs_of_languages_is_a_matrix() -> None:
     system = example(setting="cross")
     (picture,) = pooled_radius([system])
     figures = {f"{task.measures['pooled_radius@10']:.2f}".removeprefix("0") for task in system.tasks}
-    assert figures | {"queries in", "passages in"} <= printed(lxml.html.fromstring(picture.html()))
+    assert figures | {"queries in", "passages in"} <= printed(lxml.html.fromstring(picture.svg))
 
 
 def test_systems_that_do_not_compare_are_refused(two: list[System]) -> None:

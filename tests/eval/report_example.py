@@ -11,6 +11,8 @@ from jaxretr.eval.settings import SETTINGS, Setting
 from jaxretr.types import Passage, Query, RetrievalSet, ScoredPassage
 
 HOSTILE = '<script>alert("x")</script> & <b>bold</b>'
+HOSTILE_NAME = """<script>alert(1)</script>"'><img src=x onerror=alert(2)> {{ 7*7 }} {% raw %}"""
+"""A name that must not become a tag, end an attribute, or run as a template."""
 _QUESTIONS = {"ar": "ما هي عاصمة البلد؟", "de": "Wie heißt die Hauptstadt?", "en": "What is the capital?"}
 _ANSWERS = {"ar": "العاصمة مدينة على النهر", "de": f"Die Hauptstadt {HOSTILE}", "en": "The capital lies by the river"}
 

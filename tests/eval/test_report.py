@@ -12,7 +12,7 @@ from jaxretr.eval.hardest import hardest
 from jaxretr.eval.report import write_report
 from jaxretr.eval.results import Results, SettingResult
 from jaxretr.eval.table import language_rows
-from tests.eval.report_example import HOSTILE, Example, example
+from tests.eval.report_example import HOSTILE, HOSTILE_NAME, Example, example
 
 Page = lxml.html.HtmlElement
 
@@ -179,6 +179,19 @@ def test_texts_are_text(page: Page) -> None:
     assert page.findtext(".//title") == page.findtext(".//h1") == "base <1> on Rivers & <capitals>"
     assert HOSTILE in page.text_content()
     assert not [*page.iter("script", "b")]
+
+
+def test_hostile_names_are_text(tmp_path: Path, found: Example) -> None:
+    collection = replace(
+        found.collection, queries=tuple(replace(q, text=HOSTILE_NAME) for q in found.collection.queries)
+    )
+    options = {HOSTILE_NAME: HOSTILE_NAME}
+    results = replace(found.results, system=HOSTILE_NAME, collection=HOSTILE_NAME, evaluation=options)
+    page = written(tmp_path, replace(found, results=results, collection=collection))
+    assert page.findtext(".//title") == page.findtext(".//h1") == f"{HOSTILE_NAME} on {HOSTILE_NAME}"
+    assert {question.text for question in page.find_class("question")} == {HOSTILE_NAME}
+    assert cells([*section(page, "How it was evaluated").iter("table")][-1])[1:] == [[HOSTILE_NAME, HOSTILE_NAME]]
+    assert not [*page.iter("script", "img")] and not page.xpath("//@onerror")
 
 
 def test_the_page_needs_nothing_else(directory: Path, page: Page) -> None:

@@ -1,26 +1,25 @@
-"""Render attacks on one or several models as one HTML page.
+"""Write the attacks on one or several models as one HTML page, `report.html`.
 
-Input: `System`s. Output: `report.html` and `plots/*.png`. The page is self-contained: it needs no other files and no
-scripts. A section without data is omitted. Texts of attacks are never written verbatim, see
-`jaxretr.attack.report.visible`.
+Input: `System`s. Output: a self-contained page without scripts, and its pictures as PNG in `plots/`. The template
+`attack/report.html` holds the markup and the prose; it omits sections without data. `jaxretr.attack.report.strings`
+prepares the texts of attacks, which the page never shows verbatim.
 """
 
 import math
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 
 from jaxretr.attack.measures import AREA, PROMOTED, WORST
-from jaxretr.attack.report import pictures, strings
+from jaxretr.attack.report import pictures
+from jaxretr.attack.report.strings import adversarial_strings, legend
 from jaxretr.attack.report.system import System, check_comparable
 from jaxretr.attack.result import Trial
 from jaxretr.attack.victim import TOP
-from jaxretr.eval.page import Picture, section, table, write_page
+from jaxretr.eval.page import write_page
+from jaxretr.eval.table import Rows
 from jaxretr.files import AnyPath
 
-_WIDE = ("Robust success by budget", "Poisoning across languages", "Detection", "Checks")
-"""Sections whose pictures are stacked vertically."""
-_STYLE = ".wide figure:not(:only-of-type) { display: flex; width: auto; margin: 1.25rem 0 0; }\n"
 _FACTS = {
     "epsilon": "ε",
     "epsilon_over_nearest_row": "ε / nearest row",
@@ -28,13 +27,15 @@ _FACTS = {
     "zero_gradients": "zero gradients",
 }
 """Headings of the trial facts that have their own column. All other facts share the last column."""
+_ROWS = {"": "clean", WORST: "worst case"}
+"""Headings of the rows that are not labels of trials."""
 
 
 def write_report(directory: AnyPath, systems: Sequence[System]) -> AnyPath:
-    """Write `report.html` and `plots/*.png` into `directory`, each atomically.
+    """Write `report.html` and `plots/*.png` into `directory`; each file is written atomically.
 
     Args:
-      directory: created if absent.
+      directory: output directory; created if absent.
       systems: systems with distinct names, attacked in one setting of one collection with the same queries.
 
     Returns:
@@ -45,125 +46,93 @@ def write_report(directory: AnyPath, systems: Sequence[System]) -> AnyPath:
     """
     check_comparable(systems)
     first = systems[0]
-    maps = [pictures.transfer(system, number) for number, system in enumerate(systems, 1)]
-    shown: dict[str, list[Picture]] = {
-        "Robust success by budget": pictures.success_curves(systems),
-        "By language of the query": pictures.by_language(systems),
-        "Poisoning across languages": [one for one in maps if one],
-        "Language bias": pictures.language_bias(systems),
-        "Pooled radius": pictures.pooled_radius(systems),
-        "Detection": pictures.detection(systems),
-        "Checks": pictures.check_curves(systems),
-    }
-    before = {"Detection": _detection(systems), "Checks": _checks(systems)}
-    sections = [_summary(systems)]
-    for heading, some in shown.items():
-        content = before.get(heading, "") + "".join(picture.html() for picture in some)
-        content = f'<div class="wide">{content}</div>' if content and heading in _WIDE else content
-        sections.append(section(heading, content) if content else "")
-    sections += [strings.adversarial_strings(systems), _method(systems)]
-    queries = sum(task.queries for task in first.tasks)
-    languages = len(first.languages)
+    shown = {system.name: lists for system in systems if (lists := adversarial_strings(system))}
+    queries, languages = sum(task.queries for task in first.tasks), len(first.languages)
     return write_page(
         directory,
+        "attack/report.html",
+        {
+            "success": pictures.success_curves(systems),
+            "languages": pictures.by_language(systems),
+            "transfer": pictures.transfer(systems),
+            "bias": pictures.language_bias(systems),
+            "radius": pictures.pooled_radius(systems),
+            "detection": pictures.detection(systems),
+            "checks": pictures.check_curves(systems),
+        },
         title=f"Attacks on {first.name if len(systems) == 1 else f'{len(systems)} systems'}: {first.record.collection}",
         subtitle=f"{first.record.setting} setting, {queries:,} queries in {languages} "
         f"language{'s' if languages > 1 else ''}, counted once per corpus",
-        sections=sections,
-        pictures=chain.from_iterable(shown.values()),
-        style=_STYLE + strings.STYLE,
+        several=len(systems) > 1,
+        top=TOP,
+        summary=_summary(systems),
+        same_attacks=len({tuple(sorted(system.reference)) for system in systems}) == 1,
+        detection={system.name: _detection(system) for system in systems if system.record.detections},
+        checks={system.name: _checks(system) for system in systems if system.record.checks},
+        strings=shown,
+        legend=legend(chain.from_iterable(shown.values())),
+        threats=_threats(systems),
+        scales=_scales(systems),
+        trials={system.name: _trials(system) for system in systems if system.record.trials},
     )
 
 
-def _summary(systems: Sequence[System]) -> str:
+def _summary(systems: Sequence[System]) -> list[Rows]:
     """Return tables with one row per attack and one column per system."""
     names = [system.name for system in systems]
     measures = [m for m in ("AP", "nDCG@10") if any(m in system.tasks[0].measures for system in systems)]
     labels = [*dict.fromkeys(label for system in systems for label in system.reference), WORST]
-    tables = []
-    for measure in measures:
-        body = [["clean", *(_number(system.average(measure)) for system in systems)]]
-        body += [[_label(label), *(_drop(system, label, measure) for system in systems)] for label in labels]
-        tables.append(_values(["mAP" if measure == "AP" else measure, *names], body))
-    body = [[_label(label), *(_number(system.success(label)) for system in systems)] for label in labels]
-    tables.append(_values([f"robust success@{TOP}", *names], body))
     attacks = dict.fromkeys(attack for system in systems for attack in system.ladders())
-    body = [[attack, *(_number(system.average(f"{attack} {AREA}")) for system in systems)] for attack in attacks]
-    tables.append(_values(["area under success", *names], body))
-    body = [[attack, *(_smallest(system, attack) for system in systems)] for attack in attacks]
-    tables.append(_values(["median smallest budget", *names], body))
     trials = dict.fromkeys(trial.label for system in systems for trial in system.record.trials)
-    body = [[label, *(_number(system.average(f"{label} {PROMOTED}")) for system in systems)] for label in trials]
-    tables.append(_values([f"promoted into the top {TOP}", *names], body))
-    body = [[_label(label), *(_cost(system, label) for system in systems)] for label in labels]
-    tables.append(_values(["forward passes a query", *names], body))
-    notes = [
-        "Means over languages, or over pairs of languages, each of which counts alike. In brackets, the loss against "
-        "the same queries clean, absolute and relative. Robust success is of the queries that have a relevant passage "
-        f"in the clean top {TOP}. The worst case takes the smallest value of each query over the attacks above it and "
-        "the clean query; its cost is the sum of theirs. A median above the largest budget is marked with >.",
+
+    def table(corner: str, rows: Iterable[str], cell: Callable[[System, str], str]) -> Rows:
+        return _with_values([[corner, *names], *([_ROWS.get(r, r), *(cell(s, r) for s in systems)] for r in rows)])
+
+    tables = [
+        *(table("mAP" if m == "AP" else m, ["", *labels], partial(_drop, measure=m)) for m in measures),
+        table(f"robust success@{TOP}", labels, lambda system, label: _number(system.success(label))),
+        table("area under success", attacks, lambda system, attack: _number(system.average(f"{attack} {AREA}"))),
+        table("median smallest budget", attacks, _smallest),
+        table(f"promoted into the top {TOP}", trials, lambda s, label: _number(s.average(f"{label} {PROMOTED}"))),
+        table("forward passes per query", labels, _cost),
     ]
-    if len({tuple(sorted(system.reference)) for system in systems}) > 1:
-        notes.append("The systems were attacked in different ways, so their worst cases do not compare.")
-    content = f'<div class="side">{"".join(tables)}</div>'
-    return section("Summary", content + "".join(f'<p class="meta">{note}</p>' for note in notes))
+    return [rows for rows in tables if rows]
 
 
-def _detection(systems: Sequence[System]) -> str:
-    parts = []
-    for system in systems:
-        found = {(one.filter, one.attack, one.language): one for one in system.record.detections}
-        languages = sorted({language for *_, language in found})
-        body = []
-        for name, attack in dict.fromkeys((name, attack) for name, attack, _ in found):
-            cells = [found.get((name, attack, language)) for language in languages]
-            rates = [f"{one.true_positive_rate:.2f} ({one.area:.2f})" if one else "–" for one in cells]
-            body.append([f"{name}, {attack}", *rates])
-        parts.append(_titled(systems, system, table(["filter, attack", *languages], body)) if body else "")
-    note = (
-        '<p class="meta">Share of adversarial texts refused by a filter that refuses at most 1 % of the clean texts '
-        "of the language; in brackets the area under the ROC curve.</p>"
-    )
-    return "".join(parts) + note if any(parts) else ""
+def _detection(system: System) -> Rows:
+    found = {(one.filter, one.attack, one.language): one for one in system.record.detections}
+    languages = sorted({language for *_, language in found})
+    table = [["filter, attack", *languages]]
+    for name, attack in dict.fromkeys((name, attack) for name, attack, _ in found):
+        cells = [found.get((name, attack, language)) for language in languages]
+        rates = [f"{one.true_positive_rate:.2f} ({one.area:.2f})" if one else "–" for one in cells]
+        table.append([f"{name}, {attack}", *rates])
+    return table
 
 
-def _checks(systems: Sequence[System]) -> str:
-    parts = []
-    for system in systems:
-        body = [["✓ passed" if one.passed else "✗ failed", one.name, one.says] for one in system.record.checks]
-        parts.append(_titled(systems, system, table(["result", "check", "figures"], body, "words")) if body else "")
-    return "".join(parts)
+def _checks(system: System) -> Rows:
+    body = [["✓ passed" if one.passed else "✗ failed", one.name, one.says] for one in system.record.checks]
+    return [["result", "check", "figures"], *body]
 
 
-def _method(systems: Sequence[System]) -> str:
-    names = [system.name for system in systems]
-    threats = [system.record.threat_model for system in systems]
-    alike = all(threat == threats[0] for threat in threats)
-    heading = ["threat model", *(["all systems"] if alike and len(systems) > 1 else names)]
-    body = [
-        [name, *(threat.get(name, "–") for threat in (threats[:1] if alike else threats))]
-        for name in dict.fromkeys(chain.from_iterable(threats))
-    ]
-    content = table(heading, body, "words") if body else ""
-    scales = [
-        ["mean row norm", *(_number(_or_nan(system.record.row_norm)) for system in systems)],
-        ["distance to the nearest row", *(_number(_or_nan(system.record.nearest_row)) for system in systems)],
-    ]
-    content += _values(["scale", *names], scales)
-    for system in systems:
-        if system.record.trials:
-            content += _titled(systems, system, _trials(system))
-    notes = (
-        "A budget in ρ is a radius ε = ρ times the mean row norm of the checkpoint. Forward passes are the mean cost "
-        "of a query in encodings of one text, a gradient counting as three. Changed is the share of the queries that "
-        "the attack could change; the other queries have no value under it. Edits undone is the share of the edits "
-        "that the normaliser or truncation turns back into the clean text.",
-        "Along the budgets of an attack a query once lost stays lost, since a larger ball holds the smaller one.",
-    )
-    return section("Threat model and method", content + "".join(f"<p>{note}</p>" for note in notes))
+def _threats(systems: Sequence[System]) -> Rows:
+    """Return the threat models as columns: a single column if all systems have the same, no rows if there is none."""
+    columns = {system.name: system.record.threat_model for system in systems}
+    if len(systems) > 1 and all(threat == systems[0].record.threat_model for threat in columns.values()):
+        columns = {"all systems": systems[0].record.threat_model}
+    names = dict.fromkeys(chain.from_iterable(columns.values()))
+    body = [[name, *(threat.get(name, "–") for threat in columns.values())] for name in names]
+    return [["threat model", *columns], *body] if body else []
 
 
-def _trials(system: System) -> str:
+def _scales(systems: Sequence[System]) -> Rows:
+    columns = [(system.name, _number(system.record.row_norm), _number(system.record.nearest_row)) for system in systems]
+    rows = zip(("scale", "mean row norm", "distance to the nearest row"), *columns, strict=True)
+    return _with_values([list(row) for row in rows])
+
+
+def _trials(system: System) -> Rows:
+    """Return one row per trial; columns without a value are omitted."""
     trials = system.record.trials
     facts = [fact for fact in _FACTS if any(fact in trial.facts for trial in trials)]
     measures = [name for name in ("AP", "nDCG@10") if name in system.tasks[0].measures]
@@ -182,28 +151,24 @@ def _trials(system: System) -> str:
         ("further", [_further(trial) for trial in trials]),
     ]
     kept = [(heading, column) for heading, column in columns if any(one not in ("", "–") for one in column)]
-    return table([heading for heading, _ in kept], [*zip(*(column for _, column in kept), strict=True)])
+    return [list(row) for row in zip(*([heading, *column] for heading, column in kept), strict=True)]
 
 
 def _further(trial: Trial) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {_fact(v)}" for name, v in trial.facts.items() if name not in _FACTS)
 
 
-def _titled(systems: Sequence[System], system: System, content: str) -> str:
-    return (f"<h3>{escape(system.name)}</h3>" if len(systems) > 1 else "") + content
-
-
-def _values(heading: list[str], body: list[list[str]]) -> str:
-    """Return a table of the rows in which any system has a value, or "" if no row has one."""
-    rows = [row for row in body if any(one != "–" for one in row[1:])]
-    return table(heading, rows) if rows else ""
-
-
-def _label(label: str) -> str:
-    return "worst case" if label == WORST else label
+def _with_values(table: Rows) -> Rows:
+    """Return the heading and the rows in which any system has a value; no rows if no system has a value."""
+    heading, *body = table
+    body = [row for row in body if any(cell != "–" for cell in row[1:])]
+    return [heading, *body] if body else []
 
 
 def _drop(system: System, label: str, measure: str) -> str:
+    """Return a measure under a trial with its change, or the clean measure if `label` is ""."""
+    if not label:
+        return _number(system.average(measure))
     clean, attacked = system.pair(label, measure)
     if math.isnan(attacked):
         return "–"
@@ -243,9 +208,5 @@ def _signed(value: float, form: str) -> str:
     return f"{value:{form}}".replace("-", "−").replace("%", " %")
 
 
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
+def _number(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"

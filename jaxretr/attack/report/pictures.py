@@ -1,12 +1,12 @@
 """Draw the pictures of an attack report, with their captions and alternative texts.
 
-Input: `System`s. Output: lists of `Picture`. A list is empty if there is nothing to show. If there are several systems,
-every picture of a single system names it.
+Input: `System`s. Output: `Picture`s; none if there is nothing to show. If there are several systems, every picture of a
+single system names the system.
 """
 
 import math
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Iterator, Sequence
+from itertools import count
 
 import numpy as np
 
@@ -33,7 +33,7 @@ UNITS = {
 _FALSE_POSITIVES = 0.01
 
 
-def success_curves(systems: Sequence[System]) -> list[Picture]:
+def success_curves(systems: Sequence[System]) -> Iterator[Picture]:
     """Draw robust success by budget.
 
     For one system, each line is an attack, and each picture holds the attacks of one unit. For several systems, each
@@ -44,21 +44,18 @@ def success_curves(systems: Sequence[System]) -> list[Picture]:
         of_unit: dict[str, dict[str, tuple[System, str]]] = {}
         for attack in system.ladders():
             of_unit.setdefault(system.unit(attack), {})[attack] = system, attack
-        return [
-            _success(f"success_{number}", "", unit, lines) for number, (unit, lines) in enumerate(of_unit.items(), 1)
-        ]
+        yield from (_success(i, "", unit, lines) for i, (unit, lines) in enumerate(of_unit.items(), 1))
+        return
     attacks = dict.fromkeys(attack for system in systems for attack in system.ladders())
-    pictures: list[Picture] = []
+    numbers = count(1)
     for attack in sorted(attacks, key=lambda a: mean([s.average(f"{a} {AREA}") for s in systems])):  # strongest first
         having = [system for system in systems if attack in system.ladders()]
         if len({system.unit(attack) for system in having}) == 1:
             lines = {system.name: (system, attack) for system in having}
-            name = f"success_{len(pictures) + 1}"
-            pictures.append(_success(name, attack, having[0].unit(attack), lines))
-    return pictures
+            yield _success(next(numbers), attack, having[0].unit(attack), lines)
 
 
-def _success(name: str, attack: str, unit: str, of: dict[str, tuple[System, str]]) -> Picture:
+def _success(number: int, attack: str, unit: str, of: dict[str, tuple[System, str]]) -> Picture:
     curves = {line: system.curve(one) for line, (system, one) in of.items()}
     lines = {}
     for line, curve in curves.items():
@@ -71,99 +68,92 @@ def _success(name: str, attack: str, unit: str, of: dict[str, tuple[System, str]
     known = unit == "rho" and not any(math.isnan(r) for ratio in ratios.values() for r in ratio.values())
     if known and len(systems) == 1:
         second = {b: f"{ratio:.2g}" for b, ratio in next(iter(ratios.values())).items()}
-        says = " On top, the radius over the median distance of a token's row to its nearest other row."
+        says = " Upper axis: the radius divided by the median distance from a token's row to the nearest other row."
     elif known:
         middle = budgets[len(budgets) // 2]
         each = ", ".join(f"{ratio[middle]:.2g} for {one}" for one, ratio in ratios.items())
         says = (
-            f" ρ = {middle:g}, as a multiple of the median distance of a token's row to its nearest other row: {each}."
+            f" At ρ = {middle:g}, the radius divided by the median distance from a token's row to the nearest other "
+            f"row is {each}."
         )
     clean = ", ".join(f"{system.average(f'Success@{TOP}'):.3f} for {one}" for one, system in systems.items())
     caption = (
-        f"Share of the queries with a relevant passage in the clean top {TOP} that still have one, by budget. "
-        f"Bands: 95 % bootstrap intervals over questions. Success@{TOP} of all clean queries: {clean}.{says}"
+        f"Of the queries with a relevant passage in the clean top {TOP}, the share that keep a relevant passage there, "
+        f"by budget. Bands: 95 % bootstrap intervals over questions. Success@{TOP} of all clean queries: {clean}.{says}"
     )
     ends = "; ".join(f"{line}, {curve.values[-1]:.2f} at {curve.budgets[-1]:g}" for line, curve in curves.items())
     title = f"robust success@{TOP}" + (f", {attack}" if attack else "")
-    return Picture(
-        name, plots.curves(lines, UNITS[unit], title, second=second), f"{title}, by budget: {ends}.", escape(caption)
-    )
+    figure = plots.curves(lines, UNITS[unit], title, second=second)
+    return Picture(f"success_{number}", figure, f"{title}, by budget: {ends}.", caption)
 
 
-def by_language(systems: Sequence[System]) -> list[Picture]:
+def by_language(systems: Sequence[System]) -> Iterator[Picture]:
     """Draw the main measure by query language, clean and attacked."""
-    pictures: list[Picture] = []
     for number, system in enumerate(systems, 1):
-        measure, label, languages = system.main_measure, system.headline, system.languages
-        pairs = [system.pair(label, measure, language) for language in languages]
-        clean, attacked = (np.array(values) for values in zip(*pairs, strict=True))
+        measure, languages = system.main_measure, system.languages
+        clean, attacked = _by_language(system, measure)
         if np.isnan(attacked).all():
             continue
         worst, best = languages[int(np.nanargmin(attacked))], languages[int(np.nanargmax(attacked))]
         gaps = [float(np.nanmax(values) - np.nanmin(values)) for values in (clean, attacked)]
         says = (
-            f"{_of(systems, system)}{measure} by language of the queries, clean and {_under(label)}. Worst language "
+            f"{_of(systems, system)}{measure} by language of the queries, clean and {_under(system)}. Worst language "
             f"under attack: {worst}, {np.nanmin(attacked):.3f}; gap to the best, {best}: {gaps[1]:.3f} "
             f"({gaps[0]:.3f} clean)."
         )
         title = f"{measure}{_named(systems, system)}"
         figure = plots.paired_bars(clean, attacked, languages, title, 2, limit=1.0)
-        pictures.append(Picture(f"languages_{number}", figure, says, escape(says)))
-    return pictures
+        yield Picture(f"languages_{number}", figure, says, says)
 
 
-def language_bias(systems: Sequence[System]) -> list[Picture]:
+def language_bias(systems: Sequence[System]) -> Iterator[Picture]:
     """Draw the language bias of the pooled ranking by query language, clean and attacked."""
-    words = {
+    shown = {
         OWN_LANGUAGE_SHARE: ("own-language share", "the share of the query's own language in the top 10", 2),
-        RANK_DISTANCE: ("rank distance", "the ranks between the first and the last relevant passage of a query", 0),
+        RANK_DISTANCE: ("rank distance", "the number of ranks between the first and the last relevant passage", 0),
     }
-    pictures: list[Picture] = []
-    for measure, (title, words_of, decimals) in words.items():
+    for measure, (title, meaning, decimals) in shown.items():
         for number, system in enumerate(systems, 1):
-            label, languages = system.headline, system.languages
-            pairs = [system.pair(label, measure, language) for language in languages]
-            clean, attacked = (np.array(values) for values in zip(*pairs, strict=True))
+            clean, attacked = _by_language(system, measure)
             if np.isnan(attacked).all():
                 continue
             says = (
-                f"{_of(systems, system)}{title}, {words_of}, clean and {_under(label)}: "
-                f"{_mean(clean, decimals)} and {_mean(attacked, decimals)} on average."
+                f"{_of(systems, system)}{title}, {meaning}, clean and {_under(system)}: "
+                f"{mean(clean):.{decimals}f} and {mean(attacked):.{decimals}f} on average."
             )
-            figure = plots.paired_bars(clean, attacked, languages, f"{title}{_named(systems, system)}", decimals)
+            words = f"{title}{_named(systems, system)}"
+            figure = plots.paired_bars(clean, attacked, system.languages, words, decimals)
             name = f"{title.replace('-', '_').replace(' ', '_')}_{number}"
-            pictures.append(Picture(name, figure, says, escape(says)))
-    return pictures
+            yield Picture(name, figure, says, says)
 
 
-def transfer(system: System, number: int) -> Picture | None:
-    """Draw the success of poisoned passages by the languages they were optimized on and tested on.
+def transfer(systems: Sequence[System]) -> Iterator[Picture]:
+    """Draw the success of poisoned passages by the languages they were optimized on and tested on."""
+    for number, system in enumerate(systems, 1):
+        of = system.record.transfer
+        if of is None:
+            continue
+        values = np.array(of.success, np.float64)
+        same = np.array([[row == column for column in of.tested_on] for row in of.optimised_on])
+        means = [
+            f"{mean(values[where].tolist()):.2f} {words}"
+            for where, words in ((same, "in the same language"), (~same, "in other languages"))
+            if where.any()
+        ]
+        says = (
+            f"{system.name}: share of the held-out queries with a poisoned passage in the top {of.k} of the pool of "
+            f"all languages, by {of.attack}; mean {', '.join(means)}. Darker is more vulnerable. Bold: optimised and "
+            "tested in the same language."
+        )
+        figure = heat_map(values, of.optimised_on, of.tested_on, row_title="optimised on", column_title="tested on")
+        yield Picture(f"transfer_{number}", figure, says, says)
 
-    Returns:
-      The picture, or None if the record holds no transfer.
-    """
-    of = system.record.transfer
-    if of is None:
-        return None
-    values = np.array(of.success, np.float64)
-    own = [(row, column) for row, r in enumerate(of.optimised_on) for column, c in enumerate(of.tested_on) if r == c]
-    other = [float(value) for place, value in np.ndenumerate(values) if place not in own]
-    means = f"mean in its own language {mean([float(values[place]) for place in own]):.2f}" if own else ""
-    means += f"{', ' if own and other else ''}in others {mean(other):.2f}" if other else ""
-    says = (
-        f"{system.name}: share of held-out queries with a poisoned passage in the top {of.k} of the pool of all "
-        f"languages, {of.attack}; {means}. Darker is more vulnerable. Bold: optimised and tested in one language."
-    )
-    figure = heat_map(values, of.optimised_on, of.tested_on, row_title="optimised on", column_title="tested on")
-    return Picture(f"transfer_{number}", figure, says, escape(says))
 
-
-def pooled_radius(systems: Sequence[System]) -> list[Picture]:
+def pooled_radius(systems: Sequence[System]) -> Iterator[Picture]:
     """Draw the pooled radius: how far the clean query vector is from losing its rank.
 
     A picture is a matrix in the setting `cross`, and bars otherwise.
     """
-    pictures: list[Picture] = []
     for number, system in enumerate(systems, 1):
         names = [name for name in system.tasks[0].measures if name.startswith(f"{RADIUS}@")]
         if not names:
@@ -173,9 +163,9 @@ def pooled_radius(systems: Sequence[System]) -> list[Picture]:
         if all(math.isnan(value) for value in values.values()):
             continue
         says = (
-            f"{_of(systems, system)}pooled radius, how far the pooled query vector is from losing the last relevant "
-            f"passage in the top {measure.partition('@')[2]}, in closed form (a lower bound), as a share of its "
-            f"length; mean {mean([*values.values()]):.3f}. Larger is more robust."
+            f"{_of(systems, system)}pooled radius, the distance from the query vector to the nearest vector that loses "
+            f"the last relevant passage in the top {measure.partition('@')[2]}, as a share of the vector's length, in "
+            f"closed form (a lower bound); mean {mean([*values.values()]):.3f}. Larger is more robust."
         )
         asked = system.languages
         if system.record.setting == "cross":
@@ -185,13 +175,12 @@ def pooled_radius(systems: Sequence[System]) -> list[Picture]:
         else:
             radii = np.array([mean([v for (q, _), v in values.items() if q == language]) for language in asked])
             figure = bars(radii, asked, f"pooled radius{_named(systems, system)}", 3)
-        pictures.append(Picture(f"radius_{number}", figure, says, escape(says)))
-    return pictures
+        yield Picture(f"radius_{number}", figure, says, says)
 
 
-def detection(systems: Sequence[System]) -> list[Picture]:
+def detection(systems: Sequence[System]) -> Iterator[Picture]:
     """Draw ROC curves of the filters: one picture per system and attack, one panel per language."""
-    pictures: list[Picture] = []
+    numbers = count(1)
     for system in systems:
         of_attack: dict[str, list[Detection]] = {}
         for one in system.record.detections:
@@ -201,25 +190,20 @@ def detection(systems: Sequence[System]) -> list[Picture]:
             for one in sorted(some, key=lambda one: one.language):
                 panels.setdefault(one.language, {})[one.filter] = one.roc
             says = (
-                f"{_of(systems, system)}ROC of the filters against {attack}, by language. The dashed line is at 1 % of "
-                "the clean texts; rates of false positives below .1 % are drawn there; the grey curve is chance."
+                f"{_of(systems, system)}ROC of the filters against {attack}, by language. The dashed line marks a "
+                "false positive rate of 1 %. Rates below 0.1 % are drawn at 0.1 %. The grey curve is chance."
             )
-            name = f"detection_{len(pictures) + 1}"
-            pictures.append(Picture(name, plots.roc_curves(panels, _FALSE_POSITIVES), says, escape(says)))
-    return pictures
+            yield Picture(f"detection_{next(numbers)}", plots.roc_curves(panels, _FALSE_POSITIVES), says, says)
 
 
-def check_curves(systems: Sequence[System]) -> list[Picture]:
+def check_curves(systems: Sequence[System]) -> Iterator[Picture]:
     """Draw the curves of the checks."""
-    pictures: list[Picture] = []
+    numbers = count(1)
     for system in systems:
         for check in system.record.checks:
-            lines = _check_lines(check)
-            if lines:
+            if lines := _check_lines(check):
                 says = f"{_of(systems, system)}{check.name}."
-                figure = plots.curves(lines, "budget", check.name)
-                pictures.append(Picture(f"check_{len(pictures) + 1}", figure, says, escape(says)))
-    return pictures
+                yield Picture(f"check_{next(numbers)}", plots.curves(lines, "budget", check.name), says, says)
 
 
 def _check_lines(check: Check) -> dict[str, plots.Line]:
@@ -242,9 +226,12 @@ def _named(systems: Sequence[System], system: System) -> str:
     return f", {system.name}" if len(systems) > 1 else ""
 
 
-def _under(label: str) -> str:
+def _under(system: System) -> str:
+    label = system.headline
     return "in the worst case of the reference attacks, query by query" if label == WORST else f"under {label}"
 
 
-def _mean(values: np.ndarray, decimals: int) -> str:
-    return f"{mean(values):.{decimals}f}"
+def _by_language(system: System, measure: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the clean and the attacked values of a measure, by language of the queries."""
+    pairs = [system.pair(system.headline, measure, language) for language in system.languages]
+    return np.array([pair.clean for pair in pairs]), np.array([pair.attacked for pair in pairs])

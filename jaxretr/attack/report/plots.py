@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
-from jaxretr.eval.plots import CHARACTER, PALETTE, ROW, STYLE, label_rows, number
+from jaxretr.eval.plots import CHARACTER, PALETTE, ROW, STYLE, label_rows, new_figure, number
 
 _LINES: tuple[dict[str, Any], ...] = (
     {"color": PALETTE["accent"], "linestyle": "-", "marker": "o"},
@@ -63,9 +63,7 @@ def curves(
     with_start = any(line.start is not None for line in lines.values())
     left = budgets[0] / (2.2 if len(budgets) < 2 else max(1.6, (budgets[-1] / budgets[0]) ** (1 / (len(budgets) - 1))))
     with matplotlib.rc_context(STYLE):
-        longest = max(map(len, lines))
-        figure = Figure(figsize=(5.2 + min(2.4, CHARACTER * longest), 3.2), layout="constrained")
-        axes = figure.subplots()
+        figure, axes = new_figure(5.2 + min(2.4, CHARACTER * max(map(len, lines))), 3.2)
         _frame(axes)
         axes.set_xscale("log")
         axes.minorticks_off()
@@ -122,10 +120,7 @@ def paired_bars(
     at = np.arange(len(query_languages))
     longest = limit if limit is not None else float(np.nanmax([1e-9, *clean, *attacked]))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.6, max(1.5, 1.55 * ROW * len(query_languages) + 0.75)), layout="constrained")
-        axes = figure.subplots()
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
+        figure, axes = new_figure(3.6, max(1.5, 1.55 * ROW * len(query_languages) + 0.75))
         for offset, values, colour, name in (
             (-0.2, clean, PALETTE["bar"], "clean"),
             (0.2, attacked, PALETTE["accent"], "attacked"),

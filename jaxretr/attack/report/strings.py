@@ -1,39 +1,48 @@
-"""Render the strongest adversarial strings as a section of HTML.
+"""Select the strongest adversarial strings of a system, and prepare them for the page.
 
-Input: `System`s. The section shows the texts of `adversarial.jsonl` that lowered the best relevant passage furthest,
-spread over languages, and the poisoned passages. All of these strings are hostile input, so
-`jaxretr.attack.report.visible` renders them.
+Input: a `System`. Output: `StringList`s: the texts of `adversarial.jsonl` that lowered the best relevant passage by the
+most ranks, spread over languages, and the poisoned passages. All of these strings are hostile input, so the page gets
+only the markup that `jaxretr.attack.report.visible` makes of them.
 """
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from html import escape
+from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from jaxretr.attack.record import AdversarialText
-from jaxretr.attack.report import visible
 from jaxretr.attack.report.system import System
-from jaxretr.attack.token.transfer import Transfer
-from jaxretr.eval.page import section
+from jaxretr.attack.report.visible import full_name, hidden_characters, marked, short_name, visible
 
 _TEXTS = 6  # per trial
-STYLE = (
-    visible.STYLE
-    + """\
-.strings li { grid-template-columns: 3.5rem 9rem minmax(0, 1fr); gap: 0 .75rem; }
-.strings li > p { grid-area: auto / 3; }
-.strings li > .ranks { grid-area: 1 / 2 / span 2; }
-.strings p { overflow-wrap: anywhere; line-height: 1.7; }
-.strings summary { grid-template-columns: 1fr; }
-.strings summary .meta { grid-column: 1; padding-left: 1.1rem; }
-h3 { font-size: 1rem; font-weight: 600; margin: 1.25rem 0 .5rem; }
-@media (max-width: 40rem) {
-  .strings li { grid-template-columns: 3.5rem minmax(0, 1fr); }
-  .strings li > p { grid-area: auto / 1 / auto / -1; }
-  .strings li > .ranks { grid-area: 1 / 2; }
-}
-"""
-)
-"""CSS of this section."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A query before and after an attack, or the poisoned passages against the queries of one language.
+
+    Attributes:
+      language: language of the queries.
+      note: ranks or cost, in words.
+      texts: the strings as markup.
+      hidden: characters of the strings that became labels.
+    """
+
+    language: str
+    note: str
+    texts: Sequence[Markup]
+    hidden: Sequence[str]
+
+
+@dataclass(frozen=True)
+class StringList:
+    """The strings of one attack; `are_queries` tells queries from poisoned passages."""
+
+    heading: str
+    note: str
+    entries: Sequence[Entry]
+    are_queries: bool
 
 
 def strongest(texts: Iterable[AdversarialText], count: int) -> list[AdversarialText]:
@@ -66,73 +75,38 @@ def strongest(texts: Iterable[AdversarialText], count: int) -> list[AdversarialT
     return sorted(chosen.values(), key=lambda t: (-_fall(t), t.query_id))
 
 
-def adversarial_strings(systems: Sequence[System]) -> str:
-    """Return the section, or "" if there is no text."""
-    parts, characters = [], set()
-    for system in systems:
-        of_trial: dict[str, list[AdversarialText]] = {}
-        for text in system.texts:
-            of_trial.setdefault(text.label, []).append(text)
-        found = {label: strongest(some, _TEXTS) for label, some in of_trial.items()}
-        blocks = [_trial(label, some, len(of_trial[label])) for label, some in found.items() if some]
-        if system.record.transfer and any(system.record.transfer.passages):
-            blocks.append(_poisoned(system.record.transfer))
-        if blocks and len(systems) > 1:
-            parts.append(f"<h3>{escape(system.name)}</h3>")
-        parts += blocks
-        shown = [text for some in found.values() for text in some]
-        passages = [p for row in system.record.transfer.passages for p in row] if system.record.transfer else []
-        for string in (*(t.clean for t in shown), *(t.adversarial for t in shown), *passages):
-            characters |= {*visible.hidden_characters(string)}
-    if not parts:
-        return ""
-    note = (
-        "Of each attack on text, the strings that drove the best relevant passage furthest down, from each language in "
-        "turn; a question comes once. Deleted text is struck out, new text is underlined. Characters that fonts do "
-        "not show stand as boxes, and letters that took the place of a look-alike are followed by their code point."
-    )
-    legend = ", ".join(f"{visible.short_name(one)} {visible.full_name(one)}" for one in sorted(characters))
-    legend = f'<p class="meta">In boxes: {escape(legend)}.</p>' if legend else ""
-    return section("Adversarial strings", f'<p>{note}</p><div class="strings">{"".join(parts)}</div>{legend}')
+def adversarial_strings(system: System) -> list[StringList]:
+    """Return the strongest strings of each trial, and the poisoned passages."""
+    of_trial: dict[str, list[AdversarialText]] = {}
+    for text in system.texts:
+        of_trial.setdefault(text.label, []).append(text)
+    lists = []
+    for label, texts in of_trial.items():
+        if shown := strongest(texts, _TEXTS):
+            note = f"{len(shown)} of {len(texts):,} texts; ranks of the best relevant passage"
+            lists.append(StringList(label, note, [*map(_query, shown)], are_queries=True))
+    of = system.record.transfer
+    if of and any(of.passages):
+        entries = [
+            Entry(language, f"{cost:,.0f} forward passes", [*map(visible, texts)], hidden_characters("".join(texts)))
+            for language, cost, texts in zip(of.optimised_on, of.forward_passes, of.passages, strict=True)
+        ]
+        note = "by the language of the queries they were optimised on"
+        lists.append(StringList(f"poisoned passages, {of.attack}", note, entries, are_queries=False))
+    return lists
 
 
-def _trial(label: str, texts: Sequence[AdversarialText], of: int) -> str:
-    items = "".join(_item(text) for text in texts)
-    return _folded(label, f"{len(texts)} of {of:,} texts; ranks of the best relevant passage", items)
+def legend(lists: Iterable[StringList]) -> list[str]:
+    """Return the short and the full name of each character that became a label, sorted by code point."""
+    hidden = {character for strings in lists for entry in strings.entries for character in entry.hidden}
+    return [f"{short_name(character)} {full_name(character)}" for character in sorted(hidden)]
 
 
-def _item(text: AdversarialText) -> str:
-    clean, adversarial = visible.marked(text.clean, text.adversarial)
-    language = escape(text.language)
-    corpus = (
-        f" · passages in {escape(text.corpus_language)}" if text.corpus_language not in (None, text.language) else ""
-    )
-    return (
-        f'<li><span>{language}</span><span class="ranks">rank {text.rank_before:,} → {text.rank_after:,}{corpus}</span>'
-        f'<p lang="{language}" dir="auto">{clean}</p><p class="question" lang="{language}" dir="auto">{adversarial}</p>'
-        "</li>"
-    )
-
-
-def _poisoned(transfer: Transfer) -> str:
-    items = "".join(
-        f'<li><span>{escape(language)}</span><span class="ranks">{cost:,.0f} forward passes</span>'
-        + "".join(f'<p dir="auto">{visible.visible(passage)}</p>' for passage in passages)
-        + "</li>"
-        for language, passages, cost in zip(
-            transfer.optimised_on, transfer.passages, transfer.forward_passes, strict=True
-        )
-    )
-    return _folded(
-        f"poisoned passages, {transfer.attack}", "by the language of the queries they were optimised on", items
-    )
-
-
-def _folded(heading: str, note: str, items: str) -> str:
-    return (
-        f'<details open><summary><span>{escape(heading)}</span><span class="meta">{escape(note)}</span></summary>'
-        f"<ol>{items}</ol></details>"
-    )
+def _query(text: AdversarialText) -> Entry:
+    corpus = f" · passages in {text.corpus_language}" if text.corpus_language not in (None, text.language) else ""
+    ranks = f"rank {text.rank_before:,} → {text.rank_after:,}{corpus}"
+    hidden = hidden_characters(text.clean + text.adversarial)
+    return Entry(text.language, ranks, marked(text.clean, text.adversarial), hidden)
 
 
 def _fall(text: AdversarialText) -> int:

@@ -30,7 +30,7 @@ _MAIN = "nDCG@10"
 def summary(results: Results) -> Group:
     """Return tables of ranking measures per attack and budget, of nDCG@10 by query language, and of whole attacks."""
     (found,) = results.settings.values()
-    note = "means over tasks, each of which counts alike"
+    note = "each mean weights every task equally"
     tables = _table(found, _OF_RANKINGS, results.collection, note), _by_language(found), _table(found, _OF_ATTACKS)
     return Group(*filter(None, tables))
 
@@ -42,14 +42,10 @@ def _table(found: SettingResult, headings: Mapping[str, str], title: str = "", n
     lines = {label: values for label, values in lines.items() if any(value is not None for value in values)}
     if not lines:
         return None
-    table = Table(_attack_column(), *(headings[name] for name in columns), title=title, caption=note)
+    table = Table(Column("attack", no_wrap=True), *(headings[name] for name in columns), title=title, caption=note)
     for label, values in lines.items():
         table.add_row(label or "clean", *map(_number, values))
     return table
-
-
-def _attack_column() -> Column:
-    return Column("attack", no_wrap=True)
 
 
 def _by_language(found: SettingResult) -> Table | None:
@@ -57,7 +53,7 @@ def _by_language(found: SettingResult) -> Table | None:
     shown = [label for label in labels(found) if f"{label} {_MAIN}".strip() in found.measures]
     if not shown:
         return None
-    table = Table(_attack_column(), *languages, title=f"{_MAIN} by language of the query")
+    table = Table(Column("attack", no_wrap=True), *languages, title=f"{_MAIN} by language of the query")
     own = {
         language: SettingResult(tuple(task for task in found.tasks if task.query_language == language)).measures
         for language in languages

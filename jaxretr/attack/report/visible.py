@@ -8,15 +8,14 @@ the character's short name. Look-alikes from other scripts keep their glyph and 
 import difflib
 import unicodedata
 from collections.abc import Sequence
-from html import escape
 
 import regex
+from markupsafe import Markup
 
-from jaxretr.eval.page import Html
 from jaxretr.perturb.text.edits import split_graphemes
 from jaxretr.perturb.text.unicode import homoglyphs
 
-_HIDDEN = regex.compile(r"[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]|(?! )\p{Zs}")
+_HIDDEN = regex.compile(r"([\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]|(?! )\p{Zs})")
 """Characters that need a label: controls, formats, surrogates, private and unassigned code points, line and paragraph
 separators, code points that fonts show as nothing, and all spaces except U+0020."""
 
@@ -29,18 +28,6 @@ _SHORT = {
     "\ufeff": "BOM",
 }  # fmt: skip
 """Abbreviations that the Unicode code charts show in boxes."""
-
-STYLE = """\
-.code {
-  display: inline-block; direction: ltr; margin: 0 .1em; padding: 0 .25em; border: 1px solid var(--muted);
-  border-radius: .2em; font: 600 .7em/1.35 ui-monospace, monospace; color: var(--ink); background: var(--paper);
-}
-.alike { border-style: dashed; font-weight: 400; }
-ins, del { color: inherit; background: var(--band-a); text-decoration-thickness: 2px; text-underline-offset: .2em; }
-ins { text-decoration-color: var(--accent); }
-del { text-decoration: line-through; text-decoration-color: var(--muted); }
-"""
-"""CSS of the elements that this module writes."""
 
 
 def short_name(character: str) -> str:
@@ -72,16 +59,14 @@ def plain(text: str) -> str:
     return _HIDDEN.sub(lambda match: f"[{short_name(match.group())}]", text)
 
 
-def visible(text: str) -> Html:
+def visible(text: str) -> Markup:
     """Return `text` as HTML with a label in place of each hidden character."""
-    parts, start = [], 0
-    for match in _HIDDEN.finditer(text):
-        parts += [escape(text[start : match.start()]), _label(short_name(match.group()), full_name(match.group()))]
-        start = match.end()
-    return Html("".join([*parts, escape(text[start:])]))
+    return Markup("").join(
+        _label(short_name(part), full_name(part)) if at % 2 else part for at, part in enumerate(_HIDDEN.split(text))
+    )
 
 
-def marked(clean: str, adversarial: str) -> tuple[Html, Html]:
+def marked(clean: str, adversarial: str) -> tuple[Markup, Markup]:
     """Return two texts as HTML with their differences marked, compared by grapheme cluster.
 
     Returns:
@@ -89,35 +74,34 @@ def marked(clean: str, adversarial: str) -> tuple[Html, Html]:
       added letter that looks like the letter it replaced is followed by its code point and script.
     """
     before, after = split_graphemes(clean), split_graphemes(adversarial)
-    old: list[str] = []
-    new: list[str] = []
+    old, new = Markup(""), Markup("")
     for operation, i, j, k, n in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        removed, added = visible("".join(before[i:j])), visible("".join(after[k:n]))
         if operation == "equal":
-            old.append(visible("".join(before[i:j])))
-            new.append(visible("".join(after[k:n])))
+            old, new = old + removed, new + added
             continue
         if i < j:
-            old.append(f"<del>{visible(''.join(before[i:j]))}</del>")
+            old += Markup("<del>{}</del>").format(removed)
         if k < n:
             pairs = j - i == n - k  # graphemes correspond one to one
             inside = [
                 _perhaps_alike(before[i + at] if pairs else "", after[k + at], after[k + at + 1 : k + at + 2])
                 for at in range(n - k)
             ]
-            new.append(f"<ins>{''.join(inside)}</ins>")
-    return Html("".join(old)), Html("".join(new))
+            new += Markup("<ins>{}</ins>").format(Markup("").join(inside))
+    return old, new
 
 
-def _perhaps_alike(clean: str, adversarial: str, following: Sequence[str]) -> str:
+def _perhaps_alike(clean: str, adversarial: str, following: Sequence[str]) -> Markup:
     """Return a new grapheme as HTML, followed by its code point if it looks like the grapheme it replaced."""
     context = "".join(following)
     if len(adversarial) == 1 and clean and adversarial + context in homoglyphs(clean + context, ""):
-        name = full_name(adversarial)
         script = unicodedata.name(adversarial, "").partition(" ")[0]
-        return visible(adversarial) + _label(f"U+{ord(adversarial):04X} {script}".rstrip(), name, "code alike")
+        label = f"U+{ord(adversarial):04X} {script}".rstrip()
+        return visible(adversarial) + _label(label, full_name(adversarial), "code alike")
     return visible(adversarial)
 
 
-def _label(text: str, title: str, css: str = "code") -> str:
+def _label(text: str, title: str, css: str = "code") -> Markup:
     """Return an inline box. As `bdi` it affects neither the order of the surrounding letters nor `dir="auto"`."""
-    return f'<bdi class="{css}" title="{escape(title)}">{escape(text)}</bdi>'
+    return Markup('<bdi class="{}" title="{}">{}</bdi>').format(css, title, text)

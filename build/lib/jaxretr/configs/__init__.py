@@ -1,1 +1,0 @@
-"""Recipes (`get_config`) and designs of studies (`get_study`); one recipe changes fields of another."""

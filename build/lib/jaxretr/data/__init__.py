@@ -1,1 +1,0 @@
-"""Training and evaluation data: sources of text, hybrid batches, token batches."""

@@ -1,1 +1,0 @@
-"""The HTTP service: an index and its encoder."""

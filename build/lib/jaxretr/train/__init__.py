@@ -1,1 +1,0 @@
-"""Training: loss, optimiser, step, checkpoints, loop."""
