@@ -47,19 +47,29 @@ def main() -> None:
 def attack_flags() -> argparse.ArgumentParser:
     parser = flags(__doc__, MEASURES)
     add = parser.add_argument
-    add("--attack", dest="attacks", type=listed, default=("pgd",), help=f"{SUITE}, or of {', '.join(ATTACKS)}")
-    add("--target", dest="aim", default="query", help="of gradient attacks: query, demote, promote or language")
+    add(
+        "--attack",
+        dest="attacks",
+        type=listed,
+        default=("pgd",),
+        help=f"{SUITE}, or a comma-separated list of {', '.join(ATTACKS)}",
+    )
+    add("--target", dest="aim", default="query", help="aim of gradient attacks: query, demote, promote or language")
     add("--rho", type=numbers, default=(), help="budgets of gradient attacks, such as 0.03,0.1 (default: 0.1)")
-    add("--setting", choices=SETTINGS, help="whose tasks are attacked (default: multi, or mono for one language)")
+    add("--setting", choices=SETTINGS, help="setting of the attacked tasks (default: multi, or mono for one language)")
     for name in ("norm", "layer", "loss", "steps", "restarts", "edits", "search", "texts"):
         add(f"--{name}", type=type(FIELDS[name]), default=FIELDS[name], help="default: %(default)s")
-    for name in ("passages", "slots", "poison_passes"):
-        add(f"--{name}", type=int, default=FIELDS[name], help="of corpus poisoning (default: %(default)s)")
+    for name, unit in (
+        ("passages", "poisoned passages per language"),
+        ("slots", "tokens per poisoned passage"),
+        ("poison_passes", "forward passes per poisoned passage"),
+    ):
+        add(f"--{name}", type=int, default=FIELDS[name], help=f"{unit} (default: %(default)s)")
     add(
         "--checks",
         type=int,
         default=0,
-        help="number of queries on which to check that the gradient attacks are strong; 0 skips the checks",
+        help="number of queries for the checks of gradient attacks; 0 skips the checks (default: %(default)s)",
     )
     return parser
 

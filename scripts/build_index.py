@@ -46,13 +46,15 @@ def main() -> None:
 
 def build(args: argparse.Namespace) -> dict:
     if not (args.model and args.corpus):
-        raise ValueError("--model and --corpus are needed to build an index")
+        raise ValueError("a build needs --model and --corpus; set both, or compact an existing index with --compact")
     directory, corpus = on_disk(args.index, "an index"), local_copy(args.corpus)
     if not approximate.available():
-        console.print("ScaNN is not installed here: search is exact, whatever the size")
+        console.print("ScaNN is not installed: search is exact for any number of passages")
     scann = {name: getattr(args, name) for name, _ in SCANN if getattr(args, name) is not None}
     options = BuildOptions(args.storage, args.target_recall, args.segment_size, *(args.shard or (0, 1)), scann=scann)
-    next(read_corpus(corpus, language=args.language), None)  # refuses a wrong path or layout before the model is loaded
+    next(
+        read_corpus(corpus, language=args.language), None
+    )  # raises for a wrong path or layout before the model is loaded
     queries = [text for _, text in read_queries(args.queries)] if args.queries else ()
     model = named_model(args.model, args.cache_dir)
     return build_index(
@@ -78,24 +80,29 @@ def flags() -> argparse.ArgumentParser:
         type=path_flag,
         help=".jsonl, .jsonl.gz, .parquet, a folder of .parquet, a BEIR folder, or a prepared collection",
     )
-    add("--language", default=UNKNOWN_LANGUAGE, help="of passages that do not say theirs (default: %(default)s)")
-    add("--storage", default="float32", choices=STORAGES, help="of the vectors (default: %(default)s)")
-    add("--target_recall", type=float, help="of the first ten passages, such as 0.99: tune ScaNN to reach it")
+    add("--language", default=UNKNOWN_LANGUAGE, help="language of passages without one (default: %(default)s)")
+    add("--storage", default="float32", choices=STORAGES, help="format of the stored vectors (default: %(default)s)")
+    add("--target_recall", type=float, help="tune ScaNN to this recall of the first ten passages, such as 0.99")
     add(
         "--queries",
         type=path_flag,
-        help="JSONL with `text`, to tune and measure with (default: made from the passages)",
+        help="JSONL with `text`: queries for tuning and measuring (default: made from the passages)",
     )
-    add("--segment_size", type=int, default=1_000_000, help="passages in memory at once (default: %(default)s)")
+    add(
+        "--segment_size",
+        type=int,
+        default=1_000_000,
+        help="maximum number of passages in memory (default: %(default)s)",
+    )
     add("--shard", type=shard, metavar="I/N", help="build shard I of N, counted from 0")
-    add("--max_length", type=int, help="tokens of a text (default: as the model was saved)")
-    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="what the model computes in")
-    add("--batch_size", type=int, default=32, help="texts of 128 tokens at once (default: %(default)s)")
-    add("--cache_dir", type=path_flag, default="data", help="where the mini encoder lives (default: %(default)s)")
-    add("--overwrite", action="store_true", help="replace an index of something else")
+    add("--max_length", type=int, help="maximum number of tokens per text (default: the saved model's)")
+    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="compute dtype (default: %(default)s)")
+    add("--batch_size", type=int, default=32, help="texts of 128 tokens per batch (default: %(default)s)")
+    add("--cache_dir", type=path_flag, default="data", help="directory of the mini encoder (default: %(default)s)")
+    add("--overwrite", action="store_true", help="replace an index of another corpus or model")
     add("--compact", action="store_true", help="rebuild the index from its current passages")
     for name, kind in SCANN:
-        add(f"--{name}", type=kind, help="of ScaNN (default: from the size)")
+        add(f"--{name}", type=kind, help="ScaNN setting (default: depends on the number of passages)")
     return parser
 
 

@@ -24,8 +24,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("systems", nargs="+", metavar="OUT", help="a directory, or NAME=DIR,DIR,...")
     parser.add_argument("--measure", nargs="+", default=(), metavar="SETTING/MEASURE", help="such as multi/AP")
-    parser.add_argument("--baseline", help="one of the systems, by name or as given (default: the first)")
-    parser.add_argument("--output_dir", type=path_flag, help="where to write comparison.json and comparison.md")
+    parser.add_argument("--baseline", help="the baseline: a system's name, or its argument (default: the first system)")
+    parser.add_argument("--output_dir", type=path_flag, help="directory for comparison.json and comparison.md")
     flags = parser.parse_args()
     with errors_as_lines():
         systems = load(flags.systems)
@@ -43,20 +43,20 @@ def load(arguments: Sequence[str]) -> dict[str, tuple[Results, ...]]:
         name, equals, listed = ("", "=", argument) if as_path(argument).is_dir() else argument.partition("=")
         if not equals:
             raise ValueError(
-                f"{argument!r} is no directory; give one that scripts/evaluate.py wrote, or NAME=DIR,DIR,..."
+                f"{argument!r} is not a directory; give a directory that scripts/evaluate.py wrote, or NAME=DIR,DIR,..."
             )
         directories = listed.split(",") if name else [listed]
         if not all(directories):
             raise ValueError(f"{argument!r} names an empty directory; expected NAME=DIR,DIR,...")
         for directory in directories:
-            place = Path(as_path(directory)).resolve()
-            if place in seen:
-                raise ValueError(f"{directory} is given twice; each evaluation counts once")
-            seen.add(place)
+            path = Path(as_path(directory)).resolve()
+            if path in seen:
+                raise ValueError(f"{directory} is given twice; give each evaluation once")
+            seen.add(path)
         runs = tuple(Results.load(directory) for directory in directories)
         name = name or runs[0].system or Path(argument).name
         if name in systems:
-            raise ValueError(f"two systems are called {name!r}; tell them apart with NAME={argument}")
+            raise ValueError(f"two systems are named {name!r}; give one of them another name: NAME={argument}")
         systems[name] = runs
     return systems
 

@@ -24,9 +24,9 @@ from jaxretr.tpu_estimate.report import markdown, text
 from jaxretr.tracking import errors_as_lines, say
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "The slice, such as v5e:4x4 or v4:4x4x4.", required=True)
-_PROGRAMS = flags.DEFINE_list("programs", list(PROGRAMS), "What to compile.")
-_BATCH = flags.DEFINE_enum("batch", "config", ["config", "auto"], "auto: the largest batch that fits.")
-_JSON = flags.DEFINE_string("json", "", "Where to write all figures.")
+_PROGRAMS = flags.DEFINE_list("programs", list(PROGRAMS), "Programs to compile.")
+_BATCH = flags.DEFINE_enum("batch", "config", ["config", "auto"], "auto searches for the largest batch that fits.")
+_JSON = flags.DEFINE_string("json", "", "File to write all figures to.")
 
 
 def main(_: list[str]) -> None:
@@ -39,15 +39,22 @@ def main(_: list[str]) -> None:
             say(text(measured))
             results.append(measured)
         say(markdown(config.model.model_name_or_path, results))
-        say("\n".join(["A bound, not a measurement. It assumes that", *(f"- {assumed};" for assumed in ASSUMPTIONS)]))
+        say(
+            "\n".join(
+                [
+                    "These figures are bounds, not measurements. They assume that",
+                    *(f"- {assumed};" for assumed in ASSUMPTIONS),
+                ]
+            )
+        )
         if _JSON.value:
-            written = {
+            figures = {
                 "config": config.to_dict(),
                 "assumptions": ASSUMPTIONS,
                 "results": [measured.to_dict() for measured in results],
             }
             with replaced_file(as_path(_JSON.value)) as partial:
-                partial.write_text(json.dumps(written, indent=2), encoding="utf-8")
+                partial.write_text(json.dumps(figures, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

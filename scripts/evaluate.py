@@ -21,7 +21,7 @@ from jaxretr.tracking import console, errors_as_lines
 
 def main() -> None:
     args = evaluation_flags().parse_args()
-    with errors_as_lines("the same command reuses the passages that are encoded"):
+    with errors_as_lines("the same command reuses the embeddings of finished passages"):
         parallel.initialize()
         collection, encoder = load(args, args.dtype)
         results = evaluate_into(
@@ -41,12 +41,17 @@ def main() -> None:
 def evaluation_flags() -> argparse.ArgumentParser:
     parser = flags(__doc__, MEASURES)
     add = parser.add_argument
-    add("--settings", type=listed, default=(), help="of mono,cross,multi (default: all that the languages allow)")
-    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="what the model computes in")
-    add("--batch_size", type=int, default=32, help="texts of 128 tokens at once (default: %(default)s)")
-    add("--calibrate", action="store_true", help="take the mean embedding of a language off its passages")
+    add("--settings", type=listed, default=(), help="any of mono,cross,multi (default: all that the languages allow)")
+    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="compute dtype (default: %(default)s)")
+    add("--batch_size", type=int, default=32, help="texts of 128 tokens per batch (default: %(default)s)")
+    add("--calibrate", action="store_true", help="subtract the mean embedding of each language from its passages")
     add("--runs", type=listed, default=RUNS, help=f"settings to write TREC runs of (default: {','.join(RUNS)})")
-    add("--run_depth", type=int, default=DEPTH, help="passages per query in a run, 0 for none (default: %(default)s)")
+    add(
+        "--run_depth",
+        type=int,
+        default=DEPTH,
+        help="passages per query in a run; 0 writes no runs (default: %(default)s)",
+    )
     return parser
 
 

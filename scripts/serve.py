@@ -49,7 +49,7 @@ def main() -> None:
             encoder = load_encoder(index.describe(), args.model)
             code = run(create_app(index, encoder, options), options, host=args.host, port=args.port)
     except KeyboardInterrupt:
-        sys.exit("Interrupted before the service was up")
+        sys.exit("Interrupted before the service started")
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     sys.exit(code)
@@ -68,27 +68,42 @@ def opened(directories: list[str], *, writable: bool) -> Any:
 def port(value: str) -> int:
     """Parse a port number; 0 selects any free port."""
     if not value.isdecimal() or int(value) > 65_535:
-        raise argparse.ArgumentTypeError(f"{value!r} is no port; expected 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{value!r} is not a port; expected a number from 0 to 65535")
     return int(value)
 
 
 def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--index", type=path_flag, required=True, action="append", help="its directory; once for each shard")
-    add("--model", type=model_flag, help="where the model is now (default: where it was when the index was built)")
+    add(
+        "--index",
+        type=path_flag,
+        required=True,
+        action="append",
+        help="directory of the index; repeat it for each shard",
+    )
+    add("--model", type=model_flag, help="directory of the model (default: its path when the index was built)")
     add("--host", default="127.0.0.1", help="default: %(default)s")
-    add("--port", type=port, default=8000, help="default: %(default)s; 0 for any that is free")
+    add("--port", type=port, default=8000, help="default: %(default)s; 0 selects any free port")
     add("--writable", action="store_true", help="let clients put and delete passages (default: read-only)")
-    add("--api_key_file", type=path_flag, help=f"holds the key that clients must send (default: {API_KEY_VARIABLE})")
-    add("--insecure", action="store_true", help="let others than this machine in without a key")
+    add(
+        "--api_key_file",
+        type=path_flag,
+        help=f"file with the key that clients must send (default: ${API_KEY_VARIABLE})",
+    )
+    add("--insecure", action="store_true", help="serve other machines without a key")
     names: Any = {"nargs": "+", "action": "extend", "default": []}
-    add("--allowed_hosts", **names, metavar="HOST", help="names in the Host header beside this machine's, or '*'")
-    add("--root_path", default="", help="path under which a reverse proxy shows the service, such as /jaxretr")
-    add("--forwarded_allow_ips", **names, metavar="IP", help="reverse proxies whose X-Forwarded-For is true, or '*'")
-    add("--cors_origins", **names, metavar="ORIGIN", help="origins whose pages may use the service, or '*'")
-    add("--log_queries", action="store_true", help="put the texts of queries into the access log")
-    add("--no_micro_batching", dest="micro_batching", action="store_false", help="encode requests one after the other")
+    add("--allowed_hosts", **names, metavar="HOST", help="further names allowed in the Host header, or '*' for all")
+    add("--root_path", default="", help="path prefix of the service behind a reverse proxy, such as /jaxretr")
+    add(
+        "--forwarded_allow_ips",
+        **names,
+        metavar="IP",
+        help="reverse proxies whose X-Forwarded-For is trusted, or '*' for all",
+    )
+    add("--cors_origins", **names, metavar="ORIGIN", help="origins whose pages may use the service, or '*' for all")
+    add("--log_queries", action="store_true", help="write the texts of queries to the access log")
+    add("--no_micro_batching", dest="micro_batching", action="store_false", help="encode requests one at a time")
     for name, field in LIMITS.items():
         add(f"--{name}", type=field.type, default=field.default, help="default: %(default)s")
     return parser

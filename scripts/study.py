@@ -3,9 +3,10 @@
     uv run scripts/study.py --output_dir runs/study --collections data/collections
 
 Trains every arm and seed of the design, measures it clean and under attack, and writes one JSON file for each into
-runs/study/record/results, plus tables, figures and the page runs/study/record.md. The same command resumes; several
-processes, on one machine or several, can divide the arms (--arms). With --report nothing is trained or measured; tables
-and figures are drawn anew from the results. The repository's own study is `--record docs/study`.
+runs/study/record/results, plus tables, figures and the page runs/study/record.md. The same command resumes an
+interrupted study. Several processes, on one machine or several, can divide the arms (--arms). With --report, nothing is
+trained or measured: tables and figures are drawn again from the results. `--record docs/study` selects the
+repository's own study.
 """
 
 import argparse
@@ -44,14 +45,23 @@ def main() -> None:
 def study_flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--config", type=path_flag, default="configs/study_mini.py", help="the design (default: %(default)s)")
-    add("--output_dir", type=path_flag, default="runs/study", help="models and attacks (default: %(default)s)")
-    add("--record", type=path_flag, help="results, figures and, as RECORD.md, the page (default: OUTPUT_DIR/record)")
-    add("--collections", type=path_flag, help="published test collections by name (default: DATA_DIR/collections)")
-    add("--data_dir", type=path_flag, help="prepared data and models (default: as the design says)")
-    add("--arms", type=listed, default=(), help="do these only")
-    add("--sections", type=listed, default=(), help="measure these only")
-    add("--report", action="store_true", help="only draw tables and figures anew")
+    add("--config", type=path_flag, default="configs/study_mini.py", help="design of the study (default: %(default)s)")
+    add(
+        "--output_dir",
+        type=path_flag,
+        default="runs/study",
+        help="directory of models and attacks (default: %(default)s)",
+    )
+    add(
+        "--record",
+        type=path_flag,
+        help="directory of results and figures, beside the page RECORD.md (default: OUTPUT_DIR/record)",
+    )
+    add("--collections", type=path_flag, help="directory of published test collections (default: DATA_DIR/collections)")
+    add("--data_dir", type=path_flag, help="directory of prepared data and models (default: the design's)")
+    add("--arms", type=listed, default=(), help="train and measure only these arms")
+    add("--sections", type=listed, default=(), help="measure only these sections")
+    add("--report", action="store_true", help="only draw tables and figures from existing results")
     return parser
 
 

@@ -21,7 +21,7 @@ flags.mark_flag_as_required("config")
 
 
 def main(_: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # mutes the libraries' progress notes; ours go to the console
+    logging.set_verbosity(logging.WARNING)  # hides the libraries' progress messages; ours go to the console
     config = _CONFIG.value
     config.output_dir = config.output_dir or str(
         Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
@@ -34,18 +34,18 @@ def main(_: list[str]) -> None:
 def parse_flags(arguments: list[str]) -> list[str]:
     """Return the arguments that are not flags. Exit if --config or a field that it sets is wrong."""
     try:
-        rest = app.parse_flags_with_usage([_with_home(argument) for argument in arguments])
-        _ = _CONFIG.value.output_dir  # raises if the file could not be loaded, or is not a recipe
-        return rest
+        remaining = app.parse_flags_with_usage([_with_home(argument) for argument in arguments])
+        _ = _CONFIG.value.output_dir  # raises if the file cannot be loaded or is not a recipe
+        return remaining
     except KeyError as error:  # config_flags raises it for a field that does not exist
-        sys.exit(f"error: {error.args[0]}; jaxretr/config.py lists them all")
-    except Exception as error:  # whatever a config file raises
+        sys.exit(f"error: {error.args[0]}; jaxretr/config.py lists all fields")
+    except Exception as error:  # a config file may raise anything
         reason = (str(error).splitlines() or [""])[-1].strip()
         sys.exit(f"error: the file of --config cannot be loaded ({type(error).__name__}: {reason})")
 
 
 def _with_home(argument: str) -> str:
-    """Expand the path of --config=~/recipe.py, which shells leave as it is."""
+    """Expand the path of --config=~/recipe.py, which shells do not expand."""
     flag, equals, value = argument.partition("=")
     return f"{flag}={as_path(value)}" if flag in ("--config", "-config") and equals else argument
 

@@ -99,10 +99,10 @@ def test_a_directory_names_a_system_without_a_name(run: Callable) -> None:
     ("arguments", "message"),
     [
         (["m0"], "2 to 25 systems, got 1"),
-        (["m0", "m7"], "'m7' is no directory; give one that scripts/evaluate.py wrote, or NAME=DIR,DIR"),
+        (["m0", "m7"], "'m7' is not a directory; give a directory that scripts/evaluate.py wrote, or NAME=DIR,DIR"),
         (["m0", "mono=m1,m7"], "No such file or directory: 'm7'"),
         (["m0", "mono=m1,m0"], "m0 is given twice"),
-        (["h=m0,m1", "h=h0,h1"], "two systems are called 'h'; tell them apart"),
+        (["h=m0,m1", "h=h0,h1"], "two systems are named 'h'; give one of them another name"),
         (["m0", "h0", "--measure", "multi/ap"], "not all systems have multi/ap; choose of what all have: multi/AP"),
         (["m0", "h0", "--baseline", "h1"], "the baseline 'h1' is none of the systems m0, h0"),
     ],

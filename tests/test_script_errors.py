@@ -134,7 +134,7 @@ ATTACK = ("attack.py", *EVALUATE[1:], "{root}/beir")
         ),
         (("build_index.py", "--index", "{out}/i", "--compact"), "holds no index"),
         # search.py
-        ((*SEARCH, "q", "--where", "year"), "'year' is no condition; expected KEY=VALUE"),
+        ((*SEARCH, "q", "--where", "year"), "'year' is not a condition; expected KEY=VALUE"),
         ((*SEARCH, "q", "--where", "year=[]"), "expected a list of texts"),
         ((*SEARCH, "q", "--where", "colour=red"), "no passage has metadata colour; there is s, year"),
         ((*SEARCH, "q", "--where", 'year="1999"'), "the values of year are of kind number"),
