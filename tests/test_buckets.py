@@ -228,7 +228,9 @@ def test_evaluations_and_attacks(in_bucket: Config) -> None:
 
 
 def test_an_index_in_a_bucket_is_refused(bucket: type[buckets.Buckets]) -> None:
-    with pytest.raises(ValueError, match=r"gs://bucket/index is in a bucket, and an index must be on a disk; copy it"):
+    with pytest.raises(
+        ValueError, match=r"gs://bucket/index is in a bucket, but an index must be on a disk; copy it to a disk"
+    ):
         Index.open("gs://bucket/index")
 
 

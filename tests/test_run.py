@@ -243,12 +243,12 @@ def test_without_a_held_out_split_it_trains_without_evaluation_if_asked(
     source = tmp_path / "mine.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, source=str(source)))
-    monkeypatch.setattr(run, "_optimise", lambda config, output_dir, encoder, *_: encoder.params)
+    monkeypatch.setattr(run, "_optimize", lambda config, output_dir, encoder, *_: encoder.params)
     with pytest.raises(ValueError, match=r"pairs has no split 'test' .*; it has train\..*evaluation\.dataset=none"):
         run.train(config)
     config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, dataset="none"))
     too_many = dataclasses.replace(config, data=dataclasses.replace(config.data, num_hard_negatives=2))
-    with pytest.raises(ValueError, match=r"num_hard_negatives=2 is not possible: .* at most 1 "):
+    with pytest.raises(ValueError, match=r"num_hard_negatives=2 is too high: .* at most 1 "):
         run.train(too_many)
     model = Path(run.train(config))
     card = (model / "README.md").read_text()

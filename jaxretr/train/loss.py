@@ -253,5 +253,5 @@ def loss_by_name(name: str) -> LossFunction:
       ValueError: the name is unknown.
     """
     if name not in LOSSES:
-        raise ValueError(f"train.loss={name!r} is not possible; expected one of {', '.join(LOSSES)}.")
+        raise ValueError(f"train.loss={name!r} is not allowed; expected one of {', '.join(LOSSES)}.")
     return LOSSES[name]
