@@ -309,7 +309,7 @@ def test_a_language_the_data_lacks_is_named(tiny_config: Config) -> None:
 def test_a_language_without_typos_is_refused_before_anything_is_written(tiny_config: Config) -> None:
     data = dataclasses.replace(tiny_config.data, languages=("en", "fi"))
     config = dataclasses.replace(tiny_config, data=data, hardening=HardeningConfig(method="typos"))
-    with pytest.raises(ValueError, match="no typos for language fi"):
+    with pytest.raises(ValueError, match="No typos can be made in language fi"):
         run.train(config)
     assert not Path(config.output_dir).exists()
 

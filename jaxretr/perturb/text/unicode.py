@@ -1,10 +1,9 @@
 """Perturbations that a reader cannot see: invisible characters, homoglyphs, reordering and deletion characters.
 
 Input: a text and its language. Output: texts one injection away, which look the same in software that follows the
-Unicode Standard.
-The four kinds, and their budget (the number of injections), come from Boucher et al. (2022, "Bad Characters:
-Imperceptible NLP Attacks"). Injections are placed between grapheme clusters of one word, never inside a cluster. A
-tokenizer's normalizer undoes some of them; `edits.screen` finds these.
+Unicode Standard. The four kinds, and their budget (the number of injections), come from Boucher et al. (2022, "Bad
+Characters: Imperceptible NLP Attacks"). Injections are placed between grapheme clusters of one word, never inside a
+cluster. A tokenizer's normalizer undoes some of them; `edits.screen` finds these.
 """
 
 import functools
