@@ -336,7 +336,7 @@ def load_held_out(config: Config, builder: tfds.core.DatasetBuilder) -> Retrieva
             f"{builder.name} has no split {evaluation.split!r} to evaluate on; it has "
             f"{', '.join(builder.info.splits)}. Set evaluation.split to another held-out split or "
             "evaluation.dataset to a test collection, add the split (to pairs, a file "
-            f" {evaluation.split}.jsonl), or train without evaluation: evaluation.dataset=none."
+            f"{evaluation.split}.jsonl), or train without evaluation: evaluation.dataset=none."
         )
     return load_collection(builder, evaluation.split, languages=evaluation.languages or config.data.languages, **drawn)
 

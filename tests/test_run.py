@@ -182,7 +182,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     try:
         with monkeypatch.context() as patch:
             at_step(patch, 8, fill_disk)
-            with pytest.raises(OSError, match="checkpoint 5 is whole .* Free some disk space"):
+            with pytest.raises(OSError, match="resumes from checkpoint 5.* Free some disk space"):
                 run.train(tiny_config)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -215,7 +215,9 @@ def test_changed_data_under_the_same_path_is_refused(finished: Config, monkeypat
 
     load = run.pair_index.load
     monkeypatch.setattr(run.pair_index, "load", changed)
-    with pytest.raises(ValueError, match=r"other content under the same names \(training data was '\w+', is 'changed'"):
+    with pytest.raises(
+        ValueError, match=r"different content under the same names \(training data was '\w+', is 'changed'"
+    ):
         run.train(finished)
 
 

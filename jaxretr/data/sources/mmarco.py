@@ -161,9 +161,7 @@ def _line_offsets(collection: Path) -> np.ndarray:
 
 def _passage(collection: BinaryIO, offsets: np.ndarray, identifier: int) -> str:
     if not 0 <= identifier < len(offsets) or offsets[identifier] < 0:
-        raise ValueError(
-            f"The judgements name passage {identifier}, which is not in {collection.name}; fetch the file again."
-        )
+        raise ValueError(f"The judgements name passage {identifier}, which {collection.name} lacks.")
     collection.seek(offsets[identifier])
     line = collection.readline()
     try:
