@@ -29,18 +29,23 @@ class SelectionMetric:
         Raises:
           ValueError: the setting or the measure is unknown, or neither direction of the measure is better.
         """
-        found, _, measure = name.partition("/")
-        setting = next((setting for setting in SETTINGS if setting == found), None)
+        setting_name, _, measure = name.partition("/")
+        setting = next((setting for setting in SETTINGS if setting == setting_name), None)
         if setting is None:
-            raise ValueError(f"cannot choose by {name!r}: expected {', '.join(SETTINGS)} before the /, as in multi/AP")
+            raise ValueError(
+                f"cannot select checkpoints by {name!r}: expected {', '.join(SETTINGS)} before the /, as in multi/AP"
+            )
         if BETTER.get(measure) == "neither":
             raise ValueError(
-                f"cannot choose by {name!r}: without bias it is 1 / languages, so neither its highest nor its lowest "
-                f"value is the best; multi/{RANK_DISTANCE} measures bias too, and lower is better"
+                f"cannot select checkpoints by {name!r}: without bias its value is 1 / languages, so "
+                "neither its highest nor its lowest value is the best; "
+                f"multi/{RANK_DISTANCE} measures bias too, and lower is better"
             )
         if measure in BETTER:
             if setting != "multi":
-                raise ValueError(f"cannot choose by {name!r}: it needs a pool of languages, multi/{measure}")
+                raise ValueError(
+                    f"cannot select checkpoints by {name!r}: it needs a pool of languages, multi/{measure}"
+                )
             return cls(setting, measure, BETTER[measure] == "lower")
         return cls(setting, str(parse([measure])[0]))
 
@@ -65,7 +70,7 @@ class Validator:
         self._settings = allowed_settings(collection)
         if criterion and criterion.setting not in self._settings:
             raise ValueError(
-                f"cannot choose by {criterion}: {collection.name} allows {', '.join(self._settings)} only; "
+                f"cannot select checkpoints by {criterion}: {collection.name} allows {', '.join(self._settings)} only; "
                 f"set evaluation.best_measure, for instance to {self._settings[0]}/{criterion.measure}"
             )
         named = () if criterion is None or criterion.measure in BETTER else (criterion.measure,)
@@ -91,7 +96,7 @@ class Validator:
             return curves
         if str(self.criterion) not in curves:
             raise ValueError(
-                f"cannot choose by {self.criterion}: it has no value on {results.collection}; set another "
+                f"cannot select checkpoints by {self.criterion}: it has no value on {results.collection}; set another "
                 "evaluation.best_measure"
             )
         by_language: dict[str, list[float]] = {}
@@ -113,8 +118,8 @@ def allowed_settings(collection: RetrievalSet) -> tuple[Setting, ...]:
         if grade > 0
     }
     allowed: dict[Setting, bool] = {
-        "mono": any(asked == found for asked, found in answered),
-        "cross": any(asked != found for asked, found in answered),
+        "mono": any(query_language == passage_language for query_language, passage_language in answered),
+        "cross": any(query_language != passage_language for query_language, passage_language in answered),
         "multi": len(set(collection.passage_languages)) > 1,
     }
     return tuple(setting for setting in SETTINGS if allowed[setting])
