@@ -26,7 +26,7 @@ EVALUATION_ONLY = ("xquad", "mlqa", "lareqa")
 
 def _check(ok: bool, name: str, value: object, expected: str) -> None:
     if not ok:
-        raise ValueError(f"{name}={value!r} is not possible; expected {expected}.")
+        raise ValueError(f"{name}={value!r} is not allowed; expected {expected}.")
 
 
 def _codes(name: str, languages: tuple[str, ...]) -> tuple[str, ...]:
@@ -167,7 +167,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check(self.steps >= 1, "train.steps", self.steps, "at least 1")
-        _check(self.batch_size >= 2, "train.batch_size", self.batch_size, "at least 2 (the others are the negatives)")
+        _check(
+            self.batch_size >= 2, "train.batch_size", self.batch_size, "at least 2 (the other pairs are the negatives)"
+        )
         _check(0 < self.learning_rate < math.inf, "train.learning_rate", self.learning_rate, "a positive number")
         _check(self.warmup_steps >= 0, "train.warmup_steps", self.warmup_steps, "0 or more")
         schedules = ("constant", "linear", "cosine")
@@ -224,7 +226,8 @@ class EvaluationConfig:
         collection, such as beir or miracl (see `jaxretr.data.test_collections`).
       source: file or folder of `dataset`; "" lets the collection fetch what it needs, if it can.
       split: split of the data set that is never trained on.
-      languages: languages of queries and passages; () uses `data.languages`, or all languages of another `dataset`.
+      languages: languages of queries and passages; () uses `data.languages`, or all languages of `dataset` if it is
+        set.
       max_queries: number of questions drawn, each with all its translations; 0 uses all.
       every_steps: updates between two evaluations, in addition to one after the last update; 0 evaluates only before
         and after training.
@@ -262,12 +265,12 @@ class EvaluationConfig:
         _check(self.max_queries >= 0, "evaluation.max_queries", self.max_queries, "0 (all) or more")
         _check(self.every_steps >= 0, "evaluation.every_steps", self.every_steps, "0 (never) or more")
         for name in ("dataset", "source"):
-            names_one = any(part in Path(getattr(self, name)).name.lower() for part in EVALUATION_ONLY)
+            evaluation_only = any(part in Path(getattr(self, name)).name.lower() for part in EVALUATION_ONLY)
             _check(
-                not (self.every_steps and names_one),
+                not (self.every_steps and evaluation_only),
                 f"evaluation.{name}",
                 getattr(self, name),
-                "another collection to choose checkpoints by (XQuAD-R and MLQA-R are for evaluation only), or "
+                "another collection to select checkpoints on (XQuAD-R and MLQA-R are for evaluation only), or "
                 "evaluation.every_steps=0",
             )
         _check(
@@ -318,7 +321,7 @@ class Config:
             not (self.hardening.method and self.train.chunk_size),
             "train.chunk_size",
             self.train.chunk_size,
-            "0 with hardening, whose passes are made over the whole batch",
+            "0 with hardening, which encodes the whole batch at once",
         )
         _check(
             not (self.hardening.method and self.train.sparse_embeddings),

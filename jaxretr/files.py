@@ -37,7 +37,7 @@ COPIES = Path.home() / ".cache" / "jaxretr" / "copies"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of Linux
 
 _PARTIAL = re.compile(r"\.\d+-[0-9a-f]{16}-")
-"""Matches the beginning of the name of a file that `replaced_file` has not finished."""
+"""Matches the beginning of the name of an unfinished file of `replaced_file`."""
 
 _ABANDONED_SECONDS = 86_400
 """Age at which an unfinished copy counts as left behind by a killed process."""
@@ -62,8 +62,7 @@ def as_path(value: str | os.PathLike[str]) -> AnyPath:
             return Path(value).expanduser()
         except RuntimeError as error:
             raise ValueError(
-                f"{os.fspath(value)} begins with the home directory of a user who is not known here; write the path "
-                "in full"
+                f"{os.fspath(value)} begins with the home directory of an unknown user; write the full path"
             ) from error
     try:
         fsspec.get_filesystem_class("gs")
@@ -100,8 +99,8 @@ def on_disk(path: str | AnyPath, what: str) -> Path:
     """
     if in_bucket(path):
         raise ValueError(
-            f"{path} is in a bucket, and {what} must be on a disk; copy it to one "
-            f"(gcloud storage cp --recursive {path} DIRECTORY), and give that directory"
+            f"{path} is in a bucket, but {what} must be on a disk; copy it to a disk "
+            f"(gcloud storage cp --recursive {path} DIRECTORY), and give the copy"
         )
     return Path(as_path(path))
 
@@ -117,7 +116,7 @@ def make_directory(path: Path) -> None:
 def sync_directory(path: Path) -> None:
     """Wait until the entries of a directory are on the disk: names created, renamed and deleted in it.
 
-    File systems that cannot sync directories (some network mounts) are left alone.
+    File systems that cannot sync directories (some network mounts) are skipped.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -171,9 +170,9 @@ def replaced_file(path: AnyPath) -> Iterator[Path]:
     """
     if not isinstance(path, Path):
         with tempfile.TemporaryDirectory(prefix="jaxretr-") as scratch:
-            written = Path(scratch) / path.name
-            yield written
-            upload(written, path)
+            partial = Path(scratch) / path.name
+            yield partial
+            upload(partial, path)
         return
     make_directory(path.parent)
     partial = path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}-{path.name}")
@@ -218,22 +217,22 @@ def local_copy(path: AnyPath, at: Path | None = None) -> Path:
     if isinstance(path, Path):
         return path
     store, root = _store(path)
-    objects = {name: about for name, about in store.find(root, detail=True).items() if about["type"] == "file"}
+    objects = {name: info for name, info in store.find(root, detail=True).items() if info["type"] == "file"}
     if not objects:
-        raise FileNotFoundError(f"there is nothing at {path}; check the name, and what your credentials may read")
+        raise FileNotFoundError(f"{path} does not exist; check the name, and whether your credentials may read it")
     copy = at or disk_place(path)
-    kept = set()
-    for name, about in objects.items():
+    copied = set()
+    for name, info in objects.items():
         file = copy if name == root else copy / name.removeprefix(f"{root}/")
-        written = _time(about)
-        if _size_and_time(file) != (about["size"], written):
+        written = _time(info)
+        if _size_and_time(file) != (info["size"], written):
             with replaced_file(file) as partial:
                 store.get_file(name, str(partial))
                 os.utime(partial, ns=(written, written))
-        kept.add(file)
+        copied.add(file)
     if at is None:
         for file in copy.rglob("*"):
-            if file.is_file() and file not in kept and not _in_use(file):
+            if file.is_file() and file not in copied and not _in_use(file):
                 file.unlink(missing_ok=True)
     return copy
 
@@ -241,10 +240,10 @@ def local_copy(path: AnyPath, at: Path | None = None) -> Path:
 def _size_and_time(file: Path) -> tuple[int, int] | None:
     """Return the size and modification time of a file, or None if it is absent."""
     try:
-        about = file.stat()
+        stat = file.stat()
     except FileNotFoundError:
         return None
-    return about.st_size, about.st_mtime_ns
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _in_use(file: Path) -> bool:
@@ -252,7 +251,7 @@ def _in_use(file: Path) -> bool:
     try:  # ctime, because a copy has the modification time of its object
         return bool(_PARTIAL.match(file.name)) and time.time() - file.stat().st_ctime < _ABANDONED_SECONDS
     except FileNotFoundError:
-        return True  # renamed meanwhile
+        return True  # renamed in the meantime
 
 
 def disk_place(path: AnyPath) -> Path:
@@ -263,7 +262,7 @@ def disk_place(path: AnyPath) -> Path:
 
 
 def name_anywhere(path: Path) -> str:
-    """Return the name of a path; for a copy of an object in a bucket, a name that is the same on all machines."""
+    """Return a path as text; for the local copy of an object in a bucket, a text that is the same on all machines."""
     return str(path.relative_to(COPIES) if path.is_relative_to(COPIES) else path)
 
 
@@ -290,13 +289,13 @@ def _store(path: AnyPath) -> tuple[Any, str]:
     return store, name.rstrip("/")
 
 
-def _time(about: dict[str, Any]) -> int:
-    """Return when an object was written, in nanoseconds since 1970; 0 if the store does not tell.
+def _time(info: dict[str, Any]) -> int:
+    """Return when an object was written, in nanoseconds since 1970; 0 if the store does not say when.
 
     The resolution is one microsecond.
     """
     for key in ("mtime", "updated", "created"):
-        written = about.get(key)
+        written = info.get(key)
         if isinstance(written, str):
             written = datetime.datetime.fromisoformat(written)
         if isinstance(written, datetime.datetime):

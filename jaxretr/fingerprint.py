@@ -8,7 +8,8 @@ There are two kinds:
   caches beside prepared data and index builds. The local copy of an object in a bucket has the time of the object.
 - Checksums (`checksum`, `RetrievalSet.fingerprint`, `Encoder.fingerprint`) are equal on every machine that has the same
   content. They decide whether two evaluations may be compared, and whether a run, an evaluation, an attack or a record
-  may resume from existing files. They are computed while the content is read anyway, or kept beside prepared data.
+  may resume from existing files. They are computed while the content is read for another purpose, or stored beside
+  prepared data.
 
 Both are plain JSON. `differences` describes in words what changed.
 """
@@ -42,12 +43,12 @@ def stamps(path: Path) -> dict[str, str]:
     """
     if path.is_file():
         return {".": _stamp(path)}
-    found: dict[str, str] = {}
-    for folder, below, names in os.walk(path, followlinks=True):  # collections are often put together from links
+    result: dict[str, str] = {}
+    for folder, below, names in os.walk(path, followlinks=True):  # collections often consist of links
         below[:] = sorted(filter(is_visible, below))
         visible = (Path(folder, name) for name in sorted(filter(is_visible, names)))
-        found |= {str(file.relative_to(path)): _stamp(file) for file in visible if file.is_file()}
-    return found
+        result |= {str(file.relative_to(path)): _stamp(file) for file in visible if file.is_file()}
+    return result
 
 
 def checksum(parts: Iterable[str | np.ndarray]) -> str:
@@ -65,27 +66,27 @@ def unordered_checksum(checksums: UInt64[np.ndarray, " items"]) -> str:
     return checksum([np.sort(checksums).astype("<u8")])
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return the differences between two descriptions, such as "seed was 0, is 1"; "" if there are none.
 
     Args:
-      found: the earlier description; values are JSON, and nested objects are compared member by member.
-      wanted: the current description.
+      before: the earlier description; values are JSON, and nested objects are compared member by member.
+      now: the current description.
     """
-    all_of_them = list(_differences(found, wanted, ""))
-    more = len(all_of_them) - _SHOWN
-    return "; ".join(all_of_them[:_SHOWN] + ([f"and {more} more"] if more > 0 else []))
+    described = list(_differences(before, now, ""))
+    more = len(described) - _SHOWN
+    return "; ".join(described[:_SHOWN] + ([f"and {more} more"] if more > 0 else []))
 
 
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    for name in {**found, **wanted}:
-        old, new = found.get(name), wanted.get(name)
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for name in {**before, **now}:
+        old, new = before.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _differences(old, new, f"{prefix}{name}: ")
-        elif name not in found:
+        elif name not in before:
             yield f"{prefix}{name} was not recorded, is {new!r}"
-        elif name not in wanted:
-            yield f"{prefix}{name} was {old!r}, is not there now"
+        elif name not in now:
+            yield f"{prefix}{name} was {old!r}, is absent now"
         elif old != new:
             yield f"{prefix}{name} was {old!r}, is {new!r}"
 

@@ -38,13 +38,15 @@ def lock_directory(directory: Path, remedy: str, *, wait: Callable[[str], None] 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
-                busy = f"{directory} is in use by {file.read() or 'another process'}, which holds {path}; {remedy}"
+                message = f"{directory} is in use by {file.read() or 'another process'}, which holds {path}; {remedy}"
                 if wait is None:
-                    raise DirectoryInUse(busy) from error
-                wait(busy)
+                    raise DirectoryInUse(message) from error
+                wait(message)
                 fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            warnings.warn(f"{path} cannot be locked ({error.strerror}); let only one process work there", stacklevel=2)
+            warnings.warn(
+                f"{path} cannot be locked ({error.strerror}); let only one process use the directory", stacklevel=2
+            )
         except BaseException:
             file.close()
             raise
@@ -53,7 +55,7 @@ def lock_directory(directory: Path, remedy: str, *, wait: Callable[[str], None] 
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
             return file
-        file.close()  # the previous holder has deleted the file meanwhile
+        file.close()  # the previous holder has deleted the file in the meantime
 
 
 def unlock_directory(file: IO[str]) -> None:

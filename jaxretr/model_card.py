@@ -52,5 +52,5 @@ def _hard_negatives(config: Config, index: PairIndex) -> str:
     count = config.data.num_hard_negatives
     if not count:
         return ""
-    having = ", ".join(f"{code} {size:,}" for code, size in index.with_negatives(count).items())
-    return f"\nExamples with {count} hard negative{'s' * (count > 1)}: {having}. The other examples have fewer."
+    sizes = ", ".join(f"{code} {size:,}" for code, size in index.with_negatives(count).items())
+    return f"\nExamples with {count} hard negative{'s' * (count > 1)}: {sizes}. The other examples have fewer."

@@ -30,8 +30,8 @@ _HEARTBEAT = 60  # seconds without a heartbeat after which a process counts as d
 _FAREWELL = 30  # seconds that an ending process waits for the others to end too
 _ROWS = 16_384  # embeddings that a process sends to the others at a time
 DIED = (
-    "error: this process or another one of the job has ended unexpectedly; what is written above, here or on the other "
-    "host, says why. Start the same command again on all hosts: it resumes from the saved state."
+    "error: a process of this job has ended unexpectedly; the messages above, here or on another host, say why. Start "
+    "the same command again on all hosts: it resumes from the saved state."
 )
 
 
@@ -91,9 +91,9 @@ def is_main_process() -> bool:
 
 @contextlib.contextmanager
 def main_process_first() -> Iterator[None]:
-    """Run the block on the main process first, then on the others, which find the files that the main process has made.
+    """Run the block on the main process first, then on the other processes, which see the main process's files.
 
-    Processes that do not share a disk each make their own files.
+    Processes without a shared disk each make their own files.
     """
     if not is_main_process():
         wait_for_all()
@@ -108,8 +108,8 @@ def main_process_first() -> Iterator[None]:
 def locked(directory: AnyPath, remedy: str) -> Iterator[None]:
     """Hold the lock of `directory` during the block, as the only job that works there.
 
-    If the job has several processes, all must make this call: the main process holds the lock, and all of them raise
-    if another job does.
+    If the job has several processes, all must make this call. The main process holds the lock. If another job holds
+    it, all processes raise.
 
     Args:
       directory: created if absent. In a bucket, nothing is locked.
@@ -118,7 +118,7 @@ def locked(directory: AnyPath, remedy: str) -> Iterator[None]:
     Raises:
       DirectoryInUse: another job holds the lock.
     """
-    absent = isinstance(directory, Path) and not directory.exists()
+    was_absent = isinstance(directory, Path) and not directory.exists()
     held: IO[str] | None = None
     failure: Exception | None = None
     if isinstance(directory, Path) and is_main_process():
@@ -128,12 +128,12 @@ def locked(directory: AnyPath, remedy: str) -> Iterator[None]:
             failure = error
     try:
         if broadcast_from_main(failure is not None):
-            raise failure or DirectoryInUse(f"the main process could not lock {directory}; it says why")
+            raise failure or DirectoryInUse(f"the main process could not lock {directory}; its error message says why")
         yield
     finally:
         if held:
             unlock_directory(held)
-            if absent:  # leave no trace if nothing was written
+            if was_absent:  # leave no trace if nothing was written
                 with contextlib.suppress(OSError):
                     directory.rmdir()
 
@@ -144,11 +144,11 @@ def in_locked_directory[**P, R](
     """Decorate a function whose first argument is its output directory: hold the directory's lock during the call."""
 
     @functools.wraps(function)
-    def alone(output_dir: AnyPath, *args: P.args, **kwargs: P.kwargs) -> R:
+    def with_lock(output_dir: AnyPath, *args: P.args, **kwargs: P.kwargs) -> R:
         with locked(output_dir, "wait until it has ended, or give another output directory"):
             return function(output_dir, *args, **kwargs)
 
-    return alone
+    return with_lock
 
 
 def wait_for_all() -> None:
@@ -194,12 +194,12 @@ def encode_sharded(encode: Callable[[Sequence[str]], np.ndarray]) -> Callable[[S
         if processes == 1:
             return encode(texts)
         size = -(-len(texts) // processes)
-        own = encode(texts[jax.process_index() * size :][:size])
-        own = np.pad(own, ((0, size - len(own)), (0, 0)))
-        rows = np.empty((processes, *own.shape), own.dtype)
+        part = encode(texts[jax.process_index() * size :][:size])
+        part = np.pad(part, ((0, size - len(part)), (0, 0)))
+        rows = np.empty((processes, *part.shape), part.dtype)
         for start in range(0, size, _ROWS):  # in parts, because the rows pass through the memory of every device
-            rows[:, start : start + _ROWS] = multihost_utils.process_allgather(own[start : start + _ROWS])
-        return rows.reshape(-1, own.shape[1])[: len(texts)]
+            rows[:, start : start + _ROWS] = multihost_utils.process_allgather(part[start : start + _ROWS])
+        return rows.reshape(-1, part.shape[1])[: len(texts)]
 
     return shared
 
@@ -219,8 +219,8 @@ def pmap(
       in_axes, out_axes: per argument, 0 if it has the leading `devices` axis that `split` adds, or None if every device
         gets (or returns) the same value; a None output must really be the same on every device.
       donate_argnums: arguments whose buffers are donated to the outputs; they must not be read again.
-      devices: the devices, in order; None uses the devices of all processes, which then must make the same calls in the
-        same order. Devices may be mere descriptions, to compile for (`jaxretr.tpu_estimate`).
+      devices: the devices, in order. None uses the devices of all processes; all processes must then make the same
+        calls in the same order. To compile only, devices may be descriptions (`jaxretr.tpu_estimate`).
     """
     return jax.pmap(
         fn, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate_argnums, devices=devices
@@ -292,12 +292,12 @@ def replicated_sharding() -> jax.sharding.Sharding:
 
 def as_global(tree: Any) -> Any:
     """Return each process's replicated arrays as arrays replicated over all processes' devices, without a copy."""
-    return _relabelled(tree, global_sharding())
+    return _relabeled(tree, global_sharding())
 
 
 def as_local(tree: Any) -> Any:
     """Invert `as_global`."""
-    return _relabelled(tree, replicated_sharding())
+    return _relabeled(tree, replicated_sharding())
 
 
 def global_sharding() -> jax.sharding.Sharding:
@@ -309,9 +309,9 @@ def _replicated_over(devices: Sequence[jax.Device]) -> jax.sharding.Sharding:
     return jax.sharding.NamedSharding(jax.sharding.Mesh(np.array(devices), (AXIS,)), jax.sharding.PartitionSpec())
 
 
-def _relabelled(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-    def relabelled(x: jax.Array) -> jax.Array:
+def _relabeled(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    def relabeled(x: jax.Array) -> jax.Array:
         parts = [shard.data for shard in x.addressable_shards]
         return jax.make_array_from_single_device_arrays(x.shape, sharding, parts)
 
-    return jax.tree.map(relabelled, tree)
+    return jax.tree.map(relabeled, tree)

@@ -57,7 +57,8 @@ def train(config: Config) -> AnyPath:
     """Prepare, train, evaluate and export; return the directory of the trained model.
 
     Raises:
-      ValueError: the settings cannot be met. What can be checked early is checked before anything is written.
+      ValueError: a setting is not allowed, or the data does not allow it. Most settings are checked before anything is
+        written.
       DirectoryInUse: another run works in `output_dir`.
       KeyboardInterrupt, FloatingPointError, OSError: see `jaxretr.train.loop.fit`.
     """
@@ -65,10 +66,12 @@ def train(config: Config) -> AnyPath:
     config = config.validated()
     if config.hardening.method == "typos":
         check_typo_languages(config.data.languages)
-    loss_by_name(config.train.loss)  # an unknown name ends the run before anything is written
+    loss_by_name(config.train.loss)  # raises for an unknown name before anything is written
     rows = parallel.process_rows(config.train.batch_size)
     criterion = SelectionMetric.parse(config.evaluation.best_measure) if config.evaluation.every_steps else None
-    with parallel.locked(output_directory(config), "wait until it has ended or stop it, or set another output_dir"):
+    with parallel.locked(
+        output_directory(config), "wait until the other run has ended, stop it, or set another output_dir"
+    ):
         return _train(config, rows, criterion, started)
 
 
@@ -94,8 +97,8 @@ def _train(config: Config, rows: slice, criterion: SelectionMetric | None, start
         say(f"training examples: {' '.join(f'{code} {size:,}' for code, size in index.sizes.items())}")
 
         if count := config.data.num_hard_negatives:
-            having = " ".join(f"{code} {size:,}" for code, size in index.with_negatives(count).items())
-            say(f"examples with {count} hard negative{'s' * (count > 1)}: {having}; the other examples have fewer")
+            sizes = " ".join(f"{code} {size:,}" for code, size in index.with_negatives(count).items())
+            say(f"examples with {count} hard negative{'s' * (count > 1)}: {sizes}; the other examples have fewer")
 
         before = None
         if held_out and parallel.broadcast_from_main(before_path.exists()):
@@ -106,7 +109,7 @@ def _train(config: Config, rows: slice, criterion: SelectionMetric | None, start
             if parallel.is_main_process():
                 before.save(before_path)
 
-        encoder.params = _optimise(
+        encoder.params = _optimize(
             config, output_dir, encoder, index, builder.as_data_source("train"), rows, held_out, before
         )
 
@@ -127,7 +130,7 @@ def _train(config: Config, rows: slice, criterion: SelectionMetric | None, start
     return model_dir
 
 
-def _optimise(
+def _optimize(
     config: Config,
     output_dir: AnyPath,
     encoder: Encoder,
@@ -263,18 +266,18 @@ def load_encoder(config: Config) -> Encoder:
 
 
 def _hardening(config: Config, special_ids: tuple[int, ...]) -> Hardening | None:
-    chosen = config.hardening
-    budget = Budget(chosen.rho, cast(Norm, chosen.norm), special_ids)
+    hardening = config.hardening
+    budget = Budget(hardening.rho, cast(Norm, hardening.norm), special_ids)
     methods: dict[str, Hardening | None] = {
         "": None,
-        "fgm": partial(fgm, budget=budget, weight=chosen.weight),
-        "pgd": partial(pgd, budget=budget, steps=chosen.steps, weight=chosen.weight),
-        "freelb": partial(freelb, budget=budget, steps=chosen.steps),
-        "vat": partial(vat, budget=budget, steps=chosen.steps, weight=chosen.weight),
-        "typos": partial(self_teaching, weight=chosen.weight),
+        "fgm": partial(fgm, budget=budget, weight=hardening.weight),
+        "pgd": partial(pgd, budget=budget, steps=hardening.steps, weight=hardening.weight),
+        "freelb": partial(freelb, budget=budget, steps=hardening.steps),
+        "vat": partial(vat, budget=budget, steps=hardening.steps, weight=hardening.weight),
+        "typos": partial(self_teaching, weight=hardening.weight),
         "translations": worst_translations,
     }
-    return methods[chosen.method]
+    return methods[hardening.method]
 
 
 def _source_settings(config: Config) -> dict[str, Any]:
@@ -295,8 +298,8 @@ def _reader(
     def side(prefix: str, max_len: int) -> Tokenization:
         return Tokenization(tokenizer.backend_tokenizer, prefix=prefix, max_len=max_len, pad_id=tokenizer.pad_token_id)
 
-    several = jax.process_count() > 1
-    make = partial(
+    several_processes = jax.process_count() > 1
+    make_reader = partial(
         PairReader,
         source,
         side(encoder.query_prefix, config.model.query_max_len),
@@ -305,11 +308,11 @@ def _reader(
     )
     if config.hardening.method in ("typos", "translations"):
         typos = Typos(config.hardening.edits, config.seed) if config.hardening.method == "typos" else None
-        return make(rows=rows, fixed_length=several, typos=typos)
+        return make_reader(rows=rows, fixed_length=several_processes, typos=typos)
     pairs = config.train.chunk_size or config.train.batch_size // jax.device_count()
     # Each process sees only its own rows of a batch, but all must give XLA the same shapes.
-    agreed = agreed_rows(plan, make(rows=slice(0, pairs), packed_pairs=pairs)) if several else 0
-    return make(rows=rows, packed_pairs=pairs, packed_rows=agreed)
+    packed_rows = agreed_rows(plan, make_reader(rows=slice(0, pairs), packed_pairs=pairs)) if several_processes else 0
+    return make_reader(rows=rows, packed_pairs=pairs, packed_rows=packed_rows)
 
 
 def load_held_out(config: Config, builder: tfds.core.DatasetBuilder) -> RetrievalSet:
@@ -317,24 +320,25 @@ def load_held_out(config: Config, builder: tfds.core.DatasetBuilder) -> Retrieva
 
     It is a split of the training data set `builder`, or another collection.
     """
-    chosen = config.evaluation
-    drawn: dict[str, Any] = {"max_queries": chosen.max_queries or None, "seed": config.seed}
-    if chosen.dataset:
+    evaluation = config.evaluation
+    drawn: dict[str, Any] = {"max_queries": evaluation.max_queries or None, "seed": config.seed}
+    if evaluation.dataset:
         return load_test_collection(
-            chosen.dataset,
-            chosen.source or None,
+            evaluation.dataset,
+            evaluation.source or None,
             cache_dir=config.data.data_dir,
-            languages=chosen.languages or None,
-            split=chosen.split,
+            languages=evaluation.languages or None,
+            split=evaluation.split,
             **drawn,
         )
-    if chosen.split not in builder.info.splits:
+    if evaluation.split not in builder.info.splits:
         raise ValueError(
-            f"{builder.name} has no split {chosen.split!r} to evaluate on; it has {', '.join(builder.info.splits)}. "
-            "Set evaluation.split to another held-out split or evaluation.dataset to a test collection, add the split "
-            f"(to pairs, a file {chosen.split}.jsonl), or train without evaluation: evaluation.dataset=none."
+            f"{builder.name} has no split {evaluation.split!r} to evaluate on; it has "
+            f"{', '.join(builder.info.splits)}. Set evaluation.split to another held-out split or "
+            "evaluation.dataset to a test collection, add the split (to pairs, a file "
+            f"{evaluation.split}.jsonl), or train without evaluation: evaluation.dataset=none."
         )
-    return load_collection(builder, chosen.split, languages=chosen.languages or config.data.languages, **drawn)
+    return load_collection(builder, evaluation.split, languages=evaluation.languages or config.data.languages, **drawn)
 
 
 def _evaluate(encoder: Encoder, held_out: Validator) -> Results:

@@ -1,4 +1,4 @@
-"""Tokenization of texts, for training, encoding and attacks alike.
+"""Tokenization of texts for training, encoding and attacks.
 
 Input: a `tokenizers.Tokenizer` and strings. Output: lists of token ids, and `TokenBatch`es with a few fixed lengths.
 """
@@ -17,7 +17,7 @@ only the tokens of texts that lose most of their characters in normalization."""
 
 
 MANY_TEXTS = 4_096
-"""From this number of texts on, padding costs more than compiling for more lengths."""
+"""For this many texts or more, padding costs more than compiling for more lengths."""
 
 
 def clean_text(text: str) -> str:

@@ -53,7 +53,7 @@ def errors_as_lines(interrupted: str = "nothing was finished") -> Iterator[None]
     Other exceptions are bugs and keep their traceback.
 
     Args:
-      interrupted: what Ctrl-C leaves behind, unless the exception says it.
+      interrupted: what the message says after Ctrl-C, unless the exception has its own text.
     """
     try:
         yield
@@ -64,7 +64,7 @@ def errors_as_lines(interrupted: str = "nothing was finished") -> Iterator[None]
 
 
 def _one_line(error: Exception) -> str:
-    """Return the message of an error for users; for a file system error, also what should be at the path."""
+    """Return the message of an error; for a file system error, add what was expected at the path."""
     expected = _EXPECTED.get(error.errno or 0, "") if isinstance(error, OSError) else ""
     return (str(error) or type(error).__name__) + expected
 
@@ -102,8 +102,8 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._tensorboard = SummaryWriter(
             str(self._directory / "tensorboard"),
             purge_step=first_step + 1 if first_step else 0,
-            flush_secs=1,  # the curves of a killed run have no gap at the step where it resumes
-            filename_suffix=f".{first_step}",  # the rest of the name is the time of creation, in seconds
+            flush_secs=1,  # so the curves of a killed run have no gap where it resumes
+            filename_suffix=f".{first_step}",  # the name also holds the time of creation, but only in seconds
         )
         if wandb_project:
             try:

@@ -61,7 +61,7 @@ def test_a_copy_follows_what_is_in_the_bucket(bucket: type[buckets.Buckets]) -> 
     local_copy(path)
     assert (copy / "3.json").stat().st_ino == inode != kept  # not copied again
     assert json.loads(local_copy(path / "3.json").read_text()) == 3
-    with pytest.raises(FileNotFoundError, match="nothing at gs://bucket/absent; check the name"):
+    with pytest.raises(FileNotFoundError, match="gs://bucket/absent does not exist; check the name"):
         local_copy(path.parent / "absent")
 
 
@@ -142,7 +142,7 @@ def test_models(bucket: type[buckets.Buckets]) -> None:
     bucket.left = 3
     with pytest.raises(OSError, match="network is down"):
         other.save("gs://bucket/model")
-    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         Encoder.load("gs://bucket/model")
     bucket.left = -1
     other.save("gs://bucket/model")
@@ -151,7 +151,7 @@ def test_models(bucket: type[buckets.Buckets]) -> None:
     assert not as_path("gs://bucket/model/README.md").exists()
 
     write_json(as_path("gs://bucket/mine/notes.json"), 1)
-    with pytest.raises(FileExistsError, match="gs://bucket/mine exists and is no saved model"):
+    with pytest.raises(FileExistsError, match="gs://bucket/mine exists and is not a saved model"):
         encoder.save("gs://bucket/mine")
 
 
@@ -228,7 +228,9 @@ def test_evaluations_and_attacks(in_bucket: Config) -> None:
 
 
 def test_an_index_in_a_bucket_is_refused(bucket: type[buckets.Buckets]) -> None:
-    with pytest.raises(ValueError, match=r"gs://bucket/index is in a bucket, and an index must be on a disk; copy it"):
+    with pytest.raises(
+        ValueError, match=r"gs://bucket/index is in a bucket, but an index must be on a disk; copy it to a disk"
+    ):
         Index.open("gs://bucket/index")
 
 

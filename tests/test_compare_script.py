@@ -103,8 +103,11 @@ def test_a_directory_names_a_system_without_a_name(run: Callable) -> None:
         (["m0", "mono=m1,m7"], "No such file or directory: 'm7'"),
         (["m0", "mono=m1,m0"], "m0 is given twice"),
         (["h=m0,m1", "h=h0,h1"], "two systems are named 'h'; give one of them another name"),
-        (["m0", "h0", "--measure", "multi/ap"], "not all systems have multi/ap; choose of what all have: multi/AP"),
-        (["m0", "h0", "--baseline", "h1"], "the baseline 'h1' is none of the systems m0, h0"),
+        (
+            ["m0", "h0", "--measure", "multi/ap"],
+            "not all systems have multi/ap; measures that all systems have: multi/AP",
+        ),
+        (["m0", "h0", "--baseline", "h1"], "the baseline 'h1' is not one of the systems m0, h0"),
     ],
 )
 def test_bad_input_ends_in_one_line(run: Callable, arguments: list[str], message: str) -> None:

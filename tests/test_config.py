@@ -62,7 +62,7 @@ def test_hardened_recipes_differ_in_hardening(method: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DataConfig(alpha=1.5), "data.alpha=1.5 is not possible; expected a probability between 0 and 1"),
+        (lambda: DataConfig(alpha=1.5), "data.alpha=1.5 is not allowed; expected a probability between 0 and 1"),
         (lambda: DataConfig(languages=("en",)), "expected two or more languages, or data.alpha=1"),
         (lambda: DataConfig(languages=("en", "en")), "expected each code once"),
         (lambda: DataConfig(language_draw="size"), "data.language_draw='size'"),
@@ -77,10 +77,10 @@ def test_hardened_recipes_differ_in_hardening(method: str) -> None:
         (lambda: TrainConfig(temperature=0.0), "train.temperature=0.0"),
         (lambda: EvaluationConfig(split="train"), "a held-out split"),
         (lambda: EvaluationConfig(best_measure="AP"), "such as multi/AP"),
-        (lambda: EvaluationConfig(source="/data/beir"), "evaluation.source='/data/beir' is not possible; expected ''"),
+        (lambda: EvaluationConfig(source="/data/beir"), "evaluation.source='/data/beir' is not allowed; expected ''"),
         (
             lambda: EvaluationConfig(dataset="none", every_steps=5),
-            "evaluation.every_steps=5 is not possible; expected 0 with evaluation.dataset=none",
+            "evaluation.every_steps=5 is not allowed; expected 0 with evaluation.dataset=none",
         ),
         (lambda: EvaluationConfig(dataset="none", source="/data/beir"), "evaluation.source='/data/beir'"),
         (lambda: EvaluationConfig(languages=("en", "en")), "evaluation.languages=('en', 'en')"),
@@ -88,23 +88,23 @@ def test_hardened_recipes_differ_in_hardening(method: str) -> None:
         (lambda: EvaluationConfig(patience=2), "0, or evaluation.every_steps > 0"),
         (
             lambda: HardeningConfig(method="FGM"),
-            "hardening.method='FGM' is not possible; expected fgm, pgd,",
+            "hardening.method='FGM' is not allowed; expected fgm, pgd,",
         ),
         (lambda: HardeningConfig(rho=0.0), "hardening.rho=0.0"),
         (
             lambda: HardeningConfig(norm="l2"),
-            "hardening.norm='l2' is not possible; expected token_l2, linf or",
+            "hardening.norm='l2' is not allowed; expected token_l2, linf or",
         ),
         (lambda: HardeningConfig(weight=float("inf")), "hardening.weight=inf"),
         (lambda: HardeningConfig(steps=0), "hardening.steps=0"),
         (lambda: HardeningConfig(edits=0), "hardening.edits=0"),
         (
             lambda: Config(data=DataConfig(languages=("en", "de")), hardening=HardeningConfig(method="translations")),
-            "hardening.translations=2 is not possible; expected at most 1, the other languages of data.languages",
+            "hardening.translations=2 is not allowed; expected at most 1, the other languages of data.languages",
         ),
         (
             lambda: Config(train=TrainConfig(sparse_embeddings=True), hardening=HardeningConfig(method="fgm")),
-            "train.sparse_embeddings=True is not possible; expected False with hardening",
+            "train.sparse_embeddings=True is not allowed; expected False with hardening",
         ),
         (lambda: Config(seed=-1), "seed=-1"),
         (lambda: Config(keep_checkpoints=0), "keep_checkpoints=0"),

@@ -135,5 +135,5 @@ def test_home_directories_are_expanded(give: type, monkeypatch: pytest.MonkeyPat
         "/a/~x": "/a/~x",
     }.items():
         assert as_path(give(given)) == on_disk(give(given), "it") == Path(path)
-    with pytest.raises(ValueError, match="~nobody-of-this-name/x begins with the home directory of a user who is not"):
+    with pytest.raises(ValueError, match="~nobody-of-this-name/x begins with the home directory of an unknown user"):
         as_path(give("~nobody-of-this-name/x"))

@@ -55,7 +55,7 @@ def test_the_checksum_of_a_set_does_not_depend_on_its_order() -> None:
         ({"seed": 0}, {"seed": 1}, "seed was 0, is 1"),
         ({"files": {"a": 1, "b": 2}}, {"files": {"a": 3, "b": 2}}, "files: a was 1, is 3"),
         ({}, {"content": {"queries": "x"}}, "content was not recorded, is {'queries': 'x'}"),
-        ({"a": None}, {}, "a was None, is not there now"),
+        ({"a": None}, {}, "a was None, is absent now"),
         ({}, {"a": None}, "a was not recorded, is None"),
         (dict.fromkeys("abcdefg", 0), dict.fromkeys("abcdefg", 1), "e was 0, is 1; and 2 more"),
     ],

@@ -57,7 +57,7 @@ def test_paths_of_a_config(home: Path) -> None:
     ] == [str(home / name) for name in ("model", "data", "pairs", "beir", "runs/x")]
     assert dataclasses.replace(config) == config
     assert ModelConfig(model_name_or_path="intfloat/e5~").model_name_or_path == "intfloat/e5~"
-    with pytest.raises(ValueError, match="~nobody-of-this-name/x begins with the home directory of a user"):
+    with pytest.raises(ValueError, match="~nobody-of-this-name/x begins with the home directory of an unknown user"):
         Config(output_dir="~nobody-of-this-name/x")
 
 
@@ -136,7 +136,7 @@ def test_flags_of_all_scripts(home: Path, capsys: pytest.CaptureFixture[str]) ->
                 assert callable(action.type) and action.type("~/x") == home / "x"
             elif kind in ("path_flag", "model_flag"):
                 assert callable(action.type) and str(action.type("~/x")) == str(home / "x"), (script, action.dest)
-                with pytest.raises(argparse.ArgumentTypeError, match="home directory of a user who is not known"):
+                with pytest.raises(argparse.ArgumentTypeError, match="home directory of an unknown user"):
                     action.type("~nobody-of-this-name/x")
                 seen.append((script, action.dest))
             elif is_path and action.type in (None, str, Path) and action.nargs != 0 and action.choices is None:

@@ -102,7 +102,7 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    message = r"lock cannot be locked \(Operation not supported\); let only one process work there"
+    message = r"lock cannot be locked \(Operation not supported\); let only one process use the directory"
     with pytest.warns(UserWarning, match=message), locked(tmp_path, "stop it"):
         pass
 

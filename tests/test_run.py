@@ -182,7 +182,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     try:
         with monkeypatch.context() as patch:
             at_step(patch, 8, fill_disk)
-            with pytest.raises(OSError, match="checkpoint 5 is whole .* Free some disk space"):
+            with pytest.raises(OSError, match="resumes from checkpoint 5.* Free some disk space"):
                 run.train(tiny_config)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -215,7 +215,9 @@ def test_changed_data_under_the_same_path_is_refused(finished: Config, monkeypat
 
     load = run.pair_index.load
     monkeypatch.setattr(run.pair_index, "load", changed)
-    with pytest.raises(ValueError, match=r"other content under the same names \(training data was '\w+', is 'changed'"):
+    with pytest.raises(
+        ValueError, match=r"different content under the same names \(training data was '\w+', is 'changed'"
+    ):
         run.train(finished)
 
 
@@ -243,12 +245,12 @@ def test_without_a_held_out_split_it_trains_without_evaluation_if_asked(
     source = tmp_path / "mine.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, source=str(source)))
-    monkeypatch.setattr(run, "_optimise", lambda config, output_dir, encoder, *_: encoder.params)
+    monkeypatch.setattr(run, "_optimize", lambda config, output_dir, encoder, *_: encoder.params)
     with pytest.raises(ValueError, match=r"pairs has no split 'test' .*; it has train\..*evaluation\.dataset=none"):
         run.train(config)
     config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, dataset="none"))
     too_many = dataclasses.replace(config, data=dataclasses.replace(config.data, num_hard_negatives=2))
-    with pytest.raises(ValueError, match=r"num_hard_negatives=2 is not possible: .* at most 1 "):
+    with pytest.raises(ValueError, match=r"num_hard_negatives=2 is too high: .* at most 1 "):
         run.train(too_many)
     model = Path(run.train(config))
     card = (model / "README.md").read_text()
@@ -309,7 +311,7 @@ def test_a_language_the_data_lacks_is_named(tiny_config: Config) -> None:
 def test_a_language_without_typos_is_refused_before_anything_is_written(tiny_config: Config) -> None:
     data = dataclasses.replace(tiny_config.data, languages=("en", "fi"))
     config = dataclasses.replace(tiny_config, data=data, hardening=HardeningConfig(method="typos"))
-    with pytest.raises(ValueError, match="no typos for language fi"):
+    with pytest.raises(ValueError, match="No typos can be made in language fi"):
         run.train(config)
     assert not Path(config.output_dir).exists()
 

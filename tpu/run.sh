@@ -13,7 +13,7 @@ for name in ${TPU_FORWARD:-}; do
   [[ -n ${!name:-} ]] && variables+=("$name=${!name}")
 done
 
-# The hosts of a slice find each other by themselves once they know that there are several.
+# JAX finds the hosts of a slice by itself if this address says that there are several.
 if dry_run; then
   hosts='HOST_0;HOST_1'
 else
@@ -24,7 +24,7 @@ fi
 arguments=()
 for argument in "$@"; do
   if [[ $argument == *'{bucket}'* ]]; then
-    [[ -n ${TPU_BUCKET:-} ]] || die "TPU_BUCKET is not set, which $argument needs; give it a value in $settings"
+    [[ -n ${TPU_BUCKET:-} ]] || die "$argument needs TPU_BUCKET, which is not set; give it a value in $settings"
     argument="${argument//'{bucket}'/"$TPU_BUCKET"}"
   fi
   arguments+=("$argument")

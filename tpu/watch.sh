@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Sees a command through to its end: creates the slice, sets it up, runs the command, and where the slice is taken away
-# deletes what is left, creates it anew and runs the same command, which resumes from its checkpoint.
+# Runs a command to its end, through preemptions of the slice: creates the slice, sets it up and runs the command. If
+# the slice is preempted, deletes it, creates it again and runs the same command, which resumes from its checkpoint.
 #
 #   tpu/watch.sh scripts/train.py --config configs/hybrid_xlmr_base.py --config.output_dir={bucket}/runs/base
 #
-# Ends with the command's own exit status. Interrupted, it may be started again: a command that runs is left alone.
+# Exits with the command's exit status. After an interruption, start it again: a running command is not disturbed.
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -14,7 +14,7 @@ say() { echo "$(date +%T) $*"; }
 
 begin() { "$tpu/create.sh" && "$tpu/setup.sh" && "$tpu/run.sh" "$@"; }
 
-# What the hosts say of the command: the first exit status that is not 0, "running", "lost", or 0 once all have ended.
+# Prints the status of the command on all hosts: the first exit status that is not 0, else "running" or "lost", else 0.
 job_status() {
   local answers
   answers="$(on_all 'jaxretr/tpu/on_host.sh status' 2>/dev/null | sed -n 's/^job: //p')" || true
@@ -24,16 +24,16 @@ job_status() {
 begin "$@"
 dry_run && exit
 
-failures=0 # looks in a row that found the command failed on a slice that is there
+failures=0 # consecutive checks that found a failed command on a ready slice
 while pause; do
   state="$(slice_state)" || continue
   case $state in
     READY) ;;
     PREEMPTED | TERMINATED | STOPPED | ABSENT)
-      say "$TPU_NAME is $state; creating it anew"
+      say "$TPU_NAME is $state; creating it again"
       failures=0
       until "$tpu/delete.sh" && begin "$@"; do
-        say "that failed; trying again"
+        say "creating the slice or starting the command failed; trying again"
         pause
       done
       continue
@@ -44,12 +44,12 @@ while pause; do
       ;;
   esac
   status="$(job_status)"
-  say "the command: ${status:-no answer}"
+  say "command: ${status:-no answer}"
   case $status in
     0) exit ;;
     '' | running) failures=0 ;;
-    lost) "$tpu/run.sh" "$@" || say "starting it again failed" ;;
-    *) # When one host is taken away the command fails on the others, before the slice is known to be preempted.
+    lost) "$tpu/run.sh" "$@" || say "restarting the command failed" ;;
+    *) # If one host is preempted, the command fails on the other hosts before gcloud reports the preemption.
       failures=$((failures + 1))
       if [[ $failures -gt 2 ]]; then
         tpus tpu-vm ssh "$TPU_NAME" --worker=all --command='tail -n 30 jaxretr-run/log' </dev/null || true

@@ -44,8 +44,7 @@ class PairBatch(NamedTuple):
 
     Attributes:
       queries: tokens, [batch length].
-      passages: tokens, [batch columns length]. Column 0 is the relevant passage; the others are hard
-        negatives.
+      passages: tokens, [batch columns length]. Column 0 is the relevant passage; the other columns are hard negatives.
       query_content, passage_content: 32-bit checksums of the texts, [batch] and [batch columns]. Texts with equal
         checksums are not used as negatives of each other. 0 marks a hard negative that the example lacks.
       typo_queries: tokens of the queries with typos, [batch length]; None unless the reader makes typos.
@@ -99,9 +98,9 @@ class Typos:
           step: number of the training step.
           first_row: row of the first record in the global batch.
         """
-        return [self._of(record, step, row) for row, record in enumerate(records, start=first_row)]
+        return [self._with_typos(record, step, row) for row, record in enumerate(records, start=first_row)]
 
-    def _of(self, record: Mapping[str, Any], step: int, row: int) -> bytes:
+    def _with_typos(self, record: Mapping[str, Any], step: int, row: int) -> bytes:
         text, language = record["query"].decode(), record["language"].decode()
         (seed,) = np.random.SeedSequence([self.seed, step, row]).generate_state(1, np.uint64)
         edited = draw(possible_typos, text, language, count=1, edits=self.edits, seed=int(seed))
@@ -109,10 +108,10 @@ class Typos:
 
 
 def check_typo_languages(languages: Sequence[str]) -> None:
-    """Raise ValueError if a language has no typos; the message lists the languages that have them."""
+    """Raise ValueError if typos cannot be made in a language; the message lists the supported languages."""
     if missing := [code for code in languages if code not in FUNCTION_WORDS]:
         raise ValueError(
-            f"There are no typos for language {', '.join(missing)}, only for {', '.join(FUNCTION_WORDS)}; remove "
+            f"No typos can be made in language {', '.join(missing)}, only in {', '.join(FUNCTION_WORDS)}; remove "
             f"{', '.join(missing)} from data.languages, or set another hardening.method."
         )
 

@@ -43,8 +43,7 @@ def load_collection(
       split: the split of the queries.
       languages: languages of queries and passages; None for all.
       max_queries: number of questions to keep, with all their translations, drawn from the questions with a relevant
-        passage.
-        None keeps all questions.
+        passage; None keeps all questions.
       parallel_only: keep only questions that exist in every one of `languages`.
       seed: seed of the draw of questions.
 
@@ -57,19 +56,19 @@ def load_collection(
         raise ValueError(f"{builder.name} has no split {split!r}; it has {', '.join(splits) or 'none'}.")
     if max_queries is not None and max_queries < 1:
         raise ValueError(f"max_queries={max_queries} must be positive, or None for all.")
-    full = _read_pairs(builder, split) if "passage" in builder.info.features else _read_corpus(builder, split)
+    everything = _read_pairs(builder, split) if "passage" in builder.info.features else _read_corpus(builder, split)
 
-    present = full.languages
-    languages = list(languages or present)
-    if missing := sorted(set(languages) - set(present)):
-        raise ValueError(f"{full.name} has no language {', '.join(missing)}; it has {', '.join(present)}.")
-    queries = [query for query in full.queries if query.language in languages]
-    passages = _select(full.passages, languages)
+    available = everything.languages
+    languages = list(languages or available)
+    if missing := sorted(set(languages) - set(available)):
+        raise ValueError(f"{everything.name} has no language {', '.join(missing)}; it has {', '.join(available)}.")
+    queries = [query for query in everything.queries if query.language in languages]
+    passages = _select(everything.passages, languages)
     qrels = {
         key: {passage: grade for passage, grade in grades.items() if passage.partition(":")[0] in languages}
-        for key, grades in full.qrels.items()
+        for key, grades in everything.qrels.items()
     }
-    _check(RetrievalSet(full.name, tuple(queries), passages, qrels))
+    _check(RetrievalSet(everything.name, tuple(queries), passages, qrels))
 
     keys = {query.key for query in queries}
     if parallel_only:
@@ -79,7 +78,7 @@ def load_collection(
     if max_queries is not None and max_queries < len(answered):
         keys = set(random.Random(seed).sample(answered, max_queries))
     return RetrievalSet(
-        name=full.name,
+        name=everything.name,
         queries=tuple(query for query in queries if query.key in keys),
         passages=passages,
         qrels={key: qrels[key] for key in sorted(keys)},
@@ -108,10 +107,13 @@ def _select(passages: Sequence[Passage], languages: Collection[str]) -> Sequence
 
 def _check(collection: RetrievalSet) -> None:
     if empty := [query.id for query in collection.queries if not query.text.strip()]:
-        raise ValueError(f"Queries without text: {_some(empty)}.")
+        raise ValueError(f"Queries without text: {_first_ids(empty)}. Add the texts, or remove the queries.")
     judged = {passage for grades in collection.qrels.values() for passage in grades}
     if unknown := judged.difference(collection.passage_ids):
-        raise ValueError(f"The judgements name passages that the corpus lacks: {_some(unknown)}.")
+        raise ValueError(
+            f"The judgements name passages that are not in the corpus: {_first_ids(unknown)}. "
+            "Add the passages, or remove the judgements."
+        )
     _check_blank(collection)
 
 
@@ -128,17 +130,17 @@ def _check_blank(collection: RetrievalSet) -> None:
     }
     if unanswerable := [key for key, answers in relevant.items() if answers and answers <= blank]:
         raise ValueError(
-            f"{collection.name}: only passages without text answer the questions {_some(unanswerable)}. "
+            f"{collection.name}: only passages without text answer the questions {_first_ids(unanswerable)}. "
             "Give the passages their texts, or remove the questions from the judgements."
         )
     judged = len(blank & set().union(*relevant.values()))
     files.CONSOLE.print(
         f"{collection.name}: {len(blank):,} of {len(passages):,} passages have no text ({judged:,} of them judged "
-        "relevant); they stay in the corpus, as in published measures.",
+        "relevant); they stay in the corpus, because published measures count them.",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def _some(ids: Collection[str]) -> str:
+def _first_ids(ids: Collection[str]) -> str:
     return f"{', '.join(sorted(ids)[:5])}{', ...' if len(ids) > 5 else ''} ({len(ids)})"

@@ -32,7 +32,8 @@ def pack(groups: Sequence[Sequence[int]], row_length: int, rows: int = 0) -> Pac
     needed = max(count for count, _ in placed)
     if rows and needed > rows:
         raise ValueError(
-            f"the texts need {needed} rows of {row_length} tokens, expected at most {rows}; cut them to fit"
+            f"the texts need {needed} rows of {row_length} tokens, expected at most {rows}; shorten them with "
+            "cut_to_fit"
         )
     rows = rows or needed + -needed % 2 ** max(1, needed.bit_length() - 5)
     text = np.full((len(groups), rows * row_length), -1, np.int32)

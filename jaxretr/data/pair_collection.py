@@ -39,7 +39,7 @@ def collect(name: str, records: Iterable[Mapping[str, Any]]) -> RetrievalSet:
         name,
         tuple(queries.values()),
         tuple(Passage(key, language, text) for (key, language), text in passages.texts.items()),
-        {key: dict.fromkeys(passages.answering(key, of_language), 1) for key, of_language in answers.items()},
+        {key: dict.fromkeys(passages.answering(key, ids_by_language), 1) for key, ids_by_language in answers.items()},
     )
 
 
@@ -63,7 +63,7 @@ class _Passages:
     def __init__(self, records: Sequence[Mapping[str, Any]]):
         given = [_given(record, "docid", "passage_id") for record in records]
         self._given = set(given) - {""}
-        self.ids = [id or self._free(record["passage_id"]) for record, id in zip(records, given, strict=True)]
+        self.ids = [id or self._unused_id(record["passage_id"]) for record, id in zip(records, given, strict=True)]
         self.texts: dict[tuple[str, str], str] = {}
         self._parent: dict[str, str] = {}  # union-find: passage id -> another id of the same passage
         named: dict[tuple[str, str], str] = {}  # language and text -> key
@@ -93,10 +93,10 @@ class _Passages:
                     f"must share one. If {first!r} and {language!r} ask different questions, give each its own id; "
                     "otherwise give the passage and its translation one passage_id."
                 )
-        roots = dict.fromkeys(self._root(id) for of_language in ids.values() for id in of_language)
+        roots = dict.fromkeys(self._root(id) for ids_of_language in ids.values() for id in ids_of_language)
         return [passage for root in roots for passage in self._translations[root]]
 
-    def _free(self, id: str) -> str:
+    def _unused_id(self, id: str) -> str:
         """Return an id for a passage without one that no other passage has."""
         while id in self._given:
             id += "'"

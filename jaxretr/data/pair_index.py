@@ -52,7 +52,7 @@ class PairIndex:
         if count and not any(self.with_negatives(count).values()):
             most = int(np.flatnonzero(self.negatives.any(axis=0)).max(initial=0))
             raise ValueError(
-                f"data.num_hard_negatives={count} is not possible: the training examples in "
+                f"data.num_hard_negatives={count} is too high: the training examples in "
                 f"{', '.join(self.languages)} have at most {most} hard negatives each. Set it to {most} or less, or "
                 "prepare data with more (docs/data.md lists the columns that hard negatives are read from)."
             )

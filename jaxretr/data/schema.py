@@ -46,11 +46,11 @@ def pair_features() -> tfds.features.FeaturesDict:
 
 def own_pair_features() -> tfds.features.FeaturesDict:
     """Return the features of a training pair from a user's own data (`pairs`)."""
-    own = {
+    identifiers = {
         "question_id": tfds.features.Text(doc="Id of the question; if empty, its text identifies it."),
         "docid": tfds.features.Text(doc="Id of the passage; if empty, its text identifies it."),
     }
-    return tfds.features.FeaturesDict({**pair_features(), **own})
+    return tfds.features.FeaturesDict({**pair_features(), **identifiers})
 
 
 def retrieval_features() -> tfds.features.FeaturesDict:
@@ -70,7 +70,7 @@ def retrieval_features() -> tfds.features.FeaturesDict:
 def pair_record(
     query_id: str, passage_id: str, language: str, query: str, passage: str, negatives: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return a training pair as it is written."""
+    """Return a training pair as a record to write."""
     return {
         "query_id": query_id,
         "passage_id": passage_id,
@@ -82,14 +82,14 @@ def pair_record(
 
 
 def own_pair_record(*values: Any, question_id: str, docid: str) -> dict[str, Any]:
-    """Return a training pair from a user's own data as it is written; `values` are the arguments of `pair_record`."""
+    """Return a training pair from a user's own data as a record to write; for `values`, see `pair_record`."""
     return pair_record(*values) | {"question_id": question_id, "docid": docid}
 
 
 def retrieval_record(
     key: str, language: str, text: str, *, title: str = "", relevant: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """Return a passage, or a query with its judgements (`relevant`: passage id -> grade), as it is written."""
+    """Return a passage, or a query with its judgements (`relevant`: passage id -> grade), as a record to write."""
     relevant = relevant or {}
     return {
         "key": key,

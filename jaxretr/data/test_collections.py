@@ -17,7 +17,7 @@ from jaxretr.types import RetrievalSet
 
 
 @dataclasses.dataclass(frozen=True)
-class _Known:
+class _Spec:
     """How to load one test collection.
 
     Attributes:
@@ -34,17 +34,17 @@ class _Known:
 
 
 TEST_COLLECTIONS = {
-    "xquad-r": _Known("lareqa"),
-    "mlqa-r": _Known("lareqa"),
-    "beir": _Known("beir", layout="a directory or zip in BEIR layout", user_files=True),
-    "parallel-beir": _Known(
+    "xquad-r": _Spec("lareqa"),
+    "mlqa-r": _Spec("lareqa"),
+    "beir": _Spec("beir", layout="a directory or zip in BEIR layout", user_files=True),
+    "parallel-beir": _Spec(
         "parallel_beir", layout="a directory with a BEIR directory or zip for each language", user_files=True
     ),
-    "miracl": _Known("miracl", split="dev", layout="the directory that holds miracl-v1.0-* and miracl-corpus-v1.0-*"),
-    "mrtydi": _Known("mrtydi", layout="the directory that holds mrtydi-v1.1-*"),
-    "libreoffice_help": _Known("libreoffice_help"),
-    "pairs": _Known("pairs", layout="a file or directory of training pairs", user_files=True),
-    "mmarco": _Known("mmarco", split="validation", layout="the directory that holds collections/ and queries/"),
+    "miracl": _Spec("miracl", split="dev", layout="the directory that holds miracl-v1.0-* and miracl-corpus-v1.0-*"),
+    "mrtydi": _Spec("mrtydi", layout="the directory that holds mrtydi-v1.1-*"),
+    "libreoffice_help": _Spec("libreoffice_help"),
+    "pairs": _Spec("pairs", layout="a file or directory of training pairs", user_files=True),
+    "mmarco": _Spec("mmarco", split="validation", layout="the directory that holds collections/ and queries/"),
 }
 
 
@@ -79,26 +79,26 @@ def load_test_collection(
 
     Raises:
       ValueError: the dataset, split, language or kind of candidates is unknown; or as in `load_collection`.
-      FileNotFoundError: the files do not exist, or are in another layout.
+      FileNotFoundError: the files do not exist, or have the wrong layout.
     """
-    known = _lookup(dataset)
+    spec = _lookup(dataset)
     values: dict[str, Any] = {}
     if data_dir is not None:
         values["source"] = base.existing_path(data_dir, "data_dir")
-    elif known.layout:
-        raise ValueError(f"{dataset} cannot be downloaded; set data_dir to {known.layout}.")
-    if known.source == "lareqa":
+    elif spec.layout:
+        raise ValueError(f"{dataset} cannot be downloaded; set data_dir to {spec.layout}.")
+    if spec.source == "lareqa":
         values |= {"collection": dataset} | ({"candidates": candidates} if candidates else {})
     elif candidates:
         raise ValueError(f"candidates={candidates!r} applies only to xquad-r and mlqa-r; leave it out.")
     if languages:
-        values |= _language_settings(dataset, known.source, languages)
-    builder = sources.prepare(known.source, data_dir=cache_dir, **values)
-    split = split or known.split
+        values |= _language_settings(dataset, spec.source, languages)
+    builder = sources.prepare(spec.source, data_dir=cache_dir, **values)
+    split = split or spec.split
     collection = load_collection(builder, split, languages=languages, max_queries=max_queries, seed=seed)
 
-    name = f"{dataset} {values['source'].name.removesuffix('.zip')}" if known.user_files else dataset
-    details = [builder.builder_config.candidates if known.source == "lareqa" else split]
+    name = f"{dataset} {values['source'].name.removesuffix('.zip')}" if spec.user_files else dataset
+    details = [builder.builder_config.candidates if spec.source == "lareqa" else split]
     if collection.languages != lareqa.LANGUAGES.get(dataset):
         details.append(" ".join(collection.languages))
     if len(collection.qrels) == max_queries:
@@ -106,7 +106,7 @@ def load_test_collection(
     return dataclasses.replace(collection, name=f"{name} ({', '.join(details)})")
 
 
-def _lookup(dataset: str) -> _Known:
+def _lookup(dataset: str) -> _Spec:
     if dataset not in TEST_COLLECTIONS:
         near = difflib.get_close_matches(dataset.lower(), TEST_COLLECTIONS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? Choose from" if near else "choose from"

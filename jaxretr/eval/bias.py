@@ -152,10 +152,10 @@ def max_rank_norm(
       Values from 0 to 100. NaN for a query for which no passage or every passage is relevant.
     """
     relevant = np.bincount(query[grade > 0], minlength=num_queries)
-    some = (relevant > 0) & (relevant < num_passages)
+    defined = (relevant > 0) & (relevant < num_passages)
     to_end = np.log(num_passages / max_rank(query, rank, grade, num_queries))
-    possible = np.log(num_passages / np.where(some, relevant, 1))
-    return np.divide(100 * to_end, possible, out=np.full(num_queries, np.nan), where=some)
+    possible = np.log(num_passages / np.where(defined, relevant, 1))
+    return np.divide(100 * to_end, possible, out=np.full(num_queries, np.nan), where=defined)
 
 
 def language_shares(

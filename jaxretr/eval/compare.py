@@ -33,8 +33,8 @@ _DEFAULT = ("AP", RANK_DISTANCE)
 _LETTERS = "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"
 _NOTES = """\
 Superscripts name the systems that a system beats, p < 0.05 after Holm's correction over all pairs of systems; † differs
-from the baseline, p < 0.05 after Holm's correction over languages or pairs of languages. p is of the paired
-randomisation test over questions, translations kept together; with several seeds, of a mixed model in which questions
+from the baseline, p < 0.05 after Holm's correction over languages or pairs of languages. p comes from the paired
+randomization test over questions, translations kept together; with several seeds, from a mixed model in which questions
 are crossed with seeds. Intervals are not corrected. Cohen's d: the difference in standard deviations over questions.
 """
 
@@ -88,8 +88,8 @@ class MeasureComparison:
       better: which values of the measure are good.
       tasks: the tasks in which the measure has a value.
       questions: number of questions with a value; a question counts once, whatever the number of its languages.
-      left_out: number of queries, counted once per task, that have a value under some systems only. No system is
-        compared on them.
+      left_out: number of queries, counted once per task, that have a value under some systems only; no
+        system is compared on these queries.
       systems: values of each system, the baseline first.
       pairs: differences of all pairs of systems; the baseline is always `other`.
       by_task: differences of every system from the baseline, task by task.
@@ -173,7 +173,9 @@ class Comparison:
             lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *body]
             better = "" if measure.better == "neither" else f"{measure.better} is better, "
             tasks = f"{len(measure.tasks)} {'pairs of languages' if measure.is_cross else 'languages'}"
-            left_out = f", {measure.left_out:,} queries left out: no value under some" if measure.left_out else ""
+            left_out = (
+                f", {measure.left_out:,} queries left out: some systems have no value" if measure.left_out else ""
+            )
             parts.append(f"## {measure.name}\n\n{better}{tasks}, {measure.questions:,} questions{left_out}\n")
             parts.append("".join(f"| {' | '.join(cell.replace('|', r'\|') for cell in line)} |\n" for line in lines))
         return "\n".join(parts)
@@ -211,28 +213,32 @@ def compare(
         or queries, or on different content under one name; a system lacks a measure or its values per query.
     """
     if not 2 <= len(systems) <= len(_LETTERS):
-        raise ValueError(f"a comparison is of 2 to {len(_LETTERS)} systems, got {len(systems)}; give more, or fewer")
+        raise ValueError(f"a comparison needs 2 to {len(_LETTERS)} systems, got {len(systems)}; add or remove systems")
     baseline = next(iter(systems)) if baseline is None else baseline
     if baseline not in systems:
-        raise ValueError(f"the baseline {baseline!r} is none of the systems {', '.join(systems)}; name one of them")
+        raise ValueError(f"the baseline {baseline!r} is not one of the systems {', '.join(systems)}; name one of them")
     names = [baseline, *(name for name in systems if name != baseline)]
     runs = [(name, run) for name in names for run in systems[name]]
     collections = sorted({run.collection for _, run in runs})
     if len(collections) > 1:
-        raise ValueError(f"systems compare on one collection, got {collections}; make a comparison for each")
+        raise ValueError(
+            f"systems must be evaluated on one collection, got {collections}; compare on each collection separately"
+        )
     check_same_content(runs)
-    had = [{f"{s}/{m}" for s, setting in run.settings.items() for m in setting.measures} for _, run in runs]
-    shared = sorted(set.intersection(*had))
-    chosen = list(dict.fromkeys(measures or [m for m in shared if m.partition("/")[2] in _DEFAULT]))
-    if not chosen or not set(chosen) <= set(shared):
-        wanted = ", ".join(m for m in chosen if m not in shared) or " or ".join(_DEFAULT)
-        raise ValueError(f"not all systems have {wanted}; choose of what all have: {', '.join(shared) or 'nothing'}")
-    found = []
-    for measure in track(chosen, "comparing", console=console, transient=True, disable=not console.is_terminal):
+    measures_of_run = [{f"{s}/{m}" for s, setting in run.settings.items() for m in setting.measures} for _, run in runs]
+    shared = sorted(set.intersection(*measures_of_run))
+    selected = list(dict.fromkeys(measures or [m for m in shared if m.partition("/")[2] in _DEFAULT]))
+    if not selected or not set(selected) <= set(shared):
+        missing = ", ".join(m for m in selected if m not in shared) or " or ".join(_DEFAULT)
+        raise ValueError(
+            f"not all systems have {missing}; measures that all systems have: {', '.join(shared) or 'none'}"
+        )
+    compared = []
+    for measure in track(selected, "comparing", console=console, transient=True, disable=not console.is_terminal):
         tasks, values, left_out = _values(runs, measure)
-        of_system = {name: values[[owner == name for owner, _ in runs]] for name in names}
-        found.append(_compare(measure, tasks, of_system, left_out, resamples, seed))
-    return Comparison(collections[0], tuple(names), tuple(found))
+        values_of_system = {name: values[[owner == name for owner, _ in runs]] for name in names}
+        compared.append(_compare(measure, tasks, values_of_system, left_out, resamples, seed))
+    return Comparison(collections[0], tuple(names), tuple(compared))
 
 
 def check_same_content(runs: Sequence[tuple[str, Results]]) -> None:
@@ -266,31 +272,42 @@ def _compare(
     families: list[list[tuple[str, str, int | None]]] = [[(b, a, None) for a, b in combinations(values, 2)]]
     families += [[(name, baseline, i) for i in range(len(tasks))] for name in others]
     # A system's own interval is the interval of its difference from a system that scores 0 everywhere.
-    pairs = [(of_system, np.where(np.isnan(of_system[:1]), np.nan, 0.0)) for of_system in values.values()]
-    for one, other, i in (names for family in families for names in family):
+    pairs = [
+        (values_of_system, np.where(np.isnan(values_of_system[:1]), np.nan, 0.0))
+        for values_of_system in values.values()
+    ]
+    for system, other, i in (names for family in families for names in family):
         part = slice(None) if i is None else slice(i, i + 1)
-        pairs.append((values[one][:, part], values[other][:, part]))
+        pairs.append((values[system][:, part], values[other][:, part]))
     # The smallest possible p-value is 1 / (resamples + 1), and Holm multiplies it by the size of the family.
     enough = max(resamples, 100 * max(map(len, families)))
     outcomes = iter(paired_test(pairs, resamples=enough, seed=seed))
-    own = []
-    for name, of_system in values.items():
-        o, by_seed, by_task = next(outcomes), contributions(of_system).mean(-1), np.nanmean(of_system, -1).mean(0)
-        own.append(SystemValue(name, o.difference, o.low, o.high, tuple(by_seed.tolist()), tuple(by_task.tolist())))
+    system_values = []
+    for name, values_of_system in values.items():
+        outcome, by_seed, by_task = (
+            next(outcomes),
+            contributions(values_of_system).mean(-1),
+            np.nanmean(values_of_system, -1).mean(0),
+        )
+        system_values.append(
+            SystemValue(
+                name, outcome.difference, outcome.low, outcome.high, tuple(by_seed.tolist()), tuple(by_task.tolist())
+            )
+        )
     differences: list[Difference] = []
     for family in families:
         of_family = [next(outcomes) for _ in family]
         adjusted = holm(np.array([outcome.p for outcome in of_family])).tolist()
-        for outcome, (one, other, i), p_holm in zip(of_family, family, adjusted, strict=True):
+        for outcome, (system, other, i), p_holm in zip(of_family, family, adjusted, strict=True):
             task = None if i is None else tasks[i]
-            differences.append(Difference(**vars(outcome), system=one, other=other, task=task, p_holm=p_holm))
+            differences.append(Difference(**vars(outcome), system=system, other=other, task=task, p_holm=p_holm))
     return MeasureComparison(
         name=measure,
         better=better(measure.partition("/")[2]),
         tasks=tasks,
         questions=int((~np.isnan(values[baseline])).any((0, 1)).sum()),
         left_out=left_out,
-        systems=tuple(own),
+        systems=tuple(system_values),
         pairs=tuple(d for d in differences if d.task is None),
         by_task=tuple(d for d in differences if d.task is not None),
     )
@@ -305,17 +322,21 @@ def _values(
     """
     setting, _, name = measure.partition("/")
     of_runs = [run.settings[cast(Setting, setting)].tasks for _, run in runs]
-    asked = [{(t.query_language, t.corpus_language, id) for t in of_run for id in t.query_ids} for of_run in of_runs]
-    everything, lacking = set().union(*asked), []
-    for (system, run), tasks, queries in zip(runs, of_runs, asked, strict=True):
+    queries_of_run = [
+        {(t.query_language, t.corpus_language, id) for t in of_run for id in t.query_ids} for of_run in of_runs
+    ]
+    all_queries, problems = set().union(*queries_of_run), []
+    for (system, run), tasks, queries in zip(runs, of_runs, queries_of_run, strict=True):
         if any(name not in task.per_query for task in tasks):
             raise ValueError(f"{system} has no values of {measure} per query; evaluate it again, which stores them")
-        if absent := sorted(everything - queries, key=str):
-            where = system if run.system in ("", system) else f"{system} ({run.system})"
+        if absent := sorted(all_queries - queries, key=str):
+            label = system if run.system in ("", system) else f"{system} ({run.system})"
             in_tasks = len({task[:2] for task in absent})
-            lacking.append(f"{where} lacks {len(absent):,} that others have (tasks: {in_tasks}, first: {absent[0][2]})")
-    if lacking:
-        raise ValueError(f"{measure}: {'; '.join(lacking)}; evaluate all systems on the same queries")
+            problems.append(
+                f"{label} lacks {len(absent):,} queries that others have (tasks: {in_tasks}, first: {absent[0][2]})"
+            )
+    if problems:
+        raise ValueError(f"{measure}: {'; '.join(problems)}; evaluate all systems on the same queries")
     if len({frozenset((t.query_language, t.corpus_language, t.passages) for t in of_run) for of_run in of_runs}) > 1:
         raise ValueError(f"{measure}: corpora of different sizes; evaluate all systems on the same passages")
 

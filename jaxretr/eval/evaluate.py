@@ -95,27 +95,29 @@ def evaluate(
     if calibrate:
         passages = Calibrated(passages, pool.language_numbers())
 
-    found: list[Int32[np.ndarray, " judged"]] = []
+    ranks_of_tasks: list[Int32[np.ndarray, " judged"]] = []
     tops: dict[int, Int32[np.ndarray, "queries k"]] = {}
     quiet = not (parallel.is_main_process() and console.is_terminal)
     for number, task in enumerate(track(tasks, "rank", console=console, transient=True, disable=quiet)):
-        asked, corpus = queries[task.queries], _Slice(passages, task.passages)
-        found.append(ranks(asked, corpus, task.judged_query, task.judged_passage))
+        task_queries, corpus = queries[task.queries], _Slice(passages, task.passages)
+        ranks_of_tasks.append(ranks(task_queries, corpus, task.judged_query, task.judged_passage))
         depth = depths.get(task.setting, 0) if on_ranking and depths else 0
         if k := min(max(depth, _TOP if task.setting == BIAS_SETTING else 0), len(corpus)):
-            scores, top = search(asked, corpus, k)
+            scores, top = search(task_queries, corpus, k)
             tops[number] = top[:, :_TOP]
             if on_ranking and depth:
                 on_ranking(Ranking(task, scores[:, :depth], pool.order[task.passages][top[:, :depth]]))
 
     results: dict[Setting, list[TaskResult]] = {setting: [] for setting in settings}
-    for number, (task, rank, of_task) in enumerate(zip(tasks, found, measure_tasks(parsed, tasks, found), strict=True)):
-        biased, mix = measure_bias(pool, task, rank, tops[number]) if task.setting == BIAS_SETTING else ({}, {})
-        of_task |= biased
-        results[task.setting].append(task_result(collection, task, of_task, mix))
+    for number, (task, rank, values) in enumerate(
+        zip(tasks, ranks_of_tasks, measure_tasks(parsed, tasks, ranks_of_tasks), strict=True)
+    ):
+        bias_values, mix = measure_bias(pool, task, rank, tops[number]) if task.setting == BIAS_SETTING else ({}, {})
+        values |= bias_values
+        results[task.setting].append(task_result(collection, task, values, mix))
     return Results(
         collection.name,
-        {setting: SettingResult(tuple(done)) for setting, done in results.items()},
+        {setting: SettingResult(tuple(task_results)) for setting, task_results in results.items()},
         content=collection.fingerprint,
     )
 

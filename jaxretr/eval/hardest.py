@@ -66,23 +66,26 @@ def hardest(
     Raises:
       ValueError: `top` lacks a selected query, or names a passage that the collection lacks.
     """
-    chosen = _choose(tasks, count)
-    ids = [task.query_ids[at] for task, at in chosen]
+    selected = _choose(tasks, count)
+    ids = [task.query_ids[at] for task, at in selected]
     if missing := [id for id in ids if id not in top]:
-        raise ValueError(f"there are no top passages of the query {missing[0]!r}; give the top passages of every query")
+        raise ValueError(f"no top passages for the query {missing[0]!r}; give the top passages of every query")
     queries = {query.id: query for query in collection.queries if query.id in ids}
-    answers = [_answers(collection, queries[id], task) for id, (task, _) in zip(ids, chosen, strict=True)]
+    answers = [_answers(collection, queries[id], task) for id, (task, _) in zip(ids, selected, strict=True)]
     wanted = [[hit.passage_id for hit in top[id]] for id in ids]
-    passages = _read(collection, {id for some in wanted for id in some} | {some[0] for some in answers})
+    passages = _read(
+        collection,
+        {id for top_ids in wanted for id in top_ids} | {answer_ids[0] for answer_ids in answers},
+    )
 
-    found = []
-    for (task, at), id, relevant in zip(chosen, ids, answers, strict=True):
+    hard_queries = []
+    for (task, at), id, relevant in zip(selected, ids, answers, strict=True):
         hits = tuple(Hit(passages[hit.passage_id], hit.score, hit.passage_id in relevant) for hit in top[id])
         first = next((rank for rank, hit in enumerate(hits, 1) if hit.relevant), None)
         if first is None and "RR" in task.per_query:
             reciprocal = task.per_query["RR"][at]
             first = round(1 / reciprocal) if reciprocal else None
-        found.append(
+        hard_queries.append(
             HardQuery(
                 query=queries[id],
                 average_precision=float(task.per_query["AP"][at]),
@@ -93,25 +96,25 @@ def hardest(
                 depth=min(DEPTH, task.passages) if "RR" in task.per_query else len(hits),
             )
         )
-    return sorted(found, key=lambda query: (query.average_precision, query.query.id))
+    return sorted(hard_queries, key=lambda query: (query.average_precision, query.query.id))
 
 
 def _choose(tasks: Sequence[TaskResult], count: int) -> list[tuple[TaskResult, int]]:
     """Return the task of each selected query, and the query's position in that task."""
     with_values = sorted((task for task in tasks if "AP" in task.per_query), key=lambda task: task.measures["AP"])
     waiting = deque((task, iter(np.argsort(task.per_query["AP"], kind="stable").tolist())) for task in with_values)
-    chosen: list[tuple[TaskResult, int]] = []
+    selected: list[tuple[TaskResult, int]] = []
     keys: set[str] = set()
-    while waiting and len(chosen) < count:
+    while waiting and len(selected) < count:
         task, order = waiting.popleft()
         for at in order:
             key = task.query_ids[at].partition(":")[2]
             if task.per_query["AP"][at] < 1 and key not in keys:
                 keys.add(key)
-                chosen.append((task, at))
+                selected.append((task, at))
                 waiting.append((task, order))
                 break
-    return chosen
+    return selected
 
 
 def _answers(collection: RetrievalSet, query: Query, task: TaskResult) -> list[str]:
@@ -128,7 +131,7 @@ def _read(collection: RetrievalSet, ids: Iterable[str]) -> dict[str, Passage]:
     at = {id: i for i, id in enumerate(collection.passage_ids) if id in wanted}
     if missing := sorted(wanted - at.keys()):
         raise ValueError(
-            f"{collection.name} has no passage {missing[0]!r}, which is among the top ones; "
+            f"{collection.name} has no passage {missing[0]!r}, which is among the top passages; "
             "give the top passages and the collection of one evaluation"
         )
     return dict(zip(at, collection.take_passages(at.values()), strict=True))

@@ -68,17 +68,17 @@ def per_query(
     for q, r, g in zip(query[order].tolist(), rank[order].tolist(), grade[order].tolist(), strict=True):
         judged[q].append((r, g))
     # Length of the run -> ranks and grades of the judged passages -> the queries with this ranking.
-    alike: dict[int, dict[tuple[tuple[int, int], ...], list[int]]] = defaultdict(lambda: defaultdict(list))
+    queries_of_ranking: dict[int, dict[tuple[tuple[int, int], ...], list[int]]] = defaultdict(lambda: defaultdict(list))
     for q, (size, known) in enumerate(zip(pool.tolist(), judged, strict=True)):
-        alike[min(size, DEPTH)][tuple(known)].append(q)
+        queries_of_ranking[min(size, DEPTH)][tuple(known)].append(q)
 
     values = {str(measure): np.zeros(len(pool)) for measure in measures}
-    for length, rankings in alike.items():
+    for length, rankings in queries_of_ranking.items():
         run = {str(r): -float(r) for r in range(1, length + 1)}
-        for some in batched(rankings.items(), _AT_ONCE):
-            qrels = {str(i): {str(r): g for r, g in known} for i, (known, _) in enumerate(some)}
+        for chunk in batched(rankings.items(), _AT_ONCE):
+            qrels = {str(i): {str(r): g for r, g in known} for i, (known, _) in enumerate(chunk)}
             for metric in ir_measures.iter_calc(measures, qrels, dict.fromkeys(qrels, run)):
-                values[str(metric.measure)][some[int(metric.query_id)][1]] = metric.value
+                values[str(metric.measure)][chunk[int(metric.query_id)][1]] = metric.value
     return values
 
 
@@ -100,7 +100,7 @@ def _parse(name: str) -> Measure:
             reason = str(error)
         raise ValueError(
             f"cannot compute the measure {name!r}: {reason}; "
-            "measures are spelt as in ir_measures, for instance AP, nDCG@10, R@1, RR@10, P(rel=2)@5"
+            "use the names of ir_measures, such as AP, nDCG@10, R@1, RR@10, P(rel=2)@5"
         ) from error
     return measure
 

@@ -117,7 +117,7 @@ def _model_meta(encoder: Encoder, name: str) -> Any:
         from mteb.models import ModelMeta
     except ImportError as error:
         raise ImportError(
-            "MTEBEncoder needs mteb, which brings PyTorch and is not installed by default; "
+            "MTEBEncoder needs mteb, which depends on PyTorch and is not installed by default; "
             "start Python with `uv run --group mteb`"
         ) from error
     architecture = encoder.functions.architecture

@@ -81,9 +81,9 @@ def heat_map(
         figure, axes = new_figure(width * len(passage_languages) + 0.9, 0.32 * len(query_languages) + 0.6)
         axes.pcolormesh(np.ma.masked_invalid(values), cmap=_HEAT, norm=shade, edgecolors=PALETTE["paper"], linewidth=1)
         for (row, column), value in np.ndenumerate(values):
-            colour = PALETTE["muted"] if math.isnan(value) else "#ffffff" if shade(value) > 0.632 else "#000000"
+            color = PALETTE["muted"] if math.isnan(value) else "#ffffff" if shade(value) > 0.632 else "#000000"
             weight = "bold" if query_languages[row] == passage_languages[column] else "normal"
-            write_inside(axes, column + 0.5, row + 0.5, number(value, 2).removeprefix("0"), color=colour, weight=weight)
+            write_inside(axes, column + 0.5, row + 0.5, number(value, 2).removeprefix("0"), color=color, weight=weight)
         label_rows(axes, query_languages, first=0.5, title=row_title)
         axes.set_xticks(np.arange(len(passage_languages)) + 0.5, passage_languages, color=PALETTE["ink"])
         axes.tick_params(top=False, bottom=False, labeltop=True, labelbottom=False)
@@ -140,17 +140,18 @@ def language_mix(
     starts = np.cumsum(shares, axis=1) - shares
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(inches + 0.6, ROW * len(query_languages) + 0.5)
-        for row, own in enumerate(query_languages):
+        for row, query_language in enumerate(query_languages):
             bands = [PALETTE["band-b" if column % 2 else "band-a"] for column in range(len(passage_languages))]
             fills = [
-                PALETTE["accent"] if name == own else band for name, band in zip(passage_languages, bands, strict=True)
+                PALETTE["accent"] if name == query_language else band
+                for name, band in zip(passage_languages, bands, strict=True)
             ]
             spans = [*zip(starts[row].tolist(), shares[row].tolist(), strict=True)]
             axes.broken_barh(spans, (row - 0.4, 0.8), facecolors=fills, edgecolor=PALETTE["paper"], linewidth=0.8)
             for name, (start, share) in zip(passage_languages, spans, strict=True):
                 if share * inches > CHARACTER * len(name) + 0.06:
-                    colour = PALETTE["on-accent" if name == own else "ink"]
-                    write_inside(axes, start + share / 2, float(row), name, color=colour, size=8)
+                    color = PALETTE["on-accent" if name == query_language else "ink"]
+                    write_inside(axes, start + share / 2, float(row), name, color=color, size=8)
         label_rows(axes, query_languages)
         axes.set_xlim(0, 1)
         axes.set_xticks(np.linspace(0, 1, 5), ["0", "25 %", "50 %", "75 %", "100 %"])
@@ -174,8 +175,8 @@ def svg(figure: Figure, name: str, alternative: str) -> Markup:
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     text = _saved(figure, format="svg", transparent=True, metadata=metadata).decode().partition("<svg")[2]
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", text)
-    for colour, value in PALETTE.items():
-        text = text.replace(value, f"var(--{colour})")
+    for color, value in PALETTE.items():
+        text = text.replace(value, f"var(--{color})")
     return Markup('<svg role="img" aria-label="{}"').format(alternative) + Markup(text)
 
 

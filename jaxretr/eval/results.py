@@ -220,12 +220,16 @@ def _with_per_query(settings: dict[Setting, SettingResult], path: AnyPath) -> di
     values = {name: table[name].to_numpy() for name in table.column_names[4:]}
 
     def filled(setting: Setting, task: TaskResult) -> TaskResult:
-        of_task = rows.get((setting, task.query_language, task.corpus_language), [])
-        per_query = {name: values[name][of_task] for name in task.measures if name in values}
-        same = len(of_task) == task.queries and per_query.keys() == task.measures.keys()
-        if not (same and all(np.isclose(mean(per_query[m]), v, equal_nan=True) for m, v in task.measures.items())):
-            raise ValueError(f"{path} is not of the evaluation in the {RESULTS_FILE} next to it; evaluate again")
-        return replace(task, query_ids=tuple(ids[row] for row in of_task), per_query=per_query)
+        rows_of_task = rows.get((setting, task.query_language, task.corpus_language), [])
+        per_query = {name: values[name][rows_of_task] for name in task.measures if name in values}
+        same_queries = len(rows_of_task) == task.queries and per_query.keys() == task.measures.keys()
+        if not (
+            same_queries and all(np.isclose(mean(per_query[m]), v, equal_nan=True) for m, v in task.measures.items())
+        ):
+            raise ValueError(
+                f"{path} does not belong to the evaluation in the {RESULTS_FILE} beside it; evaluate again"
+            )
+        return replace(task, query_ids=tuple(ids[row] for row in rows_of_task), per_query=per_query)
 
     return {
         name: SettingResult(tuple(filled(name, task) for task in setting.tasks)) for name, setting in settings.items()

@@ -82,7 +82,7 @@ def evaluate_into(
         a run of that length.
 
     Raises:
-      ValueError: `output_dir` holds something else, or a run cannot hold an id; see also `evaluate`.
+      ValueError: `output_dir` holds other results, or a run cannot hold an id; see also `evaluate`.
       FileNotFoundError: several processes do not share `output_dir`.
       DirectoryInUse: another evaluation works in `output_dir`.
     """
@@ -91,12 +91,12 @@ def evaluate_into(
     if run_depth < 0:
         raise ValueError(f"run_depth is {run_depth}, expected the number of passages per query, or 0 for no runs")
     writer = RunWriter(output_dir, collection, tag=system, depth=run_depth) if runs and run_depth else None
-    asked = {"collection": collection.name, **evaluation, "fingerprint": fingerprint}
+    description = {"collection": collection.name, **evaluation, "fingerprint": fingerprint}
     if calibrate:
-        asked["calibrate"] = True
+        description["calibrate"] = True
     with parallel.main_process_first():
         begun = (output_dir / RESULTS_FILE).exists() or (output_dir / EMBEDDINGS).exists()
-        claim(output_dir / EVALUATION_FILE, asked, begun=begun)
+        claim(output_dir / EVALUATION_FILE, description, begun=begun)
         _check_content(output_dir, collection)
         parallel.check_shared(output_dir / EVALUATION_FILE)
     settings = settings or allowed_settings(collection)
@@ -125,7 +125,7 @@ def evaluate_into(
         on_ranking=keep,
         depths=depths,
     )
-    results = replace(results, system=system, evaluation=asked)
+    results = replace(results, system=system, evaluation=description)
     if parallel.is_main_process():
         results.save(output_dir)
         with replaced_file(output_dir / "results.md") as partial:
@@ -171,8 +171,8 @@ class RunWriter:
         tag = self._tag.replace("%", "%%")
         lines = "".join(f"%s Q0 %s {rank} %.9g {tag}\n" for rank in range(1, depth + 1))
         with self._replaced("runs", f"{name}.trec") as file:
-            for query, row, found in zip(queries, scores, passages, strict=True):
-                columns = [query.id] * depth, [self._passage_ids[i] for i in found.tolist()], row.tolist()
+            for query, row, positions in zip(queries, scores, passages, strict=True):
+                columns = [query.id] * depth, [self._passage_ids[i] for i in positions.tolist()], row.tolist()
                 file.write(lines % tuple(itertools.chain.from_iterable(zip(*columns, strict=True))))
 
         corpus = f"{task.corpus_language}:" if task.corpus_language else ""
@@ -211,38 +211,38 @@ def _check_content(output_dir: AnyPath, collection: RetrievalSet) -> None:
     changed = differences(before, collection.fingerprint) if before else ""
     if changed:
         raise ValueError(
-            f"{output_dir} holds an evaluation of other content under the name {collection.name!r} ({changed}); give "
-            "another output directory, or delete it"
+            f"{output_dir} holds an evaluation of different content under the name {collection.name!r} ({changed}); "
+            "give another output directory, or delete it"
         )
 
 
-def claim(path: AnyPath, asked: Mapping[str, Any], *, begun: bool) -> None:
+def claim(path: AnyPath, description: Mapping[str, Any], *, begun: bool) -> None:
     """Claim a directory for one run, or check that it already belongs to this run.
 
     If no run has begun in the directory, an existing claim is overwritten.
 
     Args:
       path: the file in the directory that describes the run.
-      asked: everything that determines the figures, as plain values.
+      description: everything that determines the figures, as plain values.
       begun: whether the directory holds output of a run.
 
     Raises:
       ValueError: the directory holds another run (the message names the differences), or results without `path`.
     """
-    wanted = json.loads(json.dumps(asked))
+    wanted = json.loads(json.dumps(description))
     if begun and not path.exists():
         raise ValueError(
-            f"{path.parent} holds results that were not written here, such as the results of a training run; "
+            f"{path.parent} holds results without {path.name}, such as the results of a training run; "
             "give another output directory"
         )
     if begun:
         try:
-            found = dict(json.loads(path.read_text("utf-8")))
+            recorded = dict(json.loads(path.read_text("utf-8")))
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{path} is damaged ({error}); give another output directory, or delete {path.parent}"
             ) from error
-        if changed := differences(found, wanted):
+        if changed := differences(recorded, wanted):
             raise ValueError(
                 f"{path.parent} holds another evaluation ({changed}); give another output directory, or delete it"
             )

@@ -51,9 +51,9 @@ class Pool:
         """
         ids = collection.passage_ids
         order = sorted(range(len(ids)), key=ids.__getitem__, reverse=True)
-        for one, next_one in pairwise(order):
-            if ids[one] == ids[next_one]:
-                raise ValueError(_twice(collection, "passage", ids[one]))
+        for at, next_at in pairwise(order):
+            if ids[at] == ids[next_at]:
+                raise ValueError(_twice(collection, "passage", ids[at]))
         sizes = Counter(collection.passage_languages)
         if broken := [language for language in sizes if ":" in language]:
             raise ValueError(
@@ -183,7 +183,7 @@ def _judgements(
 ) -> dict[str, list[tuple[int, int]]]:
     """Return, for each question with a relevant passage in the corpus, the judged passages there: position and
     grade."""
-    found = {}
+    judged = {}
     for key, grades in collection.qrels.items():
         known = [
             (position[id] - corpus.start, grade)
@@ -191,37 +191,37 @@ def _judgements(
             if corpus.start <= position[id] < corpus.stop
         ]
         if any(grade > 0 for _, grade in known):
-            found[key] = known
-    return found
+            judged[key] = known
+    return judged
 
 
 def _pairs(setting: Setting, query_languages: Iterable[str], pool: Pool) -> list[tuple[str, str | None]]:
     """Return the query language and corpus language of each task of a setting."""
-    asked, answered = sorted(query_languages), sorted(pool.languages)
+    in_queries, in_passages = sorted(query_languages), sorted(pool.languages)
     pairs: dict[Setting, list[tuple[str, str | None]]] = {
-        "mono": [(language, language) for language in asked if language in pool.slices],
-        "cross": [(a, b) for a in asked for b in answered if a != b],
-        "multi": [(language, None) for language in asked] if len(answered) > 1 else [],
+        "mono": [(language, language) for language in in_queries if language in pool.slices],
+        "cross": [(a, b) for a in in_queries for b in in_passages if a != b],
+        "multi": [(language, None) for language in in_queries] if len(in_passages) > 1 else [],
     }
     return pairs[setting]
 
 
 def _check(collection: RetrievalSet, pool: Pool, settings: Sequence[Setting]) -> None:
-    asked = {query.language for query in collection.queries}
+    query_languages = {query.language for query in collection.queries}
     if not settings:
         raise ValueError(f"no settings given; choose from {', '.join(SETTINGS)}")
     for setting in settings:
         if setting not in SETTINGS:
             raise ValueError(f"unknown setting {setting!r}; the settings are {', '.join(SETTINGS)}")
-        if not _pairs(setting, asked, pool):
-            languages = ", ".join(sorted(asked | set(pool.languages))) or "no texts"
+        if not _pairs(setting, query_languages, pool):
+            languages = ", ".join(sorted(query_languages | set(pool.languages))) or "no texts"
             raise ValueError(
                 f"{collection.name} has no languages for the setting {setting!r}, only {languages}; "
                 "leave this setting out, or add the missing languages"
             )
-    if twice := [id for id, count in Counter(query.id for query in collection.queries).items() if count > 1]:
-        raise ValueError(_twice(collection, "query", twice[0]))
+    if repeated := [id for id, count in Counter(query.id for query in collection.queries).items() if count > 1]:
+        raise ValueError(_twice(collection, "query", repeated[0]))
 
 
 def _twice(collection: RetrievalSet, kind: str, id: str) -> str:
-    return f"{collection.name}: two {kind} texts have the id {id!r}; give each its own key"
+    return f"{collection.name}: two {kind} texts have the id {id!r}; give each text its own key"

@@ -212,21 +212,21 @@ def paired_test(
       seed: seed of the draws.
     """
     # Pairs on the same clusters share the draws, the most expensive part.
-    alike: dict[tuple[bytes, bool], list[int]] = defaultdict(list)
+    pairs_of_clusters: dict[tuple[bytes, bool], list[int]] = defaultdict(list)
     for i, (system, other) in enumerate(pairs):
-        asked = ~np.isnan(system[0]).all(0)
-        alike[asked.tobytes(), max(len(system), len(other)) > 1].append(i)
+        has_value = ~np.isnan(system[0]).all(0)
+        pairs_of_clusters[has_value.tobytes(), max(len(system), len(other)) > 1].append(i)
     tested: dict[int, tuple[float, float, float]] = {}
-    for (asked_bytes, crossed), members in alike.items():
-        asked = np.frombuffer(asked_bytes, bool)
-        both = [(pairs[i][0][..., asked], pairs[i][1][..., asked]) for i in members]
+    for (has_value_bytes, crossed), members in pairs_of_clusters.items():
+        has_value = np.frombuffer(has_value_bytes, bool)
+        values = [(pairs[i][0][..., has_value], pairs[i][1][..., has_value]) for i in members]
         if crossed:
             tested |= zip(
-                members, (crossed_test(influences(one), influences(other)) for one, other in both), strict=True
+                members, (crossed_test(influences(first), influences(other)) for first, other in values), strict=True
             )
             continue
-        swaps = np.stack([contributions((one - other)[0]) for one, other in both])
-        pulls = np.stack([influences((one - other)[0]) for one, other in both])
+        swaps = np.stack([contributions((first - other)[0]) for first, other in values])
+        pulls = np.stack([influences((first - other)[0]) for first, other in values])
         p_values = randomization_test(swaps, resamples=resamples, seed=seed)
         intervals = bootstrap_interval(pulls, resamples=resamples, seed=seed)
         for i, p, (low, high) in zip(members, p_values.tolist(), intervals.tolist(), strict=True):

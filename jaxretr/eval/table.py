@@ -41,7 +41,7 @@ def rows(systems: Mapping[str, Results]) -> Rows:
     measures = {name: None for results in systems.values() for name in _effectiveness(results)}
     shown = _SHOWN if measures.keys() == set(MEASURES) else dict.fromkeys(SETTINGS, tuple(measures))
     lines = {
-        name: {setting: found.measures for setting, found in results.settings.items()}
+        name: {setting: setting_result.measures for setting, setting_result in results.settings.items()}
         for name, results in systems.items()
     }
     return _rows(collections[0], shown, _biases("averages"), lines)
@@ -53,12 +53,14 @@ def language_rows(results: Results) -> Rows:
     The columns are the first measure in each setting, and the measures of language bias.
     """
     first = next(iter(_effectiveness(results)), "")
-    languages = sorted({task.query_language for found in results.settings.values() for task in found.tasks})
+    languages = sorted(
+        {task.query_language for setting_result in results.settings.values() for task in setting_result.tasks}
+    )
     lines: dict[str, dict[Setting, dict[str, float]]] = {language: {} for language in languages}
-    for setting, found in results.settings.items():
-        for language in {task.query_language for task in found.tasks}:
-            own = SettingResult(tuple(task for task in found.tasks if task.query_language == language))
-            lines[language][setting] = own.measures
+    for setting, setting_result in results.settings.items():
+        for language in {task.query_language for task in setting_result.tasks}:
+            of_language = SettingResult(tuple(task for task in setting_result.tasks if task.query_language == language))
+            lines[language][setting] = of_language.measures
     return _rows("query", dict.fromkeys(SETTINGS, (first,)), _biases("languages"), lines)
 
 
@@ -67,7 +69,7 @@ def mix_rows(results: Results) -> Rows:
 
     The result is empty if there is no pool.
     """
-    tasks = [task for found in results.settings.values() for task in found.tasks if task.language_mix]
+    tasks = [task for setting_result in results.settings.values() for task in setting_result.tasks if task.language_mix]
     languages = sorted({language for task in tasks for language in task.language_mix})
     lines = [
         [task.query_language, *(f"{task.language_mix.get(language, 0):.3f}" for language in languages)]
@@ -79,9 +81,9 @@ def mix_rows(results: Results) -> Rows:
 def left_out(results: Results) -> str:
     """Return a sentence on the queries left out for lack of a relevant passage in the corpus; "" if there are none."""
     counts = [
-        f"{found.dropped:,} of {found.queries + found.dropped:,} in {setting}"
-        for setting, found in results.settings.items()
-        if found.dropped
+        f"{setting_result.dropped:,} of {setting_result.queries + setting_result.dropped:,} in {setting}"
+        for setting, setting_result in results.settings.items()
+        if setting_result.dropped
     ]
     return f"Left out, with no relevant passage in the corpus: {', '.join(counts)}." if counts else ""
 
@@ -122,7 +124,7 @@ def page(results: Results) -> str:
 
 def _effectiveness(results: Results) -> list[str]:
     """Return the measures of an evaluation without the measures of bias, which only `BIAS_SETTING` has."""
-    names = (name for found in results.settings.values() for name in found.measures)
+    names = (name for setting_result in results.settings.values() for name in setting_result.measures)
     return [name for name in dict.fromkeys(names) if name not in BIAS_MEASURES]
 
 

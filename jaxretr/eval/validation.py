@@ -29,19 +29,24 @@ class SelectionMetric:
         Raises:
           ValueError: the setting or the measure is unknown, or neither direction of the measure is better.
         """
-        found, _, measure = name.partition("/")
-        setting = next((setting for setting in SETTINGS if setting == found), None)
+        setting_name, _, measure = name.partition("/")
+        setting = next((setting for setting in SETTINGS if setting == setting_name), None)
         if setting is None:
-            raise ValueError(f"cannot choose by {name!r}: expected {', '.join(SETTINGS)} before the /, as in multi/AP")
+            raise ValueError(
+                f"cannot select checkpoints by {name!r}: expected {', '.join(SETTINGS)} before the /, as in multi/AP"
+            )
         bias = BIAS_MEASURES.get(measure)
         if bias and bias.better == "neither":
             raise ValueError(
-                f"cannot choose by {name!r}: without bias it is 1 / languages, so neither its highest nor its lowest "
-                f"value is the best; {BIAS_SETTING}/{RANK_DISTANCE} measures bias too, and lower is better"
+                f"cannot select checkpoints by {name!r}: without bias its value is 1 / languages, so "
+                "neither its highest nor its lowest value is the best; "
+                f"{BIAS_SETTING}/{RANK_DISTANCE} measures bias too, and lower is better"
             )
         if bias:
             if setting != BIAS_SETTING:
-                raise ValueError(f"cannot choose by {name!r}: it needs a pool of languages, {BIAS_SETTING}/{measure}")
+                raise ValueError(
+                    f"cannot select checkpoints by {name!r}: it needs a pool of languages, {BIAS_SETTING}/{measure}"
+                )
             return cls(setting, measure, bias.better == "lower")
         return cls(setting, str(parse([measure])[0]))
 
@@ -66,7 +71,7 @@ class Validator:
         self._settings = allowed_settings(collection)
         if criterion and criterion.setting not in self._settings:
             raise ValueError(
-                f"cannot choose by {criterion}: {collection.name} allows {', '.join(self._settings)} only; "
+                f"cannot select checkpoints by {criterion}: {collection.name} allows {', '.join(self._settings)} only; "
                 f"set evaluation.best_measure, for instance to {self._settings[0]}/{criterion.measure}"
             )
         named = () if criterion is None or criterion.measure in BIAS_MEASURES else (criterion.measure,)
@@ -92,7 +97,7 @@ class Validator:
             return curves
         if str(self.criterion) not in curves:
             raise ValueError(
-                f"cannot choose by {self.criterion}: it has no value on {results.collection}; set another "
+                f"cannot select checkpoints by {self.criterion}: it has no value on {results.collection}; set another "
                 "evaluation.best_measure"
             )
         by_language: dict[str, list[float]] = {}
@@ -114,8 +119,8 @@ def allowed_settings(collection: RetrievalSet) -> tuple[Setting, ...]:
         if grade > 0
     }
     allowed: dict[Setting, bool] = {
-        "mono": any(asked == found for asked, found in answered),
-        "cross": any(asked != found for asked, found in answered),
+        "mono": any(query_language == passage_language for query_language, passage_language in answered),
+        "cross": any(query_language != passage_language for query_language, passage_language in answered),
         "multi": len(set(collection.passage_languages)) > 1,
     }
     return tuple(setting for setting in SETTINGS if allowed[setting])

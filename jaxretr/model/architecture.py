@@ -69,7 +69,7 @@ class Architecture:
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
         if self.dense_head is not None and self.dense_head[0] != self.hidden_size:
-            raise ValueError(f"dense_head takes {self.dense_head[0]} inputs but hidden_size is {self.hidden_size}")
+            raise ValueError(f"dense_head takes {self.dense_head[0]} inputs, but hidden_size is {self.hidden_size}")
 
     @property
     def position_offset(self) -> int:
@@ -98,7 +98,7 @@ class Architecture:
 
         Raises:
           ValueError: the model belongs to another family, a field is missing, or the model is a variant that these
-            layers do not compute (another activation, relative positions, a decoder).
+            layers do not compute (a different activation, relative positions, a decoder).
         """
         values: Mapping[str, Any] = config if isinstance(config, Mapping) else config.to_dict()
         model_type = values.get("model_type")
@@ -107,9 +107,9 @@ class Architecture:
         missing = [name for name in _READ if values.get(name) is None]
         if missing:
             raise ValueError(f"config of type {model_type!r} lacks {', '.join(missing)}")
-        for name, only in (("hidden_act", "gelu"), ("position_embedding_type", "absolute"), ("is_decoder", False)):
-            if values.get(name, only) != only:
-                raise ValueError(f"config has {name} {values[name]!r}; only {only!r} is supported")
+        for name, supported in (("hidden_act", "gelu"), ("position_embedding_type", "absolute"), ("is_decoder", False)):
+            if values.get(name, supported) != supported:
+                raise ValueError(f"config has {name} {values[name]!r}; only {supported!r} is supported")
         return cls(
             model_type=model_type, pooling=pooling, dense_head=dense_head, **{name: values[name] for name in _READ}
         )

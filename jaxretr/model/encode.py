@@ -137,7 +137,7 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """Return a digest of everything that embeddings depend on; it differs for another or a retrained encoder.
+        """Return a digest of everything that embeddings depend on; a different or retrained encoder has another digest.
 
         Each call computes it anew, because any part may have been replaced. This takes about a second for a hundred
         million parameters.
@@ -189,21 +189,21 @@ class Encoder:
           ids: token ids per text, as `query_tokenization` or `passage_tokenization` returns them.
         """
         vectors: list[np.ndarray] = [np.empty(0)] * len(ids)
-        for rows, hidden in self._batches(_hidden_on_own_devices(self.functions), ids):
-            for row, of_text in zip(rows, hidden, strict=True):
-                vectors[row] = of_text[: len(ids[row])].astype(np.float32)
+        for rows, hidden in self._batches(_hidden_on_local_devices(self.functions), ids):
+            for row, text_vectors in zip(rows, hidden, strict=True):
+                vectors[row] = text_vectors[: len(ids[row])].astype(np.float32)
         return vectors
 
     def pooled_norms(self, ids: Sequence[Sequence[int]]) -> Float32[np.ndarray, " texts"]:
         """Return the L2 norm of every text's pooled vector before normalization; `ids` as in `token_vectors`."""
         norms = np.empty(len(ids), np.float32)
-        for rows, pooled in self._batches(_pooled_on_own_devices(self.functions), ids):
+        for rows, pooled in self._batches(_pooled_on_local_devices(self.functions), ids):
             norms[rows] = np.linalg.norm(pooled, axis=1)
         return norms
 
     def _batches(self, run: Callable, ids: Sequence[Sequence[int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield, batch by batch, the positions of the texts and the output of `run` for them."""
-        tokenization = self.query_tokenization  # both tokenizations pad alike
+        tokenization = self.query_tokenization  # both tokenizations pad in the same way
         for batch in plan_batches([len(row) for row in ids], tokenization.buckets, _BATCH_SIZE):
             empty: list[Sequence[int]] = [[]] * (batch.size - len(batch.rows))
             tokens = tokenization.pad([*(ids[row] for row in batch.rows), *empty], batch.length)
@@ -243,15 +243,15 @@ class Encoder:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         texts = list(texts)
-        for place, text in enumerate(texts):
+        for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(
-                    f"texts[{place}] is {repr(text)[:60]} of type {type(text).__name__}; expected a string. Leave it "
+                    f"texts[{index}] is {repr(text)[:60]} of type {type(text).__name__}; expected a string. Leave it "
                     "out, or give an empty string for a missing text"
                 )
         embeddings = np.empty((len(texts), self.dim), np.float32)
         dispatched: deque[tuple[np.ndarray, jax.Array]] = deque()
-        run = _on_own_devices(self.functions)
+        run = _encode_on_local_devices(self.functions)
         buckets = tokenize.buckets_for(len(texts))
 
         def fetch() -> int:
@@ -302,12 +302,12 @@ def plan_batches(lengths: Sequence[int], buckets: Sequence[int], batch_size: int
 
 
 @lru_cache(maxsize=8)
-def _on_own_devices(encoder: EncoderFunctions) -> Any:
+def _encode_on_local_devices(encoder: EncoderFunctions) -> Any:
     return parallel.pmap(encoder.encode_ids, in_axes=(None, 0, 0), devices=jax.local_devices())
 
 
 @lru_cache(maxsize=8)
-def _hidden_on_own_devices(encoder: EncoderFunctions) -> Any:
+def _hidden_on_local_devices(encoder: EncoderFunctions) -> Any:
     def hidden(params: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
         return encoder.hidden_states(params, encoder.embed_tokens(params, ids), mask)
 
@@ -315,7 +315,7 @@ def _hidden_on_own_devices(encoder: EncoderFunctions) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _pooled_on_own_devices(encoder: EncoderFunctions) -> Any:
+def _pooled_on_local_devices(encoder: EncoderFunctions) -> Any:
     def pooled(params: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
         hidden = encoder.hidden_states(params, encoder.embed_tokens(params, ids), mask)
         return encoder.pool(params, hidden, mask)

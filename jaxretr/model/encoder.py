@@ -173,8 +173,8 @@ class Layer(nnx.Module):
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch length hidden"]:
         probabilities_key, attention_key, ffn_key = _split(key, 3)
-        found = self.attention(x, attended, probabilities_key)
-        x = self.attention_norm(x + dropout(found, self.dropout_rate, attention_key))
+        attention_output = self.attention(x, attended, probabilities_key)
+        x = self.attention_norm(x + dropout(attention_output, self.dropout_rate, attention_key))
         transformed = self.ffn_out(gelu(self.ffn_in(x)))
         return self.ffn_norm(x + dropout(transformed, self.dropout_rate, ffn_key))
 

@@ -95,7 +95,7 @@ class EncoderFunctions:
           params: parameters of `architecture`.
           embeds, masks: as for `encode`, for one or several batches; each batch is right-padded to its own length.
           packing: assignment of the texts to shared rows.
-          key: dropout key; it drops other entries than `encode` does with the same key.
+          key: dropout key; it drops different entries than the same key does in `encode`.
 
         Raises:
           ValueError: traced with rows longer than the model has positions.
@@ -159,7 +159,7 @@ def functions(
     if remat not in ("none", "dots", "full"):
         raise ValueError(f"remat {remat!r} is not supported; expected 'none', 'dots' or 'full'")
     if dropout_rate is not None and not 0 <= dropout_rate < 1:
-        raise ValueError(f"dropout_rate {dropout_rate} is outside [0, 1)")
+        raise ValueError(f"dropout_rate is {dropout_rate}; expected 0 <= rate < 1")
     return EncoderFunctions(architecture, name, remat, dropout_rate)
 
 

@@ -65,7 +65,7 @@ _DOWNLOADED = [
 ]
 _ATTEMPTS = 100
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.ENOENT)
-"""Errors of `exchange` that fall back to two renames: `exchange` is not supported, or one of the names no longer
+"""After these errors of `exchange`, fall back to two renames: `exchange` is not supported, or a name no longer
 exists."""
 
 
@@ -115,7 +115,7 @@ def find_model(name_or_path: str | AnyPath) -> Path:
         directory = Path(huggingface_hub.snapshot_download(name, allow_patterns=_DOWNLOADED))
     except (OSError, ValueError) as error:  # the hub's own errors derive from these two
         raise FileNotFoundError(
-            f"{name!r} is neither a directory ({directory.absolute()} does not exist) nor to be had from the model "
+            f"{name!r} is neither a directory ({directory.absolute()} does not exist) nor available from the model "
             f"hub: {error}. Check the name and the network, or give the path of a model directory."
         ) from error
     _check_config(directory, name)
@@ -126,7 +126,7 @@ def _check_config(directory: Path, name: str | AnyPath) -> None:
     if not (directory / "config.json").is_file():
         read_modules(directory)  # raises a more precise error if the config is in another folder
         raise FileNotFoundError(
-            f"{name} holds no config.json; expected a Hugging Face model directory with config.json, {WEIGHTS} and "
+            f"{name} has no config.json; expected a Hugging Face model directory with config.json, {WEIGHTS} and "
             "tokenizer.json"
         )
 
@@ -148,20 +148,24 @@ def check_weights(directory: Path, name: str | AnyPath) -> None:
             break
     else:
         return
-    others = sorted(path.name for path in folder.glob("pytorch_model*.bin*"))
+    other_formats = sorted(path.name for path in folder.glob("pytorch_model*.bin*"))
     where = str(folder)
-    if not others and not as_path(name).exists():
+    if not other_formats and not as_path(name).exists():
         where = str(name)
         with suppress(OSError, ValueError):  # without network, only the downloaded files are known
-            others = sorted(file for file in huggingface_hub.list_repo_files(where) if file.startswith("pytorch_model"))
-    if not others:
+            other_formats = sorted(
+                file for file in huggingface_hub.list_repo_files(where) if file.startswith("pytorch_model")
+            )
+    if not other_formats:
         raise FileNotFoundError(f"{where} has no weights; expected {WEIGHTS}, or {INDEX} and its shards")
-    source, new = directory if in_bucket(name) else as_path(name), f"models/{as_path(name).name}-safetensors"
-    code = f"from sentence_transformers import SentenceTransformer as S; S({str(source)!r}).save_pretrained({new!r})"
+    source, converted = directory if in_bucket(name) else as_path(name), f"models/{as_path(name).name}-safetensors"
+    code = (
+        f"from sentence_transformers import SentenceTransformer as S; S({str(source)!r}).save_pretrained({converted!r})"
+    )
     raise FileNotFoundError(
-        f"{where} has its weights in {others[0]} only, which takes PyTorch to read, and no {WEIGHTS}. Convert the "
-        f"model once, in an environment with the package sentence-transformers, and give {new} in its place: "
-        f"python -c {shlex.quote(code)}"
+        f"{where} has no {WEIGHTS}, only {other_formats[0]}, which needs PyTorch. Convert the model once, in "
+        f"an environment with the package sentence-transformers, and give {converted} instead: python -c "
+        f"{shlex.quote(code)}"
     )
 
 
@@ -175,7 +179,7 @@ def read_settings(directory: Path) -> SavedSettings:
     prompts, length = read_prompts(directory, normalized="Normalize" in modules), read_length(directory)
     notes = [*prompts.notes, *length.notes]
     if modules and "Pooling" not in modules:
-        notes.append(f"{MODULES} names no Pooling module; the mean is taken")
+        notes.append(f"{MODULES} lists no Pooling module; mean pooling is used")
     return SavedSettings(
         pooling=read_pooling(modules["Pooling"]) if "Pooling" in modules else "mean",
         dense=modules.get("Dense"),
@@ -282,7 +286,7 @@ def _publish(new: Path, path: Path) -> None:
                 raise
         with suppress(FileNotFoundError):
             os.rename(path, new.with_name(f"old{attempt}"))
-    raise FileExistsError(f"other processes keep writing {path}; let only one write there")
+    raise FileExistsError(f"other processes keep writing to {path}; let only one process write to it")
 
 
 def _recover(path: Path) -> None:
@@ -295,18 +299,18 @@ def _recover(path: Path) -> None:
 
 def _check_replaceable(path: Path) -> None:
     if path.exists() and not (path / "config.json").is_file() and not (path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(f"{path} exists and is no saved model (it has no config.json); choose another path")
+        raise FileExistsError(f"{path} exists and is not a saved model (it has no config.json); choose another path")
 
 
 @contextmanager
 def _replaced_in_bucket(path: AnyPath) -> Iterator[Path]:
-    begun = path / ".incomplete"  # marks a model whose upload was interrupted
-    if path.exists() and not (path / "config.json").exists() and not begun.exists():
-        raise FileExistsError(f"{path} exists and is no saved model (it has no config.json); choose another path")
+    marker = path / ".incomplete"  # marks a model whose upload was interrupted
+    if path.exists() and not (path / "config.json").exists() and not marker.exists():
+        raise FileExistsError(f"{path} exists and is not a saved model (it has no config.json); choose another path")
     with tempfile.TemporaryDirectory(prefix="jaxretr-") as scratch:
         new = Path(scratch) / path.name
         new.mkdir()
         yield new
-        write_json(begun, True)
+        write_json(marker, True)
         upload_directory(new, path, last="config.json")
-        begun.unlink(missing_ok=True)
+        marker.unlink(missing_ok=True)

@@ -51,7 +51,7 @@ def read_modules(directory: Path) -> dict[str, Path]:
     """Return the folder of each module in modules.json by its kind, in order; empty without modules.json.
 
     Raises:
-      ValueError: a module is one that `Architecture` cannot express, or the modules are in another order.
+      ValueError: `Architecture` cannot express a module, or the modules are in the wrong order.
     """
     path = directory / MODULES
     folders: dict[str, Path] = {}
@@ -70,7 +70,7 @@ def read_modules(directory: Path) -> dict[str, Path]:
     if (folder := folders.get("Transformer", directory)) != directory:
         raise ValueError(
             f"{path} keeps the transformer in {folder.name}; expected it in the directory itself. Save the model again "
-            "with sentence-transformers 3 or later, which puts it there"
+            "with sentence-transformers 3 or later, which moves it"
         )
     return folders
 
@@ -122,10 +122,10 @@ def read_prompts(directory: Path, *, normalized: bool) -> Prompts:
     """
     path = directory / PROMPTS
     config = {name: value for name, value in (_read(path, dict) or {}).items() if value is not None}
-    given = config.pop("prompts", {})
-    if not isinstance(given, dict) or not all(isinstance(text, str | None) for text in given.values()):
-        raise ValueError(f"{path} has the prompts {given!r}; expected an object of names and texts")
-    prompts = {name: text for name, text in given.items() if text is not None}
+    saved = config.pop("prompts", {})
+    if not isinstance(saved, dict) or not all(isinstance(text, str | None) for text in saved.values()):
+        raise ValueError(f"{path} has the prompts {saved!r}; expected an object of names and texts")
+    prompts = {name: text for name, text in saved.items() if text is not None}
     default = config.pop("default_prompt_name", None)
     if default is not None and default not in prompts:
         raise ValueError(f"{path} names the default prompt {default!r}; its prompts are {', '.join(prompts) or 'none'}")
@@ -133,7 +133,7 @@ def read_prompts(directory: Path, *, normalized: bool) -> Prompts:
         raise ValueError(f"{path} describes a {kind}; expected a SentenceTransformer with one dense vector per text")
     if config.get("truncate_dim"):
         raise ValueError(
-            f"{path} cuts embeddings to {config['truncate_dim']} dimensions; only whole ones are supported"
+            f"{path} cuts embeddings to {config['truncate_dim']} dimensions; only full embeddings are supported"
         )
 
     names = [
@@ -144,7 +144,7 @@ def read_prompts(directory: Path, *, normalized: bool) -> Prompts:
         notes.append(f"the prompts {', '.join(unused)} in {path.name} are not used")
     similarity = config.pop("similarity_fn_name", "cosine")
     if similarity != "cosine" and not (normalized and similarity in ("dot", "euclidean")):  # these rank like cosine
-        notes.append(f"{path.name} asks for the similarity {similarity}; texts are compared by cosine")
+        notes.append(f"{path.name} asks for the similarity {similarity}; cosine similarity is used")
     if unknown := sorted(name for name, value in config.items() if value and name != "__version__"):
         notes.append(f"{', '.join(unknown)} in {path.name} has no effect")
     query, passage = ("" if name is None else prompts[name] for name in names)
@@ -165,15 +165,15 @@ def read_length(directory: Path) -> Length:
         tokens = _tokens(directory / TOKENIZER, "model_max_length", tokenizer.get("model_max_length"))
     if config.pop("do_lower_case", False) and not tokenizer.get("do_lower_case"):
         raise ValueError(
-            f"{path} asks to lower-case texts, and the tokenizer does not do so; only do_lower_case = false is "
-            "supported beside such a tokenizer"
+            f"{path} asks to lower-case texts, but the tokenizer does not lower-case them; only do_lower_case = false "
+            "is supported with such a tokenizer"
         )
     notes = []
-    honoured = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
-    if unknown := sorted(name for name, value in config.items() if value and honoured.get(name) != value):
+    supported = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
+    if unknown := sorted(name for name, value in config.items() if value and supported.get(name) != value):
         notes.append(f"{', '.join(unknown)} in {path.name} has no effect")
     if tokenizer.get("truncation_side") == "left":
-        notes.append(f"{TOKENIZER} keeps the end of a long text; its beginning is kept")
+        notes.append(f"{TOKENIZER} asks to keep the end of long texts; the encoder keeps the beginning")
     return Length(tokens, tuple(notes))
 
 
@@ -181,7 +181,7 @@ def _tokens(path: Path, name: str, value: Any) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1:
-        raise ValueError(f"{path} says {name} = {value!r}; expected a number of tokens")
+        raise ValueError(f"{path} has {name} = {value!r}; expected a number of tokens")
     return None if math.isinf(value) or value >= _UNLIMITED else int(value)
 
 
@@ -202,5 +202,5 @@ def _read(path: Path, kind: type) -> Any:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, kind | None):
         expected = "an object" if kind is dict else "a list"
-        raise ValueError(f"{path} holds {type(content).__name__}, expected {expected}")
+        raise ValueError(f"{path} contains a {type(content).__name__}, expected {expected}")
     return content

@@ -25,7 +25,7 @@ def matmul(
 ) -> Float[Array, "*batch rows columns"]:
     """Return `left @ right` in `dtype` (None: the dtype of the operands)."""
     dtype = jnp.dtype(dtype or left.dtype)
-    return _natively(lambda a, b: _product(a, b, dtype), _matmul_backward, left, right)
+    return _with_backward(lambda a, b: _product(a, b, dtype), _matmul_backward, left, right)
 
 
 def matmul_transposed(
@@ -35,10 +35,10 @@ def matmul_transposed(
 ) -> Float[Array, "*batch rows columns"]:
     """Return `left @ rightᵀ` in `dtype` (None: the dtype of the operands)."""
     dtype = jnp.dtype(dtype or left.dtype)
-    return _natively(lambda a, b: _product(a, _turned(b), dtype), _transposed_backward, left, right)
+    return _with_backward(lambda a, b: _product(a, _transposed(b), dtype), _transposed_backward, left, right)
 
 
-def _natively(forward: Callable, backward: Callable, left: Array, right: Array) -> Array:
+def _with_backward(forward: Callable, backward: Callable, left: Array, right: Array) -> Array:
     """Return `forward(left, right)`; for bfloat16, use `backward` as its gradient, which is faster than JAX's own."""
     if left.dtype != jnp.bfloat16:
         return forward(left, right)
@@ -48,14 +48,16 @@ def _natively(forward: Callable, backward: Callable, left: Array, right: Array) 
 
 
 def _matmul_backward(left: Array, right: Array, g: Array) -> tuple[Array, Array]:
-    of_left = _product(g, _turned(right), g.dtype)
+    left_gradient = _product(g, _transposed(right), g.dtype)
     if left.shape[-1] <= right.shape[-1]:
-        return of_left, _product(_turned(left), g, g.dtype)
-    return of_left, _turned(_product(_turned(g), left, g.dtype))  # transpose the smaller of `left` and `g`
+        return left_gradient, _product(_transposed(left), g, g.dtype)
+    return left_gradient, _transposed(
+        _product(_transposed(g), left, g.dtype)
+    )  # transpose the smaller of `left` and `g`
 
 
 def _transposed_backward(left: Array, right: Array, g: Array) -> tuple[Array, Array]:
-    return _product(g, right, g.dtype), _product(_turned(g), left, g.dtype)
+    return _product(g, right, g.dtype), _product(_transposed(g), left, g.dtype)
 
 
 def _product(left: Array, right: Array, dtype: jnp.dtype) -> Array:
@@ -75,5 +77,5 @@ def _row_by_row(x: Array) -> Array:
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
-def _turned(x: Array) -> Array:
+def _transposed(x: Array) -> Array:
     return jnp.swapaxes(x, -1, -2)

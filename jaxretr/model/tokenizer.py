@@ -30,9 +30,9 @@ def load_tokenizer(name_or_path: str | AnyPath) -> PreTrainedTokenizerFast:
     directory = find_model(name_or_path)
     if not any((directory / name).is_file() for name in _FILES):
         raise FileNotFoundError(f"{directory} has no tokenizer; expected one of {', '.join(_FILES)}")
-    kind = PreTrainedTokenizerFast if (directory / _FILES[0]).is_file() else transformers.AutoTokenizer
+    tokenizer_class = PreTrainedTokenizerFast if (directory / _FILES[0]).is_file() else transformers.AutoTokenizer
     try:
-        tokenizer = kind.from_pretrained(directory, local_files_only=True)
+        tokenizer = tokenizer_class.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # tokenizers raises bare Exception for a file it cannot parse
         raise ValueError(f"the tokenizer in {directory} cannot be read: {error}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -57,14 +57,15 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, architecture: Architectu
     if largest >= architecture.vocab_size:
         raise ValueError(
             f"the tokenizer makes ids up to {largest}, but the model's table has {architecture.vocab_size} rows; "
-            "they are of different models: put the model's own tokenizer.json beside its weights"
+            "they belong to different models: put the model's own tokenizer.json beside its weights"
         )
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no padding token; set pad_token in its tokenizer_config.json")
     if architecture.model_type == "xlm-roberta" and tokenizer.pad_token_id != architecture.pad_token_id:
         raise ValueError(
             f"the tokenizer pads with {tokenizer.pad_token_id}, but the model's pad_token_id is "
-            f"{architecture.pad_token_id}; they are of different models"
+            f"{architecture.pad_token_id}; they belong to different models: put the model's own tokenizer.json "
+            "beside its weights"
         )
 
 

@@ -42,7 +42,7 @@ def load_architecture(name_or_path: str | AnyPath) -> Architecture:
         config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
         return Architecture.from_hf_config(config, pooling=settings.pooling, dense_head=settings.dense_head)
     except (ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{directory / 'config.json'} describes no encoder that can be loaded: {error}") from error
+        raise ValueError(f"{directory / 'config.json'} does not describe a supported encoder: {error}") from error
 
 
 def load_params(name_or_path: str | AnyPath, architecture: Architecture | None = None) -> tuple[Architecture, Params]:
@@ -55,13 +55,13 @@ def load_params(name_or_path: str | AnyPath, architecture: Architecture | None =
       architecture: expected architecture; None reads it from the directory.
 
     Returns:
-      The architecture and the parameters. Put the parameters on the device once (`jax.device_put`) before you call
+      The architecture and the parameters. Put the parameters on the device once (`jax.device_put`) before calling
       functions.
 
     Raises:
       FileNotFoundError: the model does not exist, or it has no safetensors files.
-      ValueError: a file is truncated or is not a safetensors file, or tensors are missing, unexpected or of another
-        shape; the message names them.
+      ValueError: a file is truncated or is not a safetensors file, or tensors are missing, unexpected or have the wrong
+        shape or type; the message names them.
     """
     directory = find_model(name_or_path)
     check_weights(directory, name_or_path)
@@ -71,7 +71,7 @@ def load_params(name_or_path: str | AnyPath, architecture: Architecture | None =
     _fill(checkpoint_views(architecture, params), _open_checkpoint(directory), directory)
     if architecture.dense_head:
         if settings.dense is None:
-            raise ValueError(f"{directory / 'modules.json'} names no Dense module, but a dense head is expected")
+            raise ValueError(f"{directory / 'modules.json'} lists no Dense module, but a dense head is expected")
         _fill(_dense_views(params), _open_checkpoint(settings.dense), settings.dense)
     return architecture, params
 
@@ -174,13 +174,13 @@ def _read_index(path: Path) -> list[str]:
     try:
         return sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no index of safetensors files ({error!r}); download it again") from error
+        raise ValueError(f"{path} is not an index of safetensors files ({error!r}); download it again") from error
 
 
 def _read_header(path: Path) -> dict[str, _Tensor]:
     """Return the tensors in a safetensors file."""
     if not path.is_file():
-        raise ValueError(f"{path} is named by {INDEX} but absent; download the checkpoint again")
+        raise ValueError(f"{path} is listed in {INDEX} but absent; download the checkpoint again")
     try:
         with safe_open(path, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -191,7 +191,7 @@ def _read_header(path: Path) -> dict[str, _Tensor]:
     except SafetensorError as error:
         size = path.stat().st_size
         raise ValueError(
-            f"{path} ({size} bytes) is truncated, damaged or no safetensors file ({error}); download it again"
+            f"{path} ({size} bytes) is truncated, damaged or not a safetensors file ({error}); download it again"
         ) from error
 
 
@@ -206,13 +206,13 @@ def _fill(views: dict[str, np.ndarray], tensors: dict[str, _Tensor], directory: 
     ]
     problems = [
         f"{what}: {', '.join(names[:_NAMED])}{f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misfits))
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("with a wrong shape or type", misfits))
         if names
     ]
     if problems:
         raise ValueError(
             f"the weights in {directory} do not fit its config.json; {'; '.join(problems)}. "
-            "Is the checkpoint of another model, or a model with another head?"
+            "Check that both belong to the same model, with the same head."
         )
     for name, view in views.items():
         tensors[name].read_into(view)

@@ -107,14 +107,14 @@ def mean_row_norm(
 def nearest_row_distance(
     table: Float32[Array, "vocabulary hidden"], rows: Int[Array, " rows"], *, block: int = 8_192
 ) -> Float32[Array, ""]:
-    """Return the median, over chosen rows of an embedding table, of the L2 distance to the nearest other row.
+    """Return the median, over selected rows of an embedding table, of the L2 distance to the nearest other row.
 
     Args:
       table: all word embeddings, at least two.
       rows: positions in `table`, such as the distinct tokens of the queries.
       block: rows of the table compared at once; `rows * block` distances are in memory.
     """
-    chosen = table[rows]
+    selected = table[rows]
     block = min(block, len(table))
 
     def nearer(
@@ -122,18 +122,19 @@ def nearest_row_distance(
     ) -> tuple[Float32[Array, " rows"], Int[Array, " rows"]]:
         start = jnp.minimum(number * block, len(table) - block)  # the last blocks may overlap
         others = jax.lax.dynamic_slice_in_dim(table, start, block)
-        products = jnp.einsum("rh,bh->rb", chosen, others, precision=jax.lax.Precision.HIGHEST)
-        above = jnp.sum(others**2, axis=1) - 2 * products
-        above = jnp.where(start + jnp.arange(block) == rows[:, None], jnp.inf, above)
-        at = jnp.argmin(above, axis=1)
-        found = jnp.min(above, axis=1)
-        closer = found < nearest[0]
-        return jnp.where(closer, found, nearest[0]), jnp.where(closer, start + at, nearest[1])
+        products = jnp.einsum("rh,bh->rb", selected, others, precision=jax.lax.Precision.HIGHEST)
+        # squared distances, up to a constant per selected row
+        distances = jnp.sum(others**2, axis=1) - 2 * products
+        distances = jnp.where(start + jnp.arange(block) == rows[:, None], jnp.inf, distances)
+        offset = jnp.argmin(distances, axis=1)
+        smallest = jnp.min(distances, axis=1)
+        closer = smallest < nearest[0]
+        return jnp.where(closer, smallest, nearest[0]), jnp.where(closer, start + offset, nearest[1])
 
-    nothing = (jnp.full(len(rows), jnp.inf, table.dtype), jnp.zeros(len(rows), jnp.int32))
-    _, neighbour = jax.lax.fori_loop(0, math.ceil(len(table) / block), nearer, nothing)
+    initial = (jnp.full(len(rows), jnp.inf, table.dtype), jnp.zeros(len(rows), jnp.int32))
+    _, neighbor = jax.lax.fori_loop(0, math.ceil(len(table) / block), nearer, initial)
     # Differences of squares find the neighbor, but cancellation makes them too inexact for the distance itself.
-    return jnp.median(jnp.linalg.norm(chosen - table[neighbour], axis=1))
+    return jnp.median(jnp.linalg.norm(selected - table[neighbor], axis=1))
 
 
 def _length(x: Float32[Array, "queries length hidden"], norm: Norm) -> Float32[Array, "queries rows 1"]:

@@ -113,7 +113,7 @@ def between(
 
     Args:
       queries: query embeddings, on the device of the block.
-      block: some passages.
+      block: a block of passages.
       low, high: lower and upper bounds, several pairs per query; a product equal to a bound is within.
       left_out: position of the passage that each pair of bounds ignores; -1 for none.
     """
@@ -143,8 +143,8 @@ def _listed(
     pairs[:, : len(row)] = row, column
     words = np.asarray(_mark(products, low, high, pairs))[: len(row)]
     pair, word = np.nonzero(words)
-    some, bit = np.nonzero((words[pair, word, None] >> np.arange(_WORD, dtype=np.uint32)) & 1)
-    return row[pair[some]], column[pair[some]], word[some] * _WORD + bit
+    entry, bit = np.nonzero((words[pair, word, None] >> np.arange(_WORD, dtype=np.uint32)) & 1)
+    return row[pair[entry]], column[pair[entry]], word[entry] * _WORD + bit
 
 
 @jax.jit

@@ -43,8 +43,8 @@ class Rows(Protocol):
 class Embeddings:
     """The finished embeddings of a directory that `embed` wrote, as one read-only float32 array [n, dim].
 
-    A shard is memory-mapped when it is read, and released with the last view of it. So memory holds no more of the
-    corpus than the caller does. To make this possible, shards in a bucket are first copied to the disk.
+    A shard is memory-mapped when it is read, and released with the last view of it. So memory holds only the parts
+    of the corpus that the caller holds. To make this possible, shards in a bucket are first copied to the disk.
 
     Raises:
       FileNotFoundError: the directory holds no finished embeddings.
@@ -56,7 +56,7 @@ class Embeddings:
         metadata = _read_metadata(directory)
         if metadata is None:
             raise FileNotFoundError(
-                f"{directory} holds no finished embeddings (it has no {_METADATA}); run the embedding to its end"
+                f"{directory} has no finished embeddings (no {_METADATA}); embed the texts to the end"
             )
         self.shape: tuple[int, int] = (metadata["texts"], metadata["dim"])
         self._shard_size: int = metadata["shard_size"]
@@ -64,11 +64,11 @@ class Embeddings:
         for start, name in zip(range(0, len(self), self._shard_size), metadata["shards"], strict=True):
             shard = directory / name
             expected = (min(self._shard_size, len(self) - start), self.shape[1])
-            found = _shape(shard)
-            if found != expected:
+            shape = _shape(shard)
+            if shape != expected:
                 raise ValueError(
-                    f"{shard} {f'has shape {found}' if found else 'is missing or damaged'}, expected {expected}; "
-                    "embed the texts again, which redoes what is broken"
+                    f"{shard} {f'has shape {shape}' if shape else 'is missing or damaged'}, expected {expected}; "
+                    "embed the texts again, which repairs the broken shards"
                 )
             self._shards.append(local_copy(shard))
 
@@ -79,7 +79,7 @@ class Embeddings:
         """Return consecutive rows; a view of the memory map if they are in one shard."""
         start, stop, step = rows.indices(len(self))
         if step != 1:
-            raise ValueError(f"rows are read in steps of 1, got a slice with step {step}")
+            raise ValueError(f"a slice of rows must have step 1, got {step}")
         parts = []
         while start < stop:
             shard, first = divmod(start, self._shard_size)
@@ -107,14 +107,14 @@ class Subset:
 
     def __getitem__(self, rows: slice, /) -> Float32[np.ndarray, "rows dim"]:
         """Return a copy of the rows."""
-        wanted = self._positions[rows]
-        found = np.empty((len(wanted), self.shape[1]), np.float32)
-        order = np.argsort(wanted, kind="stable")
-        for places in np.split(order, np.flatnonzero(np.diff(wanted[order] // _READ_AT_ONCE)) + 1):
+        positions = self._positions[rows]
+        selected = np.empty((len(positions), self.shape[1]), np.float32)
+        order = np.argsort(positions, kind="stable")
+        for places in np.split(order, np.flatnonzero(np.diff(positions[order] // _READ_AT_ONCE)) + 1):
             if len(places):
-                first, last = wanted[places[0]], wanted[places[-1]]
-                found[places] = self._rows[first : last + 1][wanted[places] - first]
-        return found
+                first, last = positions[places[0]], positions[places[-1]]
+                selected[places] = self._rows[first : last + 1][positions[places] - first]
+        return selected
 
 
 def embed(
@@ -142,7 +142,9 @@ def embed(
     """
     directory = as_path(directory)
     if not len(texts) or shard_size < 1:
-        raise ValueError(f"{len(texts)} texts in shards of {shard_size} to embed into {directory}; expected at least 1")
+        raise ValueError(
+            f"cannot embed {len(texts)} texts in shards of {shard_size} into {directory}; expected at least 1 each"
+        )
     with parallel.locked(directory, "wait until it has ended, or embed into another directory"):
         return _embed(texts, encode, directory, fingerprint, shard_size)
 
@@ -152,7 +154,9 @@ def _embed(texts: Sequence[str], encode: Encode, directory: AnyPath, fingerprint
     before = _read_metadata(directory)
     stale = before is not None and before["fingerprint"] != fingerprint
     if before and stale:
-        say(f"{directory} holds embeddings by another encoder ({before['fingerprint']}); embedding anew: {fingerprint}")
+        say(
+            f"{directory} holds embeddings by another encoder ({before['fingerprint']}); embedding again: {fingerprint}"
+        )
     dim: int | None = before["dim"] if before and not stale else None
 
     starts = range(0, len(texts), shard_size)
@@ -194,7 +198,7 @@ def check_embeddings(embeddings: np.ndarray, texts: Sequence[str], name: str) ->
     embeddings = np.asarray(embeddings, np.float32)
     if embeddings.ndim != 2 or len(embeddings) != len(texts):
         raise ValueError(
-            f"{name} returned shape {embeddings.shape}; expected [{len(texts)}, dim], a row for each text "
+            f"{name} returned shape {embeddings.shape}; expected [{len(texts)}, dim], one row per text "
             f"(the first is {next(iter(texts), '')[:80]!r})"
         )
     broken = np.flatnonzero(~np.isfinite(embeddings).all(1))
@@ -208,19 +212,20 @@ def check_embeddings(embeddings: np.ndarray, texts: Sequence[str], name: str) ->
 
 def _complete(path: AnyPath, texts: Sequence[str], encode: Encode, dim: int | None) -> int:
     """Embed a shard unless it exists; return its dimension, which must equal `dim` unless `dim` is None."""
-    found, new = _shape(path), None
-    if found is None or found[0] != len(texts):
+    shape, new = _shape(path), None
+    if shape is None or shape[0] != len(texts):
         new = check_embeddings(encode(texts), texts, "encode")
-        found = new.shape
-    if dim not in (None, found[1]):
+        shape = new.shape
+    if dim not in (None, shape[1]):
         raise ValueError(
-            f"embeddings from {path if new is None else 'encode'} have {found[1]} dimensions, earlier embeddings in "
-            f"{path.parent} have {dim} and the same fingerprint; give each encoder its own, or delete the directory"
+            f"embeddings from {path if new is None else 'encode'} have {shape[1]} dimensions, earlier embeddings in "
+            f"{path.parent} have {dim} and the same fingerprint; give each encoder its own fingerprint, or delete "
+            "the directory"
         )
     if new is not None:
         with replaced_file(path) as partial:
             np.save(partial, new)
-    return found[1]
+    return shape[1]
 
 
 def _digest(texts: Sequence[str], fingerprint: str) -> np.ndarray:

@@ -134,13 +134,13 @@ def ranks(
 def count_ahead(
     queries: Float32[np.ndarray, "queries dim"],
     passages: Rows,
-    query: Int[np.ndarray, " asked"],
-    passage: Int[np.ndarray, " asked"],
-    score: Float32[np.ndarray, " asked"],
+    query: Int[np.ndarray, " entries"],
+    passage: Int[np.ndarray, " entries"],
+    score: Float32[np.ndarray, " entries"],
     *,
     query_block: int = 512,
     passage_block: int = 8_192,
-) -> Int32[np.ndarray, " asked"]:
+) -> Int32[np.ndarray, " entries"]:
     """Count the other passages that rank ahead of a passage with a given score at a given position.
 
     Args:
@@ -174,9 +174,9 @@ def count_ahead(
         return table.reshape(shape)
 
     constants = zip(blocks, tabulate(score, np.float32(np.inf)), tabulate(passage, np.int32(-1)), strict=True)
-    none = np.zeros(shape[1:], np.int32)
+    zero_counts = np.zeros(shape[1:], np.int32)
     size = block_size(passages, passage_block)
-    of_devices, _ = fold(_add_ahead, [none] * len(blocks), list(constants), passages, size)
+    of_devices, _ = fold(_add_ahead, [zero_counts] * len(blocks), list(constants), passages, size)
     return np.sum(of_devices, axis=0, dtype=np.int32).reshape(-1, shape[2])[query, column]
 
 
@@ -191,11 +191,11 @@ def _add_ahead(
     """Add the number of passages of a block that are ahead of each wanted passage."""
     error = rounding_error(queries, block.longest)[:, None]
     low, high = (wanted_scores - error).astype(np.float32), (wanted_scores + error).astype(np.float32)
-    found = between(on_device, block, low, high, wanted)
-    ahead = ahead + found.above
-    at = found.row, found.column
-    scores = scores_at(queries, block.rows, found.row, found.offset)
-    is_before = block.start + found.offset < wanted[at]
+    products = between(on_device, block, low, high, wanted)
+    ahead = ahead + products.above
+    at = products.row, products.column
+    scores = scores_at(queries, block.rows, products.row, products.offset)
+    is_before = block.start + products.offset < wanted[at]
     is_ahead = (scores > wanted_scores[at]) | ((scores == wanted_scores[at]) & is_before)
     np.add.at(ahead, at, is_ahead)
     return ahead
@@ -216,10 +216,10 @@ def _may_be_misplaced(
     """Return which of the sorted products are so close to a neighbor that their scores may have another order."""
     with np.errstate(invalid="ignore"):  # empty entries are -inf
         near = products[:, :-1] - products[:, 1:] <= 2 * error[:, None]
-    found = np.zeros(products.shape, bool)
-    found[:, :-1] = near
-    found[:, 1:] |= near
-    return found & (products > -np.inf)
+    misplaced = np.zeros(products.shape, bool)
+    misplaced[:, :-1] = near
+    misplaced[:, 1:] |= near
+    return misplaced & (products > -np.inf)
 
 
 class _Hits(NamedTuple):
@@ -259,11 +259,11 @@ def _best_of_all_above(
 
     def add(hits: _Hits, on_device: Array, block: Block, of_block: np.ndarray, bound: np.ndarray) -> _Hits:
         low = bound[:, None]
-        found = between(on_device, block, low, np.full_like(low, np.inf), np.full(low.shape, -1, np.int32))
-        if not len(found.row):
+        products = between(on_device, block, low, np.full_like(low, np.inf), np.full(low.shape, -1, np.int32))
+        if not len(products.row):
             return hits
-        scores = scores_at(of_block, block.rows, found.row, found.offset)
-        new = _Hits(found.row, scores, block.start + found.offset)
+        scores = scores_at(of_block, block.rows, products.row, products.offset)
+        new = _Hits(products.row, scores, block.start + products.offset)
         return _Hits(*map(np.concatenate, zip(hits, new, strict=True))).best(k)
 
     constants = list(zip(blocks, bounds, strict=True))
@@ -293,28 +293,28 @@ def _merge(
     grouped = products.reshape(len(queries), -1, _GROUP)
     promising = grouped.max(2) > best.products[:, -1:]
     promising &= jnp.arange(0, len(passages), _GROUP) < num_passages
-    most = promising.sum(1).max()
+    max_groups = promising.sum(1).max()
 
-    def none() -> _Lists:
+    def keep_lists() -> _Lists:
         return best
 
-    def some(groups: int) -> _Lists:
+    def merge_groups(groups: int) -> _Lists:
         # Select the promising groups first, in order of position: a group's key decreases with its position.
         keys = jnp.where(promising, -jnp.arange(promising.shape[1], dtype=jnp.float32), -jnp.inf)
-        _, chosen = jax.lax.top_k(keys, groups)
-        candidates = jnp.take_along_axis(grouped, chosen[:, :, None], 1).reshape(len(queries), -1)
-        offsets = (chosen[:, :, None] * _GROUP + jnp.arange(_GROUP)).reshape(candidates.shape)
+        _, selected = jax.lax.top_k(keys, groups)
+        candidates = jnp.take_along_axis(grouped, selected[:, :, None], 1).reshape(len(queries), -1)
+        offsets = (selected[:, :, None] * _GROUP + jnp.arange(_GROUP)).reshape(candidates.shape)
         return _keep_best(best, candidates, offsets, start, num_passages)
 
-    def all_of_them() -> _Lists:
+    def merge_all() -> _Lists:
         def of_query(best_and_products: tuple[_Lists, Array]) -> _Lists:
             return _keep_best(*best_and_products, jnp.arange(len(passages)), start, num_passages)
 
         return jax.lax.map(of_query, (best, products), batch_size=QUERY_MULTIPLE)
 
     lists = [groups for groups in _CANDIDATE_GROUPS if groups < promising.shape[1]]
-    branches: list[Callable[[], _Lists]] = [none, *(partial(some, groups) for groups in lists), all_of_them]
-    return jax.lax.switch(sum((most > groups).astype(jnp.int32) for groups in (0, *lists)), branches)
+    branches: list[Callable[[], _Lists]] = [keep_lists, *(partial(merge_groups, groups) for groups in lists), merge_all]
+    return jax.lax.switch(sum((max_groups > groups).astype(jnp.int32) for groups in (0, *lists)), branches)
 
 
 def _keep_best(

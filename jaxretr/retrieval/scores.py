@@ -26,13 +26,13 @@ def pair_scores(
     """
     shape = np.broadcast_shapes(queries.shape, passages.shape)
     queries, passages = np.broadcast_to(queries, shape), np.broadcast_to(passages, shape)
-    found = np.empty(shape[:-1], np.float32)
+    scores = np.empty(shape[:-1], np.float32)
     size = max(1, _AT_ONCE // max(1, int(np.prod(shape[1:]))))
     for start in range(0, shape[0], size):
         rows = slice(start, start + size)
         left, right = (part[rows].astype(np.float64, order="C") for part in (queries, passages))
-        found[rows] = np.einsum("...d,...d->...", left, right)
-    return found
+        scores[rows] = np.einsum("...d,...d->...", left, right)
+    return scores
 
 
 def scores_at(
@@ -48,19 +48,19 @@ def scores_at(
       passages: passage embeddings; unless they are an array, the passages of 4,096 pairs are read at once.
       query, passage: positions in `queries` and `passages`.
     """
-    found = np.empty(len(query), np.float32)
+    scores = np.empty(len(query), np.float32)
     if isinstance(passages, np.ndarray):
         size = max(1, _AT_ONCE // queries.shape[1])
         for start in range(0, len(query), size):
-            some = slice(start, start + size)
-            found[some] = pair_scores(queries[query[some]], passages[passage[some]])
-        return found
+            chunk = slice(start, start + size)
+            scores[chunk] = pair_scores(queries[query[chunk]], passages[passage[chunk]])
+        return scores
     by_passage = np.argsort(passage, kind="stable")
     for start in range(0, len(query), _READ_AT_ONCE):
         pairs = by_passage[start : start + _READ_AT_ONCE]
         rows = Subset(passages, passage[pairs])[:]
-        found[pairs] = scores_at(queries, rows, query[pairs], np.arange(len(pairs)))
-    return found
+        scores[pairs] = scores_at(queries, rows, query[pairs], np.arange(len(pairs)))
+    return scores
 
 
 def rounding_error(

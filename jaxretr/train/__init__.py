@@ -1,1 +1,1 @@
-"""Training: loss, optimiser, step, checkpoints, loop."""
+"""Training: loss, optimizer, step, checkpoints, loop."""

@@ -1,9 +1,9 @@
 """Checkpoints of a run: everything that a killed run needs to resume bit for bit.
 
-In: the training state, the position of the data iterator, the config, the held-out values so far. Out: Orbax
-checkpoints in `<output_dir>/checkpoints/<step>`, written in the background, of which the last few and the best are
-kept. They are renamed when whole; in a bucket, what has no `commit_success.txt` yet is not looked at. Nothing in them
-depends on the number of processes; all processes must make the same calls.
+Input: the training state, the position of the data iterator, the config, and the held-out values so far. Output: Orbax
+checkpoints in `<output_dir>/checkpoints/<step>`, written in the background. The latest few and the best are kept. A
+finished checkpoint is renamed to its final name; in a bucket, a checkpoint without `commit_success.txt` is ignored. The
+content does not depend on the number of processes. All processes must make the same calls.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from jaxretr.train.step import TrainState
 
 
 class Restored(NamedTuple):
-    """A checkpoint as read: the state on the devices, `get_state()` of the data iterator, `EarlyStopping.values`."""
+    """A restored checkpoint: state on the devices, `get_state()` of the data iterator, and `EarlyStopping.values`."""
 
     state: TrainState
     data: dict[str, Any]
@@ -38,18 +38,18 @@ _NO_SPACE = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, err
 def finished_steps(directory: AnyPath) -> list[int]:
     """Return the steps of the finished checkpoints in a directory, in ascending order.
 
-    Orbax writes into a directory with a temporary name and renames it at the end; in a bucket, where nothing can be
-    renamed, it adds `commit_success.txt` at the end.
+    Orbax writes into a directory with a temporary name and renames it at the end. A bucket has no renames, so there
+    Orbax adds `commit_success.txt` at the end.
     """
     return sorted(ocp.utils.checkpoint_steps(directory))
 
 
 class Checkpoints(AbstractContextManager["Checkpoints"]):
-    """The checkpoints in one directory; to be used in a `with` statement.
+    """The checkpoints in one directory; use it in a `with` statement.
 
     Args:
-      directory: made if absent; all processes must see the same.
-      keep: how many of the latest stay; the best stays as well.
+      directory: created if absent; all processes must share it.
+      keep: number of latest checkpoints to keep, in addition to the best.
     """
 
     def __init__(self, directory: AnyPath, *, keep: int):
@@ -68,16 +68,16 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
 
     @property
     def latest_step(self) -> int:
-        """Number of updates made in the newest whole checkpoint, 0 without one."""
+        """Number of updates before the latest finished checkpoint; 0 if there is none."""
         return self._manager.latest_step() or 0
 
     def save(self, state: TrainState, data: dict[str, Any], config: dict[str, Any], evaluations: EarlyStopping) -> None:
-        """Starts writing; returns as soon as the state may be changed again. Waits for a save still under way.
+        """Start to write a checkpoint, and return as soon as the state may change. Wait first for an unfinished save.
 
-        The checkpoint of `evaluations.best_step` stays, and the values go into this one.
+        The checkpoint of `evaluations.best_step` is kept. This checkpoint also stores the values of `evaluations`.
 
         Raises:
-          OSError: this or the previous checkpoint cannot be written, such as on a full disk.
+          OSError: this or the previous checkpoint cannot be written, for example because the disk is full.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -98,10 +98,10 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             raise self._unwritable(error) from error
 
     def wait(self) -> None:
-        """Returns when all saves are on disk.
+        """Wait until all saves are on the disk.
 
         Raises:
-          OSError: where one of them failed.
+          OSError: a save failed.
         """
         try:
             self._manager.wait_until_finished()
@@ -109,26 +109,27 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: Exception) -> OSError:
-        whole = finished_steps(self._directory)
-        kept = f"checkpoint {whole[-1]} is whole and the run resumes from it" if whole else "there is no whole one yet"
+        finished = finished_steps(self._directory)
+        kept = f"the run resumes from checkpoint {finished[-1]}" if finished else "no checkpoint is finished yet"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if any(text in str(error) for text in _NO_SPACE):
             remedy = "Free some disk space, or set output_dir to a larger disk, then run the same command again."
         else:
-            remedy = "Make the directory writable for this run again, then run the same command again."
+            remedy = "Make the directory writable, then run the same command again."
         return OSError(f"Writing a checkpoint to {self._directory} failed ({reason}); {kept}. {remedy}")
 
     def restore(self, like: TrainState, step: int | None = None) -> Restored:
-        """The checkpoint after update number `step`, the newest if None, its arrays replicated over the devices.
+        """Return the checkpoint after update number `step` (None: the latest), with arrays replicated over the devices.
 
         Args:
-          like: a state of the same structure, shapes and dtypes; is donated (its values are not read).
+          like: a state with the same structure, shapes and dtypes; it is deleted, and its values are not read.
+          step: number of updates before the checkpoint.
         """
         sharding = parallel.global_sharding()
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like._asdict())
-        for leaf in jax.tree.leaves(like):  # two states need not fit onto a device
+        for leaf in jax.tree.leaves(like):  # a device may not have memory for two states
             leaf.delete()
-        read = self._manager.restore(
+        restored = self._manager.restore(
             self._manager.latest_step() if step is None else step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(abstract),
@@ -136,26 +137,26 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
                 evaluations=ocp.args.JsonRestore(),
             ),
         )
-        values = {int(number): value for number, value in read["evaluations"].items()}
-        return Restored(TrainState(**parallel.as_local(read["state"])), read["data"], values)
+        values = {int(number): value for number, value in restored["evaluations"].items()}
+        return Restored(TrainState(**parallel.as_local(restored["state"])), restored["data"], values)
 
     def __exit__(self, *_: object) -> None:
-        """Waits for a save under way, also when the run failed, and ends the background threads."""
+        """Wait for an unfinished save, even if the run failed, and end the background threads."""
         self._manager.close()
 
 
 class _Synced(ocp.path.atomicity.AtomicRenameTemporaryPath):
-    """A checkpoint being written, which gets its final name after its content is on the disk."""
+    """An unfinished checkpoint; it gets its final name after its content is on the disk."""
 
     async def finalize(self) -> None:
         await asyncio.to_thread(sync_tree, Path(self.get()))
-        await super().finalize()  # adds small files of metadata, which are not needed to restore, and renames
+        await super().finalize()  # adds metadata that restoring does not need, and renames
         await asyncio.to_thread(sync_tree, Path(self.get_final()))
         await asyncio.to_thread(sync_directory, Path(self.get_final()).parent)
 
 
 class _Best(checkpoint_managers.PreservationPolicy):
-    """Keeps the checkpoint of one step. Orbax's own policy for the best would need its value when it is written."""
+    """Keeps the checkpoint of one step. Orbax's `BestN` would need the value of a checkpoint when it is written."""
 
     step = 0
 

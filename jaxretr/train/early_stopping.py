@@ -25,13 +25,13 @@ class EarlyStopping:
 
     @property
     def best_step(self) -> int:
-        """The first update with the best value, since an equal value is no improvement; 0 before any evaluation."""
+        """The first update with the best value, since an equal value is not an improvement; 0 before any evaluation."""
         sign = 1 if self.lower_is_better else -1
         return min(self.values, key=lambda step: sign * self.values[step], default=0)
 
     @property
     def without_improvement(self) -> int:
-        """Evaluations since the best one."""
+        """Number of evaluations since the best one."""
         best = self.best_step
         return sum(step > best for step in self.values)
 

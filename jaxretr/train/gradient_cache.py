@@ -40,34 +40,34 @@ def value_and_grad(
 
     # The passes exclude the word-embedding table: its dense gradient is as large for one chunk as for the whole batch.
     words, words_back = jax.vjp(lambda p: objective.word_embeddings(p, batch), params)
-    of_chunks = WordEmbeddings(*(leaf.reshape(chunks, -1, *leaf.shape[1:]) for leaf in words))
+    word_chunks = WordEmbeddings(*(leaf.reshape(chunks, -1, *leaf.shape[1:]) for leaf in words))
     table = params["embeddings"]["word"]
-    rest = {**params, "embeddings": {k: v for k, v in params["embeddings"].items() if k != "word"}}
+    other_params = {**params, "embeddings": {k: v for k, v in params["embeddings"].items() if k != "word"}}
 
     def sentences(
-        rest: Params, words: WordEmbeddings, chunk: PairBatch, key: Key[Array, ""] | None
+        other_params: Params, words: WordEmbeddings, chunk: PairBatch, key: Key[Array, ""] | None
     ) -> SentenceEmbeddings:
-        whole = {**rest, "embeddings": {**rest["embeddings"], "word": table}}
-        return objective.sentence_embeddings(whole, words, chunk, key)
+        all_params = {**other_params, "embeddings": {**other_params["embeddings"], "word": table}}
+        return objective.sentence_embeddings(all_params, words, chunk, key)
 
-    cached = jax.lax.map(lambda chunk: sentences(rest, *chunk), (of_chunks, split, keys))
+    cached = jax.lax.map(lambda chunk: sentences(other_params, *chunk), (word_chunks, split, keys))
     flat = SentenceEmbeddings(*(leaf.reshape(rows, *leaf.shape[2:]) for leaf in cached))
 
     def loss(sentences: SentenceEmbeddings) -> tuple[Array, LossMetrics]:
         metrics = objective.loss(sentences, batch)
         return metrics.loss, metrics
 
-    (_, metrics), of_sentences = jax.value_and_grad(loss, has_aux=True)(flat)
-    of_sentences = SentenceEmbeddings(*(leaf.reshape(chunks, chunk_size, *leaf.shape[1:]) for leaf in of_sentences))
+    (_, metrics), sentence_grads = jax.value_and_grad(loss, has_aux=True)(flat)
+    sentence_grads = SentenceEmbeddings(*(leaf.reshape(chunks, chunk_size, *leaf.shape[1:]) for leaf in sentence_grads))
 
     def back(summed: Params, chunk: Any) -> tuple[Params, WordEmbeddings]:
-        words, of_batch, key, cotangent = chunk
-        _, pull = jax.vjp(lambda rest, words: sentences(rest, words, of_batch, key), rest, words)
-        of_rest, of_words = pull(cotangent)
-        return jax.tree.map(jnp.add, summed, of_rest), of_words
+        words, pairs, key, cotangent = chunk
+        _, pull = jax.vjp(lambda other_params, words: sentences(other_params, words, pairs, key), other_params, words)
+        other_grads, word_grads = pull(cotangent)
+        return jax.tree.map(jnp.add, summed, other_grads), word_grads
 
-    nothing = jax.tree.map(jnp.zeros_like, rest)
-    grads, of_words = jax.lax.scan(back, nothing, (of_chunks, split, keys, of_sentences))
-    (of_table,) = words_back(WordEmbeddings(*(leaf.reshape(-1, *leaf.shape[2:]) for leaf in of_words)))
-    grads = {**grads, "embeddings": {**grads["embeddings"], "word": of_table["embeddings"]["word"]}}
+    zeros = jax.tree.map(jnp.zeros_like, other_params)
+    grads, word_grads = jax.lax.scan(back, zeros, (word_chunks, split, keys, sentence_grads))
+    (table_grads,) = words_back(WordEmbeddings(*(leaf.reshape(-1, *leaf.shape[2:]) for leaf in word_grads)))
+    grads = {**grads, "embeddings": {**grads["embeddings"], "word": table_grads["embeddings"]["word"]}}
     return metrics, grads

@@ -37,9 +37,7 @@ class Schedule:
     learning_rate: optax.Schedule
 
     def evaluates_after(self, number: int) -> bool:
-        """Return whether the state after update `number` is evaluated. If there are evaluations at all, the last state
-        is.
-        """
+        """Return whether the state after update `number` is evaluated; the last state is, unless `evaluate` is 0."""
         return self.evaluate > 0 < number and (number % self.evaluate == 0 or number == self.steps)
 
 
@@ -73,7 +71,7 @@ def fit(
       tracker: where figures are logged.
       config: saved with each checkpoint.
       evaluate: returns the measures of a state on held-out data, by name.
-      stopping: receives the measures of `evaluate`; holds the measures before `state.step`.
+      stopping: receives the measures of `evaluate`; holds the measures up to `state.step`.
       describe: names the examples of a batch in error messages.
 
     Raises:
@@ -100,9 +98,9 @@ def fit(
         for number in range(first + 1, schedule.steps + 1):
             if stopping.exhausted:
                 break
-            waiting = time.perf_counter()
+            wait_start = time.perf_counter()
             item = next(batches)
-            window.waited += time.perf_counter() - waiting
+            window.waited += time.perf_counter() - wait_start
             state, metrics = step(state, parallel.split(item.batch), key)
             window.add(item, metrics)
             shapes.add(tuple(leaf.shape for leaf in jax.tree.leaves(item.batch)))
@@ -110,7 +108,7 @@ def fit(
 
             evaluating, last = schedule.evaluates_after(number), number == schedule.steps
             due = evaluating or last or number % schedule.checkpoint == 0
-            if due or number % schedule.log == 0 or interruption.is_ours:
+            if due or number % schedule.log == 0 or interruption.requested_in_single_process:
                 figures = window.close(describe)
                 figures |= {"learning_rate": float(schedule.learning_rate(number - 1)), "compilations": len(shapes)}
                 tracker.log(number, figures, group="train")

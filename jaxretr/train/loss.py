@@ -126,8 +126,8 @@ def in_batch_scores(
       symmetric: also score each relevant passage against the pool's queries.
     """
     return tuple(
-        Scores(_scores(of, candidates, 0, temperature), of.positive)
-        for of, candidates in _directions(anchors, pool, query_content, passage_content, symmetric)
+        Scores(_scores(anchor, candidates, 0, temperature), anchor.positive)
+        for anchor, candidates in _directions(anchors, pool, query_content, passage_content, symmetric)
     )
 
 
@@ -217,8 +217,8 @@ def _streamed(
         return (jax.lax.stop_gradient(new_best), summed, at_positive), None
 
     zeros = jnp.zeros(len(anchors.positive))
-    nothing = (jnp.full(len(anchors.positive), -jnp.inf), zeros, zeros)
-    (best, summed, at_positive), _ = jax.lax.scan(add, nothing, (jnp.arange(blocks) * size, padded))
+    initial = (jnp.full(len(anchors.positive), -jnp.inf), zeros, zeros)
+    (best, summed, at_positive), _ = jax.lax.scan(add, initial, (jnp.arange(blocks) * size, padded))
     return best + jnp.log(summed) - at_positive, at_positive >= best
 
 
@@ -253,5 +253,5 @@ def loss_by_name(name: str) -> LossFunction:
       ValueError: the name is unknown.
     """
     if name not in LOSSES:
-        raise ValueError(f"train.loss={name!r} is not possible; expected one of {', '.join(LOSSES)}.")
+        raise ValueError(f"train.loss={name!r} is not allowed; expected one of {', '.join(LOSSES)}.")
     return LOSSES[name]

@@ -10,25 +10,26 @@ import optax
 
 
 def learning_rate_schedule(learning_rate: float, *, steps: int, warmup_steps: int, schedule: str) -> optax.Schedule:
-    """Linear warm-up from 0 to `learning_rate` over `warmup_steps` updates, then "constant", or "linear" or "cosine" to
-    0.
+    """Return a linear warm-up from 0 to `learning_rate` over `warmup_steps` updates, followed by `schedule`.
+
+    `schedule` is "constant", or "linear" or "cosine" decay to 0 at `steps`.
 
     With a warm-up of w updates, the first update uses 1/w of the peak, not 0.
     """
-    rest = max(steps - warmup_steps, 1)
-    after = {
+    decay_steps = max(steps - warmup_steps, 1)
+    decay = {
         "constant": optax.constant_schedule(learning_rate),
-        "linear": optax.linear_schedule(learning_rate, 0.0, rest),
-        "cosine": optax.cosine_decay_schedule(learning_rate, rest),
+        "linear": optax.linear_schedule(learning_rate, 0.0, decay_steps),
+        "cosine": optax.cosine_decay_schedule(learning_rate, decay_steps),
     }[schedule]
     if warmup_steps == 0:
-        return after
+        return decay
     warmup = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, max(warmup_steps - 1, 1))
-    return optax.join_schedules([warmup, after], [warmup_steps])
+    return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
 def decays(params: Any) -> Any:
-    """Return, per leaf, whether weight decay applies: not to biases and LayerNorm scales, identified by name."""
+    """Return, per leaf, whether weight decay applies: to all but biases and LayerNorm scales, identified by name."""
 
     def applies(path: tuple[Any, ...], _: Any) -> bool:
         return str(getattr(path[-1], "key", path[-1])) not in ("bias", "scale")

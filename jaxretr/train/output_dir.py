@@ -1,4 +1,4 @@
-"""The directory of a run, and whether the run in it is the one that is wanted.
+"""The output directory of a run: create it, or check that the run in it can be resumed.
 
 Input: a config, and the fingerprints of everything that the run depends on. Output: its `output_dir`, with the config
 in `config.json` and the fingerprints in `content.json`.
@@ -33,14 +33,14 @@ def output_directory(config: Config) -> AnyPath:
 
 
 def claim_output_dir(config: Config) -> AnyPath:
-    """Create `output_dir`, or check that the run in it is this one. A run without a finished checkpoint is overwritten.
+    """Create `output_dir`, or check that it holds this run. A run without a finished checkpoint is overwritten.
 
-    A setting that is absent from the run's config counts as its default: the setting did not exist yet.
+    A setting that the run's config lacks counts as its default, because the setting did not exist then.
 
     Raises:
-      ValueError: `output_dir` is empty, or holds a run of another config (naming the fields), or any run while
-        `resume` is False.
-      FileNotFoundError: several processes do not share it.
+      ValueError: `output_dir` is empty, or holds a run with another config (the message names the fields), or holds a
+        run although `resume` is False.
+      FileNotFoundError: the processes of a job do not share it.
     """
     output_dir = output_directory(config)
     with parallel.main_process_first():
@@ -64,15 +64,15 @@ def check_content(output_dir: AnyPath, content: dict[str, str]) -> None:
     """
     path = output_dir / "content.json"
     with parallel.main_process_first():
-        former = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        changed = differences(former, content)
+        recorded = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        changed = differences(recorded, content)
         if changed and _begun(output_dir):
-            if former:
+            if recorded:
                 raise ValueError(
-                    f"{output_dir} holds a run on other content under the same names ({changed}); put the former "
-                    "content back to resume, or set another output_dir."
+                    f"{output_dir} holds a run on different content under the same names ({changed}); restore the "
+                    "original content to resume, or set another output_dir."
                 )
-            say(f"{output_dir} does not say on which data and model it began; they are taken as unchanged")
+            say(f"{output_dir} does not record its data and model; they are assumed to be unchanged")
         elif changed:
             (output_dir / "results_before.json").unlink(missing_ok=True)
         if changed and parallel.is_main_process():
@@ -88,15 +88,17 @@ def _claim(output_dir: AnyPath, config: Config) -> None:
     path, before = output_dir / "config.json", output_dir / "results_before.json"
     wanted = config.to_dict()
     if path.exists():
-        found = _completed(json.loads(path.read_text(encoding="utf-8")), Config().to_dict())
-        changed = sorted(_differences(found, wanted))
+        recorded = _with_defaults(json.loads(path.read_text(encoding="utf-8")), Config().to_dict())
+        changed = sorted(_differences(recorded, wanted))
         begun = _begun(output_dir)
         if begun and not config.resume:
-            raise ValueError(f"{output_dir} holds a run and resume is False; delete it or set another output_dir.")
+            raise ValueError(
+                f"{output_dir} holds a run, and resume is False; delete the run or set another output_dir."
+            )
         if begun and changed:
             raise ValueError(
-                f"{output_dir} holds a run with other settings ({'; '.join(changed)}); give the settings it was "
-                "started with to resume it, or set another output_dir."
+                f"{output_dir} holds a run with other settings ({'; '.join(changed)}); give the original settings "
+                "to resume the run, or set another output_dir."
             )
         if changed:
             before.unlink(missing_ok=True)
@@ -104,17 +106,19 @@ def _claim(output_dir: AnyPath, config: Config) -> None:
         write_json(path, wanted)
 
 
-def _completed(found: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """`found` with the defaults of what it lacks."""
+def _with_defaults(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return `config` with defaults for the settings that it lacks."""
     inner = {
-        name: _completed(found[name], value) for name, value in defaults.items() if isinstance(found.get(name), dict)
+        name: _with_defaults(config[name], value)
+        for name, value in defaults.items()
+        if isinstance(config.get(name), dict)
     }
-    return defaults | found | inner
+    return defaults | config | inner
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for name in sorted({*found, *wanted} - MAY_CHANGE):
-        old, new = found.get(name), wanted.get(name)
+def _differences(recorded: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name in sorted({*recorded, *wanted} - MAY_CHANGE):
+        old, new = recorded.get(name), wanted.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
             yield from _differences(old, new, f"{prefix}{name}.")
         elif old != new:

@@ -1,6 +1,6 @@
 """Graceful shutdown: signal handlers set a flag, and the training loop checks it between steps.
 
-All processes of a job stop after the same step, whichever of them received the signal.
+All processes of a job stop after the same step, whichever process received the signal.
 """
 
 import signal
@@ -25,16 +25,15 @@ class GracefulShutdown(AbstractContextManager["GracefulShutdown"]):
         return self
 
     @property
-    def is_ours(self) -> bool:
-        """Whether a shutdown is requested and no other process has to agree."""
+    def requested_in_single_process(self) -> bool:
+        """Whether a shutdown is requested and the job has no other process that must agree."""
         return self.requested and jax.process_count() == 1
 
     def agreed(self) -> bool:
         """Return whether a shutdown is requested in any process.
 
-        All processes must call it after the same step, once their devices are idle: on CPUs, this collective could
-          overtake
-        earlier work, and the collectives would wait for each other.
+        All processes must call this after the same step, when their devices are idle. Otherwise, on CPUs, this
+        collective could overtake earlier work, and the collectives would wait for each other.
         """
         return parallel.any_process(self.requested)
 

@@ -21,16 +21,16 @@ from jaxretr.data.batches import PairBatch
 
 
 def unique_token_ids(batch: PairBatch, vocab_size: int) -> Int32[Array, " rows"]:
-    """The ids of all tokens of the global batch, ascending, each once; inside `parallel.pmap`.
+    """Return the distinct token ids of the global batch in ascending order; must run inside `parallel.pmap`.
 
-    The number of rows is the largest number of ids that can differ: the token positions that are encoded, at most
-    `vocab_size`. `vocab_size`, which is no id, fills the rows that are left.
+    The number of rows is an upper bound on the number of distinct ids: the number of encoded token positions, at most
+    `vocab_size`. The remaining rows hold `vocab_size`, which is not an id.
     """
-    own = jnp.concatenate([batch.queries.ids.ravel(), batch.passages.ids.ravel()])
-    ids = parallel.gather(own)
+    local_ids = jnp.concatenate([batch.queries.ids.ravel(), batch.passages.ids.ravel()])
+    ids = parallel.gather(local_ids)
     most = min(ids.size, vocab_size)
-    if batch.packing:  # every real token has a place in the shared rows; all others are padding, which is one id
-        devices = ids.size // own.size
+    if batch.packing:  # every real token has a place in the shared rows; padding adds one id
+        devices = ids.size // local_ids.size
         most = min(most, devices * batch.packing.text.size + 1)
     return jnp.unique(ids, size=most, fill_value=vocab_size)
 

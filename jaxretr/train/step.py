@@ -90,8 +90,7 @@ def make_step(
         dropout_key = jax.random.fold_in(update_key, parallel.device_index()) if dropout else None
 
         # 2. Loss and gradient. Each device differentiates the sum of all devices' losses with respect to its own use of
-        # the parameters (the transpose of `gather` is a sum). So the mean over devices is the gradient of the mean
-        # loss.
+        # the parameters (the transpose of `gather` is a sum). The mean over devices is the gradient of the mean loss.
         metrics: Metrics
         if hardening:
             draw_key = jax.random.fold_in(update_key, _DRAWS)

@@ -174,6 +174,6 @@ def test_typos_follow_from_seed_step_and_row() -> None:
 def test_languages_without_typos_are_named() -> None:
     check_typo_languages(("en", "zh"))
     with pytest.raises(
-        ValueError, match="no typos for language fi, only for en, .*; remove fi .* another hardening.method"
+        ValueError, match="No typos can be made in language fi, only in en, .*; remove fi .* another hardening.method"
     ):
         check_typo_languages(("en", "fi"))

@@ -130,7 +130,7 @@ def test_questions_without_an_answer_in_the_chosen_languages_are_left_out(lareqa
 def test_judgements_that_name_unknown_passages_are_an_error(lareqa, monkeypatch):
     some = tuple(passage for passage in stored_passages.load(lareqa) if passage.key != "0.0.1")
     monkeypatch.setattr(stored_passages, "load", lambda _: some)
-    with pytest.raises(ValueError, match=r"judgements name passages that the corpus lacks: en:0\.0\.1 \(1\)"):
+    with pytest.raises(ValueError, match=r"judgements name passages that are not in the corpus: en:0\.0\.1 \(1\)"):
         load_collection(lareqa, "test")
 
 

@@ -49,7 +49,9 @@ def test_the_longest_texts_are_cut_by_as_little_as_it_takes() -> None:
     lengths = [9, 3, 8, 2, 4]
     assert cut_to_fit(lengths, 10, 3) == lengths  # 9, 8 + 2 and 4 + 3
     assert cut_to_fit(lengths, 10, 2) == [5, 3, 5, 2, 4]  # with 6 there would be 21 tokens
-    with pytest.raises(ValueError, match="the texts need 3 rows of 10 tokens, expected at most 2; cut them to fit"):
+    with pytest.raises(
+        ValueError, match="the texts need 3 rows of 10 tokens, expected at most 2; shorten them with cut_to_fit"
+    ):
         pack([lengths], 10, rows=2)
     text, _ = pack([lengths], 10, rows=7)
     assert text.shape == (7, 10) and np.count_nonzero(text >= 0) == sum(lengths)

@@ -220,7 +220,10 @@ def test_queries_without_a_value_under_one_system_count_for_none(noise: np.ndarr
     holed[0, :5] = math.nan
     comparison = compare({"a": [multi(noise)], "b": [multi(holed)]})
     found = comparison.measures[0]
-    assert found.left_out == 5 and "60 questions, 5 queries left out: no value under some\n" in comparison.markdown()
+    assert (
+        found.left_out == 5
+        and "60 questions, 5 queries left out: some systems have no value\n" in comparison.markdown()
+    )
     assert found.systems[0].by_task[0] == pytest.approx(noise[0, 5:].mean())
     assert found.pairs[0].difference == 0
 
@@ -298,11 +301,11 @@ def test_other_input_that_does_not_compare(noise: np.ndarray) -> None:
     a = multi(noise)
     with pytest.raises(ValueError, match="2 to 25 systems, got 1"):
         compare({"a": [a]})
-    with pytest.raises(ValueError, match="'c' is none of the systems a, b"):
+    with pytest.raises(ValueError, match="'c' is not one of the systems a, b"):
         compare({"a": [a], "b": [a]}, baseline="c")
     with pytest.raises(ValueError, match=r"\['help', 'other'\]"):
         compare({"a": [a], "b": [evaluated("multi", {("de", None): {"AP": noise[0]}}, collection="other")]})
-    with pytest.raises(ValueError, match="not all systems have multi/R@1; choose of what all have: multi/AP"):
+    with pytest.raises(ValueError, match="not all systems have multi/R@1; measures that all systems have: multi/AP"):
         compare({"a": [a], "b": [a]}, measures=["multi/R@1", "multi/AP"])
     with pytest.raises(ValueError, match="not all systems have AP or rank_distance; .* multi/R@5"):
         compare({"a": [multi(noise, "R@5")], "b": [multi(noise, "R@5")]})

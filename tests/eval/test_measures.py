@@ -103,7 +103,7 @@ def test_values_do_not_depend_on_the_size_of_a_call(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_an_unknown_measure_says_how_to_spell(name: str, hint: str) -> None:
-    with pytest.raises(ValueError, match="spelt as in ir_measures") as error:
+    with pytest.raises(ValueError, match="use the names of ir_measures") as error:
         parse([name])
     assert f"measure {name!r}" in str(error.value) and hint in str(error.value)
 

@@ -261,7 +261,7 @@ def test_undefined_bias(tmp_path: Path, found: Example) -> None:
 
 
 def test_top_passages_of_another_evaluation_are_refused(tmp_path: Path, found: Example) -> None:
-    with pytest.raises(ValueError, match="no top passages of the query"):
+    with pytest.raises(ValueError, match="no top passages for the query"):
         write_report(tmp_path, found.results, found.collection, {})
     foreign = {id: [replace(hit, passage_id="fr:p1") for hit in hits] for id, hits in found.top.items()}
     with pytest.raises(ValueError, match="has no passage 'fr:p1'"):

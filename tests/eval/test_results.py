@@ -134,7 +134,7 @@ def test_values_per_query_of_another_evaluation_are_refused(tmp_path: Path, chan
         "no such task": table.filter(pc.equal(table["setting"], "multi")),
     }
     pq.write_table(changed[change], path)
-    with pytest.raises(ValueError, match="per_query.parquet is not of the evaluation in the results.json"):
+    with pytest.raises(ValueError, match="per_query.parquet does not belong to the evaluation in the results.json"):
         Results.load(tmp_path)
 
 

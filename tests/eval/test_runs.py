@@ -193,7 +193,7 @@ def test_another_evaluation_is_refused_and_nothing_is_touched(tmp_path: Path) ->
 
 def test_results_of_something_else_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds results that were not written here"):
+    with pytest.raises(ValueError, match="holds results without evaluation.json"):
         evaluated(tmp_path)
     assert (tmp_path / "results.json").read_text() == "{}"
 
@@ -244,6 +244,8 @@ def test_an_evaluation_of_other_content_under_the_same_name_is_refused(tmp_path:
     changed = dataclasses.replace(
         source, passages=(dataclasses.replace(source.passages[0], text="new"), *source.passages[1:])
     )
-    with pytest.raises(ValueError, match=r"other content under the name 'made up' \(passages was '\w+', is '\w+'\)"):
+    with pytest.raises(
+        ValueError, match=r"different content under the name 'made up' \(passages was '\w+', is '\w+'\)"
+    ):
         evaluated(tmp_path, changed, settings=["mono"])
     assert Results.load(tmp_path).content == source.fingerprint

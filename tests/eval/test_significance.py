@@ -84,7 +84,7 @@ def test_a_task_without_values_is_an_error() -> None:
         contributions(np.full((1, 3), np.nan))
 
 
-# The randomisation test
+# The randomization test
 
 
 @pytest.mark.parametrize("clusters", [2, 5, 11])

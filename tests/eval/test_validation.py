@@ -43,7 +43,7 @@ def test_names_of_measures(name: str, expected: SelectionMetric) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("AP", "cannot choose by 'AP': expected mono, cross, multi before the /"),
+        ("AP", "cannot select checkpoints by 'AP': expected mono, cross, multi before the /"),
         ("multi/", "cannot compute the measure ''"),
         ("multi/nDGC@10", "cannot compute the measure 'nDGC@10': did you mean nDCG"),
         ("cross/rank_distance", "it needs a pool of languages, multi/rank_distance"),

@@ -94,14 +94,14 @@ def test_damaged_json_is_named(tmp_path):
 
 
 def test_find_model(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         find_model(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     assert find_model(str(tmp_path)) == tmp_path
     for path in (tmp_path / "absent", "./absent/model", "a/b/c"):
         with pytest.raises(FileNotFoundError, match="no model directory at "):
             find_model(path)
-    with pytest.raises(FileNotFoundError, match=r"neither a directory .* nor to be had from the model hub"):
+    with pytest.raises(FileNotFoundError, match=r"neither a directory .* nor available from the model hub"):
         find_model("nobody/has-this-model")
 
 
@@ -123,7 +123,7 @@ def test_replaced_directory_is_all_or_nothing(tmp_path):
 
 def test_replaced_directory_spares_what_is_no_model(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(FileExistsError, match="is no saved model"), replaced_directory(tmp_path):
+    with pytest.raises(FileExistsError, match="is not a saved model"), replaced_directory(tmp_path):
         pass
     assert (tmp_path / "thesis.tex").exists()
 
@@ -260,7 +260,7 @@ def test_a_link_to_a_model_stays_a_link(tmp_path):
 def test_what_is_put_into_the_directory_meanwhile_is_spared(tmp_path):
     path = tmp_path / "model"
     path.mkdir()
-    with pytest.raises(FileExistsError, match="is no saved model"), replaced_directory(path) as new:
+    with pytest.raises(FileExistsError, match="is not a saved model"), replaced_directory(path) as new:
         (new / "config.json").write_text("1")
         (path / "thesis.tex").write_text("years of work")
     assert (path / "thesis.tex").exists()
@@ -335,6 +335,6 @@ def test_a_dense_layer_without_safetensors_is_converted_with_its_model(tmp_path)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     with pytest.raises(
-        FileNotFoundError, match=rf"2_Dense has its weights in pytorch_model.bin .*{tmp_path}.*save_pre"
+        FileNotFoundError, match=rf"2_Dense has no model\.safetensors, only pytorch_model\.bin, .*{tmp_path}.*save_pre"
     ):
         Encoder.load(tmp_path)

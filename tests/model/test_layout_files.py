@@ -75,7 +75,7 @@ def test_prompts_that_cannot_be_honoured(tmp_path: Path, config: dict[str, Any],
         ({"similarity_fn_name": "cosine", "truncate_dim": None}, False, []),
         ({"similarity_fn_name": None, "default_prompt_name": None, "prompts": None}, False, []),
         ({"similarity_fn_name": "dot"}, True, []),
-        ({"similarity_fn_name": "dot"}, False, ["CONFIG asks for the similarity dot; texts are compared by cosine"]),
+        ({"similarity_fn_name": "dot"}, False, ["CONFIG asks for the similarity dot; cosine similarity is used"]),
         (
             {"similarity_fn_name": "manhattan"},
             True,
@@ -136,7 +136,7 @@ def test_settings_of_the_tokenizer_and_the_transformer_that_are_not_honoured(tmp
     write(tmp_path, sentence_bert_config=bert | honoured, tokenizer_config={"truncation_side": "left"})
     assert read_settings(tmp_path).notes == (
         "model_args in sentence_bert_config.json has no effect",
-        "tokenizer_config.json keeps the end of a long text; its beginning is kept",
+        "tokenizer_config.json asks to keep the end of long texts; the encoder keeps the beginning",
     )
     write(tmp_path, sentence_bert_config={"transformer_task": "fill-mask"}, tokenizer_config={})
     assert read_settings(tmp_path).notes == ("transformer_task in sentence_bert_config.json has no effect",)
@@ -188,7 +188,7 @@ def test_null_means_absent_in_a_module(tmp_path: Path) -> None:
 
 def test_modules_without_pooling_are_noted(tmp_path: Path) -> None:
     write(tmp_path, modules=[{"path": "", "type": f"{TYPES}Transformer"}])
-    assert read_settings(tmp_path).notes == ("modules.json names no Pooling module; the mean is taken",)
+    assert read_settings(tmp_path).notes == ("modules.json lists no Pooling module; mean pooling is used",)
 
 
 def test_a_transformer_in_a_folder_of_its_own_is_named(tmp_path: Path) -> None:
@@ -208,5 +208,5 @@ def test_notes_are_printed_once_when_a_model_is_loaded(
     Encoder.load(tmp_path / "model")
     assert said == [
         f"{tmp_path / 'model'}: config_sentence_transformers.json asks for the similarity manhattan; "
-        "texts are compared by cosine"
+        "cosine similarity is used"
     ]

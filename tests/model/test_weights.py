@@ -86,7 +86,7 @@ def test_shards(saved, params):
     (saved / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert_same(load_params(saved)[1], params)
     (saved / shard).unlink()
-    with pytest.raises(ValueError, match=f"{shard} is named by .* but absent"):
+    with pytest.raises(ValueError, match=f"{shard} is listed in .* but absent"):
         load_params(saved)
 
 
@@ -98,7 +98,7 @@ def test_dense_head(tmp_path, architecture):
     np.testing.assert_array_equal(
         load_file(tmp_path / "2_Dense" / "model.safetensors")["linear.weight"], params["dense_head"]["kernel"].T
     )
-    with pytest.raises(ValueError, match="names no Dense module"):
+    with pytest.raises(ValueError, match="lists no Dense module"):
         load_params(tmp_path, architecture)
     modules = [{"path": "1_Pooling", "type": "x.Pooling"}, {"path": "2_Dense", "type": "x.Dense"}]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
@@ -120,7 +120,7 @@ def test_truncated_file(saved, kept):
 
 def test_file_of_another_kind(saved):
     (saved / "model.safetensors").write_bytes((8).to_bytes(8, "little") + b"\x80pickled")
-    with pytest.raises(ValueError, match="no safetensors file"):
+    with pytest.raises(ValueError, match="not a safetensors file"):
         load_params(saved)
 
 

@@ -63,7 +63,7 @@ def test_setup_puts_the_last_commit_on_the_hosts_as_often_as_asked(tpu: Tpu) -> 
     tpu.run("create.sh")
     (tpu.repository / "tpu" / "README.md").write_text("changed", encoding="utf-8")
     for _ in range(2):
-        assert "not committed are not copied" in tpu.run("setup.sh").stderr
+        assert "uncommitted changes are not copied" in tpu.run("setup.sh").stderr
     copied = tpu.root / "host" / "jaxretr" / "tpu"
     assert (copied / "on_host.sh").exists() and (copied / "README.md").read_text(encoding="utf-8") != "changed"
     assert not (copied / "env").exists()
@@ -119,7 +119,7 @@ def test_logs_show_what_the_command_prints(ready: Tpu) -> None:
 def test_a_bucket_that_is_asked_for_and_missing(ready: Tpu) -> None:
     ready.settings(TPU_BUCKET="")
     done = ready.run("run.sh", "scripts/train.py", "--out={bucket}/x", check=False)
-    assert done.returncode == 1 and "TPU_BUCKET is not set, which --out={bucket}/x needs" in done.stderr
+    assert done.returncode == 1 and "--out={bucket}/x needs TPU_BUCKET, which is not set" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["TPU_PROJECT", "TPU_ZONE", "TPU_NAME", "TPU_TYPE", "TPU_RUNTIME"])
@@ -134,7 +134,7 @@ def test_missing_settings_and_missing_commands(tpu: Tpu) -> None:
     for script in ("run.sh", "watch.sh"):
         assert "error: no command; expected one such as" in tpu.run(script, check=False).stderr
     (tpu.repository / "tpu" / "env").unlink()
-    assert "copy tpu/env.example there" in tpu.run("create.sh", check=False).stderr
+    assert "copy tpu/env.example to this path" in tpu.run("create.sh", check=False).stderr
 
 
 def test_the_example_has_every_setting(tpu: Tpu) -> None:

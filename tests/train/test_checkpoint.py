@@ -84,7 +84,7 @@ def test_the_remedy_is_that_of_the_reason(
             raise OSError(code, os.strerror(code))
 
         monkeypatch.setattr(checkpoints._manager, "save", refuse)
-        with pytest.raises(OSError, match=f"{os.strerror(code)}.*checkpoint 5 is whole .*{remedy}") as caught:
+        with pytest.raises(OSError, match=f"{os.strerror(code)}.*resumes from checkpoint 5.*{remedy}") as caught:
             save(checkpoints, 10)
         assert ("disk space" in str(caught.value)) == (code != errno.EACCES)
 

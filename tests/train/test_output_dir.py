@@ -23,7 +23,7 @@ def begun(directory: Path, *, content: dict[str, str] | None, by: str) -> Path:
 def test_a_run_on_other_content_is_neither_resumed_nor_taken_as_finished(tmp_path: Path, by: str, name: str) -> None:
     output_dir = begun(tmp_path / "run", content=BEFORE, by=by)
     check_content(output_dir, BEFORE)
-    with pytest.raises(ValueError, match=rf"other content under the same names \({name} was '.', is 'new'\)"):
+    with pytest.raises(ValueError, match=rf"different content under the same names \({name} was '.', is 'new'\)"):
         check_content(output_dir, BEFORE | {name: "new"})
 
 

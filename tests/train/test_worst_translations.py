@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxretr.train.hardening import worst_translations
-from jaxretr.train.hardening.translations import chosen, pair_losses
+from jaxretr.train.hardening.translations import pair_losses, with_translations
 from tests.tiny import TINY
 from tests.train.test_hardening import BATCH, OBJECTIVE, PARAMS, assert_close, extended, one_device
 
@@ -40,7 +40,9 @@ def test_the_pair_with_the_largest_loss_is_trained_on() -> None:
 
     worst = expected.argmax(axis=1)
     assert len(set(worst.tolist())) == 3
-    picked = jax.tree.map(np.asarray, chosen(jax.tree.map(jax.numpy.asarray, data), jax.numpy.asarray(worst)))
+    picked = jax.tree.map(
+        np.asarray, with_translations(jax.tree.map(jax.numpy.asarray, data), jax.numpy.asarray(worst))
+    )
     for i, k in enumerate(worst):
         others = data.translations
         query = data.queries.ids[i] if k == 0 else others.queries.ids[i, k - 1]

@@ -108,7 +108,7 @@ def _prepared(name: str, data_dir: AnyPath, values: dict[str, Any]) -> Source:
     bucket_copy = data_dir / Path(source.data_dir).relative_to(on_disk) if in_bucket(data_dir) else None
     if bucket_copy and (bucket_copy / _LAST).exists():
         local_copy(bucket_copy, at=Path(source.data_dir))
-        return builder(name, data_dir=on_disk, **values)  # a builder looks for its data only when it is constructed
+        return builder(name, data_dir=on_disk, **values)  # builders look for their data only on construction
     directory = Path(source.data_dir)
     if not directory.exists():
         lock = lock_directory(directory.parent, "waiting for it", wait=say)
@@ -131,5 +131,7 @@ def _duplicate(error: BaseException | None) -> str | None:
     if error is None:
         return None
     values = tf_example_pb2.Example.FromString(error.item1).features.feature
-    named = [values[name].bytes_list.value[0].decode() for name in ("query_id", "key", "language") if name in values]
-    return f"two records have the key {named[0]!r} in language {named[1]!r}"
+    key_and_language = [
+        values[name].bytes_list.value[0].decode() for name in ("query_id", "key", "language") if name in values
+    ]
+    return f"two records have the key {key_and_language[0]!r} in language {key_and_language[1]!r}"

@@ -31,8 +31,8 @@ class SourceConfig(tfds.core.BuilderConfig):
     """Base class of the builders' settings.
 
     Subclasses add fields, check them in `validate` and return a readable `label`. The name of the config is the label
-    and a digest of all added fields. A `Path` field contributes its path and the `stamps` of its files, so other files
-    and changed files are prepared again.
+    and a digest of all added fields. A `Path` field contributes its path and the `stamps` of its files, so different or
+    changed files are prepared again.
     """
 
     name: str = ""
@@ -78,7 +78,7 @@ class Source(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        return {split: self._generate_examples(split, made) for split, made in self.records(dl_manager).items()}
+        return {split: self._generate_examples(split, records) for split, records in self.records(dl_manager).items()}
 
     def _generate_examples(self, split: str, records: Iterable[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
         empty = True
@@ -89,7 +89,10 @@ class Source(tfds.core.GeneratorBasedBuilder):
         if empty:
             config = self.builder_config
             settings = ", ".join(f"{name}={getattr(config, name)!s}" for name in config.settings())
-            raise ValueError(f"{self.name}: no record for the split {split!r} with the settings {settings}.")
+            raise ValueError(
+                f"{self.name}: no record for the split {split!r} with the settings {settings}; "
+                "check the source, or change the settings."
+            )
 
 
 class _SyncedInfo(tfds.core.DatasetInfo):

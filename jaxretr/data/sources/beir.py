@@ -55,10 +55,11 @@ class Beir(base.Source):
 
 
 def part(source: Path) -> judged.Part:
-    """Return the collection in a directory or zip. Raises ValueError if it is in another layout."""
+    """Return the collection in a directory or zip. Raises ValueError if its layout is wrong."""
     corpus, queries, tables = locate(source)
     queries_of_split = {
-        Path(table.name).stem: judged.Asked(queries, _query_texts(queries), read_qrels(table)) for table in tables
+        Path(table.name).stem: judged.SplitQueries(queries, _query_texts(queries), read_qrels(table))
+        for table in tables
     }
     return judged.Part(corpus, _passage_texts(corpus), queries_of_split)
 
@@ -67,7 +68,7 @@ def locate(source: Path) -> tuple[File, File, list[File]]:
     """Return the corpus, the queries and the qrels files.
 
     Raises:
-      ValueError: the layout is another; the message says what was found and what was looked for.
+      ValueError: the layout is wrong; the message says what was expected and what was found.
     """
     root: File = source
     if source.is_file():

@@ -37,7 +37,7 @@ def visible(folder: File) -> list[Any]:
 
 
 def check_fetched(file: File) -> None:
-    """Raise ValueError if the file is the pointer that git-lfs leaves in place of a file it has not fetched."""
+    """Raise ValueError if the file is a git-lfs pointer, which stands for a file that git-lfs has not fetched."""
     with file.open("rb") as opened:
         _check_no_pointer(opened.read(len(_LFS_POINTER)), file)
 
@@ -141,7 +141,7 @@ def table(file: File, columns: int, separator: str | None = "\t") -> Iterator[tu
     """Yield the rows of a text table with exactly `columns` columns; `separator=None` splits at any white space.
 
     Raises:
-      ValueError: a row has another number of columns; the message names file and line.
+      ValueError: a row has a different number of columns; the message names file and line.
     """
     for number, line in lines(file):
         row = line.split(separator)
@@ -165,9 +165,9 @@ def text(record: Mapping[str, Any], name: str, file: File, number: int) -> str:
     """Return a string field of a JSON record, empty if it is null. Raises ValueError if it is missing."""
     value = record.get(name, 0)
     if value is not None and not isinstance(value, str):
-        found = repr(value)[:80] if name in record else "none"
+        shown = repr(value)[:80] if name in record else "none"
         raise ValueError(
-            f"{file}, line {number}: field {name!r} must be a string, found {found} (the record has "
+            f"{file}, line {number}: field {name!r} must be a string, found {shown} (the record has "
             f"{', '.join(record)})."
         )
     return value or ""

@@ -16,7 +16,7 @@ Qrels = dict[str, dict[str, int]]
 """Query key -> passage key -> grade."""
 
 
-class Asked(NamedTuple):
+class SplitQueries(NamedTuple):
     """The queries of one language and split.
 
     Attributes:
@@ -36,12 +36,12 @@ class Part(NamedTuple):
     Attributes:
       corpus: file or folder of the passages; errors name it.
       texts: key, title and text of each passage.
-      asked: queries of each split.
+      queries: queries of each split.
     """
 
     corpus: File
     texts: Iterable[tuple[str, str, str]]
-    asked: Mapping[str, Asked]
+    queries: Mapping[str, SplitQueries]
 
 
 def records(parts: Mapping[str, Part]) -> dict[str, Iterable[dict[str, Any]]]:
@@ -56,8 +56,10 @@ def records(parts: Mapping[str, Part]) -> dict[str, Iterable[dict[str, Any]]]:
     splits: dict[str, Iterable[dict[str, Any]]] = {
         schema.CORPUS_SPLIT: itertools.chain(*(_passages(*part) for part in parts.items()))
     }
-    for split in sorted({split for part in parts.values() for split in part.asked}):
-        queries_of_language = {language: part.asked[split] for language, part in parts.items() if split in part.asked}
+    for split in sorted({split for part in parts.values() for split in part.queries}):
+        queries_of_language = {
+            language: part.queries[split] for language, part in parts.items() if split in part.queries
+        }
         relevant: Qrels = {}
         for language, (_, _, qrels) in queries_of_language.items():
             for query, grades in qrels.items():
@@ -68,7 +70,7 @@ def records(parts: Mapping[str, Part]) -> dict[str, Iterable[dict[str, Any]]]:
 
 
 def _passages(language: str, part: Part) -> Iterator[dict[str, Any]]:
-    judged = (grades for asked in part.asked.values() for grades in asked.qrels.values())
+    judged = (grades for queries in part.queries.values() for grades in queries.qrels.values())
     unseen = {passage for grades in judged for passage in grades}
     for key, title, text in part.texts:
         unseen.discard(key)
@@ -76,28 +78,31 @@ def _passages(language: str, part: Part) -> Iterator[dict[str, Any]]:
     _check_all_seen(unseen, "passages", part.corpus)
 
 
-def _queries(language: str, asked: Asked, relevant: Qrels) -> Iterator[dict[str, Any]]:
-    unseen = set(asked.qrels)
-    for number, key, text in asked.texts:
+def _queries(language: str, queries: SplitQueries, relevant: Qrels) -> Iterator[dict[str, Any]]:
+    unseen = set(queries.qrels)
+    for number, key, text in queries.texts:
         if key in relevant:
             unseen.discard(key)
             if not text.strip():
-                raise ValueError(f"{asked.file}, line {number}: the judged query {key!r} has no text.")
+                raise ValueError(
+                    f"{queries.file}, line {number}: the judged query {key!r} has no text; add the text, or "
+                    "remove the judgements."
+                )
             yield schema.retrieval_record(key, language, text, relevant=relevant[key])
-    _check_all_seen(unseen, "queries", asked.file)
+    _check_all_seen(unseen, "queries", queries.file)
 
 
 def _check_all_seen(unseen: Collection[str], what: str, file: File) -> None:
     if unseen:
-        some = ", ".join(sorted(unseen)[:5])
+        examples = ", ".join(sorted(unseen)[:5])
         raise ValueError(
-            f"{len(unseen)} {what} in the judgements are not in {file}, such as {some}: do the files belong together? "
-            "Add the missing texts, or remove the judgements."
+            f"{len(unseen)} {what} in the judgements are not in {file}, such as {examples}; check that the files "
+            "belong together, add the missing texts, or remove the judgements."
         )
 
 
-def asked_in_trec_files(language: str, topics: File, judgements: File) -> Asked:
-    """Return the queries of a language whose questions differ from other languages' questions despite equal ids.
+def queries_from_trec_files(language: str, topics: File, judgements: File) -> SplitQueries:
+    """Return the queries of a language from TREC files. Equal ids in two languages are different questions.
 
     The key of a question is "<language>-<id>".
 
@@ -110,7 +115,7 @@ def asked_in_trec_files(language: str, topics: File, judgements: File) -> Asked:
     for number, (query, _, passage, grade) in files.table(judgements, columns=4, separator=None):
         add_judgement(qrels, f"{language}-{query}", passage, grade, judgements, number)
     texts = ((number, f"{language}-{query}", text) for number, (query, text) in files.table(topics, columns=2))
-    return Asked(topics, texts, qrels)
+    return SplitQueries(topics, texts, qrels)
 
 
 def add_judgement(qrels: Qrels, query: str, passage: str, grade: str, file: File, number: int) -> None:

@@ -108,7 +108,7 @@ def candidates(path: Path, kind: str) -> Iterator[tuple[str, str, dict[str, str]
     """Yield the candidates of one language: key, text, and the questions (id -> text) that each answers.
 
     Raises:
-      ValueError: the file is in another layout, or an answer is in no sentence.
+      ValueError: the file has another layout, or an answer is outside all sentences.
     """
     try:
         paragraphs = [
@@ -125,7 +125,7 @@ def candidates(path: Path, kind: str) -> Iterator[tuple[str, str, dict[str, str]
                 for answer in question["answers"]:
                     place = _span_with(answer["answer_start"], spans)
                     if place is None:
-                        raise LookupError(f"the answer to question {id} lies in no sentence")
+                        raise LookupError(f"the answer to question {id} is outside all sentences")
                     questions_of_span[place][id] = text
             for place, span in enumerate(spans):
                 text = context[span[0] : span[1]]

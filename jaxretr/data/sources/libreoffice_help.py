@@ -61,7 +61,8 @@ class LibreOfficeHelpConfig(base.SourceConfig):
         unknown = sorted(set(self.languages) - set(PACKAGES))
         if unknown or not self.languages:
             raise ValueError(
-                f"languages={list(self.languages)}: {unknown or 'none'} not available; choose from {list(PACKAGES)}."
+                f"languages={list(self.languages)}: {unknown or 'an empty list is'} not available; choose from "
+                f"{list(PACKAGES)}."
             )
         if not 0 <= self.min_translated <= 1:
             raise ValueError(f"min_translated={self.min_translated} must be a share from 0 to 1.")
@@ -126,8 +127,8 @@ def read_pages(deb: Path) -> dict[str, Page]:
     parsed = {path: page for path, page in pages.items() if page is not None}
     if not parsed:
         raise RuntimeError(
-            f"{deb} holds no help page in the known layout ({PAGE.pattern}, with an element 'DisplayArea'): "
-            "LibreOffice has changed the layout, or this is another package. Version 7.4 is known to work."
+            f"{deb} contains no help page in the known layout ({PAGE.pattern}, with an element 'DisplayArea'): "
+            "LibreOffice has changed the layout, or the package is a different one. Use version 7.4, which works."
         )
     return parsed
 

@@ -65,7 +65,7 @@ class Miracl(base.Source):
     def records(self, downloads: tfds.download.DownloadManager) -> dict[str, Iterable[dict[str, Any]]]:
         source = self.builder_config.source
         parts = {language: _part(source, language) for language in self.builder_config.languages}
-        if not any(part.asked for part in parts.values()):
+        if not any(part.queries for part in parts.values()):
             looked_for = " or ".join(_query_files(source, "<language>", split)[1].name for split in SPLITS)
             raise FileNotFoundError(f"source={str(source)!r} has no judgements: looked for qrels/{looked_for}.")
         return judged.records(parts)
@@ -73,12 +73,12 @@ class Miracl(base.Source):
 
 def _part(source: Path, language: str) -> judged.Part:
     pairs = {split: _query_files(source, language, split) for split in SPLITS}
-    asked = {
-        split: judged.asked_in_trec_files(language, topics, qrels)
+    queries = {
+        split: judged.queries_from_trec_files(language, topics, qrels)
         for split, (topics, qrels) in pairs.items()
         if qrels.exists()
     }
-    return judged.Part(_corpus_folder(source, language), _passage_texts(source, language), asked)
+    return judged.Part(_corpus_folder(source, language), _passage_texts(source, language), queries)
 
 
 def _passage_texts(source: Path, language: str) -> Iterator[tuple[str, str, str]]:

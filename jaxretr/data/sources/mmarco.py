@@ -51,13 +51,13 @@ class MmarcoConfig(base.SourceConfig):
                 f"languages={list(self.languages)}: {unknown} not available; choose from {list(LANGUAGES)}."
             )
         self.languages = tuple(sorted(set(self.languages)))
-        wanted = [path for language in self.languages for path in _paths(source, language)]
-        missing = [str(path.relative_to(source)) for path in wanted if not path.exists()]
+        needed = [path for language in self.languages for path in _paths(source, language)]
+        missing = [str(path.relative_to(source)) for path in needed if not path.exists()]
         if not (source / TRIPLES).exists() and not (source / QRELS).exists():
             missing.append(f"{TRIPLES} or {QRELS}")
         if missing:
-            some = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
-            raise FileNotFoundError(f"source={str(source)!r} lacks {some}; found {base.listing(source)}.")
+            shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+            raise FileNotFoundError(f"source={str(source)!r} lacks {shown}; found {base.listing(source)}.")
         if self.num_negatives < 0:
             raise ValueError(f"num_negatives={self.num_negatives} must not be negative.")
 

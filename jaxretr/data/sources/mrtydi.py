@@ -63,7 +63,7 @@ class MrTydi(base.Source):
     def records(self, downloads: tfds.download.DownloadManager) -> dict[str, Iterable[dict[str, Any]]]:
         source = self.builder_config.source
         parts = {language: _part(source, language) for language in self.builder_config.languages}
-        if not any(part.asked for part in parts.values()):
+        if not any(part.queries for part in parts.values()):
             raise FileNotFoundError(
                 f"source={str(source)!r} has no judgements: looked for mrtydi-v1.1-<language>/qrels.<split>.txt."
             )
@@ -73,12 +73,12 @@ class MrTydi(base.Source):
 def _part(source: Path, language: str) -> judged.Part:
     corpus = _corpus(source, language)
     folder = corpus.parent.parent
-    asked = {
-        split: judged.asked_in_trec_files(language, folder / f"topic.{split}.tsv", folder / f"qrels.{split}.txt")
+    queries = {
+        split: judged.queries_from_trec_files(language, folder / f"topic.{split}.tsv", folder / f"qrels.{split}.txt")
         for split in SPLITS
         if (folder / f"qrels.{split}.txt").exists()
     }
-    return judged.Part(corpus, _passage_texts(corpus), asked)
+    return judged.Part(corpus, _passage_texts(corpus), queries)
 
 
 def _passage_texts(file: Path) -> Iterator[tuple[str, str, str]]:

@@ -64,7 +64,7 @@ def read(row: Mapping[str, Any], file: Path, number: int) -> PairRow:
     """Read a row, from which null values have been left out.
 
     Raises:
-      ValueError: a column is missing or of another type, or a passage is empty; the message names file and line.
+      ValueError: a column is missing or has the wrong type, or a passage is empty; the message names file and line.
     """
     where = f"{file}, line {number}"
     query = _first(row, QUERIES) or QUERIES[-1]
@@ -80,7 +80,7 @@ def read(row: Mapping[str, Any], file: Path, number: int) -> PairRow:
     unread = set(row) - {query, positive, question_id, passage_id, language, *negatives}
     answers = _passages(row, positive, where, unread)
     if not answers:
-        raise ValueError(f"{where}: the question has no answer.")
+        raise ValueError(f"{where}: the question has no answer; add a passage, or remove the row.")
     return PairRow(
         text,
         answers,

@@ -123,4 +123,4 @@ def _first_unreadable(values: pa.Array) -> int:
             values[place].as_py()
         except (ValueError, OverflowError, KeyError):
             return place + 1
-    raise AssertionError("every value of the column can be read alone")
+    raise AssertionError("every single value of the column can be read")

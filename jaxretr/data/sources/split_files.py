@@ -97,7 +97,11 @@ def _stem(name: str) -> str:
 
 
 def _split_and_language(path: Path, name: str) -> tuple[str, str | None]:
-    """Return the split and language of a file. Raises ValueError if the path names no split, two, or anything else."""
+    """Return the split and language of a file.
+
+    Raises:
+      ValueError: the path does not name exactly one split, names two languages, or has an unknown part.
+    """
     *folders, last = name.split("/")
     splits, languages = [], []
     for part in [folder for folder in folders if folder not in _NEUTRAL_FOLDERS] + [last]:

@@ -1,4 +1,4 @@
-"""What a perturbation of text is, how its texts are drawn, which of them reach the model, and grapheme clusters.
+"""Define perturbations of text, draw perturbed texts, screen them with the tokenizer, and split grapheme clusters.
 
 Input: texts, a perturbation, a seed, the tokenizer. Output: perturbed texts. Perturbations edit grapheme clusters, the
 characters that a reader sees. Hindi conjuncts, Thai vowels and tones above or below a letter are parts of one cluster,
@@ -18,11 +18,11 @@ _WORD = regex.compile(r"[\p{L}\p{M}]+")
 Perturb = Callable[[str, str], list[str]]
 """(text, language) -> all texts one edit away, without duplicates and without the text itself, in a fixed order."""
 TokenIds = Callable[[Sequence[str]], list[list[int]]]
-"""Texts -> token ids as the model gets them, such as a `jaxretr.tokenization.Tokenization`."""
+"""Texts -> token ids as the model receives them, such as a `jaxretr.tokenization.Tokenization`."""
 
 
 class Screened(NamedTuple):
-    """Candidates that reach the model, and the number that do not; a success rate counts the former only.
+    """Candidates that reach the model, and the number that do not; a success rate counts only `kept`.
 
     Attributes:
       kept: texts with token ids that differ from the clean text's ids.
@@ -41,8 +41,7 @@ def screen(text: str, candidates: Sequence[str], token_ids: TokenIds) -> Screene
 
 
 def draw(perturb: Perturb, text: str, language: str, *, count: int, edits: int = 1, seed: int) -> list[str]:
-    """Draw random perturbed texts: `edits` edits one after the other, each uniform over the texts that `perturb`
-    offers.
+    """Draw random perturbed texts: `edits` edits in sequence, each uniform over the texts that `perturb` returns.
 
     Args:
       perturb: the kind of edit.
@@ -59,7 +58,7 @@ def draw(perturb: Perturb, text: str, language: str, *, count: int, edits: int =
     first = perturb(text, language)
     if edits == 1:
         return [first[i] for i in rng.permutation(len(first))[:count]]
-    found: dict[str, None] = {}
+    drawn: dict[str, None] = {}
     for _ in range(count):
         edited, offered = text, first
         for remaining in reversed(range(edits)):
@@ -68,8 +67,8 @@ def draw(perturb: Perturb, text: str, language: str, *, count: int, edits: int =
             edited = offered[rng.integers(len(offered))]
             offered = perturb(edited, language) if remaining else []
         if edited != text:
-            found[edited] = None
-    return list(found)
+            drawn[edited] = None
+    return list(drawn)
 
 
 def generator(text: str, seed: int) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""Keyboards: which characters are on neighboring keys, and which character a key types on another keyboard.
+"""Keyboards: which characters are on neighboring keys, and which character the same key types on another keyboard.
 
 Input: characters and a language. Output: characters. `layouts.py` holds the layouts. Chinese is typed by sound:
 the neighbors of a Chinese character are the characters that a pinyin input method offers for the same or a similar
@@ -25,12 +25,12 @@ _NEAR = 2
 LANGUAGES = (*LAYOUTS, "zh")
 
 
-def neighbours(character: str, language: str) -> tuple[str, ...]:
+def neighbors(character: str, language: str) -> tuple[str, ...]:
     """Return the letters on the keys next to the key of the letter `character`; for a mark, the marks.
 
     Empty for any other character, and for a character without a key of its own.
     """
-    return similar_sounds(character) if language == "zh" else _neighbours(language).get(character, ())
+    return similar_sounds(character) if language == "zh" else _neighbors(language).get(character, ())
 
 
 @functools.cache
@@ -66,7 +66,7 @@ def _key(character: str, table: Mapping[str, str]) -> str:
 
 
 @functools.cache
-def _neighbours(language: str) -> dict[str, tuple[str, ...]]:
+def _neighbors(language: str) -> dict[str, tuple[str, ...]]:
     keys = [
         (key, row // 4, row % 4, _ROW_STARTS[row % 4] + column)
         for row, characters in enumerate(_rows(language))
@@ -89,8 +89,8 @@ def _neighbours(language: str) -> dict[str, tuple[str, ...]]:
 def _rows(language: str) -> list[list[str]]:
     if language not in LAYOUTS:
         raise ValueError(
-            f"No keyboard for language {language!r}, only {', '.join(LANGUAGES)}; scripts/make_keyboard_layouts.py "
-            "reads others."
+            f"No keyboard for language {language!r}, only for {', '.join(LANGUAGES)}; add a layout with "
+            "scripts/make_keyboard_layouts.py."
         )
     return [row.split(" ") for row in LAYOUTS[language]]
 
@@ -103,9 +103,9 @@ def similar_sounds(character: str) -> tuple[str, ...]:
     place = (code // 256 - _FIRST // 256) * _SIZE + code % 256 - 0xA1
     last = (_LAST // 256 - _FIRST // 256) * _SIZE + _LAST % 256 - 0xA1
     near = range(max(place - _NEAR, 0), min(place + _NEAR, last) + 1)
-    return tuple(_at(other) for other in near if other != place)
+    return tuple(_character_at(other) for other in near if other != place)
 
 
-def _at(place: int) -> str:
+def _character_at(place: int) -> str:
     row, column = divmod(place, _SIZE)
     return bytes((_FIRST // 256 + row, 0xA1 + column)).decode("gb2312")

@@ -1,8 +1,8 @@
 """Which key types which character. Facts from xkeyboard-config.
 
 Written by `scripts/make_keyboard_layouts.py`; do not edit. Language -> rows of keys, top to bottom, first
-without and then with Shift; keys left to right, separated by blanks. Nothing between two blanks stands for a
-key that types no character by itself.
+without Shift and then with Shift. Spaces separate the keys of a row, from left to right. An empty string
+between two spaces stands for a key that types no character by itself.
 """
 
 LAYOUTS: dict[str, tuple[str, ...]] = {

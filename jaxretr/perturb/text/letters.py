@@ -1,4 +1,4 @@
-"""Diacritics and case: variants that a careless writer makes of the same letters.
+"""Diacritics and case: variants of letters that careless writers produce.
 
 Input: a text and its language. Output: texts. Chinese has neither.
 """
@@ -16,7 +16,7 @@ _STROKES = {"đ": "d", "Đ": "D", "ı": "i"}
 _THAI_TONES = "่้๊๋"
 _ACCENT_CLASSES = frozenset({7, *range(27, 36), 107, 202, 216, 220, 230})
 """Combining classes of marks that writers omit: nukta, Arabic vowel signs, Thai tones, and the Latin, Greek and
-Cyrillic accents. Hindi and Thai vowel signs have other classes; a word without them is another word."""
+Cyrillic accents. Hindi and Thai vowel signs have other classes; a word without them is a different word."""
 
 _VIETNAMESE = "".join(
     unicodedata.normalize("NFC", base + tone)
@@ -51,14 +51,14 @@ def without_diacritics(text: str, language: str) -> list[str]:
 def wrong_diacritics(text: str, language: str) -> list[str]:
     """Change the diacritic of one letter: "ä" to "a", "o" to "ö", "ế" to "ề"."""
     if language not in _ACCENTED:
-        raise ValueError(f"No letters with diacritics for language {language!r}, only {', '.join(_ACCENTED)}.")
-    found: dict[str | None, None] = {}
+        raise ValueError(f"No letters with diacritics for language {language!r}, only for {', '.join(_ACCENTED)}.")
+    candidates: dict[str | None, None] = {}
     for word in iter_words(unicodedata.normalize("NFC", text)):
         for i, grapheme in enumerate(word.graphemes):
             for other in _thai_tones(grapheme) if language == "th" else _same_base(grapheme, language):
                 if other != grapheme:
-                    found[word.replaced([*word.graphemes[:i], other, *word.graphemes[i + 1 :]])] = None
-    return [candidate for candidate in found if candidate is not None]
+                    candidates[word.replaced([*word.graphemes[:i], other, *word.graphemes[i + 1 :]])] = None
+    return [candidate for candidate in candidates if candidate is not None]
 
 
 def cases(text: str, language: str) -> list[str]:

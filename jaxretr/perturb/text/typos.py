@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 
 from jaxretr.perturb.text.edits import Word, iter_words, split_graphemes
-from jaxretr.perturb.text.keyboards import alphabet, neighbours
+from jaxretr.perturb.text.keyboards import alphabet, neighbors
 from jaxretr.perturb.text.words import FUNCTION_WORDS
 
 MIN_LETTERS = 3
@@ -24,7 +24,7 @@ def insertions(text: str, language: str) -> list[str]:
 
     def edits(graphemes: list[str]) -> Iterator[list[str]]:
         for i, grapheme in enumerate(graphemes):
-            letters = neighbours(grapheme, language) if language == "zh" else alphabet(language)
+            letters = neighbors(grapheme, language) if language == "zh" else alphabet(language)
             for letter in letters:
                 yield [*graphemes[: i + 1], _in_case_of(grapheme, letter, language), *graphemes[i + 1 :]]
         for letter in alphabet(language):
@@ -75,18 +75,18 @@ def typos(text: str, language: str) -> list[str]:
 
 def _candidates(text: str, language: str, edits: Callable[[list[str]], Iterator[list[str]]]) -> list[str]:
     """Return the distinct texts that result from edits of each eligible word."""
-    found = dict.fromkeys(
+    candidates = dict.fromkeys(
         word.replaced(edited)
         for word in iter_words(text)
         if _is_eligible(word, language)
         for edited in edits(word.graphemes)
     )
-    return [candidate for candidate in found if candidate is not None and candidate != text]
+    return [candidate for candidate in candidates if candidate is not None and candidate != text]
 
 
 def _is_eligible(word: Word, language: str) -> bool:
     if language not in FUNCTION_WORDS:
-        raise ValueError(f"No function words for language {language!r}, only {', '.join(FUNCTION_WORDS)}.")
+        raise ValueError(f"No function words for language {language!r}, only for {', '.join(FUNCTION_WORDS)}.")
     long = len(word.graphemes) >= MIN_LETTERS or language == "zh"
     return long and "".join(word.graphemes).lower() not in FUNCTION_WORDS[language]
 
@@ -96,13 +96,13 @@ def _slips(grapheme: str, language: str) -> list[str]:
     slips = [
         grapheme[:i] + other + grapheme[i + 1 :]
         for i, character in enumerate(grapheme)
-        for other in neighbours(character, language)
+        for other in neighbors(character, language)
     ]
     if not slips:
         base, *marks = list(unicodedata.normalize("NFD", grapheme))
-        slips = list(neighbours(base, language))
+        slips = list(neighbors(base, language))
         for i, mark in enumerate(marks):
-            for other in neighbours(mark, language):
+            for other in neighbors(mark, language):
                 slips.append(unicodedata.normalize("NFC", "".join([base, *marks[:i], other, *marks[i + 1 :]])))
     return [slip for slip in slips if slip != grapheme and len(split_graphemes(slip)) == 1]
 

@@ -1,9 +1,9 @@
 """Perturbations that a reader cannot see: invisible characters, homoglyphs, reordering and deletion characters.
 
-Input: a text and its language. Output: texts one injection away that look the same wherever the standard is followed.
-The four kinds, and their budget (the number of injections), come from Boucher et al. (2022, "Bad Characters:
-Imperceptible NLP Attacks"). Injections are placed between grapheme clusters of one word, never inside a cluster. A
-tokenizer's normalizer undoes some of them; `edits.screen` finds these.
+Input: a text and its language. Output: texts one injection away, which look the same in software that follows the
+Unicode Standard. The four kinds, and their budget (the number of injections), come from Boucher et al. (2022, "Bad
+Characters: Imperceptible NLP Attacks"). Injections are placed between grapheme clusters of one word, never inside a
+cluster. A tokenizer's normalizer undoes some of them; `edits.screen` finds these.
 """
 
 import functools
@@ -36,26 +36,26 @@ _CHINESE_COPIES = (range(0x2F00, 0x2FD6), range(0xF900, 0xFAD9))
 
 def invisible(text: str, language: str) -> list[str]:
     """Insert one character of zero width inside a word."""
-    found: dict[str, None] = {}
+    candidates: dict[str, None] = {}
     for before, left, after in _gaps(text):
         direction = unicodedata.bidirectional(left[0])
         joining = direction == "AL"
         for character in ZERO_WIDTH + _MARKS.get(direction, "") + ("" if joining else _NON_JOINER):
-            found[before + character + after] = None
-    return list(found)
+            candidates[before + character + after] = None
+    return list(candidates)
 
 
 def homoglyphs(text: str, language: str) -> list[str]:
     """Replace one letter by a letter that looks the same. Hindi and Thai letters have none."""
-    found: dict[str, None] = {}
+    candidates: dict[str, None] = {}
     for i, character in enumerate(text):
         others = _look_alikes().get(character, "")
         following = text[i + 1 : i + 2]
         if following and unicodedata.bidirectional(following) == "AL":
             others += _LOOK_ALIKES_BEFORE_A_LETTER.get(character, "")
         for other in others:
-            found[text[:i] + other + text[i + 1 :]] = None
-    return list(found)
+            candidates[text[:i] + other + text[i + 1 :]] = None
+    return list(candidates)
 
 
 def reorderings(text: str, language: str) -> list[str]:
@@ -63,7 +63,7 @@ def reorderings(text: str, language: str) -> list[str]:
 
     Arabic letters are skipped: the controls would separate joined letters.
     """
-    found: dict[str, None] = {}
+    candidates: dict[str, None] = {}
     for word in iter_words(text):
         for i in range(len(word.graphemes) - 1):
             first, second = word.graphemes[i : i + 2]
@@ -71,8 +71,8 @@ def reorderings(text: str, language: str) -> list[str]:
             if first != second and directions == {"L"}:
                 swapped = f"{_LRO}{_LRI}{_RLO}{_LRI}{second}{_PDI}{_LRI}{first}{_PDI}{_PDF}{_PDI}{_PDF}"
                 rest = "".join(word.graphemes[i + 2 :]) + word.after
-                found[word.before + "".join(word.graphemes[:i]) + swapped + rest] = None
-    return list(found)
+                candidates[word.before + "".join(word.graphemes[:i]) + swapped + rest] = None
+    return list(candidates)
 
 
 def deleted_letters(text: str, language: str) -> list[str]:

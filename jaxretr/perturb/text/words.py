@@ -4,7 +4,7 @@ Input: a text and its language. Output: texts made of the same words. Blanks sep
 texts yield nothing here.
 
 Function words carry grammar and little meaning: articles, prepositions, conjunctions, pronouns, auxiliaries. Question
-words and negations are not among them, because a question without them asks something else. Chinese and Thai have no
+words and negations are not among them, because a question without them has another meaning. Chinese and Thai have no
 list: without blanks, a word cannot be told from a part of another word.
 """
 
@@ -40,13 +40,13 @@ _EDGES = regex.compile(r"^(\P{L}*)(.*?)(\P{L}*)$", regex.DOTALL)
 def swapped_words(text: str, language: str) -> list[str]:
     """Swap two neighboring words; blanks and the punctuation around words stay."""
     parts = regex.split(r"(\s+)", text)
-    found: dict[str, None] = {}
+    candidates: dict[str, None] = {}
     for i in range(0, len(parts) - 2, 2):
         (before, first, after), (before_2, second, after_2) = _edges(parts[i]), _edges(parts[i + 2])
         if first and second and first != second:
             swapped = [before + second + after, parts[i + 1], before_2 + first + after_2]
-            found["".join([*parts[:i], *swapped, *parts[i + 3 :]])] = None
-    return list(found)
+            candidates["".join([*parts[:i], *swapped, *parts[i + 3 :]])] = None
+    return list(candidates)
 
 
 def reversed_words(text: str, language: str) -> list[str]:
@@ -61,9 +61,12 @@ def reversed_words(text: str, language: str) -> list[str]:
 
 
 def without_function_words(text: str, language: str) -> list[str]:
-    """Return `text` without its function words. Empty if it has none, or nothing else."""
+    """Return `text` without its function words.
+
+    The list is empty if the text has no function words, or only function words.
+    """
     if language not in FUNCTION_WORDS:
-        raise ValueError(f"No function words for language {language!r}, only {', '.join(FUNCTION_WORDS)}.")
+        raise ValueError(f"No function words for language {language!r}, only for {', '.join(FUNCTION_WORDS)}.")
     listed = FUNCTION_WORDS[language]
     kept: list[str] = []
     dropped, carried = False, ""

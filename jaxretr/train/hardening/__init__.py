@@ -1,4 +1,4 @@
-"""Adversarial hardening: an update that also counts how the model does on perturbed inputs."""
+"""Adversarial hardening: training updates whose loss includes perturbed inputs."""
 
 from jaxretr.train.hardening.adversarial import fgm, freelb, pgd
 from jaxretr.train.hardening.consistency import self_teaching, vat

@@ -1,9 +1,9 @@
 """Adversarial training: word embeddings move within balls so that the loss of the batch rises.
 
 Input: the objective, parameters and this device's share of a batch. Output: losses and gradients of the parameters, as
-a `Hardening` returns them. Queries and passages move together. The adversary's gradient is that of the sum of all
-devices' losses, because the transpose of `parallel.gather` is a sum; only its direction matters. The adversary attacks
-the network that is updated: dropout drops the same entries in all passes of an update.
+a `Hardening` returns them. Queries and passages move together. The adversary's gradient is the gradient of the sum of
+all devices' losses, because the transpose of `parallel.gather` is a sum; only its direction matters. The adversary
+attacks the network that is updated: dropout drops the same entries in all passes of an update.
 """
 
 from collections.abc import Callable
@@ -60,10 +60,10 @@ def pgd(
     steps: int,
     weight: float,
 ) -> tuple[Hardened, Params]:
-    """The clean loss plus `weight` times the loss where projected gradient ascent from a random start ends.
+    """The clean loss plus `weight` times the loss at the end of projected gradient ascent from a random start.
 
-    `steps` steps of 2.5 radii / `steps`. Madry et al. (2018), arXiv 1706.06083, who train without the clean term. Costs
-    `steps` + 2 gradients.
+    The ascent takes `steps` steps of 2.5 radii / `steps`. Madry et al. (2018), arXiv 1706.06083, who train without the
+    clean term. Costs `steps` + 2 gradients.
     """
     loss = _loss(objective, batch, dropout_key)
     words = objective.word_embeddings(params, batch)
@@ -95,8 +95,8 @@ def freelb(
     """The mean loss at the `steps` points that projected gradient ascent visits, the random start first.
 
     Each point costs one gradient, because one backward pass gives the gradients of parameters and perturbation. A
-    forward pass measures the clean loss. Steps of 2.5 radii / `steps`. Zhu et al. (2020), arXiv 1909.11764, algorithm
-    1.
+    forward pass measures the clean loss. Each step is 2.5 radii / `steps` long. Zhu et al. (2020), arXiv 1909.11764,
+    algorithm 1.
     """
     loss = _loss(objective, batch, dropout_key)
     words = objective.word_embeddings(params, batch)

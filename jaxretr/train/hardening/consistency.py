@@ -99,11 +99,11 @@ def self_teaching(
 def sensitive_direction(
     scores: Callable[[WordEmbeddings], tuple[Scores, ...]], space: Space, start: WordEmbeddings, steps: int
 ) -> WordEmbeddings:
-    """Return the direction of length 1 in which small perturbations change `scores` most, by power iteration from
-    `start`.
+    """Return the direction of length 1 in which small perturbations change `scores` most.
 
-    In the norm `frobenius` and for a single text it converges to the first eigenvector of the divergence's second
-    derivative. Texts that are compared with each other move together, each by a length of 1.
+    Power iteration starts from `start`. In the norm `frobenius` and for a single text it converges to the first
+    eigenvector of the divergence's second derivative. Texts that are compared with each other move together, each by a
+    length of 1.
     """
     zero = space.clean(start)
     clean = jax.lax.stop_gradient(scores(zero))

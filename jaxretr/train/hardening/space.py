@@ -1,7 +1,7 @@
 """The balls around the word embeddings of one device's batch, both sides at once.
 
-Input: clean word embeddings, the special tokens, a relative radius and a norm. Output: perturbations, each text's in a
-ball of its own (`jaxretr.perturb.balls`). Padding and special tokens never move.
+Input: clean word embeddings, the special tokens, a relative radius and a norm. Output: perturbations, each
+inside its text's ball (`jaxretr.perturb.balls`). Padding and special tokens never move.
 """
 
 from dataclasses import dataclass
@@ -53,8 +53,10 @@ class Space(NamedTuple):
         """Measure the clean word embeddings of all devices; no gradient flows into the radii."""
 
         def side(tokens: TokenBatch, clean: Array) -> tuple[Array, Array]:
-            free = balls.attackable(tokens.ids, tokens.mask, budget.special_ids)
-            return free, jnp.full(len(free), budget.rho) * _mean_row_norm(jax.lax.stop_gradient(clean), free)
+            attackable = balls.attackable(tokens.ids, tokens.mask, budget.special_ids)
+            return attackable, jnp.full(len(attackable), budget.rho) * _mean_row_norm(
+                jax.lax.stop_gradient(clean), attackable
+            )
 
         queries, query_epsilon = side(batch.queries, words.queries)
         passages, passage_epsilon = side(passage_texts(batch), words.passages)
@@ -67,8 +69,8 @@ class Space(NamedTuple):
     def draw(self, words: WordEmbeddings, key: Key[Array, ""]) -> WordEmbeddings:
         """Draw a point uniformly from each text's ball."""
 
-        def side(clean: Array, free: Array, epsilon: Array, keys: Array) -> Array:
-            return balls.random_start(keys, free, clean.shape[2], epsilon, self.norm)
+        def side(clean: Array, attackable: Array, epsilon: Array, keys: Array) -> Array:
+            return balls.random_start(keys, attackable, clean.shape[2], epsilon, self.norm)
 
         return WordEmbeddings(*map(side, words, self.attackable, self.epsilon, self.keys(key)))
 
@@ -79,12 +81,12 @@ class Space(NamedTuple):
         1, use the norm `frobenius`, where n is the number of attackable tokens times the width of a word embedding.
         """
 
-        def side(clean: Array, free: Array, epsilon: Array, keys: Array) -> Array:
+        def side(clean: Array, attackable: Array, epsilon: Array, keys: Array) -> Array:
             shape = clean.shape[1:]
             uniform = jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-1, maxval=1))(keys)
-            tokens = jnp.maximum(free.sum(axis=1), 1) if self.norm == "frobenius" else 1
+            tokens = jnp.maximum(attackable.sum(axis=1), 1) if self.norm == "frobenius" else 1
             entries = jnp.float32(1 if self.norm == "linf" else shape[1]) * tokens
-            return jnp.where(free[:, :, None], uniform * (epsilon / jnp.sqrt(entries))[:, None, None], 0)
+            return jnp.where(attackable[:, :, None], uniform * (epsilon / jnp.sqrt(entries))[:, None, None], 0)
 
         return WordEmbeddings(*map(side, words, self.attackable, self.epsilon, self.keys(key)))
 
@@ -95,9 +97,9 @@ class Space(NamedTuple):
         base = jax.random.wrap_key_data(jax.random.key_data(key)[:2], impl="threefry2x32")
         queries, passages = (
             jax.vmap(jax.random.fold_in, (None, 0))(
-                jax.random.fold_in(base, side), parallel.device_index() * len(free) + jnp.arange(len(free))
+                jax.random.fold_in(base, side), parallel.device_index() * len(attackable) + jnp.arange(len(attackable))
             )
-            for side, free in enumerate(self.attackable)
+            for side, attackable in enumerate(self.attackable)
         )
         return queries, passages
 
@@ -105,8 +107,8 @@ class Space(NamedTuple):
         """Return the direction, of length 1 in the norm, of steepest ascent; zero for texts that cannot move."""
         return WordEmbeddings(
             *(
-                balls.steepest(jnp.where(free[:, :, None], side, 0), self.norm)
-                for side, free in zip(gradient, self.attackable, strict=True)
+                balls.steepest(jnp.where(attackable[:, :, None], side, 0), self.norm)
+                for side, attackable in zip(gradient, self.attackable, strict=True)
             )
         )
 

@@ -27,12 +27,12 @@ def worst_translations(
 ) -> tuple[Hardened, Params]:
     """The loss of the batch with each pair in the candidate languages with the largest loss.
 
-    Costs one gradient, and one forward pass without dropout per candidate pair for the choice. The clean loss is the
+    Costs one gradient, and one forward pass without dropout per candidate pair. The clean loss is the
     loss of the planned languages in these passes. `key` is not used.
     """
     del key
     losses, clean_loss, accuracy = pair_losses(objective, params, batch)
-    worst = chosen(batch, jnp.argmax(losses, axis=1))
+    worst = with_translations(batch, jnp.argmax(losses, axis=1))
     (loss, _), grads = jax.value_and_grad(objective, has_aux=True)(params, worst, dropout_key)
     return Hardened(loss, accuracy, clean_loss, loss), grads
 
@@ -40,10 +40,10 @@ def worst_translations(
 def pair_losses(
     objective: Objective, params: Params, batch: PairBatch
 ) -> tuple[Float32[Array, "batch pairs"], Float32[Array, ""], Float32[Array, ""]]:
-    """Return the loss of each candidate pair, the planned pair first, and this device's loss and accuracy of the
-    planned pairs.
+    """Return the loss of each candidate pair, the planned pair first, and this device's loss and accuracy.
 
-    The negatives come from the planned batch: each pair is chosen on its own.
+    Loss and accuracy are for the planned pairs. All negatives come from the planned batch, so the choice for one pair
+    does not depend on the other pairs.
     """
     translations = cast(Translations, batch.translations)
     planned = objective.sentence_embeddings(params, objective.word_embeddings(params, batch), batch, None)
@@ -63,8 +63,8 @@ def pair_losses(
     return jax.vmap(losses, in_axes=1, out_axes=1)(queries, passages), metrics.loss, metrics.accuracy
 
 
-def chosen(batch: PairBatch, pairs: Int[Array, " batch"]) -> PairBatch:
-    """Return the batch with each pair in its chosen languages (0: the planned languages); hard negatives stay."""
+def with_translations(batch: PairBatch, pairs: Int[Array, " batch"]) -> PairBatch:
+    """Return the batch with each pair in the selected languages (0: the planned languages); hard negatives stay."""
     translations = cast(Translations, batch.translations)
 
     def pick(planned: Array, others: Array) -> Array:

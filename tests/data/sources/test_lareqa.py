@@ -94,7 +94,7 @@ def test_bad_input_is_described(source):
     paragraph = squad((["One."], {"a": ("A?", 0)}))
     paragraph["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]["answer_start"] = 4
     write(source / "en.json", json.dumps(paragraph))
-    with pytest.raises(ValueError, match="the answer to question a lies in no sentence"):
+    with pytest.raises(ValueError, match="the answer to question a is outside all sentences"):
         prepare(source)
 
 

@@ -151,7 +151,7 @@ def test_a_folder_without_a_language_is_reported(source, tmp_path):
 
 def test_a_package_in_another_layout_is_reported(tmp_path):
     make_deb(tmp_path, "libreoffice-help-en-us", "99", {"usr/share/libreoffice/help/en-US/text/a.html": "<p>new</p>"})
-    with pytest.raises(RuntimeError, match="holds no help page in the known layout"):
+    with pytest.raises(RuntimeError, match="contains no help page in the known layout"):
         sources.prepare("libreoffice_help", data_dir=tmp_path / "data", source=tmp_path, languages=["en"])
 
 

@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from jaxretr.perturb.text.keyboards import LANGUAGES, alphabet, neighbours, similar_sounds, wrong_layout
+from jaxretr.perturb.text.keyboards import LANGUAGES, alphabet, neighbors, similar_sounds, wrong_layout
 from jaxretr.perturb.text.layouts import LAYOUTS
 from tests.perturb.text.queries import QUERIES
 
@@ -25,13 +25,13 @@ AROUND = [
 
 @pytest.mark.parametrize(("language", "letter", "around"), AROUND)
 def test_neighbours_on_the_keyboard(language, letter, around):
-    assert set(neighbours(letter, language)) == set(around)
+    assert set(neighbors(letter, language)) == set(around)
 
 
 @pytest.mark.parametrize("language", sorted(LAYOUTS))
 def test_being_neighbours_is_mutual(language):
     letters = {key for row in LAYOUTS[language] for key in row.split(" ") if key}
-    pairs = {(letter, other) for letter in letters for other in neighbours(letter, language)}
+    pairs = {(letter, other) for letter in letters for other in neighbors(letter, language)}
     assert pairs == {(other, letter) for letter, other in pairs}
     assert len(pairs) > 100
 
@@ -64,7 +64,7 @@ def test_languages_are_those_of_the_queries():
 
 def test_unknown_language():
     with pytest.raises(ValueError, match=r"'xx'.*en.*zh"):
-        neighbours("a", "xx")
+        neighbors("a", "xx")
 
 
 @pytest.mark.parametrize(
