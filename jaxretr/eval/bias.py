@@ -241,7 +241,7 @@ BIAS_MEASURES: dict[str, BiasMeasure] = {
         BiasMeasure(
             name=RANK_DISTANCE,
             heading="rank distance",
-            meaning="the number of ranks between the first and the last relevant passage",
+            meaning="the number of ranks between the first and the last relevant passage of a query",
             source="2408.10536",
             values=lambda ranking: rank_distance(*ranking.judged),
             better="lower",

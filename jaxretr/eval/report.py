@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from jaxretr.eval import plots
-from jaxretr.eval.bias import OWN_LANGUAGE_SHARE, RANK_DISTANCE
+from jaxretr.eval.bias import BIAS_MEASURES
 from jaxretr.eval.hardest import hardest
 from jaxretr.eval.measures import DEPTH
 from jaxretr.eval.page import Picture, write_page
@@ -64,7 +64,7 @@ def write_report(directory: AnyPath, results: Results, collection: RetrievalSet,
         tasks=_tasks(results),
         settings=[_SETTINGS[name] for name in results.settings],
         depth=DEPTH,
-        multilingual="multi" in results.settings,
+        bias_measures=[m for m in BIAS_MEASURES.values() if "averages" in m.tables and "multi" in results.settings],
         options=[["option", "value"], *options] if options else [],
     )
 
@@ -115,27 +115,23 @@ def _heat_map(results: Results) -> Picture:
 
 def _bias(tasks: Sequence[TaskResult], passage_languages: int) -> Iterator[Picture]:
     languages = [task.query_language for task in tasks]
-    distance, share = (
-        np.array([task.measures.get(measure, math.nan) for task in tasks])
-        for measure in (RANK_DISTANCE, OWN_LANGUAGE_SHARE)
-    )
-    if not np.isnan(distance).all():
-        alternative = "Rank distance by language of the queries; the table by language lists the values."
-        caption = (
-            "Rank distance: the number of ranks between the first and the last relevant passage of a query, in the "
-            "pool of all languages. The rank distance is small if translations rank next to each other."
+    for measure in BIAS_MEASURES.values():
+        values = np.array([task.measures.get(measure.name, math.nan) for task in tasks])
+        if not measure.picture or np.isnan(values).all():
+            continue
+        title = measure.picture
+        caption = f"{title.capitalize()}: {measure.meaning}, in the pool of all languages."
+        unbiased = None
+        if measure.better == "neither":
+            unbiased = 1 / passage_languages
+            caption += f" If all languages hold the same passages, it is 1/{passage_languages} without bias."
+            title += f"; {unbiased:.2f} without bias"
+        figure = plots.bars(values, languages, title, measure.decimals - 1, expected=unbiased)
+        name = measure.picture.removesuffix(" share").replace("-", "_").replace(" ", "_")
+        alternative = (
+            f"{measure.picture.capitalize()} by language of the queries; the table by language lists the values."
         )
-        figure = plots.bars(distance, languages, "rank distance", 0)
-        yield Picture("rank_distance", figure, alternative, caption)
-    if not np.isnan(share).all():
-        alternative = "Share of the query's own language in the top 10; the table by language lists the values."
-        caption = (
-            "Share of the top 10 passages in the query's own language. If all languages hold the same passages, the "
-            f"share is 1/{passage_languages} without bias."
-        )
-        title = f"own-language share; {1 / passage_languages:.2f} without bias"
-        figure = plots.bars(share, languages, title, 2, expected=1 / passage_languages)
-        yield Picture("own_language", figure, alternative, caption)
+        yield Picture(name, figure, alternative, caption)
 
 
 def _mix(tasks: Sequence[TaskResult]) -> Picture:

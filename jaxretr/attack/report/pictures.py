@@ -16,7 +16,7 @@ from jaxretr.attack.record import Check
 from jaxretr.attack.report import plots
 from jaxretr.attack.report.system import System
 from jaxretr.attack.victim import TOP
-from jaxretr.eval.bias import OWN_LANGUAGE_SHARE, RANK_DISTANCE
+from jaxretr.eval.bias import BIAS_MEASURES
 from jaxretr.eval.page import Picture
 from jaxretr.eval.plots import bars, heat_map
 from jaxretr.eval.results import mean
@@ -108,17 +108,16 @@ def by_language(systems: Sequence[System]) -> Iterator[Picture]:
 
 def language_bias(systems: Sequence[System]) -> Iterator[Picture]:
     """Draw the language bias of the pooled ranking by query language, clean and attacked."""
-    shown = {
-        OWN_LANGUAGE_SHARE: ("own-language share", "the share of the query's own language in the top 10", 2),
-        RANK_DISTANCE: ("rank distance", "the number of ranks between the first and the last relevant passage", 0),
-    }
-    for measure, (title, meaning, decimals) in shown.items():
+    for measure in BIAS_MEASURES.values():
+        title, decimals = measure.picture, measure.decimals - 1
+        if not title:
+            continue
         for number, system in enumerate(systems, 1):
-            clean, attacked = _by_language(system, measure)
+            clean, attacked = _by_language(system, measure.name)
             if np.isnan(attacked).all():
                 continue
             says = (
-                f"{_of(systems, system)}{title}, {meaning}, clean and {_under(system)}: "
+                f"{_of(systems, system)}{title}, {measure.meaning}, clean and {_under(system)}: "
                 f"{mean(clean):.{decimals}f} and {mean(attacked):.{decimals}f} on average."
             )
             words = f"{title}{_named(systems, system)}"

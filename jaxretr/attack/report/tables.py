@@ -8,6 +8,7 @@ from rich.table import Column, Table
 
 from jaxretr.attack.measures import AREA, POISONED, PROMOTED, SMALLEST, SUCCESS, WORST
 from jaxretr.attack.victim import TOP
+from jaxretr.eval.bias import BIAS_MEASURES
 from jaxretr.eval.results import Results, SettingResult
 
 # Measure -> heading. Measures of rankings have a row per attack and budget, measures of attacks a row per attack.
@@ -15,8 +16,7 @@ _OF_RANKINGS = {
     "AP": "AP",
     "nDCG@10": "nDCG@10",
     SUCCESS: f"success@{TOP} left",
-    "own_language_share@10": "own language",
-    "rank_distance": "rank distance",
+    **{measure.name: measure.heading for measure in BIAS_MEASURES.values() if measure.picture},
 }
 _OF_ATTACKS = {
     AREA: f"area under success@{TOP}",

@@ -23,15 +23,7 @@ from jaxretr.data.sources.mmarco import Mmarco
 from jaxretr.data.sources.mrtydi import MrTydi
 from jaxretr.data.sources.pairs import Pairs
 from jaxretr.data.sources.parallel_beir import ParallelBeir
-from jaxretr.files import (
-    AnyPath,
-    as_path,
-    disk_place,
-    in_bucket,
-    local_copy,
-    sync_directory,
-    upload_directory,
-)
+from jaxretr.files import AnyPath, as_path, disk_place, in_bucket, local_copy, sync_directory, upload_directory
 from jaxretr.locks import lock_directory, unlock_directory
 from jaxretr.tracking import say
 
