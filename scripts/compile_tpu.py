@@ -42,7 +42,7 @@ def main(_: list[str]) -> None:
         say(
             "\n".join(
                 [
-                    "These figures are bounds, not measurements. They assume that",
+                    "A bound, not a measurement. It assumes that",
                     *(f"- {assumed};" for assumed in ASSUMPTIONS),
                 ]
             )
