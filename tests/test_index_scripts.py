@@ -80,10 +80,10 @@ def test_what_is_refused(index: Path, corpus: Path, tmp_path: Path) -> None:
     assert "error: no corpus at" in run(
         "build_index.py", "--model", "m", "--corpus", tmp_path / "no.jsonl", "--index", tmp_path / "i", fails=True
     )
-    assert "error: --model and --corpus are needed" in run("build_index.py", "--index", tmp_path / "i", fails=True)
+    assert "error: a build needs --model and --corpus" in run("build_index.py", "--index", tmp_path / "i", fails=True)
     assert "holds no index (no index.json)" in run("search.py", "--index", tmp_path, "q", fails=True)
     assert "error: k is 0; expected at least 1" in run("search.py", "--index", index, "--k", 0, "q", fails=True)
-    assert "error: expected a question" in run("search.py", "--index", index, " ", fails=True)
+    assert "error: expected at least one query" in run("search.py", "--index", index, " ", fails=True)
 
 
 def test_a_parquet_file_rewritten_in_place_is_another_corpus(

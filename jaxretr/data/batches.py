@@ -130,7 +130,7 @@ class PairReader:
       packed_pairs: number of pairs whose texts are packed together; 0 disables packing. Queries with typos and
         translations cannot be packed.
       packed_rows: number of rows for every group of `packed_pairs` pairs. If the texts do not fit, the longest texts
-        lose their last tokens. 0 makes as many rows as the texts need.
+        lose their last tokens. 0 uses the number of rows that the texts need.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ def packing_of(batch: PairBatch, pairs: int, rows: int = 0) -> Packing:
     Args:
       batch: the batch to pack.
       pairs: number of pairs per group.
-      rows: number of rows per group; 0 makes as many as needed, as in `pack`.
+      rows: number of rows per group; 0 uses the number that the texts need, see `pack`.
     """
     return pack(_lengths(batch, pairs).tolist(), _row_length(batch), rows)
 
@@ -274,8 +274,8 @@ def _checksums(texts: Sequence[bytes]) -> UInt32[np.ndarray, " texts"]:
 def iterate(plans: Sequence[BatchPlan], reader: PairReader, *, threads: int = 2) -> grain.DatasetIterator[Step]:
     """Iterate over the steps of a run in order, with background threads that read ahead.
 
-    The tokenizer releases the GIL, so other threads run meanwhile. `get_state()` and `set_state()` of the iterator save
-    and restore its position as plain JSON values.
+    The tokenizer releases the GIL, so other threads run in parallel. `get_state()` and `set_state()` of the iterator
+    save and restore its position as plain JSON values.
     """
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     return iter(grain.MapDataset.source(plans).map(reader).to_iter_dataset(options))

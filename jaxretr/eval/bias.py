@@ -196,7 +196,7 @@ def peer(
     language: Int[np.ndarray, " judged"],
     num_queries: int,
 ) -> Float64[np.ndarray, " queries"]:
-    """Return PEER, the probability of equal expected rank: whether relevant passages of all languages are ranked alike.
+    """Return PEER, the probability of equal expected rank: whether all languages' relevant passages rank equally.
 
     Higher is fairer. PEER is the p-value of the Kruskal-Wallis test that a query's relevant passages of one grade have
     the same expected rank in every language, averaged over the grades. Yang et al. (2024), arXiv:2405.00978. This

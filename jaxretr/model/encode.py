@@ -139,8 +139,8 @@ class Encoder:
     def fingerprint(self) -> str:
         """Return a digest of everything that embeddings depend on; a different or retrained encoder has another digest.
 
-        Each call computes it anew, because any part may have been replaced. This takes about a second for a hundred
-        million parameters.
+        Each call computes the digest again, because any part may have been replaced. This takes about a second for a
+        hundred million parameters.
         """
         tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
         settings = {

@@ -70,7 +70,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, architecture: Architectu
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: str | Path, *, max_length: int) -> None:
-    """Write tokenizer.json and tokenizer_config.json such that transformers 4 and 5 use the pipeline unchanged.
+    """Write tokenizer.json and tokenizer_config.json so that transformers 4 and 5 use the pipeline unchanged.
 
     Args:
       tokenizer: the tokenizer to save.

@@ -225,7 +225,7 @@ def _streamed(
 def _scores(
     anchors: _Anchors, candidates: _Candidates, start: Int[Array, ""] | int, temperature: float
 ) -> Float[Array, "batch candidates"]:
-    """Return scores over candidates, the first of which has position `start`; -inf for masked candidates."""
+    """Return scores over candidates from position `start` on; -inf for masked candidates."""
     same_passage = anchors.passage_content[:, None] == candidates.passage_content
     # A row with the anchor's query loses its positive as a candidate, not its hard negatives.
     same_query = (anchors.query_content[:, None] == candidates.query_content) & ~candidates.is_hard_negative
@@ -238,7 +238,7 @@ def _scores(
 def _is_positive(
     anchors: _Anchors, candidates: _Candidates, start: Int[Array, ""] | int
 ) -> Bool[Array, "batch candidates"]:
-    """Mark each anchor's positive among candidates, the first of which has position `start`."""
+    """Mark each anchor's positive among candidates from position `start` on."""
     return start + jnp.arange(len(candidates.vectors)) == anchors.positive[:, None]
 
 

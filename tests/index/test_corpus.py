@@ -62,7 +62,9 @@ def test_the_index_and_the_evaluation_agree_on_the_id(tmp_path: Path) -> None:
     (tmp_path / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
     part = beir.part(tmp_path)
     assert [key for key, _, _ in part.texts] == [passage.id for passage in read_corpus(corpus)] == ["d1"]
-    assert [key for _, key, _ in part.asked["test"].texts] == [id for id, _ in read_queries(tmp_path / "queries.jsonl")]
+    assert [key for _, key, _ in part.queries["test"].texts] == [
+        id for id, _ in read_queries(tmp_path / "queries.jsonl")
+    ]
 
 
 def test_what_metadata_cannot_hold_is_left_out_and_named_once(

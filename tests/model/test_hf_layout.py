@@ -291,7 +291,7 @@ def test_a_hub_model_without_safetensors_comes_with_a_command_that_converts_it(h
     with pytest.raises(FileNotFoundError) as caught:
         load("some/model")
     message = str(caught.value)
-    assert message.startswith(f"some/model has its weights in {weights} only")
+    assert message.startswith(f"some/model has no model.safetensors, only {weights}, which needs PyTorch")
     command = message[message.index("python -c ") :]
     _, _, code = shlex.split(command)
     made = []
@@ -308,7 +308,7 @@ def test_a_hub_model_without_safetensors_comes_with_a_command_that_converts_it(h
     monkeypatch.setitem(sys.modules, "sentence_transformers", package)
     exec(code)
     assert made == ["some/model", "models/model-safetensors"]
-    assert "and give models/model-safetensors in its place" in message
+    assert "and give models/model-safetensors instead" in message
 
 
 def test_a_hub_model_without_any_weights(hub, monkeypatch):

@@ -79,7 +79,7 @@ def test_prompts_that_cannot_be_honoured(tmp_path: Path, config: dict[str, Any],
         (
             {"similarity_fn_name": "manhattan"},
             True,
-            ["CONFIG asks for the similarity manhattan; texts are compared by"],
+            ["CONFIG asks for the similarity manhattan; cosine similarity is"],
         ),
         ({"__version__": {"pytorch": "2"}, "model_type": "SentenceTransformer"}, True, []),
         ({"something_new": True}, True, ["something_new in CONFIG has no effect"]),

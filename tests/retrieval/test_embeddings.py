@@ -46,7 +46,7 @@ def test_slices_equal_the_array(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[rows], expected[rows])
         assert found[rows].dtype == np.float32
     assert isinstance(found[5:10], np.memmap) and not found[5:10].flags.writeable
-    with pytest.raises(ValueError, match="step 2"):
+    with pytest.raises(ValueError, match="must have step 1, got 2"):
         found[::2]
     np.testing.assert_array_equal(Embeddings(tmp_path / "new" / "folder")[:], expected)
 

@@ -99,5 +99,7 @@ def test_a_directory_that_was_deleted_is_no_lack_of_space(tmp_path: Path, monkey
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory / "5"))
 
         monkeypatch.setattr(checkpoints._manager, "save", lose)
-        with pytest.raises(OSError, match=r"No such file .*/checkpoints/5.* no whole one yet. Make the directory writ"):
+        with pytest.raises(
+            OSError, match=r"No such file .*/checkpoints/5.* no checkpoint is finished yet. Make the directory writ"
+        ):
             save(checkpoints, 5)

@@ -39,4 +39,4 @@ def test_a_run_of_an_older_version_is_resumed_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check_content(begun(tmp_path / "run", content=None, by="checkpoints/5"), BEFORE)
-    assert "does not say on which data and model it began" in capsys.readouterr().out
+    assert "does not record its data and model" in capsys.readouterr().out

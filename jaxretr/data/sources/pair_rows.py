@@ -10,7 +10,7 @@ Input: a row of JSON lines or parquet. Output: a `PairRow`.
 | others | | `positives` | `negatives`, `hard_negatives` |
 
 Every column of answers or negatives holds a passage or a list of passages. A passage is a string or
-`{"docid", "title", "text"}`, of which only the text is required. A row may mix the layouts: its answers come
+`{"docid", "title", "text"}`; only the text is required. A row may mix the layouts: its answers come
 from its first column in the order of `POSITIVES`, and its negatives come from all columns of negatives.
 """
 
