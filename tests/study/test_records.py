@@ -68,5 +68,5 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="schema 99, expected 1; delete it"):
         RunRecord.load(path)
     path.write_text("no JSON")
-    with pytest.raises(ValueError, match="is no record of a run"):
+    with pytest.raises(ValueError, match="is not a record of a run"):
         RunRecord.load(path)
