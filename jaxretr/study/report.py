@@ -32,9 +32,7 @@ def write_page(study: Study, directory: Path) -> Path:
     """
     records = load_all(directory / "results")
     if not records:
-        raise ValueError(
-            f"{directory / 'results'} holds no record of a run; run scripts/study.py without --report first"
-        )
+        raise ValueError(f"{directory / 'results'} holds no record of a run; call scripts/study.py without --report")
     analysis = Analysis(records, study)
     page = directory.with_name(f"{directory.name}.md")
     text = (page if page.exists() else TEMPLATE).read_text("utf-8")
