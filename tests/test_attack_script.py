@@ -100,12 +100,12 @@ def test_a_killed_run_goes_on_after_its_last_whole_trial(call, tmp_path: Path) -
         ({"attack": "pgdd"}, "unknown attack 'pgdd': did you mean pgd"),
         ({"norm": "l7"}, "unknown norm 'l7'; expected one of token_l2, linf, frobenius"),
         ({"layer": "last"}, "unknown layer 'last'"),
-        ({"rho": "-0.1"}, "rho = -0.1 is no budget; expected 0 or more"),
+        ({"rho": "-0.1"}, "rho = -0.1 is not a budget; expected 0 or more"),
         ({"target": "world"}, "unknown target 'world'"),
-        ({"attack": "typos", "target": "demote"}, "is one of gradient attacks"),
+        ({"attack": "typos", "target": "demote"}, "needs a gradient attack"),
         ({"languages": "en,fr"}, "fr"),
         ({"attack": "hotflip", "optimise": "1"}, "unrecognized"),
-        ({"steps": "0"}, "steps = 0 must be at least 1"),
+        ({"steps": "0"}, "steps = 0; expected at least 1"),
     ],
 )
 def test_bad_input_is_an_error_that_says_what_to_do(
@@ -130,7 +130,7 @@ def test_another_attack_into_the_same_directory_is_refused(call) -> None:
 def test_options_that_contradict_each_other() -> None:
     with pytest.raises(ValueError, match="optimise = 1"):
         AttackOptions(optimise=1.0)
-    with pytest.raises(ValueError, match="names a budget twice"):
+    with pytest.raises(ValueError, match="contains a budget twice"):
         AttackOptions(rho=(0.1, 0.1))
 
 

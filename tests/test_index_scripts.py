@@ -103,6 +103,6 @@ def test_a_parquet_file_rewritten_in_place_is_another_corpus(
             return store.take([0])[0].text
 
     assert build("en1") == "en1"
-    with pytest.raises(SystemExit, match=r"something else \(source: files: part-0\.parquet was .*--overwrite"):
+    with pytest.raises(SystemExit, match=r"holds a different index \(source: files: part-0\.parquet was .*--overwrite"):
         build("en2")
     assert build("en2", "--overwrite") == "en2"

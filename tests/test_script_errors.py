@@ -111,7 +111,7 @@ ATTACK = ("attack.py", *EVALUATE[1:], "{root}/beir")
     [
         # build_index.py
         ((*BUILD, "{root}/none.jsonl"), "no corpus at"),
-        ((*BUILD, "{root}/empty"), "is no corpus; expected .jsonl"),
+        ((*BUILD, "{root}/empty"), "is not a corpus; expected .jsonl"),
         ((*BUILD, "{root}/folder"), "found readme.md"),
         ((*BUILD, "{root}/latin.jsonl"), "latin.jsonl, line 1: not UTF-8"),
         ((*BUILD, "{root}/pointer.parquet"), "is a git-lfs pointer"),
@@ -136,10 +136,10 @@ ATTACK = ("attack.py", *EVALUATE[1:], "{root}/beir")
         # search.py
         ((*SEARCH, "q", "--where", "year"), "'year' is not a condition; expected KEY=VALUE"),
         ((*SEARCH, "q", "--where", "year=[]"), "expected a list of texts"),
-        ((*SEARCH, "q", "--where", "colour=red"), "no passage has metadata colour; there is s, year"),
+        ((*SEARCH, "q", "--where", "colour=red"), "no passage has metadata colour; the index has s, year"),
         ((*SEARCH, "q", "--where", 'year="1999"'), "the values of year are of kind number"),
         ((*SEARCH, "q", "--where", "year=NaN"), "the values of year are of kind number"),
-        ((*SEARCH, "q", "--where", "year=5", "--where", "year=6"), "under the one key 'year'"),
+        ((*SEARCH, "q", "--where", "year=5", "--where", "year=6"), "under the key 'year'"),
         ((*SEARCH, "q", "--k", "0"), "k is 0; expected at least 1"),
         ((*SEARCH, "en1", "--run", "{out}/run"), "the index: the id 'a b' has white space, which TREC's format"),
         (

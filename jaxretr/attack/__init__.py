@@ -1,1 +1,1 @@
-"""Adversarial robustness: searches for the input that hurts a retriever most, and measures of what they find."""
+"""Adversarial robustness: search for the inputs that hurt a retriever most, and measure retrieval on these inputs."""

@@ -1,9 +1,11 @@
-"""Checks that the gradient attacks are as strong as they look: a victim in, sanity checks with their figures out.
+"""Check that the gradient attacks are as strong as they look.
+
+Input: a victim. Output: sanity checks with their figures.
 
 A model that hides its gradient looks robust without being robust. The signs are known (Athalye et al. 2018, arXiv
-1802.00420; Carlini et al. 2019, arXiv 1902.06705): random points beat the gradient, one step beats many, a large budget
-does not reach every query, more steps keep finding more, gradients vanish. Every check compares attacks on the same
-queries.
+1802.00420; Carlini et al. 2019, arXiv 1902.06705): random points beat the gradient, one step beats many steps, a large
+budget does not reach every query, more steps keep finding more, gradients vanish. Every check compares attacks on the
+same queries.
 """
 
 import dataclasses
@@ -23,23 +25,23 @@ from jaxretr.attack.victim import TOP, Victim, margin
 from jaxretr.eval.settings import Task
 
 UNBOUNDED = 3.0
-"""The budget at which every query must be lost."""
+"""Budget at which every query must be lost."""
 CONVERGED = 0.01
-"""How many more queries twice the effort may find: a hundredth of the queries, but at least one query."""
+"""Share of the queries that twice the effort may find in addition; at least one query may be found."""
 _BUDGETS: tuple[float, ...] = (0.03, 0.1, 0.3, UNBOUNDED)
-_DRAWN = 2  # queries attacked with `DRAWS` random points; each point costs a forward pass
+_DRAWN = 2  # number of queries attacked with `DRAWS` random points; each point costs a forward pass
 DRAWS = 10_000
 
 
-class _Tried(NamedTuple):
+class _Outcome(NamedTuple):
     """Margins [budgets, queries] after an attack, and the number of gradients that were exactly zero."""
 
     margins: np.ndarray
     zero_gradients: float
 
-    def lost(self, had: np.ndarray) -> np.ndarray:
+    def lost(self, clean_success: np.ndarray) -> np.ndarray:
         """Return the number of queries with a clean success that are lost at each budget."""
-        return np.sum(self.margins[:, had] > 0, axis=1)
+        return np.sum(self.margins[:, clean_success] > 0, axis=1)
 
 
 def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Iterator[Check]:
@@ -61,50 +63,50 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
     task = first_queries(victim.tasks[0], queries)
     few = first_queries(task, _DRAWN)
     candidates = victim.candidates(task)
-    had = margin(victim.queries[task.queries], victim.corpus(task), candidates, TOP) <= 0
-    if not had.any():
+    clean_success = margin(victim.queries[task.queries], victim.corpus(task), candidates, TOP) <= 0
+    if not clean_success.any():
         raise ValueError(
             f"none of the first {queries} queries in {task.query_language} has a relevant passage in its top {TOP}, so "
-            "there is nothing to lose; check with more queries"
+            "no query can be lost; check with more queries"
         )
 
-    def tried(attack: GradientAttack, some: Task = task, budgets: tuple[float, ...] = _BUDGETS) -> _Tried:
-        found = [_attacked(victim, some, attack, rho, options, scale) for rho in budgets]
-        looked_at = victim.candidates(some)
-        margins = [margin(one.embeddings, victim.corpus(some), looked_at, TOP) for one in found]
-        return _Tried(np.array(margins), sum(one.notes.get("zero_gradients", 0.0) for one in found))
+    def outcome(attack: GradientAttack, on: Task = task, budgets: tuple[float, ...] = _BUDGETS) -> _Outcome:
+        results = [_attacked(victim, on, attack, rho, options, scale) for rho in budgets]
+        passages = victim.candidates(on)
+        margins = [margin(result.embeddings, victim.corpus(on), passages, TOP) for result in results]
+        return _Outcome(np.array(margins), sum(result.notes.get("zero_gradients", 0.0) for result in results))
 
     pgd_attack = options.gradient_attack("pgd")
-    fgm, pgd = tried(options.gradient_attack("fgm")), tried(pgd_attack)
-    apgd = tried(dataclasses.replace(pgd_attack, algorithm=APGD, steps=_equal_steps(pgd_attack.steps)))
-    more_steps = tried(dataclasses.replace(pgd_attack, steps=2 * pgd_attack.steps))
-    more_restarts = tried(dataclasses.replace(pgd_attack, restarts=pgd_attack.restarts + 1))
-    one = (options.reference_rho,)  # a random point costs a forward pass
-    random = tried(dataclasses.replace(pgd_attack, algorithm=RANDOM, steps=DRAWS, restarts=1), few, one)
-    drawn_pgd = tried(pgd_attack, few, one)
+    fgm, pgd = outcome(options.gradient_attack("fgm")), outcome(pgd_attack)
+    apgd = outcome(dataclasses.replace(pgd_attack, algorithm=APGD, steps=_equal_steps(pgd_attack.steps)))
+    more_steps = outcome(dataclasses.replace(pgd_attack, steps=2 * pgd_attack.steps))
+    more_restarts = outcome(dataclasses.replace(pgd_attack, restarts=pgd_attack.restarts + 1))
+    one_budget = (options.reference_rho,)  # a random point costs a forward pass
+    random = outcome(dataclasses.replace(pgd_attack, algorithm=RANDOM, steps=DRAWS, restarts=1), few, one_budget)
+    pgd_on_few = outcome(pgd_attack, few, one_budget)
     curves = {
-        name: (_BUDGETS, tuple((tried_one.lost(had) / had.sum()).tolist()))
-        for name, tried_one in (("FGM", fgm), ("PGD", pgd), ("APGD", apgd))
+        name: (_BUDGETS, tuple((curve.lost(clean_success) / clean_success.sum()).tolist()))
+        for name, curve in (("FGM", fgm), ("PGD", pgd), ("APGD", apgd))
     }
-    slack = max(CONVERGED * had.sum(), 1)
+    slack = max(CONVERGED * clean_success.sum(), 1)
 
-    def more(stronger: _Tried, weaker: _Tried, name: str) -> Check:
-        gained = stronger.lost(had) - weaker.lost(had)
+    def at_least_as_strong(stronger: _Outcome, weaker: _Outcome, name: str) -> Check:
+        gained = stronger.lost(clean_success) - weaker.lost(clean_success)
         return Check(
             name,
             bool(np.all(gained >= -slack)),
-            f"of {had.sum()} queries, lost at rho {_rhos()}: {_counts(stronger.lost(had))} against "
-            + _counts(weaker.lost(had)),
+            f"of {clean_success.sum()} queries, lost at rho {_rhos()}: {_counts(stronger.lost(clean_success))} against "
+            + _counts(weaker.lost(clean_success)),
         )
 
-    def converged(larger: _Tried, name: str) -> Check:
-        gained = larger.lost(had) - pgd.lost(had)
-        says = f"of {had.sum()} queries, lost beyond PGD's at rho {_rhos()}: {_counts(gained)}"
+    def converged(larger: _Outcome, name: str) -> Check:
+        gained = larger.lost(clean_success) - pgd.lost(clean_success)
+        says = f"of {clean_success.sum()} queries, lost beyond PGD's at rho {_rhos()}: {_counts(gained)}"
         return Check(name, bool(np.all(gained <= slack)), says)
 
-    yield dataclasses.replace(more(pgd, fgm, "PGD finds what FGM finds"), curves=curves)
-    yield more(apgd, pgd, "APGD finds what PGD finds at equal forward passes")
-    ahead = (drawn_pgd.margins - random.margins)[0]
+    yield dataclasses.replace(at_least_as_strong(pgd, fgm, "PGD finds what FGM finds"), curves=curves)
+    yield at_least_as_strong(apgd, pgd, "APGD finds what PGD finds at equal forward passes")
+    ahead = (pgd_on_few.margins - random.margins)[0]
     yield Check(
         f"gradients beat {DRAWS:,} random points",
         bool(np.all(ahead >= 0)),
@@ -119,8 +121,8 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
     )
     yield Check(
         f"every query falls at rho = {UNBOUNDED:g}",
-        bool(pgd.lost(had)[-1] >= (1 - CONVERGED) * had.sum()),
-        f"PGD drives {pgd.lost(had)[-1]} of {had.sum()} queries out of the top {TOP}",
+        bool(pgd.lost(clean_success)[-1] >= (1 - CONVERGED) * clean_success.sum()),
+        f"PGD drives {pgd.lost(clean_success)[-1]} of {clean_success.sum()} queries out of the top {TOP}",
     )
     yield converged(more_steps, f"{2 * options.steps} steps find no more than {options.steps}")
     yield converged(more_restarts, f"{options.restarts + 1} restarts find no more than {options.restarts}")
@@ -133,7 +135,7 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
 
 
 def first_queries(task: Task, count: int) -> Task:
-    """Return a task of the first `count` queries."""
+    """Return the task restricted to its first `count` queries."""
     kept = task.judged_query < count
     return dataclasses.replace(
         task,

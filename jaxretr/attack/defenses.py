@@ -1,16 +1,16 @@
-"""Filters against poisoned passages and perturbed queries, and how well they separate adversarial from clean texts.
+"""Filters against poisoned passages and perturbed queries, and their power to separate adversarial from clean texts.
 
 Input: embeddings (or texts) of clean and adversarial texts. Output: one score per text, larger for a more suspicious
 text, and per language the ROC of clean against adversarial scores. No filter needs a language model:
 
 - `text_norms`: the length of the pooled vector, which optimized passages stretch (Zhong et al. 2023, arXiv 2310.19156);
-- `occurrences`: in how many top-k lists a passage stands (hubness, Radovanović et al. 2010, JMLR 11);
+- `occurrences`: number of top-k lists that contain a passage (hubness, Radovanović et al. 2010, JMLR 11);
 - `mean_similarity`: hubness without a threshold;
-- `nearest_distance`: how far a text is from the nearest clean text.
+- `nearest_distance`: distance of a text from the nearest clean text.
 
 Thresholds are set per language on the clean texts of that language. `detections` runs every filter on the attacks of a
-run: perturbed queries on the length of their pooled vector and the distance to the nearest clean query; poisoned
-passages on the same two, and on hubness among questions that they were not optimized on.
+run. Perturbed queries are scored by the length of their pooled vector and the distance to the nearest clean query.
+Poisoned passages are scored by the same two filters, and by hubness among questions that they were not optimized on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -77,52 +77,54 @@ def detect(
     attack: str = "",
     max_false_positive_rate: float = MAX_FALSE_POSITIVE_RATE,
 ) -> list[Detection]:
-    """Set a threshold per language on its clean texts, and count the adversarial texts above it.
+    """Set a threshold for each language on its clean texts, and measure the adversarial texts above it.
 
     Args:
       clean: scores of clean texts.
       adversarial: scores of adversarial texts.
       clean_languages, adversarial_languages: language of each text.
       filter, attack: names in the result.
-      max_false_positive_rate: per language. With fewer clean texts than its inverse, no clean text may be rejected.
+      max_false_positive_rate: share of a language's clean texts that may be rejected. With fewer clean texts than the
+        inverse of this rate, no clean text may be rejected.
 
     Returns:
-      One `Detection` per language of the adversarial texts, by language.
+      One `Detection` per language of the adversarial texts, sorted by language.
 
     Raises:
       ValueError: a language has no clean texts, or a score is not finite.
     """
     if not (np.isfinite(clean).all() and np.isfinite(adversarial).all()):
-        raise ValueError("scores must be finite; leave out the texts that a filter cannot score")
+        raise ValueError("a score is not finite; leave out texts that the filter cannot score")
     clean, adversarial = clean.astype(np.float64), adversarial.astype(np.float64)
     clean_language, adversarial_language = np.array(clean_languages), np.array(adversarial_languages)
     known = set(clean_languages)
-    found = []
+    results = []
     for language in sorted(set(adversarial_languages)):
         if language not in known:
             raise ValueError(
-                f"there are adversarial texts in {language!r} but clean ones only in {', '.join(sorted(known))}; a "
-                "threshold needs clean texts of the same language"
+                f"{language!r} has adversarial texts, but no clean texts to set a threshold; clean texts exist in "
+                f"{', '.join(sorted(known))}"
             )
-        good, bad = clean[clean_language == language], adversarial[adversarial_language == language]
-        limit = threshold(good, max_false_positive_rate)
+        negatives, positives = clean[clean_language == language], adversarial[adversarial_language == language]
+        limit = threshold(negatives, max_false_positive_rate)
         # A text is rejected if its score is at least s, for every distinct score s in descending order.
-        scores = np.unique(np.concatenate([good, bad]))[::-1]
+        scores = np.unique(np.concatenate([negatives, positives]))[::-1]
         false, true = (
-            np.concatenate([[0.0], 1 - np.searchsorted(np.sort(some), scores) / len(some)]) for some in (good, bad)
+            np.concatenate([[0.0], 1 - np.searchsorted(np.sort(group), scores) / len(group)])
+            for group in (negatives, positives)
         )
-        found.append(
+        results.append(
             Detection(
                 filter=filter,
                 attack=attack,
                 language=language,
-                false_positive_rate=float(np.mean(good > limit)),
-                true_positive_rate=float(np.mean(bad > limit)),
+                false_positive_rate=float(np.mean(negatives > limit)),
+                true_positive_rate=float(np.mean(positives > limit)),
                 area=float(np.trapezoid(true, false)),
                 roc=(tuple(false.tolist()), tuple(true.tolist())),
             )
         )
-    return found
+    return results
 
 
 def threshold(clean: Float[np.ndarray, " clean"], max_false_positive_rate: float) -> float:
@@ -148,10 +150,10 @@ def occurrences(
     corpus: Float32[np.ndarray, "corpus dim"],
     k: int,
 ) -> Int64[np.ndarray, " passages"]:
-    """Return the k-occurrence of each passage: how many reference queries have it among their k best passages.
+    """Return the k-occurrence of each passage: the number of reference queries with this passage in their top k.
 
     Args:
-      passages: passages of the corpus, or new passages. Each new passage is counted as if it alone were added.
+      passages: passages of the corpus, or new passages. Each new passage is counted as if it were the only addition.
       queries: reference queries, such as past queries, but not the queries that an attack was optimized on.
       corpus: clean passages, at least k.
       k: length of a top-k list.
@@ -199,14 +201,14 @@ def nearest_distance(
     Raises:
       ValueError: a text has no reference of another group.
     """
-    found, start = [], 0
+    distances, start = [], 0
     for rows in _blocks(embeddings, len(references)):
-        own = groups[start : start + len(rows), None] == reference_groups
-        if own.all(axis=1).any():
-            raise ValueError("a text has no reference of another group; give references besides its own clean text")
-        found.append(1 - np.where(own, -np.inf, rows @ references.T).max(axis=1))
+        same_group = groups[start : start + len(rows), None] == reference_groups
+        if same_group.all(axis=1).any():
+            raise ValueError("a text has no reference of another group; add references besides its own clean text")
+        distances.append(1 - np.where(same_group, -np.inf, rows @ references.T).max(axis=1))
         start += len(rows)
-    return np.concatenate(found).astype(np.float32)
+    return np.concatenate(distances).astype(np.float32)
 
 
 def _blocks(rows: np.ndarray, width: int) -> list[np.ndarray]:
@@ -225,14 +227,14 @@ def _detect_queries(victim: Victim, trials: Sequence[Trial]) -> Iterator[Detecti
         _NORM: text_norms(victim.encoder, [query.text for query in queries], queries=True),
     }
     for trial in trials:
-        results = [one for one in trial.results if one.changed.any()]
+        results = [result for result in trial.results if result.changed.any()]
         if not results:
             continue
-        rows = np.concatenate([one.task.queries[one.changed] for one in results])
+        rows = np.concatenate([result.task.queries[result.changed] for result in results])
         attacked_languages = [languages[i] for i in rows]
-        vectors = np.concatenate([one.embeddings[one.changed] for one in results])
+        vectors = np.concatenate([result.embeddings[result.changed] for result in results])
         scores = {_NEAREST: nearest_distance(vectors, victim.queries, groups[rows], groups)}
-        texts = [one.texts[row] for one in results if one.texts for row in np.flatnonzero(one.changed)]
+        texts = [result.texts[row] for result in results if result.texts for row in np.flatnonzero(result.changed)]
         if texts:
             scores[_NORM] = text_norms(victim.encoder, texts, queries=True)
         for name, score in scores.items():
@@ -248,7 +250,7 @@ def _detect_passages(victim: Victim, poisoning: Poisoning) -> Iterator[Detection
     vectors = np.concatenate([poisoning.passages[x].embeddings[:, 0] for x in poisoning.languages])
     passages = victim.passages
     passage_texts = [passage.full_text for passage in victim.collection.take_passages(victim.pool.order.tolist())]
-    own, none = np.arange(len(passages)), np.full(len(vectors), -1)
+    passage_groups, no_group = np.arange(len(passages)), np.full(len(vectors), -1)
     for name, clean, score in (
         (
             _NORM,
@@ -257,8 +259,8 @@ def _detect_passages(victim: Victim, poisoning: Poisoning) -> Iterator[Detection
         ),
         (
             _NEAREST,
-            nearest_distance(passages, passages, own, own),
-            nearest_distance(vectors, passages, none, own),
+            nearest_distance(passages, passages, passage_groups, passage_groups),
+            nearest_distance(vectors, passages, no_group, passage_groups),
         ),
         (
             _HUBNESS,

@@ -1,22 +1,22 @@
-"""Measures of attacked retrieval: trials in, `Results` out.
+"""Measure attacked retrieval. Input: trials. Output: `Results`.
 
 Every figure is a measure per query of a task, named "{attack}@{budget} {measure}". So tables, intervals and paired
-tests (`scripts/compare.py`) work on attacked retrieval without change:
+tests (`scripts/compare.py`) also work on attacked retrieval:
 
 | name | meaning |
 |---|---|
-| `AP`, `nDCG@10`, ... | the clean query |
-| `pgd@0.1 AP` | the query (or passage) attacked within this budget |
+| `AP`, `nDCG@10`, ... | retrieval with the clean query |
+| `pgd@0.1 AP` | retrieval with the query (or passage) attacked within this budget |
 | `pgd@0.1 robust_success@10` | 1 if a relevant passage stays in the top 10, else 0; NaN without a clean success |
 | `pgd robust_success@10_area` | area under that curve over the logarithm of the budget, from 0 to 1 |
-| `pgd smallest_budget` | the smallest budget of the ladder that loses the top 10; the largest budget if none does |
+| `pgd smallest_budget` | the smallest budget that loses the top 10; the largest budget if none does |
 | `promote@0.1 promoted@10` | 1 if the promoted passage reaches the top 10 |
 | `worst AP` | the worst value over the reference trials and the clean query |
 | `pooled_radius@10` | distance of the clean query vector from losing the top 10, in closed form |
 | `hotflip:en poisoned@10` | 1 if a passage poisoned on English queries reaches the top 10 of a held-out query |
 
-A perturbation within a small budget is also within every larger budget. So along a ladder of budgets a lost query stays
-lost, even if the search within a larger ball finds nothing.
+A perturbation within a small budget is also within every larger budget. So along ascending budgets, a lost query stays
+lost, even if the search at a larger budget fails.
 """
 
 import dataclasses
@@ -70,30 +70,32 @@ def robustness(
 
     Args:
       victim: model, collection and tasks.
-      trials: each with one result per task of the victim.
-      measures: names as ir_measures spells them.
-      with_radius: whether the pooled radius is computed.
+      trials: trials, each with one result per task of the victim.
+      measures: names of measures as ir_measures spells them.
+      with_radius: whether to compute the pooled radius.
     """
     clean = [_ranked(victim, task, victim.queries[task.queries]) for task in victim.tasks]
-    found: dict[str, list[Rankings]] = {"": clean}
+    rankings: dict[str, list[Rankings]] = {"": clean}
     for trial in trials:
-        found[f"{trial.label} "] = [attacked_rankings(victim, result) for result in trial.results]
+        rankings[f"{trial.label} "] = [attacked_rankings(victim, result) for result in trial.results]
     parsed = parse(dict.fromkeys([*measures, f"Success@{TOP}"]))
     values: list[dict[str, np.ndarray]] = [{} for _ in victim.tasks]
     mixes: list[dict[str, float]] = [{} for _ in victim.tasks]
     pooled = len(victim.pool.languages) > 1 and victim.tasks[0].setting == BIAS_SETTING
-    for prefix, outcomes in found.items():
-        measured = measure_tasks(parsed, victim.tasks, [one.ranks for one in outcomes])
-        for number, (task, one, of_task) in enumerate(zip(victim.tasks, outcomes, measured, strict=True)):
-            own = of_task | one.values
+    for prefix, task_rankings in rankings.items():
+        measured = measure_tasks(parsed, victim.tasks, [ranking.ranks for ranking in task_rankings])
+        for number, (task, ranking, measured_task) in enumerate(
+            zip(victim.tasks, task_rankings, measured, strict=True)
+        ):
+            task_values = measured_task | ranking.values
             if pooled:
-                bias, mix = measure_bias(victim.pool, task, one.ranks, one.top)
-                own |= bias
+                bias, mix = measure_bias(victim.pool, task, ranking.ranks, ranking.top)
+                task_values |= bias
                 mixes[number] = mixes[number] or mix
-            for name, value in own.items():
-                values[number][f"{prefix}{name}"] = np.where(one.changed, value, np.nan)
+            for name, value in task_values.items():
+                values[number][f"{prefix}{name}"] = np.where(ranking.changed, value, np.nan)
     for number, task in enumerate(victim.tasks):
-        _summarise(values[number], trials)
+        _summarize(values[number], trials)
         if with_radius:
             values[number] |= _radii(victim, task)
     setting = victim.tasks[0].setting
@@ -152,46 +154,52 @@ def area(curve: Float64[np.ndarray, "budgets queries"], budgets: Sequence[float]
 
 
 def ladders(trials: Iterable[Trial]) -> dict[str, list[Trial]]:
-    """Return the trials of each attack with several positive budgets, by ascending budget."""
-    found: dict[str, list[Trial]] = {}
+    """Return the trials of each attack that has several positive budgets, by ascending budget."""
+    trials_by_attack: dict[str, list[Trial]] = {}
     for trial in trials:
         if trial.budget:
-            found.setdefault(trial.attack, []).append(trial)
-    return {name: sorted(some, key=lambda t: t.budget or 0) for name, some in found.items() if len(some) > 1}
+            trials_by_attack.setdefault(trial.attack, []).append(trial)
+    return {
+        name: sorted(ladder, key=lambda trial: trial.budget or 0)
+        for name, ladder in trials_by_attack.items()
+        if len(ladder) > 1
+    }
 
 
-def _summarise(values: dict[str, np.ndarray], trials: Sequence[Trial]) -> None:
-    """Add the measures that combine several trials: robust success, its area, the smallest budget, the worst case."""
+def _summarize(values: dict[str, np.ndarray], trials: Sequence[Trial]) -> None:
+    """Add the measures that combine several trials: robust success, its area, smallest budget, worst case."""
     name = f"Success@{TOP}"
-    had = values[name] > 0
+    clean_success = values[name] > 0
     for trial in trials:
         attacked = values[f"{trial.label} {name}"]
-        values[f"{trial.label} {SUCCESS}"] = np.where(had, attacked, np.nan)
+        values[f"{trial.label} {SUCCESS}"] = np.where(clean_success, attacked, np.nan)
     for attack, ladder in ladders(trials).items():
-        left = [values[f"{trial.label} {SUCCESS}"] for trial in ladder]
-        curve = np.minimum.accumulate(left, axis=0)  # NaN stays NaN
+        successes = [values[f"{trial.label} {SUCCESS}"] for trial in ladder]
+        curve = np.minimum.accumulate(successes, axis=0)  # NaN stays NaN
         for trial, row in zip(ladder, curve, strict=True):
             values[f"{trial.label} {SUCCESS}"] = row
         budgets = [trial.budget or 0.0 for trial in ladder]
         values[f"{attack} {AREA}"] = area(curve, budgets)
         lost = np.vstack([curve[:-1] < 1, np.ones(curve.shape[1], bool)])
         values[f"{attack} {SMALLEST}"] = np.where(np.isnan(curve[0]), np.nan, np.array(budgets)[lost.argmax(axis=0)])
-    counted = [trial for trial in trials if trial.reference]
-    if len(counted) > 1:
+    reference_trials = [trial for trial in trials if trial.reference]
+    if len(reference_trials) > 1:
         for measure in [name for name in values if " " not in name and not name.startswith(RADIUS)]:
-            of_trials = [values[f"{t.label} {measure}"] for t in counted if f"{t.label} {measure}" in values]
+            attacked_values = [
+                values[f"{t.label} {measure}"] for t in reference_trials if f"{t.label} {measure}" in values
+            ]
             if better(measure) != "higher":
-                values[f"{WORST} {measure}"] = np.fmax.reduce([values[measure], *of_trials])
+                values[f"{WORST} {measure}"] = np.fmax.reduce([values[measure], *attacked_values])
             else:
-                values[f"{WORST} {measure}"] = np.fmin.reduce([values[measure], *of_trials])
-        values[f"{WORST} {SUCCESS}"] = np.where(had, values[f"{WORST} {name}"], np.nan)
+                values[f"{WORST} {measure}"] = np.fmin.reduce([values[measure], *attacked_values])
+        values[f"{WORST} {SUCCESS}"] = np.where(clean_success, values[f"{WORST} {name}"], np.nan)
 
 
 def _ranked(victim: Victim, task: Task, queries: np.ndarray) -> Rankings:
     corpus = victim.corpus(task)
     _, top = search(queries, corpus, min(TOP, len(corpus)))
-    found = ranks(queries, corpus, task.judged_query, task.judged_passage)
-    return Rankings(found, top, {}, np.ones(len(queries), bool))
+    judged_ranks = ranks(queries, corpus, task.judged_query, task.judged_passage)
+    return Rankings(judged_ranks, top, {}, np.ones(len(queries), bool))
 
 
 def _with_replaced(victim: Victim, result: AttackResult, attacked: Int[np.ndarray, " queries"]) -> Rankings:
@@ -201,7 +209,7 @@ def _with_replaced(victim: Victim, result: AttackResult, attacked: Int[np.ndarra
     before = scores_at(queries, corpus, all_queries, attacked)
     after = pair_scores(queries, result.embeddings)
 
-    # Only the attacked passage moves, and it passes the passages with scores between its old and its new score.
+    # Only the attacked passage moves: it passes the passages whose scores lie between its old and its new score.
     query, passage = task.judged_query, task.judged_passage
     at = np.concatenate([attacked, passage])
     score = np.concatenate([after, scores_at(queries, corpus, query, passage)])
@@ -231,8 +239,8 @@ def _with_replaced(victim: Victim, result: AttackResult, attacked: Int[np.ndarra
 def _radii(victim: Victim, task: Task) -> Mapping[str, np.ndarray]:
     relevant = relevant_passages(task)
     padded = np.full((len(relevant), max(map(len, relevant))), -1)
-    for row, own in enumerate(relevant):
-        padded[row, : len(own)] = own
+    for row, passages in enumerate(relevant):
+        padded[row, : len(passages)] = passages
     k = min(TOP, task.num_passages)
     radii = pooled_radii(victim.queries[task.queries], victim.corpus(task), padded, k)
     return {f"{RADIUS}@{place}": _finite(radii[:, place - 1]) for place in dict.fromkeys((1, k))}

@@ -20,11 +20,13 @@ from jaxretr.eval.settings import Setting
 from jaxretr.perturb.balls import Norm
 
 Aim = Literal["query", "demote", "promote", "language"]
-"""What gradient attacks perturb, and to which end.
+"""What gradient attacks perturb, and for which goal.
 
-"query" perturbs queries, so that they lose their relevant passages; "demote", relevant passages, so that they fall;
-"promote", irrelevant passages, so that they rise; "language", queries, so that passages in the query's own language
-fill the top ranks."""
+- "query": perturb queries, so that they lose their relevant passages.
+- "demote": perturb relevant passages, so that they fall.
+- "promote": perturb irrelevant passages, so that they rise.
+- "language": perturb queries, so that passages in the query's own language fill the top ranks.
+"""
 
 SUITE = "suite"
 LADDER = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -50,7 +52,7 @@ SUITE_ATTACKS = (
 )
 """Attacks of the suite with the aim "query"."""
 SUITE_AIMS: dict[Aim, str] = {"language": "pgd", "demote": "fgm", "promote": "fgm"}
-"""The suite's other aims, with the attack for each. Attacks on passages, which are many times longer, take one step."""
+"""The suite's other aims, with the attack for each. Attacks on passages take one step, since passages are long."""
 _CURVES = ("fgm", "pgd", "language_direction")  # attacks that the suite runs at every budget of `LADDER`
 
 _LOSSES: dict[str, Loss] = {"margin": Margin(TOP), "info_nce": InfoNCE(0.05), "smooth_rank": SmoothRank(0.02)}
@@ -65,17 +67,17 @@ class AttackOptions:
       aim: goal of the gradient attacks.
       rho: budgets of gradient attacks as shares of the checkpoint's mean row norm; () means `LADDER` for the curves of
         the suite and `reference_rho` otherwise. For `language_direction`, radii relative to the unit query vector.
-      reference_rho: the budget that counts for the worst case.
+      reference_rho: budget of the trials that count for the worst case.
       norm, layer, steps, restarts: see `GradientAttack`.
-      draws: points drawn by `random`.
-      loss: what gradient attacks on queries maximize: `margin` at rank 10, `info_nce` or `smooth_rank`.
+      draws: number of points that `random` draws.
+      loss: loss that gradient attacks on queries maximize: `margin` at rank 10, `info_nce` or `smooth_rank`.
       edits: edits per query in text attacks; `code_mixing` replaces three words per edit.
       search: search method of text attacks.
-      texts: texts scored per query by text attacks and code mixing.
+      texts: number of texts that text attacks and code mixing score per query.
       passages: poisoned passages per language.
       slots: tokens of a poisoned passage.
-      poison_passes: forward passes per poisoned passage.
-      optimise: share of the questions on which poison is optimized; the poison is tested on the others.
+      poison_passes: budget in forward passes per poisoned passage.
+      optimise: share of the questions that poison is optimized on; it is tested on the other questions.
       seed: seed of every random draw.
     """
 
@@ -100,29 +102,29 @@ class AttackOptions:
 
     def __post_init__(self) -> None:
         if not self.attacks:
-            raise ValueError(f"no attack is named; choose from {', '.join((SUITE, *ATTACKS))}")
+            raise ValueError(f"attacks is empty; expected names from {', '.join((SUITE, *ATTACKS))}")
         for name in self.attacks:
             if name not in ATTACKS and self.attacks != (SUITE,):
                 near = difflib.get_close_matches(name, (SUITE, *ATTACKS), n=1)
-                hint = f"did you mean {near[0]}? There" if near else "there"
-                raise ValueError(f"unknown attack {name!r}: {hint} are {', '.join(ATTACKS)}, and {SUITE} alone")
+                hint = f"did you mean {near[0]}? Expected" if near else "expected"
+                raise ValueError(f"unknown attack {name!r}: {hint} {SUITE} alone, or some of {', '.join(ATTACKS)}")
         _one_of("target", self.aim, get_args(Aim))
         _one_of("loss", self.loss, tuple(_LOSSES))
         _one_of("search", self.search, get_args(Search))
         for rho in self.rho:
             if not 0 <= rho < math.inf:
-                raise ValueError(f"rho = {rho} is no budget; expected 0 or more")
+                raise ValueError(f"rho = {rho} is not a budget; expected 0 or more")
         if len(set(self.rho)) < len(self.rho):
-            raise ValueError(f"rho names a budget twice: {', '.join(map(str, self.rho))}")
+            raise ValueError(f"rho contains a budget twice: {', '.join(map(str, self.rho))}; remove the repetition")
         for name in ("draws", "edits", "texts", "passages", "slots", "poison_passes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
         if not 0 < self.optimise < 1:
-            raise ValueError(f"optimise = {self.optimise} must lie between 0 and 1: both sides need questions")
+            raise ValueError(f"optimise = {self.optimise}; expected a share between 0 and 1, exclusive")
         self.gradient_attack("pgd")  # validates norm, layer, steps and restarts
         gradient = names("embedding")
         if self.aim != "query" and not set(self.named) & set(gradient):
-            raise ValueError(f"target {self.aim!r} is one of gradient attacks; add one of {', '.join(gradient)}")
+            raise ValueError(f"target {self.aim!r} needs a gradient attack; add one of {', '.join(gradient)}")
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -158,7 +160,7 @@ class AttackOptions:
         """
         algorithm = ATTACKS[name].algorithm
         if algorithm is None:
-            raise ValueError(f"{name} is no gradient attack; expected one of {', '.join(names('embedding'))}")
+            raise ValueError(f"{name} is not a gradient attack; expected one of {', '.join(names('embedding'))}")
         steps, restarts = (self.draws, 1) if name == "random" else (self.steps, self.restarts)
         return GradientAttack(algorithm, self.norm, self.layer, steps, restarts)
 
@@ -170,10 +172,10 @@ class AttackOptions:
     def threat_model(self) -> dict[str, str]:
         """Return the attacker's goal, knowledge and budget in words, for reports."""
         goals = {
-            "query": f"a changed query loses its relevant passages from the first {TOP}",
-            "demote": "the best relevant passage, changed, falls",
-            "promote": f"an irrelevant passage, changed, reaches the first {TOP}",
-            "language": "a changed query is answered in its own language, whatever the relevance",
+            "query": f"a changed query loses all relevant passages from its top {TOP}",
+            "demote": "a change makes the best relevant passage fall in rank",
+            "promote": f"a change brings an irrelevant passage into the top {TOP}",
+            "language": "a changed query retrieves passages in its own language, relevant or not",
         }
         threat = {"goal": goals[self.aim]}
         if set(self.named) & set(names("embedding")):
@@ -190,7 +192,7 @@ class AttackOptions:
             )
         if self.poisonings:
             threat["poisoning"] = (
-                f"white box; {self.passages} passages of {self.slots} tokens for each language, optimised on "
+                f"white box; {self.passages} passages of {self.slots} tokens per language, optimized on "
                 f"{self.optimise:.0%} of the questions, tested on the others"
             )
         return threat

@@ -1,7 +1,7 @@
-"""The record of a run of attacks: how each attack was made, what it cost, and the strings it made.
+"""The record of a run of attacks: settings and cost of each attack, and the texts that it produced.
 
-`attacks.json` holds a `Record`, `adversarial.jsonl` the `AdversarialText`s. The measures per query are in the `Results`
-beside them, under the names of `jaxretr.attack.measures`.
+`attacks.json` holds a `Record`, `adversarial.jsonl` holds `AdversarialText`s. The measures per query are in the
+`Results` in the same directory, under the names of `jaxretr.attack.measures`.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Check:
     Attributes:
       name: the claim that is checked.
       passed: whether the claim holds.
-      says: the figures, in a sentence.
+      says: a sentence with the figures.
       curves: curves to plot, name -> (budgets, values), such as the success of several attacks over rho.
     """
 
@@ -107,14 +107,14 @@ class Record:
         path = directory / RECORD_FILE
         content = json.loads(path.read_text("utf-8"))
         if content.pop("schema", None) != SCHEMA:
-            raise ValueError(f"{path} is not of schema {SCHEMA}; attack again to replace it")
+            raise ValueError(f"{path} does not have schema {SCHEMA}; delete its directory and attack again")
         return cls(
             **content
             | {
-                "trials": tuple(Trial.from_json(one) for one in content["trials"]),
+                "trials": tuple(Trial.from_json(trial) for trial in content["trials"]),
                 "transfer": Transfer(**_tuples(content["transfer"])) if content["transfer"] else None,
-                "detections": tuple(Detection(**_tuples(one)) for one in content["detections"]),
-                "checks": tuple(Check(**one | {"curves": _tuples(one["curves"])}) for one in content["checks"]),
+                "detections": tuple(Detection(**_tuples(detection)) for detection in content["detections"]),
+                "checks": tuple(Check(**check | {"curves": _tuples(check["curves"])}) for check in content["checks"]),
             }
         )
 

@@ -38,7 +38,7 @@ Run = Callable[[Task, AttackResult | None], AttackResult]
 
 
 class Context(NamedTuple):
-    """What every attack of a run gets.
+    """The inputs that all attacks of a run share.
 
     Attributes:
       victim: model and collection.
@@ -55,9 +55,9 @@ class Attack(NamedTuple):
     """A registered attack.
 
     Attributes:
-      family: what it changes.
-      plan: (name, context) -> its trials, by ascending budget. Corpus poisoning has none: it attacks the corpus once,
-        not the queries of each task.
+      family: what the attack changes.
+      plan: (name, context) -> the attack's trials, by ascending budget. Corpus poisoning has no trials: it attacks the
+        corpus once, not the queries of each task.
       algorithm: the search of a gradient attack, else None.
       schedule: the search schedule of corpus poisoning, else None.
     """
@@ -69,17 +69,17 @@ class Attack(NamedTuple):
 
 
 def gradient(algorithm: Algorithm, norm: Norm | None = None) -> Attack:
-    """A gradient attack; `norm` overrides the norm of the options."""
+    """Return a gradient attack; `norm` overrides the norm of the options."""
     return Attack("embedding", partial(_gradient_trials, norm=norm), algorithm)
 
 
 def text(perturb: Perturb) -> Attack:
-    """A black-box search over one kind of edit."""
+    """Return a black-box search over one kind of edit."""
     return Attack("text", partial(_text_trials, perturb=perturb))
 
 
 def poisoning(schedule: Schedule) -> Attack:
-    """Corpus poisoning by one search schedule; see `jaxretr.attack.token.transfer`."""
+    """Return corpus poisoning by one search schedule; see `jaxretr.attack.token.transfer`."""
     return Attack("token", lambda name, context: iter(()), schedule=schedule)
 
 
@@ -89,7 +89,7 @@ def _gradient_trials(name: str, context: Context, *, norm: Norm | None) -> Itera
     if norm:
         attack = dataclasses.replace(attack, norm=norm)
     if scale is None:
-        raise AssertionError("a gradient attack runs without a scale")
+        raise AssertionError("a gradient attack has no scale")
     for rho in options.budgets(name):
         epsilon = rho * scale.row_norm
         trial = Trial(
@@ -146,7 +146,7 @@ def _direction_trials(name: str, context: Context) -> Iterator[tuple[Trial, Run]
     victim, options, _ = context
     for direction in DIRECTIONS:
         for radius in options.budgets(name):
-            # Not a reference: the trial moves the pooled vector, and no input does that by itself.
+            # Not a reference: the trial moves the pooled vector directly, and no input may cause this move.
             trial = Trial(f"{direction}_direction", "language", radius, "radius", reference=False)
             yield trial, _independent(partial(_move, victim, direction, radius, options.seed))
 
@@ -156,7 +156,7 @@ def _move(victim: Victim, direction: Direction, radius: float, seed: int, task: 
 
 
 def _independent(run: Callable[[Task], AttackResult]) -> Run:
-    """An attack that does not use the result at the smaller budget."""
+    """Return a `Run` that ignores the result at the smaller budget."""
     return lambda task, _: run(task)
 
 
@@ -179,12 +179,12 @@ ATTACKS: dict[str, Attack] = {
 
 
 def names(family: Family) -> tuple[str, ...]:
-    """The registered attacks of one family."""
+    """Return the names of the registered attacks of one family."""
     return tuple(name for name, attack in ATTACKS.items() if attack.family == family)
 
 
 def plan(victim: Victim, options: "AttackOptions") -> Iterator[tuple[Trial, Run]]:
-    """All trials of a run in the order they run, each with the function that runs it on one task."""
+    """Yield all trials of a run in order, each with the function that runs it on one task."""
     context = Context(victim, options, measure_attack_scale(victim, options))
     for name in options.named:
         yield from ATTACKS[name].plan(name, context)
@@ -193,7 +193,7 @@ def plan(victim: Victim, options: "AttackOptions") -> Iterator[tuple[Trial, Run]
 
 
 def measure_attack_scale(victim: Victim, options: "AttackOptions") -> Scale | None:
-    """The scale of the checkpoint over the texts that gradient attacks perturb; None without a gradient attack.
+    """Return the checkpoint's scale over the texts that gradient attacks perturb; None without a gradient attack.
 
     The texts are the queries of all tasks, or the attacked passages.
     """

@@ -1,7 +1,7 @@
 """What attacks return: an `AttackResult` per task, and a `Trial`, which is one attack with one budget on every task.
 
-A trial is planned by `jaxretr.attack.registry`, filled by `jaxretr.attack.run`, and listed in `attacks.json` without
-its results. `trials/{label}.npz` holds the results of one trial: the perturbed token vectors or texts, and the
+`jaxretr.attack.registry` plans a trial, `jaxretr.attack.run` adds its results, and `attacks.json` lists it without
+results. `trials/{label}.npz` holds the results of one trial: the perturbed token vectors or texts, and the
 embeddings that were measured. An interrupted run resumes from these files.
 """
 
@@ -22,7 +22,7 @@ Family = Literal["embedding", "passage", "text", "language", "token"]
 Unit = Literal["rho", "radius", "edits", "words", ""]
 """Unit of a budget: a share of the mean row norm, a radius around unit query vectors, edits, words, or no budget."""
 Goal = Literal["demote", "promote"]
-"""What an attack on passages wants: the best relevant passage falls, or an irrelevant passage rises."""
+"""Goal of an attack on passages: the best relevant passage falls, or an irrelevant passage rises."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class AttackResult:
       changed: False if the attack cannot change a query (the script lacks the edit, or the tokenizer's normalizer
         undoes it). Such a query has no value under this attack.
       forward_passes: cost per query, in encodings of one text; a gradient counts as three.
-      notes: counts worth reporting, summed over the queries, such as edits undone by the normalizer.
+      notes: further counts, summed over the queries, such as edits undone by the normalizer.
       passages: for an attack on passages, the attacked passage of each query as a position in the task's corpus. Each
         query meets its own attacked passage in an otherwise clean corpus. None for an attack on queries.
-      goal: of an attack on passages; "" for an attack on queries.
+      goal: goal of an attack on passages; "" for an attack on queries.
     """
 
     task: Task
@@ -59,9 +59,9 @@ class Trial:
     """One attack with one budget on every task of a setting.
 
     Attributes:
-      attack: its name, such as "pgd", "typos" or "demote_fgm".
-      family: what it changes.
-      budget: how much it may change; None for an attack without a budget.
+      attack: name of the attack, such as "pgd", "typos" or "demote_fgm".
+      family: what the attack changes.
+      budget: size of the allowed change; None for an attack without a budget.
       unit: unit of the budget.
       reference: whether the trial counts for the worst case.
       forward_passes: mean cost per query, in encodings of one text; a gradient counts as three.
@@ -87,7 +87,7 @@ class Trial:
         return self.attack if self.budget is None else f"{self.attack}@{self.budget:g}"
 
     def with_results(self, results: Sequence[AttackResult]) -> "Trial":
-        """The trial after it ran: with its results, their mean cost and their notes."""
+        """Return the trial with its results, their mean cost and their notes."""
         notes: dict[str, float] = {}
         for result in results:
             for name, value in result.notes.items():
@@ -101,13 +101,13 @@ class Trial:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The trial without its results, as `attacks.json` lists it."""
+        """Return the trial without its results, as `attacks.json` lists it."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "results"}
         return {"label": self.label, **fields}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Trial":
-        """The inverse of `to_json`."""
+        """Return the trial that `to_json` converted."""
         return cls(**{name: value for name, value in content.items() if name != "label"})
 
 
@@ -120,14 +120,14 @@ def save_results(directory: AnyPath, trial: Trial) -> None:
         arrays[f"{number}/lengths"] = np.array([len(delta) for delta in result.deltas], np.int64)
         if result.deltas:
             arrays[f"{number}/deltas"] = np.concatenate([delta for delta in result.deltas if len(delta)])
-        words: dict[str, Any] = {"notes": result.notes}
+        metadata: dict[str, Any] = {"notes": result.notes}
         if result.passages is None:
-            words["texts"] = result.texts
+            metadata["texts"] = result.texts
             arrays[f"{number}/changed"] = result.changed
         else:
-            words["goal"] = result.goal
+            metadata["goal"] = result.goal
             arrays[f"{number}/passages"] = result.passages
-        arrays[f"{number}/words"] = np.frombuffer(json.dumps(words).encode(), np.uint8)
+        arrays[f"{number}/words"] = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
     with replaced_file(_path(directory, trial)) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)
 
@@ -148,22 +148,22 @@ def load_results(directory: AnyPath, trial: Trial, tasks: Sequence[Task]) -> tup
 
 
 def _read(arrays: Any, number: int, task: Task) -> AttackResult:
-    words = json.loads(arrays[f"{number}/words"].tobytes())
+    metadata = json.loads(arrays[f"{number}/words"].tobytes())
     lengths, embeddings = arrays[f"{number}/lengths"], arrays[f"{number}/embeddings"]
     deltas: tuple[np.ndarray, ...] = ()
     if len(lengths):
         deltas = tuple(np.split(arrays[f"{number}/deltas"], np.cumsum(lengths)[:-1]))
-    attacks_passages = "goal" in words
+    attacks_passages = "goal" in metadata
     return AttackResult(
         task,
         embeddings,
-        tuple(words.get("texts", ())),
+        tuple(metadata.get("texts", ())),
         deltas,
         changed=np.ones(len(embeddings), bool) if attacks_passages else arrays[f"{number}/changed"],
         forward_passes=arrays[f"{number}/forward_passes"],
-        notes=words["notes"],
+        notes=metadata["notes"],
         passages=arrays[f"{number}/passages"] if attacks_passages else None,
-        goal=words.get("goal", ""),
+        goal=metadata.get("goal", ""),
     )
 
 

@@ -3,12 +3,12 @@
 | file | content |
 |---|---|
 | `results.json`, `per_query.parquet` | `Results` for scripts/compare.py; names as in `jaxretr.attack.measures` |
-| `attacks.json` | how each attack was made and what it cost, transfer of poison, detections, checks |
+| `attacks.json` | settings and cost of each attack, transfer of poison, detections, checks |
 | `trials/{label}.npz` | the adversarial inputs: perturbed vectors or texts, and their embeddings |
 | `adversarial.jsonl` | texts before and after, with ranks |
 | `poison/` | the searches for poisoned passages |
 | `report.html`, `plots/` | the report |
-| `attack.json` | what was attacked and how; a run with other settings is refused |
+| `attack.json` | identity of the run; a run with other settings is refused |
 """
 
 import dataclasses
@@ -55,22 +55,22 @@ def attack_into(
     measures: Sequence[str] = MEASURES,
     checks: int = 0,
 ) -> Results:
-    """Attack a model and write everything into `output_dir`. The same call resumes an interrupted run.
+    """Attack a model and write all results into `output_dir`. The same call resumes an interrupted run.
 
     Args:
-      output_dir: created if absent. A directory that holds a run with other settings is refused.
-      encoder: the model, in float32.
+      output_dir: output directory; created if absent. A directory that holds a run with other settings is refused.
+      encoder: the attacked model, in float32.
       collection: queries, passages, judgements.
       options: the attacks.
       setting: setting whose tasks are attacked.
       system: name of the model in tables and reports.
-      attacked: everything else that determines the figures, as plain values: model, candidates, lengths, ...
+      attacked: all other values that determine the figures, such as model, candidates and lengths, as plain values.
       measures: measure names as ir_measures spells them.
       checks: number of queries for the checks of attack strength; 0 for no checks.
 
     Raises:
       ValueError: `output_dir` holds another run, or the collection does not allow the setting or an attack.
-      DirectoryInUse: another run of attacks works in `output_dir`.
+      DirectoryInUse: another run of attacks uses `output_dir`.
     """
     identity = {
         "collection": collection.name,
@@ -164,8 +164,8 @@ def _best_ranks(victim: Victim, result: AttackResult) -> np.ndarray:
     """Return the rank of the best relevant passage per query."""
     task = result.task
     best = np.full(len(task.queries), np.iinfo(np.int64).max)
-    good = task.grade > 0
-    np.minimum.at(best, task.judged_query[good], attacked_rankings(victim, result).ranks[good])
+    is_relevant = task.grade > 0
+    np.minimum.at(best, task.judged_query[is_relevant], attacked_rankings(victim, result).ranks[is_relevant])
     return best
 
 

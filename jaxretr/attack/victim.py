@@ -1,7 +1,7 @@
 """The attacked model and collection, encoded once.
 
 Input: an encoder, a test collection and a setting. Output: a `Victim` with the clean embeddings of all texts and the
-tasks of the setting, and per task the `Candidates`, the passages that decide whether a query is lost. Attacks return
+tasks of the setting, and per task the `Candidates`: the passages that decide whether a query is lost. Attacks return
 an `AttackResult` (`jaxretr.attack.result`).
 """
 
@@ -46,7 +46,7 @@ class Victim:
     """A model and a collection in one setting, encoded.
 
     Attributes:
-      encoder: computes in float32.
+      encoder: the attacked encoder; computes in float32.
       collection: queries, passages, judgements.
       pool: the passages in order.
       tasks: the tasks of the attacked setting.
@@ -70,39 +70,39 @@ class Victim:
         """
         if encoder.functions.dtype != "float32":
             raise ValueError(
-                f"the encoder computes in {encoder.functions.dtype}; attacks need float32, in which gradients do not "
+                f"the encoder computes in {encoder.functions.dtype}; attacks need float32, so that gradients do not "
                 "round to zero: load it with dtype='float32'"
             )
         pool = Pool.of(collection)
         tasks = tuple(make_tasks(collection, pool, [setting]))
-        asked = [query.text for query in collection.queries]
-        read = [passage.full_text for passage in collection.take_passages(pool.order.tolist())]
-        queries = check_embeddings(encoder.encode_query(asked), asked, "encode_query")
-        passages = check_embeddings(encoder.encode_document(read), read, "encode_document")
+        query_texts = [query.text for query in collection.queries]
+        passage_texts = [passage.full_text for passage in collection.take_passages(pool.order.tolist())]
+        queries = check_embeddings(encoder.encode_query(query_texts), query_texts, "encode_query")
+        passages = check_embeddings(encoder.encode_document(passage_texts), passage_texts, "encode_document")
         return cls(encoder, collection, pool, tasks, queries, passages)
 
     def asked(self, task: Task) -> list[Query]:
-        """The queries of a task."""
+        """Return the queries of a task."""
         return [self.collection.queries[i] for i in task.queries]
 
     def corpus(self, task: Task) -> Float32[np.ndarray, "passages dim"]:
-        """The clean embeddings of a task's passages."""
+        """Return the clean embeddings of a task's passages."""
         return self.passages[task.passages]
 
     def candidates(self, task: Task, hard_negatives: int = HARD_NEGATIVES) -> Candidates:
-        """Return all relevant passages per query of a task, and the `hard_negatives` best irrelevant passages."""
+        """Return, per query of a task, all relevant passages and the `hard_negatives` best irrelevant passages."""
         relevant = relevant_passages(task)
         width = max(map(len, relevant))
         k = min(task.num_passages, hard_negatives + width)
         _, ranked = search(self.queries[task.queries], self.corpus(task), k)
         passages = np.zeros((len(relevant), width + hard_negatives), np.int64)
         is_relevant, is_irrelevant = np.zeros((2, *passages.shape), bool)
-        for row, (answers, found) in enumerate(zip(relevant, ranked, strict=True)):
-            others = found[~np.isin(found, answers)][:hard_negatives]
+        for row, (answers, top) in enumerate(zip(relevant, ranked, strict=True)):
+            others = top[~np.isin(top, answers)][:hard_negatives]
             if not len(others):
                 raise ValueError(
-                    f"every passage of the corpus answers {self.asked(task)[row].id}, so no attack can fail it; "
-                    "attack a larger corpus"
+                    f"every passage of the corpus answers {self.asked(task)[row].id}, so no attack can make this query "
+                    "fail; attack a larger corpus"
                 )
             passages[row, : len(answers)] = answers
             passages[row, width : width + len(others)] = others
@@ -123,8 +123,8 @@ class Victim:
 
 def relevant_passages(task: Task) -> list[Int[np.ndarray, " relevant"]]:
     """Return the relevant passages per query of a task, as positions in its corpus; never empty."""
-    good = task.grade > 0
-    passages, query = task.judged_passage[good], task.judged_query[good]
+    is_relevant = task.grade > 0
+    passages, query = task.judged_passage[is_relevant], task.judged_query[is_relevant]
     order = np.argsort(query, kind="stable")
     return np.split(passages[order], np.searchsorted(query[order], np.arange(1, len(task.queries))))
 
@@ -136,11 +136,11 @@ def margin(
     k: int,
 ) -> Float32[np.ndarray, " queries"]:
     """Return, per query, the score of the k-th best irrelevant candidate minus the best relevant score."""
-    found = np.empty(len(queries), np.float32)
+    margins = np.empty(len(queries), np.float32)
     for start in range(0, len(queries), _ROWS):
         rows = slice(start, start + _ROWS)
         passages, relevant, irrelevant = (part[rows] for part in candidates)
         scores = pair_scores(queries[rows, None], corpus[passages])
         others = np.sort(np.where(irrelevant, scores, -np.inf), axis=1)[:, -k]
-        found[rows] = others - np.max(scores, axis=1, where=relevant, initial=-np.inf)
-    return found
+        margins[rows] = others - np.max(scores, axis=1, where=relevant, initial=-np.inf)
+    return margins

@@ -24,9 +24,9 @@ except ImportError:  # no wheels for this platform
     scann_ops_pybind = None
 
 EXACT_BELOW = 20_000
-"""Number of passages up to which every passage is scored, which is not slower than ScaNN, and exact."""
+"""Up to this number of passages, every passage is scored: exact search is then as fast as ScaNN."""
 
-_PARALLEL_FROM = 16  # number of queries from which several threads are worth their cost
+_PARALLEL_FROM = 16  # smallest number of queries for which multithreaded search pays off
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ScannSettings:
       num_leaves_to_search: number of clusters that a query searches.
       reordering_num_neighbors: number of best candidates that are rescored.
       dimensions_per_block: dimensions that share a 4-bit code.
-      anisotropic_quantization_threshold: cosine from which quantization error along the vector counts
+      anisotropic_quantization_threshold: cosine above which quantization error along the vector counts
         more than error across it.
       training_sample_size: number of vectors that the clusters and codes are trained on.
       leaves_growth: exponent of the leaves to search for longer lists: to find ten times as many passages, a query
@@ -73,16 +73,16 @@ class ScannSettings:
     def for_size(cls, passages: int) -> "ScannSettings":
         """Return default settings for a corpus of a given size.
 
-        The tree has twice as many leaves as the square root of the corpus size; a tenth of them is searched. With a
+        The number of leaves is twice the square root of the corpus size; a tenth of the leaves is searched. With a
         million clustered vectors, this finds .95 of the best ten (`scripts/benchmark.py index`).
         """
         num_leaves = max(1, round(2 * math.sqrt(passages)))
         return cls(num_leaves, max(1, num_leaves // 10))
 
     def for_depth(self, depth: int) -> "ScannSettings":
-        """Return settings that find `depth` passages with about the recall of 10.
+        """Return settings that find `depth` passages at about the recall of the default depth, 10.
 
-        They search more leaves and rescore more candidates.
+        For longer lists, they search more leaves and rescore more candidates.
         """
         leaves = math.ceil(self.num_leaves_to_search * max(1, depth / 10) ** self.leaves_growth)
         return dataclasses.replace(
@@ -102,7 +102,9 @@ class ScannSearcher:
     def search(
         self, queries: Float32[np.ndarray, "queries dim"], depth: int, settings: ScannSettings | None = None
     ) -> tuple[Int[np.ndarray, "queries depth"], Float32[np.ndarray, "queries depth"]]:
-        """Return row numbers and scores of the best vectors, best first; -1 if the searched leaves hold no more.
+        """Return row numbers and scores of the best vectors, best first; -1 fills missing rows.
+
+        Rows are missing if the searched leaves hold fewer than `depth` vectors.
 
         Args:
           queries: query vectors.
@@ -110,21 +112,21 @@ class ScannSearcher:
           settings: settings of this search, used unchanged. None adapts the searcher's own settings to `depth`.
         """
         settings = settings or self.settings.for_depth(depth)
-        search: Any = self._searcher.search_batched
+        search_batch: Any = self._searcher.search_batched
         if len(queries) >= _PARALLEL_FROM and (os.cpu_count() or 1) > 1:
-            search = self._searcher.search_batched_parallel
-        found, scores = search(
+            search_batch = self._searcher.search_batched_parallel
+        rows, scores = search_batch(
             np.ascontiguousarray(queries),
             final_num_neighbors=depth,
             pre_reorder_num_neighbors=max(depth, settings.reordering_num_neighbors),
             leaves_to_search=settings.num_leaves_to_search,
         )
-        there = np.isfinite(scores)
-        return np.where(there, found.astype(np.int64), -1), np.where(there, scores, np.float32(-np.inf))
+        valid = np.isfinite(scores)
+        return np.where(valid, rows.astype(np.int64), -1), np.where(valid, scores, np.float32(-np.inf))
 
 
 def available() -> bool:
-    """Return whether ScaNN is installed; it has wheels for Linux on x86-64."""
+    """Return whether ScaNN is installed. Its wheels exist only for Linux on x86-64."""
     return scann_ops_pybind is not None
 
 
@@ -136,8 +138,8 @@ def build_scann(
     sample = min(settings.training_sample_size, len(vectors))
     searcher = (
         scann_ops_pybind.builder(np.ascontiguousarray(vectors), 10, "dot_product")
-        # Leaves are chosen by their center's product with the query. `spherical` normalizes the centers; otherwise long
-        # centers would be chosen too often.
+        # Leaves are selected by their center's product with the query. `spherical` normalizes the centers; otherwise
+        # long centers would be selected too often.
         .tree(settings.num_leaves, settings.num_leaves_to_search, training_sample_size=sample, spherical=True)
         .score_ah(
             settings.dimensions_per_block,

@@ -34,8 +34,8 @@ from jaxretr.tracking import progress_bar, say
 
 _AT_ONCE = 4_096  # passages read or written at once
 _QUERIES = 1_000  # maximum number of queries for tuning and measuring
-_WORDS = 12  # first words of a passage without title that serve as a query
-_CORPUS = "corpus.json"  # describes what is being built
+_WORDS = 12  # a passage without a title serves as a query by this number of its first words
+_CORPUS = "corpus.json"  # identifies the index that a build produces
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class BuildOptions:
 
     Attributes:
       storage: storage format of the vectors.
-      target_recall: recall of the first ten passages that leaves and re-ordering are tuned to reach. None keeps ScaNN's
+      target_recall: recall of the first ten passages that leaves and reordering are tuned to reach. None keeps ScaNN's
         default settings.
       segment_size: passages per segment; memory must hold one segment.
       shard, num_shards: number of this shard, and the number of shards that are searched together.
@@ -72,16 +72,16 @@ class BuildOptions:
             raise ValueError(f"shard is {self.shard} of {self.num_shards}; expected 0 to {self.num_shards - 1}")
         known = [setting.name for setting in dataclasses.fields(ScannSettings)]
         if unknown := sorted(set(self.scann) - set(known)):
-            raise ValueError(f"ScaNN has no setting {', '.join(unknown)}; expected of {', '.join(known)}")
+            raise ValueError(f"ScaNN has no setting {', '.join(unknown)}; expected one of {', '.join(known)}")
 
     def settings(self, passages: int) -> ScannSettings:
         """Return the ScaNN settings of a segment of `passages` passages."""
-        made = ScannSettings.for_size(passages)
+        settings = ScannSettings.for_size(passages)
         if "num_leaves" in self.scann and "num_leaves_to_search" not in self.scann:
-            made = dataclasses.replace(made, num_leaves_to_search=1)
-            made = dataclasses.replace(made, num_leaves=self.scann["num_leaves"])
-            made = dataclasses.replace(made, num_leaves_to_search=max(1, made.num_leaves // 10))
-        return dataclasses.replace(made, **self.scann)
+            settings = dataclasses.replace(settings, num_leaves_to_search=1)
+            settings = dataclasses.replace(settings, num_leaves=self.scann["num_leaves"])
+            settings = dataclasses.replace(settings, num_leaves_to_search=max(1, settings.num_leaves // 10))
+        return dataclasses.replace(settings, **self.scann)
 
 
 def build_index(
@@ -100,14 +100,14 @@ def build_index(
 
     Args:
       directory: directory of the index; created if absent.
-      corpus: returns all passages from the first on, always in the same order.
+      corpus: returns an iterator over all passages, always in the same order.
       encoder: encoder of passages and queries.
       source: identifies the corpus, including its content (`jaxretr.fingerprint`), as JSON. A build resumes, and an
         existing index is kept, only if `source` is unchanged.
       model: name or path of the encoder's model; recorded so that a search can load it.
       queries: typical queries for tuning and for measuring recall; by default, titles and beginnings of passages.
       options: settings of the build.
-      overwrite: replace an existing index of something else.
+      overwrite: replace an existing index that was built from another corpus, model, or options.
       batch_size: as in `Encoder.encode_document`.
 
     Returns:
@@ -115,7 +115,7 @@ def build_index(
 
     Raises:
       ValueError: the corpus is empty or invalid, or an id occurs twice.
-      FileExistsError: the directory holds an index of something else.
+      FileExistsError: the directory holds an index that was built from another corpus, model, or options.
       RuntimeError: another process updates the index.
     """
     options = options or BuildOptions()
@@ -125,20 +125,20 @@ def build_index(
     with layout.lock(directory):
         work = directory / layout.BUILD
         if (directory / layout.INDEX).exists() and not overwrite:
-            there = layout.read_about(directory)
-            if there["made_from"] == made_from:
-                say(f"{directory} holds this index already")
-                # A build of this index that was killed after the switch leaves `work` behind.
+            about = layout.read_about(directory)
+            if about["made_from"] == made_from:
+                say(f"{directory} already holds this index")
+                # If a build of this index was killed after the switch, `work` is left over.
                 if not (work / _CORPUS).exists() or not _changed(work / _CORPUS, made_from):
                     shutil.rmtree(work, ignore_errors=True)
                 layout.tidy(directory)
-                return there
+                return about
             raise FileExistsError(
-                f"{directory} holds an index of something else ({differences(there['made_from'], made_from)}); choose "
+                f"{directory} holds a different index ({differences(about['made_from'], made_from)}); choose "
                 "another directory, or replace it with --overwrite"
             )
         if work.exists() and (changed := _changed(work / _CORPUS, made_from)):
-            say(f"The build that was begun here is of something else ({changed}); beginning anew")
+            say(f"{work} holds an unfinished build of a different index ({changed}); starting over")
             shutil.rmtree(work)
         generation = work / "generation"
         generation.mkdir(parents=True, exist_ok=True)
@@ -150,9 +150,9 @@ def build_index(
                 raise ValueError(f"no passages to index in {source} (shard {options.shard} of {options.num_shards})")
             rows = embed(_Texts(store), encode, work / "embeddings", fingerprint=fingerprint)
             if not (generation / "queries.npy").exists():
-                asked = list(queries) or _made_queries(store)
-                chosen = np.random.default_rng(0).permutation(len(asked))[:_QUERIES]
-                vectors = encoder.encode_query([asked[i] for i in chosen], batch_size=batch_size)
+                typical_queries = list(queries) or _queries_from_passages(store)
+                selected = np.random.default_rng(0).permutation(len(typical_queries))[:_QUERIES]
+                vectors = encoder.encode_query([typical_queries[i] for i in selected], batch_size=batch_size)
                 _save(generation / "queries.npy", vectors)
             about = write_generation(generation, store, rows, options)
             store.checkpoint()
@@ -170,7 +170,7 @@ def build_from_vectors(
     about_encoder: Mapping[str, Any],
     options: BuildOptions | None = None,
 ) -> dict[str, Any]:
-    """Build an index from existing vectors. If this is interrupted, it cannot resume.
+    """Build an index from existing vectors. An interrupted build cannot resume.
 
     Args:
       directory: directory of the index; it must not hold an index yet.
@@ -196,7 +196,7 @@ def build_from_vectors(
         with Store(generation / layout.STORE, create=True, durable=False) as store:
             _read(store, passages, options)
             if len(store) != len(vectors):
-                raise ValueError(f"{len(store)} passages and {len(vectors)} vectors; expected as many of both")
+                raise ValueError(f"got {len(store)} passages and {len(vectors)} vectors; expected equal numbers")
             _save(generation / "queries.npy", queries)
             about = write_generation(generation, store, vectors, options)
             store.checkpoint()
@@ -207,7 +207,7 @@ def build_from_vectors(
 def rebuild(
     generation: Path, former: Generation, revision: int, vectors: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, Any]:
-    """Write a new generation with the passages that `former` held after a revision.
+    """Write a new generation with the passages that were live in `former` after a revision.
 
     The new generation is complete, but not yet placed in the index.
 
@@ -228,17 +228,17 @@ def rebuild(
             new.append([passage for _, passage in block], 0)
             positions += [row for row, _ in block]
         shutil.copy(former.path / "queries.npy", generation / "queries.npy")
-        rows = _Chosen(vectors, np.asarray(positions, np.int64), former.about["dim"])
-        made = write_generation(generation, new, rows, options)
+        rows = _SelectedRows(vectors, np.asarray(positions, np.int64), former.about["dim"])
+        described = write_generation(generation, new, rows, options)
         new.checkpoint()
-    return former.about | made
+    return former.about | described
 
 
 def write_generation(generation: Path, store: Store, rows: Rows, options: BuildOptions) -> dict[str, Any]:
     """Write the vectors, searchers and measurements for the passages of a store; keep existing files.
 
     Returns:
-      Values of index.json that describe them.
+      The values of index.json that describe the written files.
     """
     total, dim = rows.shape
     names = _write_labels(generation, store, rows)
@@ -257,7 +257,7 @@ def write_generation(generation: Path, store: Store, rows: Rows, options: BuildO
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
                 build_scann(rows[start:stop], scann, options.storage, partial)
-                sync_tree(partial)  # a build that resumes after a power cut trusts a directory of the final name
+                sync_tree(partial)  # a resumed build trusts a directory that has the final name, even after a power cut
                 partial.rename(generation / f"scann-{number:05}")
         segments.append({"rows": stop - start, "scann": scann and dataclasses.asdict(scann)})
     queries = np.load(generation / "queries.npy")
@@ -281,17 +281,17 @@ def _finish(directory: Path, generation: Path, about: dict[str, Any]) -> dict[st
 
 def _read(store: Store, corpus: Iterable[IndexedPassage], options: BuildOptions) -> None:
     """Copy the passages of a shard into the store, resuming at the first corpus passage not read yet."""
-    done = store.read
+    num_read = store.read
     with progress_bar() as bar:
-        task = bar.add_task("read", total=None, completed=done)
-        for block in itertools.batched(itertools.islice(corpus, done, None), _AT_ONCE):
-            done += len(block)
-            of_shard = list(block)
+        bar_task = bar.add_task("read", total=None, completed=num_read)
+        for block in itertools.batched(itertools.islice(corpus, num_read, None), _AT_ONCE):
+            num_read += len(block)
+            kept = list(block)
             if options.num_shards > 1:
                 shard = keys(passage.id for passage in block) % options.num_shards
-                of_shard = [passage for passage, s in zip(block, shard, strict=True) if s == options.shard]
-            store.append(of_shard, done)
-            bar.advance(task, len(block))
+                kept = [passage for passage, s in zip(block, shard, strict=True) if s == options.shard]
+            store.append(kept, num_read)
+            bar.advance(bar_task, len(block))
 
 
 def _write_labels(generation: Path, store: Store, rows: Rows) -> list[str]:
@@ -300,11 +300,11 @@ def _write_labels(generation: Path, store: Store, rows: Rows) -> list[str]:
     numbers, all_keys = np.empty(len(rows), np.uint16), np.empty(len(rows), np.uint64)
     sums = np.zeros((0, rows.shape[1]))
     for start in range(0, len(rows), _AT_ONCE):
-        labels, some_keys = store.labels(start, start + _AT_ONCE)
-        of_block = [names.setdefault(label, len(names)) for label in labels]
-        numbers[start : start + len(labels)], all_keys[start : start + len(labels)] = of_block, some_keys
+        labels, block_keys = store.labels(start, start + _AT_ONCE)
+        block_numbers = [names.setdefault(label, len(names)) for label in labels]
+        numbers[start : start + len(labels)], all_keys[start : start + len(labels)] = block_numbers, block_keys
         sums = np.concatenate([sums, np.zeros((len(names) - len(sums), rows.shape[1]))])
-        np.add.at(sums, of_block, rows[start : start + _AT_ONCE])
+        np.add.at(sums, block_numbers, rows[start : start + _AT_ONCE])
     for name, values in (("languages", numbers), ("keys", all_keys), ("sums", sums)):
         _save(generation / f"{name}.npy", values)
     return list(names)
@@ -320,7 +320,7 @@ def _blocks(rows: Rows, start: int, stop: int) -> Iterator[Float32[np.ndarray, "
         yield rows[first : min(first + _AT_ONCE, stop)]
 
 
-def _made_queries(store: Store) -> list[str]:
+def _queries_from_passages(store: Store) -> list[str]:
     """Return titles, or beginnings of texts, of passages spread over the corpus."""
     rows = np.unique(np.linspace(0, len(store) - 1, _QUERIES).astype(int))
     return [passage.title or " ".join(passage.text.split()[:_WORDS]) for passage in store.take(rows.tolist()).values()]
@@ -347,7 +347,7 @@ class _Texts(Sequence[str]):
         return self._store.full_texts(start, stop)
 
 
-class _Chosen:
+class _SelectedRows:
     """`Rows` at selected positions."""
 
     def __init__(self, take: Callable[[np.ndarray], np.ndarray], positions: np.ndarray, dim: int):

@@ -6,7 +6,7 @@
 | `*.parquet`, or a folder of them | BEIR's fields as columns |
 | a folder with `dataset_info.json` | a prepared test collection (TFDS, see docs/data.md) |
 
-Both JSON lines and Parquet may have `language` (or `lang`) and `metadata`, an object of single values. A passage's id
+Both formats may have `language` (or `lang`) and `metadata`, an object of single values. A passage's id
 is its `_id`, else its `id`, else its `docid`. Every further field that holds a text, a number, true or false becomes
 metadata too, including an `id` that differs from `_id`. A time becomes its ISO 8601 text. Lists, objects and bytes are
 skipped, and one log line names these fields. Null counts as absent, and so does NaN in a further field.
@@ -49,29 +49,30 @@ def read_corpus(path: Path, *, language: str = UNKNOWN_LANGUAGE) -> Iterator[Ind
     if path.is_dir() and (path / _TFDS).exists():
         yield from _from_tfds(path)
         return
-    left_out: set[str] = set()
-    found = locate(path)
-    if found[0].suffix == ".parquet":
-        columns = {file: _parquet_columns(file, left_out) for file in found}  # rejects an invalid file at once
+    skipped_fields: set[str] = set()
+    corpus_files = locate(path)
+    if corpus_files[0].suffix == ".parquet":
+        # Check the columns of every file before yielding the first passage.
+        columns = {file: _parquet_columns(file, skipped_fields) for file in corpus_files}
         rows = (
             (f"{file}, row {number}", row)
-            for file, wanted in columns.items()
-            for number, row in parquet.rows(file, wanted.__contains__)
+            for file, file_columns in columns.items()
+            for number, row in parquet.rows(file, file_columns.__contains__)
         )
     else:
-        rows = ((f"{file}, line {number}", row) for file in found for number, row in files.json_lines(file))
+        rows = ((f"{file}, line {number}", row) for file in corpus_files for number, row in files.json_lines(file))
     empty = True
     for where, row in rows:
         empty = False
-        yield _passage(row, where, language, left_out)
+        yield _passage(row, where, language, skipped_fields)
     if empty:
         raise ValueError(f"{path} holds no passage; expected at least one")
-    if left_out:
-        say(f"{path}: not kept as metadata, which holds single finite values: {', '.join(sorted(left_out))}")
+    if skipped_fields:
+        say(f"{path}: metadata holds only single finite values; skipped fields: {', '.join(sorted(skipped_fields))}")
 
 
 def locate(path: Path) -> list[Path]:
-    """Return the files of a corpus in reading order; all have one format.
+    """Return the files of a corpus in reading order. All files have the same format.
 
     Raises:
       FileNotFoundError: `path` does not exist.
@@ -81,14 +82,14 @@ def locate(path: Path) -> list[Path]:
         raise FileNotFoundError(f"no corpus at {path}; {_EXPECTED}")
     if not path.is_dir():
         if not path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
-            raise ValueError(f"{path} is no corpus; {_EXPECTED}")
+            raise ValueError(f"{path} is not a corpus; {_EXPECTED}")
         return [path]
     tables = [file for file in files.visible(path) if file.suffix == ".parquet" and file.is_file()]
     beir = [file for name in ("corpus.jsonl", "corpus.jsonl.gz") if (file := path / name).is_file()][:1]
     if tables and beir:
-        raise ValueError(f"{path} holds {beir[0].name} and {tables[0].name}; give the path of the one to read")
+        raise ValueError(f"{path} holds {beir[0].name} and {tables[0].name}; give the path of the file to read")
     if not tables and not beir:
-        raise ValueError(f"{path} is no corpus; {_EXPECTED}; found {base.listing(path)}")
+        raise ValueError(f"{path} is not a corpus; {_EXPECTED}; found {base.listing(path)}")
     return tables or beir
 
 
@@ -105,9 +106,9 @@ def read_queries(path: Path) -> list[tuple[str | None, str]]:
     """
     queries: list[tuple[str | None, str]] = []
     for number, row in files.json_lines(path):
-        text, column = files.text(row, "text", path, number), _first(row, _FIELDS["id"])
+        text, column = files.text(row, "text", path, number), _first_present(row, _FIELDS["id"])
         if not text.strip():
-            raise ValueError(f"{path}, line {number}: the query has no text; expected a text that is not empty")
+            raise ValueError(f"{path}, line {number}: the query has no text; expected a nonempty text")
         queries.append((column and files.field(row, column, path, number), text))
     if not queries:
         raise ValueError(f"{path} holds no query; expected at least one")
@@ -120,7 +121,7 @@ def make_passage(
     """Check values from outside and return them as a passage.
 
     Args:
-      where: name of the passage in error messages.
+      where: place of the passage, such as file and line, for error messages.
 
     Raises:
       ValueError: the id or language is empty or not a text, the text or title is not a text, or the metadata is not
@@ -130,7 +131,7 @@ def make_passage(
         id = str(id)  # some published corpora have integer ids
     for name, value in (("id", id), ("language", language)):
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{where}: {name} is {_short(value)}; expected a text that is not empty")
+            raise ValueError(f"{where}: {name} is {_short(value)}; expected a nonempty text")
     for name, value in (("text", text), ("title", title)):
         if not isinstance(value, str):
             raise ValueError(f"{where}: {name} is {_short(value)}; expected a text")
@@ -146,26 +147,26 @@ def make_passage(
     return IndexedPassage(clean_text(id), clean_text(text), clean_text(title), clean_text(language), kept)
 
 
-def _passage(row: Mapping[str, Any], where: str, language: str, left_out: set[str]) -> IndexedPassage:
-    """Convert a row to a passage; add the names of fields that metadata cannot hold to `left_out`."""
-    columns = {name: _first(row, names) for name, names in _FIELDS.items()}
-    known = {name: row[column] for name, column in columns.items() if column is not None}
-    if known.get("title"):
-        known.setdefault("text", "")  # the text is null or absent: some passages have only a title
-    missing = [name for name in ("id", "text") if name not in known]
+def _passage(row: Mapping[str, Any], where: str, language: str, skipped_fields: set[str]) -> IndexedPassage:
+    """Convert a row to a passage; add the names of fields that metadata cannot hold to `skipped_fields`."""
+    columns = {name: _first_present(row, names) for name, names in _FIELDS.items()}
+    values = {name: row[column] for name, column in columns.items() if column is not None}
+    if values.get("title"):
+        values.setdefault("text", "")  # the text is null or absent: some passages have only a title
+    missing = [name for name in ("id", "text") if name not in values]
     if missing:
         raise ValueError(f"{where}: no {' and no '.join(missing)}; expected _id and text, found {', '.join(row)}")
     metadata = row.get(_METADATA) or {}
     if isinstance(metadata, list):
         metadata = dict(metadata) if all(isinstance(item, tuple) for item in metadata) else metadata  # Parquet's maps
     if isinstance(metadata, Mapping):
-        further = _further(row, columns, known, left_out)
+        further = _further_fields(row, columns, values, skipped_fields)
         metadata = further | {key: parquet.plain(value) for key, value in metadata.items()}
-    return make_passage(**({"language": language} | known), metadata=metadata, where=where)
+    return make_passage(**({"language": language} | values), metadata=metadata, where=where)
 
 
-def _further(
-    row: Mapping[str, Any], columns: Mapping[str, str | None], known: Mapping[str, Any], left_out: set[str]
+def _further_fields(
+    row: Mapping[str, Any], columns: Mapping[str, str | None], known: Mapping[str, Any], skipped_fields: set[str]
 ) -> dict[str, Any]:
     """Return the fields of a row that are neither passage fields nor `metadata`."""
     kept = {}
@@ -180,34 +181,34 @@ def _further(
         if is_metadata_value(value):
             kept[column] = value
         else:
-            left_out.add(column)
+            skipped_fields.add(column)
     return kept
 
 
-def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+def _first_present(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     return next((name for name in names if row.get(name) is not None), None)
 
 
-def _parquet_columns(file: Path, left_out: set[str]) -> list[str]:
+def _parquet_columns(file: Path, skipped_fields: set[str]) -> list[str]:
     """Return the columns to read: passage fields, and columns that metadata can hold."""
     with parquet.opened(file) as table:
         types = {column.name: column.type for column in table.schema_arrow}
     for name in ("id", "text"):
         if not set(_FIELDS[name]) & set(types):
             raise ValueError(f"{file}: no {name}; expected the columns _id and text, found {', '.join(types)}")
-    own = {column for names in _FIELDS.values() for column in names} | {_METADATA}
-    wanted = [name for name, kind in types.items() if name in own or parquet.holds_single_values(kind)]
-    left_out.update(set(types) - set(wanted))
+    passage_columns = {column for names in _FIELDS.values() for column in names} | {_METADATA}
+    wanted = [name for name, kind in types.items() if name in passage_columns or parquet.holds_single_values(kind)]
+    skipped_fields.update(set(types) - set(wanted))
     return wanted
 
 
 def _from_tfds(directory: Path) -> Iterator[IndexedPassage]:
     try:
         builder = tfds.builder_from_directory(directory)
-    except Exception as error:  # protobuf's for a broken file, TFDS's for other causes
+    except Exception as error:  # protobuf raises its own for a broken file; TFDS raises others
         raise ValueError(f"{directory / _TFDS} cannot be read ({error}); prepare the collection again") from error
     if "relevances" not in builder.info.features:
-        raise ValueError(f"{directory} holds training pairs, no corpus; expected a test collection (docs/data.md)")
+        raise ValueError(f"{directory} holds training pairs, not a corpus; expected a test collection (docs/data.md)")
     for record in schema.scan(builder, schema.CORPUS_SPLIT):
         language, key = record["language"], record["key"]
         yield IndexedPassage(f"{language}:{key}", record["text"], record["title"], language)

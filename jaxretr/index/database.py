@@ -1,7 +1,7 @@
 """SQLite connections, and exceptions that explain SQLite's errors.
 
-A file has one connection that writes, in the process that updates the index, and any number that only read. They use
-SQLite's write-ahead log, so readers never wait for the writer.
+A file has one connection that writes, in the process that updates the index, and any number that only read. All use
+SQLite's write-ahead log (WAL), so readers never wait for the writer.
 """
 
 import os
@@ -15,13 +15,13 @@ from typing import Any
 from jaxretr.index.types import DamagedIndexError
 
 _WAIT = 30.0  # seconds to wait for another connection's lock
-_BUILD_LOG_PAGES = 16_384  # 4 KiB pages per checkpoint: fewer, larger checkpoints, since each syncs the file
+_BUILD_LOG_PAGES = 16_384  # 4 KiB pages per checkpoint during a build: each checkpoint syncs, so a few large ones
 _REMEDIES = {
-    sqlite3.SQLITE_BUSY: "another process holds it; try again",
-    sqlite3.SQLITE_LOCKED: "another connection holds it; try again",
+    sqlite3.SQLITE_BUSY: "another process has locked it; try again",
+    sqlite3.SQLITE_LOCKED: "another connection has locked it; try again",
     sqlite3.SQLITE_PERM: "check its permissions",
     sqlite3.SQLITE_READONLY: "check its permissions, and whether the volume is read-only",
-    sqlite3.SQLITE_CANTOPEN: "check its permissions, and the limit of open files (ulimit -n)",
+    sqlite3.SQLITE_CANTOPEN: "check its permissions, and the limit on open files (ulimit -n)",
     sqlite3.SQLITE_IOERR: "check the disk",
     sqlite3.SQLITE_FULL: "free some disk space",
     sqlite3.SQLITE_PROTOCOL: "check that the file system supports locks",
@@ -51,9 +51,9 @@ def open_writer(path: Path, *, durable: bool) -> sqlite3.Connection:
 class Reader:
     """A connection that never writes. Thread-safe.
 
-    On a read-only volume SQLite cannot create the shared memory through which readers and a writer coordinate. If this
-    memory does not exist there yet, the file is read without locks. This is safe while the file does not change, so
-    every read checks that the file is unchanged since it was opened.
+    On a read-only volume SQLite cannot create the shared-memory file through which readers and the writer coordinate.
+    If this file does not exist, the database is read without locks. This is safe while the database does not change, so
+    every read checks that the database is unchanged since it was opened.
 
     Raises:
       OSError, DamagedIndexError: as for `explained`; OSError also if a file on a read-only volume has changed.
@@ -93,7 +93,7 @@ class Reader:
 
     @contextmanager
     def snapshot(self) -> Iterator[Callable[..., list[Any]]]:
-        """Yield a function like `rows`, all of whose calls see the file as it was at the first call."""
+        """Yield a function like `rows`. All its calls see the file as it was at the first call."""
         with self._lock, explained(self.path, "read"):
             self._connection.execute("BEGIN")
             try:
@@ -107,8 +107,8 @@ class Reader:
         for file, state in self._unlocked.items():
             if _state(file) != state:
                 raise OSError(
-                    f"{file} has changed since it was opened, and its volume is read-only here, so the change cannot "
-                    "be followed; open the index again"
+                    f"{file} has changed since it was opened; on a read-only volume, an open index cannot follow "
+                    "changes; open the index again"
                 )
 
 
@@ -122,7 +122,7 @@ def explained(path: Path, what: str) -> Iterator[None]:
 
     Raises:
       DamagedIndexError: the file is damaged, or is not an SQLite file.
-      OSError: any other cause outside this process.
+      OSError: any other cause outside this process; the message has a remedy.
       RuntimeError: the connection is closed.
     """
     try:
@@ -136,7 +136,7 @@ def explained(path: Path, what: str) -> Iterator[None]:
             raise
         if code in _REMEDIES:
             raise OSError(f"{path} cannot be {what} ({error}){outcome}; {_REMEDIES[code]}") from error
-        raise DamagedIndexError(f"{path} is damaged ({error}); restore the index, or build it anew") from error
+        raise DamagedIndexError(f"{path} is damaged ({error}); restore the index, or rebuild it") from error
 
 
 def _kind(error: sqlite3.Error) -> int | None:

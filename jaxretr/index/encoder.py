@@ -39,7 +39,7 @@ def load_encoder(about: Mapping[str, Any], model: str | Path | None = None) -> E
     if encoder.fingerprint != about["fingerprint"]:
         raise ValueError(
             f"{model} (dim {encoder.dim}, fingerprint {encoder.fingerprint}) is not the model that the index was built "
-            f"with ({about['model']} as it was then, dim {about['dim']}, fingerprint {about['fingerprint']}); name "
-            "that one, or build the index anew"
+            f"with ({about['model']}, dim {about['dim']}, fingerprint {about['fingerprint']}); give the path of the "
+            "original model, or rebuild the index"
         )
     return encoder

@@ -32,7 +32,7 @@ def json_forms(value: MetadataValue) -> list[str]:
         equal.append(rounded)
     if kind_of(value) == "number" and value == 0:
         equal = [0, 0.0, -0.0]
-    return [json.dumps(one, ensure_ascii=False) for one in equal]
+    return [json.dumps(form, ensure_ascii=False) for form in equal]
 
 
 def all_of(conditions: Iterable[tuple[str, Sequence[MetadataValue]]]) -> dict[str, tuple[MetadataValue, ...]]:
@@ -46,13 +46,13 @@ def all_of(conditions: Iterable[tuple[str, Sequence[MetadataValue]]]) -> dict[st
     """
     where: dict[str, tuple[MetadataValue, ...]] = {}
     for key, values in conditions:
-        there = where.get(key, tuple(values))
+        former = where.get(key, tuple(values))
         # Values of different kinds are never equal, although True == 1 in Python.
-        kept = tuple(one for one in there if any(kind_of(one) == kind_of(other) and one == other for other in values))
+        kept = tuple(old for old in former if any(kind_of(old) == kind_of(new) and old == new for new in values))
         if not kept:
             raise ValueError(
-                f"no passage can have {_shown(there)} and {_shown(values)} under the one key {key!r}; "
-                "all conditions must hold, so give one of them"
+                f"no passage can have {_shown(former)} and {_shown(values)} under the key {key!r}; "
+                "all conditions must hold, so give only one of them"
             )
         where[key] = kept
     return where
@@ -71,16 +71,18 @@ def check_options(
     Raises:
       ValueError: no passage has the language or the metadata key, or none has a value of this kind under the key.
     """
-    for of_query in options:
-        for what, wanted, there in (
-            ("language", of_query.languages, languages),
-            ("metadata", of_query.where, metadata),
+    for query_options in options:
+        for what, wanted, known in (
+            ("language", query_options.languages, languages),
+            ("metadata", query_options.where, metadata),
         ):
-            if unknown := sorted(set(wanted) - set(there)):
-                raise ValueError(f"no passage has {what} {', '.join(unknown)}; there is {', '.join(there) or 'none'}")
-        for key, value in of_query.where.items():
-            values = wanted_values(value)
-            kinds = {kind_of(one): None for one in values}
+            if unknown := sorted(set(wanted) - set(known)):
+                raise ValueError(
+                    f"no passage has {what} {', '.join(unknown)}; the index has {', '.join(known) or 'none'}"
+                )
+        for key, query_value in query_options.where.items():
+            values = wanted_values(query_value)
+            kinds = {kind_of(value): None for value in values}
             if not kinds.keys() & set(metadata[key]):
                 raise ValueError(
                     f"no passage has {_shown(values)} ({' or '.join(kinds)}) as metadata {key}; "
@@ -96,5 +98,5 @@ def _as_float(value: int) -> float | None:
 
 
 def _shown(values: Sequence[MetadataValue]) -> str:
-    shown = " or ".join(json.dumps(one, ensure_ascii=False) for one in values)
+    shown = " or ".join(json.dumps(value, ensure_ascii=False) for value in values)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."

@@ -17,7 +17,7 @@ from jaxretr.index.vectors import Vectors
 
 
 class Generation:
-    """An open generation. Any thread may read `snapshot` and `store`; only one thread at a time may call `update`.
+    """An open generation of an index. Any thread may read `snapshot` and `store`; one thread at a time may `update`.
 
     Args:
       directory: directory of the index.
@@ -26,7 +26,7 @@ class Generation:
 
     Attributes:
       snapshot: state that searches use. It never changes; each update replaces it.
-      store: the passages. It keeps the passage of every row of `snapshot`, whatever is updated later.
+      store: the passages. Later updates never remove the passages of the rows of `snapshot`.
 
     Raises:
       DamagedIndexError, FileNotFoundError: a file is missing or damaged.
@@ -39,13 +39,11 @@ class Generation:
             layout.check_files(self.path, about)
             self._base = _open_base(self.path, about)
         except FileNotFoundError as error:
-            raise DamagedIndexError(f"{error.filename} is missing; restore the index, or build it anew") from error
+            raise DamagedIndexError(f"{error.filename} is missing; restore the index, or rebuild it") from error
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, DamagedIndexError):
                 raise
-            raise DamagedIndexError(
-                f"{self.path} is damaged ({error!r}); restore the index, or build it anew"
-            ) from error
+            raise DamagedIndexError(f"{self.path} is damaged ({error!r}); restore the index, or rebuild it") from error
         self.store = Store(self.path / layout.STORE, writable=writable)
         try:
             self.snapshot = self._read()
@@ -66,7 +64,7 @@ class Generation:
             self.snapshot, self._interrupted = self._read(), False
         try:
             with self.store.update(passages, vectors, deleted) as change:
-                # Computed before the store commits, so that nothing changes if memory runs out.
+                # Compute the snapshot before the store commits: if memory runs out, the update rolls back.
                 snapshot = _without(self.snapshot, change.deleted)
                 if passages:
                     languages = [passage.language for passage in passages]
@@ -83,16 +81,16 @@ class Generation:
         snapshot, dim = self.snapshot, self.about["dim"]
 
         def take(rows: np.ndarray) -> np.ndarray:
-            found = np.empty((len(rows), dim), np.float32)
+            vectors = np.empty((len(rows), dim), np.float32)
             for part in snapshot.parts:
                 inside = (rows >= part.start) & (rows < part.start + len(part))
-                found[inside] = part.take(rows[inside] - part.start)
-            return found
+                vectors[inside] = part.take(rows[inside] - part.start)
+            return vectors
 
         return take
 
     def _read(self) -> Snapshot:
-        """Return a snapshot of the store's present content, read at one moment."""
+        """Return a snapshot of the store's present content, read in one transaction."""
         start, dim = sum(map(len, self._base.parts)), self.about["dim"]
         state = self.store.state(start, dim)
         self._added = _Growing(dim)
@@ -102,25 +100,25 @@ class Generation:
         return _without(snapshot, state.deleted)
 
     def _with(
-        self, snapshot: Snapshot, labels: Sequence[str], key: UInt64[np.ndarray, " rows"], vectors: np.ndarray
+        self, snapshot: Snapshot, labels: Sequence[str], row_keys: UInt64[np.ndarray, " rows"], vectors: np.ndarray
     ) -> Snapshot:
         """Return a snapshot with further rows."""
-        names = [*snapshot.languages, *sorted(set(labels) - set(snapshot.languages))]
-        language = np.asarray([names.index(label) for label in labels], np.uint16)
+        language_names = [*snapshot.languages, *sorted(set(labels) - set(snapshot.languages))]
+        language = np.asarray([language_names.index(label) for label in labels], np.uint16)
         last = snapshot.parts[-1]
         part = replace(
             last,
             vectors=self._added.append(len(last), vectors),
             language=np.concatenate([last.language, language]),
-            keys=np.concatenate([last.keys, key]),
+            keys=np.concatenate([last.keys, row_keys]),
             alive=np.concatenate([last.alive, np.ones(len(labels), bool)]),
         )
-        sums = np.zeros((len(names), vectors.shape[1]))
+        sums = np.zeros((len(language_names), vectors.shape[1]))
         sums[: len(snapshot.sums)] = snapshot.sums
         np.add.at(sums, language, vectors)
-        counts = np.bincount(language, minlength=len(names))
+        counts = np.bincount(language, minlength=len(language_names))
         counts[: len(snapshot.counts)] += snapshot.counts
-        return Snapshot((*snapshot.parts[:-1], part), tuple(names), sums, counts)
+        return Snapshot((*snapshot.parts[:-1], part), tuple(language_names), sums, counts)
 
 
 class _Growing:
@@ -170,20 +168,20 @@ def open_current(directory: Path, *, writable: bool) -> Generation:
 
 
 def _open_base(path: Path, about: dict[str, Any]) -> Snapshot:
-    """Return the rows that a generation was built with, all of them alive, and an empty part for upserted rows."""
-    language, key = np.load(path / "languages.npy"), np.load(path / "keys.npy")
+    """Return a snapshot of the rows that a generation was built with, all alive, plus an empty part for upserts."""
+    language, row_keys = np.load(path / "languages.npy"), np.load(path / "keys.npy")
     parts, start = [], 0
     for number, segment in enumerate(about["segments"]):
-        of_segment = slice(start, start + segment["rows"])
+        segment_rows = slice(start, start + segment["rows"])
         searcher = None
         if segment["scann"] and approximate.available():
             searcher = _open_searcher(path / f"scann-{number:05}", ScannSettings(**segment["scann"]))
         vectors = Vectors(path / f"vectors-{number:05}.npy", about["storage"])
         alive = np.ones(segment["rows"], bool)
-        parts.append(Part(start, vectors, searcher, language[of_segment], key[of_segment], alive))
+        parts.append(Part(start, vectors, searcher, language[segment_rows], row_keys[segment_rows], alive))
         start += segment["rows"]
-    nothing = np.empty((0, about["dim"]), np.float32)
-    empty = Part(start, nothing, None, np.empty(0, np.uint16), np.empty(0, np.uint64), np.empty(0, bool))
+    no_vectors = np.empty((0, about["dim"]), np.float32)
+    empty = Part(start, no_vectors, None, np.empty(0, np.uint16), np.empty(0, np.uint64), np.empty(0, bool))
     names = tuple(about["languages"])
     counts = np.bincount(language, minlength=len(names))
     return Snapshot((*parts, empty), names, np.load(path / "sums.npy"), counts)
@@ -195,7 +193,7 @@ def _open_searcher(path: Path, settings: ScannSettings) -> ScannSearcher:
     except RuntimeError as error:  # ScaNN raises it for every cause
         for file in path.iterdir():
             file.open("rb").close()  # raises, for example, if too many files are open
-        raise DamagedIndexError(f"{path} is damaged ({error}); restore the index, or build it anew") from error
+        raise DamagedIndexError(f"{path} is damaged ({error}); restore the index, or rebuild it") from error
 
 
 def _without(snapshot: Snapshot, rows: Int[np.ndarray, " rows"]) -> Snapshot:

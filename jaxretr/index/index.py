@@ -102,7 +102,7 @@ class Index:
 
     @property
     def language_sums(self) -> dict[str, tuple[Float64[np.ndarray, " dim"], int]]:
-        """Sum and number of the vectors in each language: what calibration needs from a shard."""
+        """Sum and number of the vectors in each language; calibration over several shards needs them."""
         snapshot = self._snapshot
         return {
             name: (total, int(count))
@@ -117,9 +117,9 @@ class Index:
             of value that the index does not have.
         """
         store = self._current.store
-        asked = {key for of_query in options for key in of_query.where}
-        kinds = store.metadata_kinds(asked)
-        if len(kinds) < len(asked):
+        filter_keys = {key for query_options in options for key in query_options.where}
+        kinds = store.metadata_kinds(filter_keys)
+        if len(kinds) < len(filter_keys):
             kinds = store.metadata_kinds(store.metadata_keys())  # the error message lists all keys
         check_options(options, self.languages, kinds)
         return self.search_shard(queries, options)
@@ -147,9 +147,9 @@ class Index:
         means = None
         if language_means is not None:
             means = np.stack([language_means.get(name, np.zeros(self.dim, np.float32)) for name in snapshot.languages])
-        found = search(snapshot, queries, options, matching=store.matching, means=means)
-        passages = store.take({int(row) for one in found for row in one.rows})
-        return [_shown(one, passages) for one in found]
+        results = search(snapshot, queries, options, matching=store.matching, means=means)
+        passages = store.take({int(row) for result in results for row in result.rows})
+        return [_answer(result, passages) for result in results]
 
     def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None:
         """Add passages; replace passages whose ids already exist. The update is atomic, and on disk when this returns.
@@ -206,10 +206,10 @@ class Index:
     def _replace(self, former: Generation, revision: int, new: Generation) -> None:
         """Make a new generation current, after applying the updates that `former` received after `revision`."""
         self._check_writable()
-        gone, added = former.store.changes_since(revision)
-        if gone or added:
+        deleted, added = former.store.changes_since(revision)
+        if deleted or added:
             vectors = np.asarray([vector for _, vector in added], np.float32).reshape(len(added), self.dim)
-            new.update([passage for passage, _ in added], vectors, gone)
+            new.update([passage for passage, _ in added], vectors, deleted)
         self._unsettled = new
         try:
             layout.switch(self.directory, new.about)
@@ -229,10 +229,10 @@ class Index:
         if layout.read_about(self.directory)["generation"] == new.about["generation"]:
             self._current = new
         self._unsettled = None
-        left = former if self._current is new else new
-        if left is not self._current:
+        unused = former if self._current is new else new
+        if unused is not self._current:
             # Running searches still use the former generation; its files close after the last of these searches.
-            shutil.rmtree(left.path, ignore_errors=True)
+            shutil.rmtree(unused.path, ignore_errors=True)
 
     def describe(self) -> dict[str, Any]:
         """Return size, settings, measured recall and latency, as JSON; see `Searchable.describe`."""
@@ -263,7 +263,7 @@ class Index:
 
     def _check_writable(self) -> None:
         if not self.writable:
-            raise RuntimeError(f"{self.directory} was opened to be read; open it with writable=True")
+            raise RuntimeError(f"{self.directory} was opened for reading only; open it with writable=True")
         if self._closed:
             raise RuntimeError(f"{self.directory} was closed; open it again")
 
@@ -281,7 +281,7 @@ def check_passages(passages: Sequence[IndexedPassage], vectors: np.ndarray, dim:
     ids = [passage.id for passage in passages]
     if len(set(ids)) < len(ids):
         twice = next(id for number, id in enumerate(ids) if id in ids[:number])
-        raise ValueError(f"the id {twice!r} stands twice among the passages; give every passage its own")
+        raise ValueError(f"the id {twice!r} occurs twice among the passages; ids must be unique")
     if vectors.shape != (len(passages), dim) or not np.isfinite(vectors).all():
         raise ValueError(
             f"vectors of shape {vectors.shape} for {len(passages)} passages; expected finite numbers of shape "
@@ -295,6 +295,6 @@ def _counts(snapshot: Snapshot) -> dict[str, int]:
     return {name: count for name, count in counts if count}
 
 
-def _shown(found: Found, passages: Mapping[int, IndexedPassage]) -> Answer:
-    hits = zip(found.rows.tolist(), found.scores.tolist(), strict=True)
+def _answer(result: Found, passages: Mapping[int, IndexedPassage]) -> Answer:
+    hits = zip(result.rows.tolist(), result.scores.tolist(), strict=True)
     return Answer(tuple(Hit(passages[row], score) for row, score in hits))

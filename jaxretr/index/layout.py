@@ -49,16 +49,17 @@ def read_about(directory: Path) -> dict[str, Any]:
     """
     path = directory / INDEX
     if not path.is_file():
-        why = "its build was not finished, the same command goes on" if (directory / BUILD).exists() else f"no {INDEX}"
-        raise FileNotFoundError(f"{directory} holds no index ({why}); make one with scripts/build_index.py")
+        if (directory / BUILD).exists():
+            raise FileNotFoundError(f"the build of {directory} is unfinished; run the same build command to resume it")
+        raise FileNotFoundError(f"{directory} holds no index (no {INDEX}); build one with scripts/build_index.py")
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         form, version = about["format"], about["version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DamagedIndexError(f"{path} is damaged ({error!r}); restore the index, or build it anew") from error
+        raise DamagedIndexError(f"{path} is damaged ({error!r}); restore the index, or rebuild it") from error
     if (form, version) != (_FORMAT, _VERSION):
         raise ValueError(
-            f"{path} is a {form} of version {version}, expected {_FORMAT} {_VERSION}; build the index anew"
+            f"{path} has format {form}, version {version}; expected {_FORMAT}, version {_VERSION}; rebuild the index"
         )
     return about
 
@@ -67,11 +68,11 @@ def check_files(generation: Path, about: dict[str, Any]) -> None:
     """Raise DamagedIndexError if a file of a generation is missing or its size differs from when it was written."""
     for name, size in about["files"].items():
         path = generation / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
+        actual = path.stat().st_size if path.is_file() else None
+        if actual != size:
             raise DamagedIndexError(
-                f"{path} {'is missing' if found is None else f'has {found} bytes, expected {size}'}; restore the "
-                "index, or build it anew"
+                f"{path} {'is missing' if actual is None else f'has {actual} bytes, expected {size}'}; restore the "
+                "index, or rebuild it"
             )
 
 
@@ -145,11 +146,11 @@ def lock(directory: Path) -> IO[str]:
     try:
         make_directory(directory)
         file = (directory / "lock").open("w")
-    except (FileExistsError, NotADirectoryError):  # its message already says that a file is in the way
+    except (FileExistsError, NotADirectoryError):  # the message already says that a file is in the way
         raise
     except OSError as error:
         raise OSError(
-            f"{directory} cannot be written ({error.strerror}); open it to read it, or check the permissions and "
+            f"{directory} cannot be written ({error.strerror}); open the index read-only, or check the permissions and "
             "whether the volume is read-only"
         ) from error
     try:
@@ -157,7 +158,7 @@ def lock(directory: Path) -> IO[str]:
     except BlockingIOError as error:
         file.close()
         raise RuntimeError(
-            f"another process updates {directory}; stop it first, or open the index to read it"
+            f"another process updates {directory}; stop it first, or open the index read-only"
         ) from error
     except BaseException:
         file.close()

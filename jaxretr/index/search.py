@@ -1,8 +1,9 @@
 """Search the parts of an index: return row numbers and scores for each query.
 
-Every part returns candidates: ScaNN's, or the exact best. All candidates are then scored in the same way, from the
-stored vectors, in float64 rounded to float32. So a score does not depend on which searcher found the passage, on other
-queries, or on how the corpus is split into parts and shards. Equal scores are ordered by the keys of the passages.
+Every part returns candidates, found by ScaNN or by exact search. All candidates are then scored in the same way, from
+the stored vectors, in float64 rounded to float32. So a score does not depend on the searcher that found the passage, on
+other queries, or on how the corpus is split into parts and shards. Equal scores are ordered by the keys of the
+passages.
 """
 
 import functools
@@ -23,8 +24,8 @@ from jaxretr.retrieval.scores import largest_norm, pair_scores, rounding_error
 
 _SCORES_AT_ONCE = 1 << 24  # products of queries and passages computed at once
 _MASKS = 8  # number of filters whose masks a snapshot caches
-_DEEPER = 4  # factor by which the number of candidates grows while they do not settle the answer
-_DEEPEST = 10_000  # candidates per part from which an answer is returned even if it is not settled
+_DEEPER = 4  # factor by which the number of candidates grows until the answer is settled (`_answer`)
+_DEEPEST = 10_000  # number of candidates per part at which an answer is returned even if it is not settled
 
 
 @dataclass(frozen=True)
@@ -162,21 +163,21 @@ def search(
     answers: dict[int, Found] = {}
     todo: dict[tuple[int, int, Any], list[int]] = {}  # queries with equal k, depth and filters share a search
     for number, option in enumerate(options):
-        # A little more than k, since near-equal scores may change places when they are rescored.
+        # Slightly more than k, since rescoring may reorder nearly equal scores.
         depth = max(16, 1 << (option.k + 3).bit_length())
         todo.setdefault((option.k, depth, filter_of(option)), []).append(number)
     while todo:
-        (k, depth, alike), numbers = todo.popitem()
+        (k, depth, filter_key), numbers = todo.popitem()
         allowed = snapshot.allowed(options[numbers[0]], matching)
-        of_parts = [
+        candidates_of_parts = [
             _candidates(part, queries[numbers], in_part, k, depth)
             for part, in_part in zip(snapshot.parts, allowed, strict=True)
         ]
         for place, number in enumerate(numbers):
-            candidates = [found[place] for found in of_parts]
+            candidates = [of_part[place] for of_part in candidates_of_parts]
             answers[number], settled = _answer(snapshot, queries[number], candidates, depth, options[number], means)
             if not settled and depth < _DEEPEST:
-                todo.setdefault((k * _DEEPER, depth * _DEEPER, alike), []).append(number)
+                todo.setdefault((k * _DEEPER, depth * _DEEPER, filter_key), []).append(number)
     return [answers[number] for number in range(len(queries))]
 
 
@@ -195,24 +196,24 @@ def _answer(
 ) -> tuple[Found, bool]:
     """Return the best candidates, and whether the answer is settled.
 
-    It is settled if no passage outside the candidates can be better.
+    The answer is settled if no passage outside the candidates can score higher.
     """
     rows, scores, keys, languages = [], [], [], []
     unseen = np.float32(-np.inf)  # upper bound on the score of passages that are not candidates
     penalty = np.zeros(len(snapshot.languages), np.float32)
-    if options.calibrate:  # `pair_scores`, so that a penalty does not depend on the other languages of the index
+    if options.calibrate:  # by `pair_scores`, so that a penalty does not depend on the other languages of the index
         penalty = pair_scores(query, means)
-    for part, found in zip(snapshot.parts, candidates, strict=True):
-        if not len(found):
+    for part, part_rows in zip(snapshot.parts, candidates, strict=True):
+        if not len(part_rows):
             continue
-        exact = pair_scores(query, part.take(found))
-        if len(found) >= depth:  # every other passage of the part scores less than the `depth`-th candidate
+        exact = pair_scores(query, part.take(part_rows))
+        if len(part_rows) >= depth:  # every other passage of the part scores less than the `depth`-th candidate
             below = np.nextafter(np.partition(exact, -depth)[-depth], np.float32(-np.inf))
             unseen = max(unseen, below - penalty.min())
-        rows.append(part.start + found)
-        scores.append(exact - penalty[part.language[found]])
-        keys.append(part.keys[found])
-        languages.append(part.language[found])
+        rows.append(part.start + part_rows)
+        scores.append(exact - penalty[part.language[part_rows]])
+        keys.append(part.keys[part_rows])
+        languages.append(part.language[part_rows])
     if not rows:
         return Found(np.empty(0, np.int64), np.empty(0, np.float32)), True
     all_rows, all_scores = np.concatenate(rows), np.concatenate(scores)
@@ -237,26 +238,26 @@ def _place_among_equals(values: UInt16[np.ndarray, " n"]) -> Int[np.ndarray, " n
 def _candidates(part: Part, queries: np.ndarray, allowed: np.ndarray, k: int, depth: int) -> list[np.ndarray]:
     """Return, for each query, the best `depth` allowed rows of a part, or all allowed rows if there are fewer.
 
-    The best `k` are found with the recall that the searcher was tuned to. The other candidates are a by-product.
+    The best `k` have the recall that the searcher was tuned for. The further candidates may have a lower recall.
     """
     count = int(np.count_nonzero(allowed))
     if part.searcher is None or count <= EXACT_BELOW:
         return exact_candidates(part, queries, allowed, depth)
-    found: list[np.ndarray] = [np.empty(0, np.int64)] * len(queries)
+    candidates: list[np.ndarray] = [np.empty(0, np.int64)] * len(queries)
     pending = np.arange(len(queries))
-    wanted = depth if count == len(part) else 8 + int(1.5 * depth * len(part) / count)
+    requested = depth if count == len(part) else 8 + int(1.5 * depth * len(part) / count)
     reach = k * len(part) / count  # approximate rank of the k-th allowed row among all rows
-    while len(pending) and wanted <= len(part) // _DEEPER:
+    while len(pending) and requested <= len(part) // _DEEPER:
         settings = part.searcher.settings.for_depth(math.ceil(reach))
-        for number, rows in zip(pending, part.searcher.search(queries[pending], wanted, settings)[0], strict=True):
+        for number, rows in zip(pending, part.searcher.search(queries[pending], requested, settings)[0], strict=True):
             rows = rows[rows >= 0]
-            found[number] = rows[allowed[rows]][:depth]
-        pending = pending[[len(found[number]) < depth for number in pending]]
-        wanted, reach = wanted * _DEEPER, reach * _DEEPER
+            candidates[number] = rows[allowed[rows]][:depth]
+        pending = pending[[len(candidates[number]) < depth for number in pending]]
+        requested, reach = requested * _DEEPER, reach * _DEEPER
     if len(pending):
         for number, rows in zip(pending, exact_candidates(part, queries[pending], allowed, depth), strict=True):
-            found[number] = rows
-    return found
+            candidates[number] = rows
+    return candidates
 
 
 def exact_candidates(
@@ -265,36 +266,36 @@ def exact_candidates(
     allowed: Bool[np.ndarray, " rows"],
     depth: int,
 ) -> list[Int[np.ndarray, " found"]]:
-    """Return, for each query, at least the rows with the best `depth` scores, and all rows tied with the last of them.
+    """Return, for each query, at least the rows with the best `depth` scores, including ties with the last one.
 
-    A row is dropped if its product is more than twice the rounding error below the `depth`-th product, since `depth`
-    rows then have higher scores.
+    A row is dropped if its product is below the `depth`-th product by more than twice the rounding error: `depth`
+    other rows then certainly have higher scores.
     """
     count = int(np.count_nonzero(allowed))
-    chosen = np.flatnonzero(allowed) if count < len(part) // 4 else None
-    total = len(part) if chosen is None else count
-    longest = part.largest_norm if chosen is None else 0.0
+    selected = np.flatnonzero(allowed) if count < len(part) // 4 else None
+    total = len(part) if selected is None else count
+    longest = part.largest_norm if selected is None else 0.0
     block = min(65_536, max(1_024, _SCORES_AT_ONCE // max(1, len(queries))))
     rows: list[np.ndarray] = [np.empty(0, np.int64)] * len(queries)
     products: list[np.ndarray] = [np.empty(0, np.float32)] * len(queries)
 
     for start in range(0, total, block):
-        if chosen is None:
+        if selected is None:
             numbers = np.arange(start, min(start + block, total))
-            of_block = queries @ part.vectors[start : start + block].T
-            of_block[:, ~allowed[start : start + block]] = -np.inf
+            block_products = queries @ part.vectors[start : start + block].T
+            block_products[:, ~allowed[start : start + block]] = -np.inf
         else:
-            numbers = chosen[start : start + block]
+            numbers = selected[start : start + block]
             vectors = part.take(numbers)
-            of_block, longest = queries @ vectors.T, max(longest, largest_norm(vectors))
+            block_products, longest = queries @ vectors.T, max(longest, largest_norm(vectors))
         margin = 2 * rounding_error(queries, longest)
-        for number, of_query in enumerate(of_block):
-            least = max(_nth(products[number], depth), _nth(of_query, depth)) - margin[number]
-            kept = np.flatnonzero((of_query >= least) & (of_query > -np.inf))
-            of_both = np.concatenate([products[number], of_query[kept]])
+        for number, query_products in enumerate(block_products):
+            threshold = max(_nth(products[number], depth), _nth(query_products, depth)) - margin[number]
+            kept = np.flatnonzero((query_products >= threshold) & (query_products > -np.inf))
+            kept_products = np.concatenate([products[number], query_products[kept]])
             rows[number] = np.concatenate([rows[number], numbers[kept]])
-            best = of_both >= _nth(of_both, depth) - margin[number]
-            products[number], rows[number] = of_both[best], rows[number][best]
+            best = kept_products >= _nth(kept_products, depth) - margin[number]
+            products[number], rows[number] = kept_products[best], rows[number][best]
     return rows
 
 

@@ -1,7 +1,8 @@
 """Search several indexes (shards) that together hold a corpus. The result is what a single index would return.
 
-The key of its id determines the shard of a passage (`store.keys`). So independent processes can build the shards from
-one corpus, and every update finds its shard. A shard may be in this process or, behind the same methods, in another.
+A passage belongs to the shard that the key of its id determines (`store.keys`). So independent processes can build the
+shards from one corpus, and every update finds its shard. A shard may be in this process or, with the same methods, in
+another one.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ from jaxretr.tracking import say
 
 @runtime_checkable
 class Shard(Protocol):
-    """Methods that a shard must have; `Index` has them. An exception of any type counts as no answer."""
+    """Methods that a shard must have; `Index` has them. A shard that raises any exception counts as not answering."""
 
     def search_shard(
         self,
@@ -66,8 +67,8 @@ class ShardedIndex:
         options = [about["made_from"]["options"] for about in self._about]
         numbers = [option["shard"] for option in options]
         if sorted(numbers) != list(range(options[0]["num_shards"])) or len({a["fingerprint"] for a in self._about}) > 1:
-            there = ", ".join(f"{o['shard']} of {o['num_shards']}" for o in options)
-            raise ValueError(f"expected all the shards of one index, each once, by one model; got shard {there}")
+            given = ", ".join(f"{o['shard']} of {o['num_shards']}" for o in options)
+            raise ValueError(f"expected all shards of one index, each once, all built by one model; got shards {given}")
         order = np.argsort(numbers).tolist()
         self._shards = [shards[place] for place in order]
         self._about = [self._about[place] for place in order]
@@ -85,22 +86,22 @@ class ShardedIndex:
         """
         check_queries(queries, options, self._about[0]["dim"])
         self._check(options)
-        means = self._means() if any(of_query.calibrate for of_query in options) else None
+        means = self._means() if any(query_options.calibrate for query_options in options) else None
         answers = self._ask(lambda shard, _: shard.search_shard(queries, options, means))
         missing = tuple(number for number, answer in enumerate(answers) if answer is None)
         if len(missing) == len(answers):
-            raise ConnectionError(f"none of the {len(answers)} shards answers; see their logs")
-        there = [answer for answer in answers if answer is not None]
+            raise ConnectionError(f"none of the {len(answers)} shards answers; see the logs of the shards")
+        available = [answer for answer in answers if answer is not None]
         return [
-            Answer(merge([hit for answer in of_shards for hit in answer.hits], of_query), missing)
-            for of_query, *of_shards in zip(options, *there, strict=True)
+            Answer(merge([hit for answer in shard_answers for hit in answer.hits], query_options), missing)
+            for query_options, *shard_answers in zip(options, *available, strict=True)
         ]
 
     def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None:
         """See `Searchable.upsert`; the update is atomic only within each shard.
 
         Raises:
-          ConnectionError: a shard did not confirm that it wrote its part. Its part and the parts of other shards may or
+          ConnectionError: a shard did not confirm its part of the update. Its part and the parts of other shards may or
             may not be written; repeating the call is safe.
         """
         check_passages(passages, vectors, self._about[0]["dim"])
@@ -117,7 +118,7 @@ class ShardedIndex:
         shard_of = self._shard_of(ids)
 
         def write(shard: Shard, number: int) -> int:
-            return shard.delete([id for id, of_id in zip(ids, shard_of, strict=True) if of_id == number])
+            return shard.delete([id for id, id_shard in zip(ids, shard_of, strict=True) if id_shard == number])
 
         return sum(self._write(write, np.unique(shard_of)))
 
@@ -148,9 +149,9 @@ class ShardedIndex:
         """Kinds of values under each metadata key, as the shards last reported."""
         kinds: dict[str, set[str]] = {}
         for about in self._about:
-            for key, of_shard in about["metadata_kinds"].items():
-                kinds.setdefault(key, set()).update(of_shard)
-        return {key: sorted(of_key, key=KINDS.index) for key, of_key in kinds.items()}
+            for key, shard_kinds in about["metadata_kinds"].items():
+                kinds.setdefault(key, set()).update(shard_kinds)
+        return {key: sorted(key_kinds, key=KINDS.index) for key, key_kinds in kinds.items()}
 
     def __len__(self) -> int:
         return sum(self.languages.values())
@@ -181,16 +182,16 @@ class ShardedIndex:
     def _check(self, options: Sequence[SearchOptions]) -> None:
         try:
             check_options(options, self.languages, self._metadata_kinds)
-        except ValueError:  # another process may have added it since
-            self._ask(lambda _, number: self._learn(number))
+        except ValueError:  # another process may have added the language or key since the last report
+            self._ask(lambda _, number: self._refresh(number))
             check_options(options, self.languages, self._metadata_kinds)
 
     def _ask(self, question: Callable[[Shard, int], Any]) -> list[Any]:
-        """Ask all shards at once; return the answer of each, None if it does not answer."""
+        """Ask all shards concurrently; return the answer of each shard, None for a shard that does not answer."""
 
         def answer(shard: Shard, number: int) -> Any:
             try:
-                given = question(shard, number)
+                result = question(shard, number)
             except Exception as error:  # in the shard, or in the connection to its process
                 if number not in self._silent:
                     say(f"Shard {number} does not answer: {error!r}"[:500])
@@ -199,7 +200,7 @@ class ShardedIndex:
             if number in self._silent:
                 say(f"Shard {number} answers again")
             self._silent.discard(number)
-            return given
+            return result
 
         return list(self._pool.map(answer, self._shards, itertools.count()))
 
@@ -211,12 +212,12 @@ class ShardedIndex:
         try:
             done = change(self._shards[number], number)
         except Exception as error:  # in the shard, or in the connection to its process
-            raise ConnectionError(f"shard {number} did not take its part ({error}); send it all again") from error
-        with contextlib.suppress(Exception):  # the change is made; the shard's new state can be read later
-            self._learn(number)
+            raise ConnectionError(f"shard {number} did not do its part ({error}); repeat the whole request") from error
+        with contextlib.suppress(Exception):  # the change succeeded; the shard's new state can be read later
+            self._refresh(number)
         return done
 
-    def _learn(self, number: int) -> None:
+    def _refresh(self, number: int) -> None:
         shard = self._shards[number]
         self._sums[number], self._about[number] = shard.language_sums, shard.describe()
 
@@ -232,10 +233,10 @@ class ShardedIndex:
             self._sums[number] = self._sums[number] if sums is None else sums
         all_sums = list(self._sums)  # a copy, since other threads may replace its entries
         names = sorted({name for sums in all_sums for name, (_, count) in sums.items() if count})
-        nothing = (np.zeros(self._about[0]["dim"]), 0)
-        of_shards = [[sums.get(name, nothing) for name in names] for sums in all_sums]
-        totals = np.sum([[total for total, _ in shard] for shard in of_shards], 0)
-        counts = np.sum([[count for _, count in shard] for shard in of_shards], 0)
+        absent = (np.zeros(self._about[0]["dim"]), 0)
+        shard_sums = [[sums.get(name, absent) for name in names] for sums in all_sums]
+        totals = np.sum([[total for total, _ in shard] for shard in shard_sums], 0)
+        counts = np.sum([[count for _, count in shard] for shard in shard_sums], 0)
         return dict(zip(names, language_means(totals, counts), strict=True))
 
 
@@ -264,7 +265,7 @@ def open_shards(directories: Sequence[Any], *, writable: bool = False) -> Index 
             stack.enter_context(contextlib.closing(Index.open(directory, writable=writable)))
             for directory in directories
         ]
-        of_many = len(opened) > 1 or opened[0].about["made_from"]["options"]["num_shards"] > 1
-        index = ShardedIndex(opened) if of_many else opened[0]
+        is_sharded = len(opened) > 1 or opened[0].about["made_from"]["options"]["num_shards"] > 1
+        index = ShardedIndex(opened) if is_sharded else opened[0]
         stack.pop_all()
     return index

@@ -1,9 +1,9 @@
 """Passages of an index and the history of their updates, in one SQLite file. No acknowledged update is lost.
 
 Rows are numbered. The first rows come from the build, and their vectors are in separate files. Later rows were
-upserted, and the database also stores their vectors. A row is written once: replacing a passage marks its row as
-deleted and adds a new row. So a reader that started earlier keeps its view, and compaction can tell which updates
-happened meanwhile.
+upserted, and the database also stores their vectors. Rows are never overwritten: replacing a passage marks its row as
+deleted and adds a new row. So a reader that started earlier keeps its view, and a compaction can tell which updates
+happened while it ran.
 """
 
 import hashlib
@@ -100,7 +100,7 @@ class Store:
     def __init__(self, path: Path, *, create: bool = False, writable: bool = False, durable: bool = True):
         self.path = path
         if not create and not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; restore the index, or build it anew")
+            raise FileNotFoundError(f"{path} is missing; restore the index, or rebuild it")
         self._writer: sqlite3.Connection | None = None
         with ExitStack() as opened:
             if create or writable:
@@ -108,8 +108,8 @@ class Store:
                 with self._writing() as connection:
                     if create and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
                         connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-            # Closed before the writer: the last connection to close must move the log into the file, so it must be
-            # able to write.
+            # The reader closes before the writer: the last connection to close moves the log into the file, so that
+            # connection must be able to write.
             self._reader = opened.enter_context(closing(Reader(path)))
             self.revision: int = self._read(_REVISION)[0][0]
             self._close = weakref.finalize(self, opened.pop_all().close)
@@ -152,21 +152,21 @@ class Store:
                 _insert(connection, start, passages, [None] * len(passages), revision=0)
             except sqlite3.IntegrityError as error:
                 twice = _twice(connection, [passage.id for passage in passages], start)
-                raise ValueError(f"the id {twice!r} stands twice in the corpus; give every passage its own") from error
+                raise ValueError(f"the id {twice!r} occurs twice in the corpus; ids must be unique") from error
             connection.execute("UPDATE state SET value = ? WHERE name = 'read'", (read,))
 
     # Reading.
 
     def take(self, rows: Iterable[int]) -> dict[int, IndexedPassage]:
         """Return the passages of the given rows, including deleted rows, by row number."""
-        found: dict[int, IndexedPassage] = {}
-        wanted = [int(row) for row in rows]
-        for start in range(0, len(wanted), _VARIABLES):
-            part = wanted[start : start + _VARIABLES]
-            marks = ",".join("?" * len(part))
-            for row, *columns in self._read(f"SELECT row, {_COLUMNS} FROM passages WHERE row IN ({marks})", part):
-                found[row] = _passage(columns)
-        return found
+        passages: dict[int, IndexedPassage] = {}
+        numbers = [int(row) for row in rows]
+        for start in range(0, len(numbers), _VARIABLES):
+            block = numbers[start : start + _VARIABLES]
+            marks = ",".join("?" * len(block))
+            for row, *columns in self._read(f"SELECT row, {_COLUMNS} FROM passages WHERE row IN ({marks})", block):
+                passages[row] = _passage(columns)
+        return passages
 
     def full_texts(self, start: int, stop: int) -> list[str]:
         """Return the texts that the encoder reads, for rows `start` to `stop`, exclusive."""
@@ -189,40 +189,40 @@ class Store:
             self.revision = rows(_REVISION)[0][0]
         vectors = np.frombuffer(b"".join(vector for *_, vector in added), np.float32).reshape(len(added), dim)
         languages = [language for language, *_ in added]
-        gone = np.asarray(deleted, np.int64).reshape(-1)
-        return State(self.revision, languages, keys(id for _, id, _ in added), vectors, gone)
+        deleted_rows = np.asarray(deleted, np.int64).reshape(-1)
+        return State(self.revision, languages, keys(id for _, id, _ in added), vectors, deleted_rows)
 
     def matching(self, where: Mapping[str, MetadataValue | Sequence[MetadataValue]]) -> Int[np.ndarray, " rows"]:
         """Return the rows whose metadata has, under every key of `where`, the value or one of the values given."""
-        found: np.ndarray | None = None
+        matching: np.ndarray | None = None
         for key, wanted in where.items():
             values = sorted({form for value in wanted_values(wanted) for form in json_forms(value)})
             rows: list[Any] = []
             for start in range(0, len(values), _VARIABLES):
-                part = values[start : start + _VARIABLES]
-                marks = ",".join("?" * len(part))
-                rows += self._read(f"SELECT row FROM metadata WHERE key = ? AND value IN ({marks})", (key, *part))
-            of_key = np.asarray(rows, np.int64).reshape(-1)
-            found = of_key if found is None else np.intersect1d(found, of_key)
-        return np.empty(0, np.int64) if found is None else found
+                block = values[start : start + _VARIABLES]
+                marks = ",".join("?" * len(block))
+                rows += self._read(f"SELECT row FROM metadata WHERE key = ? AND value IN ({marks})", (key, *block))
+            key_rows = np.asarray(rows, np.int64).reshape(-1)
+            matching = key_rows if matching is None else np.intersect1d(matching, key_rows)
+        return np.empty(0, np.int64) if matching is None else matching
 
     def metadata_keys(self) -> list[str]:
         """Return every metadata key, including keys that only deleted rows have."""
-        found: list[str] = []
+        keys: list[str] = []
         row = self._read("SELECT min(key) FROM metadata")[0][0]
         while row is not None:
-            found.append(row)  # jump from key to key, without reading the rows of a key
+            keys.append(row)  # jump from key to key, without reading the rows of a key
             row = self._read("SELECT min(key) FROM metadata WHERE key > ?", (row,))[0][0]
-        return found
+        return keys
 
     def metadata_kinds(self, keys: Iterable[str]) -> dict[str, list[str]]:
         """Return the `filters.KINDS` of values under each key, including deleted rows; omit keys without values."""
-        found = {}
+        kinds = {}
         for key in keys:
-            there = self._read(_KINDS_OF_KEY, (key,) * len(KINDS))[0]
-            if any(there):
-                found[key] = [kind for kind, has in zip(KINDS, there, strict=True) if has]
-        return found
+            present = self._read(_KINDS_OF_KEY, (key,) * len(KINDS))[0]
+            if any(present):
+                kinds[key] = [kind for kind, has in zip(KINDS, present, strict=True) if has]
+        return kinds
 
     # Updating.
 
@@ -239,9 +239,9 @@ class Store:
         """
         revision = self.revision + 1
         with self._transaction() as connection:
-            gone: list[int] = []
+            deleted_rows: list[int] = []
             for id in (*deleted, *(passage.id for passage in passages)):
-                gone += [
+                deleted_rows += [
                     row
                     for (row,) in connection.execute(
                         "UPDATE passages SET deleted = ? WHERE id = ? AND deleted IS NULL RETURNING row", (revision, id)
@@ -249,7 +249,7 @@ class Store:
                 ]
             start = connection.execute("SELECT coalesce(max(row) + 1, 0) FROM passages").fetchone()[0]
             _insert(connection, start, passages, [vector.tobytes() for vector in vectors], revision)
-            yield Change(range(start, start + len(passages)), np.asarray(gone, np.int64))
+            yield Change(range(start, start + len(passages)), np.asarray(deleted_rows, np.int64))
         self.revision = revision
 
     def changes_since(self, revision: int) -> tuple[list[str], list[tuple[IndexedPassage, np.ndarray]]]:
@@ -305,7 +305,7 @@ class Store:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         if self._writer is None:
-            raise RuntimeError(f"{self.path} was opened to be read; open the index to be written")
+            raise RuntimeError(f"{self.path} was opened for reading only; open the index with writable=True")
         with explained(self.path, "written"):
             yield self._writer
 
@@ -344,11 +344,11 @@ def _twice(connection: sqlite3.Connection, ids: Sequence[str], start: int) -> st
     """Return the first id that occurs earlier in `ids`, or in a live row before `start`."""
     seen: set[str] = set()
     for id in ids:
-        there = connection.execute("SELECT 1 FROM passages WHERE id = ? AND deleted IS NULL AND row < ?", (id, start))
-        if id in seen or there.fetchone():
+        earlier = connection.execute("SELECT 1 FROM passages WHERE id = ? AND deleted IS NULL AND row < ?", (id, start))
+        if id in seen or earlier.fetchone():
             return id
         seen.add(id)
-    raise AssertionError("SQLite refused ids that are unique")
+    raise AssertionError("SQLite rejected ids that are unique")
 
 
 def _passage(columns: Sequence[Any]) -> IndexedPassage:

@@ -18,11 +18,11 @@ from jaxretr.tracking import say
 
 K = 10
 _DEEP = 100
-_REORDERING = (20, 50, 100, 200, 500, 1_000, 2_000)  # numbers of candidates to rescore that are tried
+_REORDERING = (20, 50, 100, 200, 500, 1_000, 2_000)  # numbers of candidates to rescore that tuning tries
 _STEP = 1.25  # ratio of successive shares of the leaves
 _SHARES = 40  # number of steps down from all leaves
-_TOO_SLOW = 1.5  # times the best time so far, from which more leaves are not tried
-_REPEATS = 3  # timings per setting; their median counts
+_TOO_SLOW = 1.5  # multiple of the best time so far; slower settings are not tried with more leaves
+_REPEATS = 3  # timings per setting; tuning uses their median
 _SINGLE = 200  # queries searched one by one to measure latency
 
 
@@ -53,10 +53,10 @@ def measure(
     _, truth = exact_search(queries, rows, deep)
     half = len(queries) // 2
     index = Searchers(generation, segments, rows)
-    told: dict[str, Any] = {"search": "ScaNN", "against": "exact search, float32", "queries": len(queries) - half}
+    report: dict[str, Any] = {"search": "ScaNN", "against": "exact search, float32", "queries": len(queries) - half}
     if options.target_recall is not None:
         tuned = tune(index, queries[:half], truth[:half], options.target_recall)
-        told["target_recall"] = options.target_recall
+        report["target_recall"] = options.target_recall
         for segment in segments:
             if segment["scann"]:
                 leaves = max(1, math.ceil(tuned.share * segment["scann"]["num_leaves"]))
@@ -66,19 +66,19 @@ def measure(
                     "leaves_growth": tuned.growth,
                 }
         index = Searchers(generation, segments, rows)
-    new, true = queries[half:], truth[half:]
+    test_queries, test_truth = queries[half:], truth[half:]
     for depth in (k, deep):
-        told[f"recall@{depth}"] = recall(index.search(new, depth), true[:, :depth])
+        report[f"recall@{depth}"] = recall(index.search(test_queries, depth), test_truth[:, :depth])
     started = time.perf_counter()
-    index.search(new, k)
-    told["queries_per_second"] = len(new) / (time.perf_counter() - started)
+    index.search(test_queries, k)
+    report["queries_per_second"] = len(test_queries) / (time.perf_counter() - started)
     seconds = []
-    for query in new[:_SINGLE]:
+    for query in test_queries[:_SINGLE]:
         started = time.perf_counter()
         index.search(query[None], k)
         seconds.append(time.perf_counter() - started)
-    told["latency_ms"] = {"p50": 1e3 * float(np.median(seconds)), "p99": 1e3 * float(np.quantile(seconds, 0.99))}
-    return segments, told
+    report["latency_ms"] = {"p50": 1e3 * float(np.median(seconds)), "p99": 1e3 * float(np.quantile(seconds, 0.99))}
+    return segments, report
 
 
 class Searchers:
@@ -108,7 +108,7 @@ class Searchers:
         for start, size, searcher in self._parts:
             if searcher is None:
                 best = min(depth, size)
-                found_scores, found = exact_search(queries, self._rows[start : start + size], best)
+                part_scores, part_rows = exact_search(queries, self._rows[start : start + size], best)
             else:
                 settings = searcher.settings.for_depth(depth)
                 if share is not None:
@@ -116,9 +116,9 @@ class Searchers:
                     settings = dataclasses.replace(
                         settings, num_leaves_to_search=leaves, reordering_num_neighbors=reordering
                     )
-                found, found_scores = searcher.search(queries, depth, settings)
-            rows.append(np.where(found < 0, -1, found + start))
-            scores.append(found_scores)
+                part_rows, part_scores = searcher.search(queries, depth, settings)
+            rows.append(np.where(part_rows < 0, -1, part_rows + start))
+            scores.append(part_scores)
         all_rows, all_scores = np.concatenate(rows, 1), np.concatenate(scores, 1)
         if len(self._parts) == 1:
             return all_rows
@@ -163,18 +163,18 @@ def tune(
     shares = [_STEP**-power for power in range(_SHARES, -1, -1)]
 
     def attempt(depth: int, place: int, reordering: int) -> tuple[bool, float]:
-        """Return whether the target is reached, and the CPU seconds.
+        """Return whether settings reach the target, and the CPU seconds that they take.
 
-        Other work on the machine does not change CPU seconds.
+        CPU seconds, unlike elapsed seconds, hardly depend on other work on the machine.
         """
         started = time.process_time()
-        found = index.search(queries, depth, shares[place], reordering)
-        return recall(found, truth[:, :depth]) >= target, time.process_time() - started
+        rows = index.search(queries, depth, shares[place], reordering)
+        return recall(rows, truth[:, :depth]) >= target, time.process_time() - started
 
     def fewest(depth: int, reordering: int, least: int, budget: float) -> int | None:
         """Return the index of the smallest share, from `least` on, that reaches the target.
 
-        Return None if an attempt on the way takes longer than `budget`, or no share reaches the target.
+        Return None if an attempt takes longer than `budget`, or no share reaches the target.
 
         Recall and time grow with the leaves. So the search starts from below, where attempts are cheap.
         """
@@ -194,29 +194,29 @@ def tune(
     best: tuple[float, int, int] | None = None
     least = 0
     for reordering in sorted((r for r in _REORDERING if r >= k), reverse=True):
-        found = fewest(k, reordering, least, _TOO_SLOW * best[0] if best else math.inf)
-        if found is None:  # fewer rescored candidates would need even more leaves
+        place = fewest(k, reordering, least, _TOO_SLOW * best[0] if best else math.inf)
+        if place is None:  # fewer rescored candidates would need even more leaves
             break
-        least = found
-        seconds = float(np.median([attempt(k, found, reordering)[1] for _ in range(_REPEATS)]))
-        best = min(best, (seconds, found, reordering)) if best else (seconds, found, reordering)
+        least = place
+        seconds = float(np.median([attempt(k, place, reordering)[1] for _ in range(_REPEATS)]))
+        best = min(best, (seconds, place, reordering)) if best else (seconds, place, reordering)
     if best is None:
         most = recall(index.search(queries, k, 1.0, _REORDERING[-1]), truth[:, :k])
-        say(f"No settings reach a recall of {target}: with every leaf it is {most:.4f}; every leaf is searched")
+        say(f"No settings reach a recall of {target}; all leaves will be searched, with a recall of {most:.4f}")
         return Tuned(1.0, _REORDERING[-1], 0.0)
     seconds, place, reordering = best
     growth = ScannSettings.leaves_growth
     if deep > k:
-        of_deep = fewest(deep, max(reordering, 2 * deep), place, math.inf)
-        deeper = shares[_SHARES if of_deep is None else of_deep]
-        growth = math.log(deeper / shares[place]) / math.log(deep / k)
+        deep_place = fewest(deep, max(reordering, 2 * deep), place, math.inf)
+        deep_share = shares[_SHARES if deep_place is None else deep_place]
+        growth = math.log(deep_share / shares[place]) / math.log(deep / k)
     say(
-        f"Tuned to a recall of {target}: {shares[place]:.2%} of the leaves, {reordering} scored again, "
+        f"Tuned to a recall of {target}: {shares[place]:.2%} of the leaves, {reordering} candidates rescored, "
         f"{len(queries) / seconds:,.0f} queries per CPU second"
     )
     return Tuned(shares[place], reordering, growth)
 
 
-def recall(found: Int[np.ndarray, "queries depth"], truth: Int[np.ndarray, "queries k"]) -> float:
-    """Return the mean share of the true rows that were found."""
-    return float(np.mean([np.isin(*rows).mean() for rows in zip(truth, found, strict=True)]))
+def recall(retrieved: Int[np.ndarray, "queries depth"], truth: Int[np.ndarray, "queries k"]) -> float:
+    """Return the mean share of the true rows among the retrieved rows."""
+    return float(np.mean([np.isin(true, rows).mean() for true, rows in zip(truth, retrieved, strict=True)]))

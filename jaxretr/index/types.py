@@ -73,8 +73,8 @@ class SearchOptions:
             values = wanted_values(value) if isinstance(value, tuple | list) else [value]
             if not values or not all(map(is_metadata_value, values)):
                 raise ValueError(
-                    f"where {key!r} is {value!r}; expected a text, a finite number, true or false, or a tuple of these "
-                    "of which a passage must have one"
+                    f"where {key!r} is {value!r}; expected a text, a finite number, true or false, or a tuple of such "
+                    "values (a passage must have one of them)"
                 )
 
 
@@ -94,8 +94,8 @@ class Hit:
 
     Attributes:
       passage: the passage.
-      score: inner product of the query and passage vectors, which is their cosine if both are L2-normalized; less the
-        language's mean score if the query is calibrated. A higher score is better.
+      score: inner product of the query and passage vectors (their cosine if both are L2-normalized), minus the
+        language's mean score if `SearchOptions.calibrate` is set. A higher score is better.
     """
 
     passage: IndexedPassage

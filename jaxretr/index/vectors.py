@@ -38,7 +38,7 @@ class Vectors:
         self._scales = np.load(_scales(path)) if storage == "int8" else None
         if self._rows.ndim != 2 or self._rows.dtype != _ON_DISK[storage]:
             raise ValueError(
-                f"{path} holds {self._rows.dtype} {self._rows.shape}, expected rows of {storage}; build the index anew"
+                f"{path} holds {self._rows.dtype} {self._rows.shape}, expected rows of {storage}; rebuild the index"
             )
         self.shape: tuple[int, int] = self._rows.shape
 
@@ -96,7 +96,7 @@ def write_vectors(
                 stored.tofile(file)
                 start += len(block)
         if start != shape[0]:
-            raise ValueError(f"{start} rows came for {path}, expected {shape[0]}")
+            raise ValueError(f"{path} got {start} rows; expected {shape[0]}")
         if storage == "int8":  # renamed before `path`, so rows never exist without scales
             with replaced_file(_scales(path)) as partial_scales:
                 np.save(partial_scales, scales)

@@ -1,1 +1,1 @@
-"""The HTTP service: an index and its encoder."""
+"""The HTTP service: serve an index and its encoder."""

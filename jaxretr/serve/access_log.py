@@ -21,7 +21,7 @@ from jaxretr.serve.metrics import Metrics
 from jaxretr.serve.root_path import route_path
 
 CLIENT_GONE = 499
-"""Status in the log and the metrics if the client disconnects before its response, as in other servers. It is never
+"""Status in the log and the metrics if the client disconnects before its response, as other servers log it. It is never
 sent."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -34,7 +34,7 @@ _HEADERS = {
 
 
 class AccessLog:
-    """Log and count requests; add the request id and the common headers to responses.
+    """Log and count requests; add the request id and common headers to responses.
 
     Handlers add fields to the line of their request with `log`.
 
@@ -82,7 +82,7 @@ class AccessLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message.setdefault("headers", [])
-                headers = MutableHeaders(scope=message)  # copies the headers: all requests may share one response
+                headers = MutableHeaders(scope=message)  # copies the headers, since requests may share a response
                 for name, value in {**_HEADERS, "X-Request-ID": request_id}.items():
                     headers.setdefault(name, value)
             sent += len(message.get("body", b""))
@@ -111,10 +111,10 @@ class AccessLog:
         path = route_path(scope)
         return next((route.path_format for route in self._routes if route.path_regex.match(path)), "unmatched")
 
-    def _log(self, line: dict[str, Any]) -> None:
-        # The service keeps answering if the log is on a full disk or its pipe is closed.
+    def _log(self, fields: dict[str, Any]) -> None:
+        # The service keeps answering even if the log's disk is full or its pipe is closed.
         with contextlib.suppress(OSError):
-            self._write(json.dumps(line))
+            self._write(json.dumps(fields))
 
 
 def to_stderr(line: str) -> None:
@@ -128,5 +128,5 @@ def log(scope: Scope, **values: Any) -> None:
 
 
 def _request_id(scope: Scope) -> str:
-    given = Headers(scope=scope).get("x-request-id", "").encode("latin-1")
-    return given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    client_id = Headers(scope=scope).get("x-request-id", "").encode("latin-1")
+    return client_id.decode() if _REQUEST_ID.fullmatch(client_id) else uuid.uuid4().hex

@@ -38,8 +38,8 @@ from jaxretr.serve.responses import JSONResponse
 from jaxretr.serve.root_path import RootPath, route_path
 from jaxretr.serve.service import Service
 
-_READING = (400, 408, 413, 415, 422, 500, 503)  # error statuses of every endpoint that takes a body
-_ENCODING = (*_READING, 504)
+_BODY_ERRORS = (400, 408, 413, 415, 422, 500, 503)  # error statuses of every endpoint that takes a body
+_ENCODING_ERRORS = (*_BODY_ERRORS, 504)  # error statuses of every endpoint that encodes texts
 
 
 def create_app(
@@ -68,7 +68,7 @@ def create_app(
         title="jaxretr",
         version=jaxretr.__version__,
         lifespan=lifespan,
-        docs_url=None,  # the documentation pages load scripts from other sites
+        docs_url=None,  # FastAPI's documentation pages load scripts from other sites
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -78,7 +78,7 @@ def create_app(
     def route(
         method: str, path: str, answer: Any, statuses: tuple[int, ...] = (), content: Any = None, status: int = 200
     ) -> Any:
-        """Return a decorator that registers an endpoint with its errors and whether it needs the key."""
+        """Return a decorator that registers an endpoint, and describes its errors and whether it needs the key."""
         key = options.api_key is not None and path not in OPEN
         described: dict[int | str, dict[str, Any]] = {
             status: {"model": responses.Error, "description": HTTPStatus(status).phrase}
@@ -104,19 +104,19 @@ def create_app(
 
         return register
 
-    @route("POST", "/search", responses.SearchAnswer | responses.SearchAnswers, _ENCODING)
-    @_taking(models.search)
+    @route("POST", "/search", responses.SearchAnswer | responses.SearchAnswers, _ENCODING_ERRORS)
+    @_with_body(models.search)
     async def search(request: Request, body: SearchRequest) -> Response:
-        """The passages that answer a query, or each of several, best first."""
+        """Return the passages that answer a query, or each of several queries, best first."""
         log(request.scope, k=body.k, texts=len(body.texts))
         if options.log_queries:
             log(request.scope, queries=body.texts)
         return JSONResponse(await service.search(body))
 
-    @route("POST", "/v1/embeddings", responses.Embeddings, (*_ENCODING, 404))
-    @_taking(models.embeddings)
+    @route("POST", "/v1/embeddings", responses.Embeddings, (*_ENCODING_ERRORS, 404))
+    @_with_body(models.embeddings)
     async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
-        """Embeddings of texts, as OpenAI's API gives them."""
+        """Return embeddings of texts in the format of OpenAI's API."""
         log(request.scope, texts=len(body.input))
         if options.log_queries:
             log(request.scope, queries=body.input)
@@ -124,60 +124,61 @@ def create_app(
 
     @route("GET", "/v1/models", responses.Models)
     async def list_models() -> Response:
-        """The model, as OpenAI's API lists them."""
+        """List the one model in the format of OpenAI's API."""
         return JSONResponse(service.models())
 
     @route("GET", "/v1/models/{id:path}", responses.Model, (404, 422))
     async def get_model(id: str) -> Response:
-        """The model of this name, as OpenAI's API describes it."""
+        """Describe the model of this name in the format of OpenAI's API."""
         return JSONResponse(service.model(id))
 
     if options.writable:
 
-        @route("PUT", "/passages", responses.Upserted, (*_ENCODING, 507))
-        @_taking(models.put)
+        @route("PUT", "/passages", responses.Upserted, (*_ENCODING_ERRORS, 507))
+        @_with_body(models.put)
         async def put_passages(request: Request, body: PutRequest) -> Response:
-            """Adds passages, or replaces passages with the same ids: all or none. Answers when they are on disk."""
+            """Add passages, or replace passages with the same ids: all or none. The response comes when they are on
+            disk."""
             log(request.scope, texts=len(body.passages))
             return JSONResponse(await service.upsert(body))
 
-        @route("POST", "/passages/delete", responses.Deleted, (*_READING, 507))
-        @_taking(models.delete)
+        @route("POST", "/passages/delete", responses.Deleted, (*_BODY_ERRORS, 507))
+        @_with_body(models.delete)
         async def delete_passages(request: Request, body: DeleteRequest) -> Response:
-            """Takes passages out. Answered when that is on disk."""
+            """Delete passages by id. The response comes when the deletion is on disk."""
             log(request.scope, texts=len(body.ids))
             return JSONResponse(await service.delete(body))
 
         @route("POST", "/passages/compact", responses.Compaction, (409,), status=202)
         async def compact_index() -> Response:
-            """Starts to rebuild the index from its passages, so that new passages are searched like all others."""
+            """Start to rebuild the index from its passages, so that new passages are searched like all others."""
             return JSONResponse(service.compact(), 202)
 
     @route("GET", "/info", responses.Info)
     def info() -> Response:
-        """What is served, and how much a request may hold."""
+        """Describe the served index and model, and the limits on requests."""
         return JSONResponse(service.info())
 
     @route("GET", "/healthz", responses.Status)
     async def healthz() -> Response:
-        """200 while the process lives."""
+        """Answer 200 while the process runs."""
         return JSONResponse({"status": "alive"})
 
     @route("GET", "/readyz", responses.Status, (503,))
     async def readyz() -> Response:
-        """200 when texts can be encoded at full speed; 503 before that and while shutting down."""
+        """Answer 200 when the service is warm; 503 before that and during a shutdown."""
         if service.unready:
             raise ServiceError(503, service.unready, retry_after=5)
         return JSONResponse({"status": "ready"})
 
     @route("GET", "/metrics", None, content="text/plain")
     def prometheus() -> Response:
-        """Figures for Prometheus."""
+        """Return metrics in Prometheus' text format."""
         return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
     @route("GET", "/", None, content="text/html")
     async def search_page() -> Response:
-        """The search page."""
+        """Return the search page."""
         return html
 
     routes = [route for route in app.routes if isinstance(route, Route)]
@@ -208,14 +209,15 @@ def create_app(
     return app
 
 
-def _taking(model: type[Body]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that makes an endpoint's `body` a `model`, which has the limits of this service."""
+def _with_body(model: type[Body]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that sets the type of an endpoint's `body` to `model`, which has the limits of this
+    service."""
 
-    def taking(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    def annotate(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         endpoint.__annotations__["body"] = model
         return endpoint
 
-    return taking
+    return annotate
 
 
 def _describe_key(app: FastAPI) -> None:
@@ -233,8 +235,8 @@ def _check_root_path(root_path: str, routes: Sequence[Route]) -> None:
     for route in routes:
         if root_path and f"{route.path}/".startswith(f"{root_path}/"):
             raise ValueError(
-                f"root_path is {root_path}, but the service has an endpoint {route.path}, so their paths could not be "
-                "told apart; choose another root path"
+                f"root_path is {root_path}, but the service has the endpoint {route.path}, so their paths would be "
+                "ambiguous; choose another root path"
             )
 
 
@@ -242,8 +244,8 @@ async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     if error.fault is None:
         return error.response()
-    more = report(request.scope, error.fault)
-    return error_response(error.status, f"{error.message}; {more}", param=error.param, headers=error.headers)
+    where_to_look = report(request.scope, error.fault)
+    return error_response(error.status, f"{error.message}; {where_to_look}", param=error.param, headers=error.headers)
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
@@ -260,9 +262,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if headers.get("Allow") == "GET":
         headers["Allow"] = "GET, HEAD"
     messages = {
-        400: "the body cannot be read as JSON: it is nested too deeply, or has a number of thousands of digits",
-        404: f"there is no {request.url.path[:80]}; /openapi.json lists what there is",
-        405: f"{request.method[:20]} is not for {request.url.path[:80]}; expected {headers.get('Allow', '')}",
+        400: "the body cannot be parsed as JSON: it is nested too deeply, or a number has thousands of digits",
+        404: f"there is no endpoint {request.url.path[:80]}; /openapi.json lists all endpoints",
+        405: f"{request.url.path[:80]} does not allow {request.method[:20]}; expected {headers.get('Allow', '')}",
     }
     return error_response(error.status_code, messages.get(error.status_code, error.detail), headers=headers)
 
@@ -270,5 +272,5 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _read_only_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404 and route_path(request.scope).startswith("/passages"):
-        return error_response(404, "passages cannot be changed: the service runs without --writable")
+        return error_response(404, "passages cannot be changed: the service was started without --writable")
     return await _http_error(request, error)

@@ -1,4 +1,4 @@
-"""Check the Host and Authorization headers: refuse requests with 400 or 401, or pass them on."""
+"""Check the Host and Authorization headers: refuse a request with 400 or 401, or pass it on."""
 
 import hmac
 
@@ -13,7 +13,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Host names of a service on the loopback interface. Any other name in Host is a sign of DNS rebinding."""
 
 OPEN = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
-"""Paths that need no key. The search page asks the user for the key, probes have no key, and none of these paths
+"""Paths that need no key: the search page asks the user for the key, probes have no key, and none of these paths
 reveals anything about the index."""
 
 
@@ -43,8 +43,8 @@ class Gate:
             )
         if self._key is None or route_path(scope) in OPEN:
             return None
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), self._key):
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and hmac.compare_digest(key.strip().encode("latin-1"), self._key):
             return None
         refusal = ServiceError(401, "the API key is missing or wrong; expected `Authorization: Bearer KEY`")
         refusal.headers["WWW-Authenticate"] = "Bearer"

@@ -44,9 +44,9 @@ class Batcher:
     """Encode and search the texts of concurrent requests in shared batches; return each request its own results.
 
     While the device is busy, requests wait; when it becomes free, the waiting requests form the next batch. The device
-    does not idle to wait for more requests, with one exception. Clients often send their next request right after a
-    response. So after a batch, the device waits for at most `max_wait_ms`, until the next batch is full or the queues
-    hold as many requests as the last batch and the queues had at its end. Passages are encoded if no query waits, or
+    does not wait for more requests, with one exception. Clients often send their next request right after a
+    response. So after a batch, the device waits, for at most `max_wait_ms`, until the next batch is full or the queues
+    hold as many requests as the last batch plus the queues had at its end. Passages are encoded if no query waits, or
     after `MAX_QUERY_BATCHES_AHEAD` query batches have overtaken them. A canceled request leaves the queue.
 
     At most `max_queue` texts of each kind wait. All texts of an accepted request count, although only the texts of its
@@ -142,12 +142,14 @@ class Batcher:
             raise _closing()
         waiting = self._waiting(kind)
         if texts > self._options.max_queue:
-            raise ServiceError(422, f"{texts} texts; expected at most {self._options.max_queue}, as many as may wait")
+            raise ServiceError(
+                422, f"the request has {texts} texts; expected at most {self._options.max_queue}, the size of the queue"
+            )
         if waiting + texts > self._options.max_queue:
             seconds = min(60, max(1, math.ceil(waiting * self._seconds_per_text)))
             raise ServiceError(
                 503,
-                f"{waiting} texts wait already, of {self._options.max_queue} that may; try again in {seconds} s",
+                f"the queue holds {waiting} texts of at most {self._options.max_queue}; try again in {seconds} s",
                 retry_after=seconds,
             )
 
@@ -177,12 +179,12 @@ class Batcher:
         kind = self._next_kind()
         if self._busy or kind is None:
             return
-        patience = self._free_since + self._options.max_wait_ms / 1000 - time.monotonic()
+        remaining_wait = self._free_since + self._options.max_wait_ms / 1000 - time.monotonic()
         queue = self._queues[kind]
         full = self._queued(kind) >= self._limits[kind] or sum(map(len, self._queues.values())) >= self._expected
-        if patience > 0 and not full and self._options.micro_batching:
+        if remaining_wait > 0 and not full and self._options.micro_batching:
             if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(patience, self._waited)
+                self._timer = asyncio.get_running_loop().call_later(remaining_wait, self._waited)
             return
         jobs = [queue.popleft()]
         texts = len(jobs[0].texts)
@@ -238,7 +240,7 @@ class Batcher:
         self._searching += 1
         try:
             loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self._searcher, self._search_together, searches)
+            answers_of_jobs = await loop.run_in_executor(self._searcher, self._search_together, searches)
         except Exception as error:
             _fail(jobs, error)
             return
@@ -246,7 +248,7 @@ class Batcher:
             self._metrics.searched(time.perf_counter() - started)
             self._searching -= 1
             self._start()
-        for job, answers in zip(jobs, found, strict=True):
+        for job, answers in zip(jobs, answers_of_jobs, strict=True):
             if isinstance(answers, ServiceError):
                 _fail([job], answers)
             elif not job.result.done():
@@ -254,13 +256,13 @@ class Batcher:
 
     def _search_together(self, searches: Sequence[tuple[_Job, np.ndarray]]) -> list[list[Answer] | ServiceError]:
         """Return the answers to each job, or its error. If the index refuses one request, the others get answers."""
-        options = [one for job, _ in searches for one in job.options or ()]
+        options = [query_options for job, _ in searches for query_options in job.options or ()]
         try:
             answers = list(self._search(np.concatenate([vectors for _, vectors in searches]), options))
         except ValueError as error:
             if len(searches) == 1:
                 return [index_error(error, writing=False)]
-            return [self._search_together([one])[0] for one in searches]
+            return [self._search_together([search])[0] for search in searches]
         except Exception as error:
             return [index_error(error, writing=False)] * len(searches)
         ends = np.cumsum([len(vectors) for _, vectors in searches])

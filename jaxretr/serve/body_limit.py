@@ -12,16 +12,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jaxretr.serve.errors import ServiceError
 from jaxretr.serve.options import ServiceOptions
 
-_DISCARDED = 8  # multiple of `max_body_bytes` that is read of a refused body
-_HELD = 64  # multiple of `max_body_bytes` that all requests together may hold in memory
+_DISCARDED = 8  # a refused body is read up to this multiple of `max_body_bytes`
+_HELD = 64  # all request bodies together may occupy this multiple of `max_body_bytes` in memory
 
 
 class BoundedBody:
     """Read the whole body before calling the app; cancel the app if the client disconnects before the response.
 
     Bytes are counted as they arrive, whatever Content-Length says. If a body is too large, some of the rest is read and
-    discarded before the refusal. If the connection were closed while the client is still sending, the client would
-    lose the response.
+    discarded before the refusal: a client that is still sending when the connection closes would lose the response.
     """
 
     def __init__(self, app: ASGIApp, options: ServiceOptions):
@@ -43,7 +42,7 @@ class BoundedBody:
                 body = b"".join(chunks)
                 _check_text(scope, body)
             except TimeoutError as error:
-                raise ServiceError(408, f"the body was not there after {self._timeout:g} s") from error
+                raise ServiceError(408, f"the body did not arrive within {self._timeout:g} s") from error
         except ServiceError as error:
             if error.status != 400:
                 error.headers["Connection"] = "close"  # the rest of the body may still arrive
@@ -57,9 +56,9 @@ class BoundedBody:
 
     async def _chunks(self, scope: Scope, receive: Receive) -> AsyncIterator[bytes]:
         headers = Headers(scope=scope)
-        refused = ServiceError(413, f"the body is larger than {self._limit} bytes; send less at once")
+        refused = ServiceError(413, f"the body is larger than {self._limit} bytes; split it into smaller requests")
         if "expect" in headers and _declared(headers) > self._limit:
-            raise refused  # the client has not begun to send
+            raise refused  # the client waits for "100 Continue" and has sent nothing of the body
         total = 0
         while True:
             message = await receive()
@@ -68,7 +67,7 @@ class BoundedBody:
             total += len(message.get("body", b""))
             if total <= self._limit:
                 if self._held + len(message.get("body", b"")) > _HELD * self._limit:
-                    raise ServiceError(503, "too many large requests at once; try again", retry_after=2)
+                    raise ServiceError(503, "the service holds too many large requests; try again", retry_after=2)
                 yield message.get("body", b"")
             if total > self._limit and (not message.get("more_body") or total > _DISCARDED * self._limit):
                 raise refused
@@ -76,15 +75,15 @@ class BoundedBody:
                 return
 
     async def _run(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        given = answered = gone = False
+        replayed = answered = disconnected = False
         app = asyncio.current_task()
         assert app is not None
 
         async def replay() -> Message:
-            nonlocal given
-            if given:
+            nonlocal replayed
+            if replayed:
                 await asyncio.Event().wait()  # until the app is canceled
-            given = True
+            replayed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def watched_send(message: Message) -> None:
@@ -93,18 +92,18 @@ class BoundedBody:
             await send(message)
 
         async def watch() -> None:
-            nonlocal gone
+            nonlocal disconnected
             while (await receive())["type"] != "http.disconnect":
                 pass
             if not answered:
-                gone = True
+                disconnected = True
                 app.cancel()
 
         watcher = asyncio.create_task(watch())
         try:
             await self._app(scope, replay, watched_send)
         except asyncio.CancelledError:
-            if not gone or app.uncancel():
+            if not disconnected or app.uncancel():
                 raise  # the server, not `watch`, canceled the request: the shutdown took too long
         finally:
             watcher.cancel()
@@ -124,8 +123,8 @@ def _check_text(scope: Scope, body: bytes) -> None:
         return
     kind = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        given = f"is {kind[:60]!r}" if kind else "is missing"
-        raise ServiceError(415, f"Content-Type {given}; expected application/json", param="Content-Type")
+        actual = f"is {kind[:60]!r}" if kind else "is missing"
+        raise ServiceError(415, f"Content-Type {actual}; expected application/json", param="Content-Type")
     try:
         body.decode()
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Errors as clients see them.
+"""Error responses.
 
 Input: an exception. Output: a response with the body `{"error": {"message", "type", "param", "code"}}`.
 """
@@ -67,7 +67,7 @@ def validation_error(errors: Sequence[Mapping[str, Any]]) -> ServiceError:
     """Convert pydantic's errors about a request; the message describes the first error and counts the others."""
     first = errors[0]
     if first["type"] == "json_invalid":
-        return ServiceError(400, f"the body is no JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
+        return ServiceError(400, f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
     param = ".".join(str(part) for part in first["loc"] if part != "body") or None
     if first["type"] == "missing" and param is None:
         return ServiceError(422, "the body is empty; expected a JSON object")
@@ -97,18 +97,18 @@ def index_error(error: Exception, *, writing: bool) -> ServiceError:
         cause = error.__cause__
         message = str(error).replace(f" ({cause})", "")
         return ServiceError(503, message, retry_after=5, fault=None if cause is None else error)
-    consequence = "nothing was changed: the index cannot be written" if writing else "the index cannot be read"
+    consequence = "nothing was changed, because the index cannot be written" if writing else "the index cannot be read"
     chain = _chain(error)
     if writing and any(map(_is_full, chain)):
         message = f"{consequence} ({os.strerror(errno.ENOSPC)}); free some space on its disk, then try again"
         return ServiceError(507, message, fault=error)
-    if any(isinstance(one, OSError | sqlite3.OperationalError) for one in chain):
-        number = next((one.errno for one in chain if isinstance(one, OSError) and one.errno is not None), None)
+    if any(isinstance(cause, OSError | sqlite3.OperationalError) for cause in chain):
+        number = next((cause.errno for cause in chain if isinstance(cause, OSError) and cause.errno is not None), None)
         reason = "" if number is None else f" ({os.strerror(number)})"
         return ServiceError(503, consequence + reason, retry_after=10, fault=error)
     if isinstance(error, ValueError | sqlite3.Error):
-        return ServiceError(500, f"{consequence}, because its files are damaged", fault=error)
-    return ServiceError(500, "something went wrong in the index", fault=error)
+        return ServiceError(500, f"{consequence}: its files are damaged", fault=error)
+    return ServiceError(500, "the index raised an unexpected error", fault=error)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -17,7 +17,7 @@ def report(scope: Scope, error: Exception) -> str:
     request_id = scope["state"]["request_id"]
     log(scope, error=f"{type(error).__name__}: {error}"[:200])
     print(f"request {request_id} failed:", *traceback.format_exception(error), sep="\n", file=sys.stderr)
-    return f"the log of the service says more, under request id {request_id}"
+    return f"see request id {request_id} in the log of the service"
 
 
 class Faults:
@@ -39,7 +39,7 @@ class Faults:
         try:
             await self._app(scope, receive, watched_send)
         except Exception as error:
-            more = report(scope, error)
+            where_to_look = report(scope, error)
             if started:
                 raise  # the response has begun and cannot be replaced: the server closes the connection
-            await error_response(500, f"something went wrong in the service; {more}")(scope, receive, send)
+            await error_response(500, f"unexpected error in the service; {where_to_look}")(scope, receive, send)

@@ -22,7 +22,11 @@ class Metrics:
             "jaxretr_requests", "Requests answered", ["method", "route", "status"], registry=registry
         )
         self._latency = Histogram(
-            "jaxretr_request_seconds", "From head to answer", ["route"], buckets=_SECONDS, registry=registry
+            "jaxretr_request_seconds",
+            "Time from request head to response",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
         )
         self._batches = Histogram(
             "jaxretr_batch_texts",
@@ -31,15 +35,17 @@ class Metrics:
             buckets=[2**i for i in range(11)],
             registry=registry,
         )
-        self._queue = Gauge("jaxretr_queue_texts", "Texts that wait for the encoder", ["kind"], registry=registry)
+        self._queue = Gauge("jaxretr_queue_texts", "Texts waiting for the encoder", ["kind"], registry=registry)
         self._encode = Histogram(
-            "jaxretr_encode_seconds", "Encoding of a batch", ["kind"], buckets=_SECONDS, registry=registry
+            "jaxretr_encode_seconds", "Time to encode a batch", ["kind"], buckets=_SECONDS, registry=registry
         )
-        self._search = Histogram("jaxretr_search_seconds", "Search of a batch", buckets=_SECONDS, registry=registry)
+        self._search = Histogram(
+            "jaxretr_search_seconds", "Time to search a batch", buckets=_SECONDS, registry=registry
+        )
         self._changes = Counter(
-            "jaxretr_changed_passages", "Passages written or deleted, durably", ["change"], registry=registry
+            "jaxretr_changed_passages", "Passages durably written or deleted", ["change"], registry=registry
         )
-        self.ready = Gauge("jaxretr_ready", "1 when warm and not shutting down", registry=registry)
+        self.ready = Gauge("jaxretr_ready", "1 if warm and not shutting down, else 0", registry=registry)
         Gauge("jaxretr_index_passages", "Passages in the index", registry=registry).set_function(passages)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -23,27 +23,27 @@ class ServiceOptions:
         by pointing its own name to this machine (DNS rebinding).
       root_path: path under which a reverse proxy shows the service, such as /jaxretr; "" for none. The proxy may remove
         this prefix from the paths or keep it.
-      forwarded_allow_ips: addresses or networks of the proxies whose X-Forwarded-For and X-Forwarded-Proto headers are
-        trusted; `*` for all. If there are any, the access log has the address of each client.
+      forwarded_allow_ips: addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto headers are
+        trusted; `*` for all. If any are given, the access log has the address of each client.
       cors_origins: origins whose pages may use the service from a browser, such as https://example.org; `*` for all.
       log_queries: whether the access log includes the texts of queries.
-      micro_batching: whether requests that wait are encoded together; otherwise one after the other.
+      micro_batching: whether waiting requests are encoded together; otherwise one after the other.
       max_batch: maximum number of queries encoded together. Texts of more than 32 tokens form proportionally smaller
         batches.
       max_passage_batch: maximum number of passages encoded together. Queries that arrive meanwhile wait for the batch.
-      max_wait_ms: time in ms that an idle device waits for clients that were just answered to ask again. A lone client
+      max_wait_ms: time in ms that an idle device waits for the next requests of just-answered clients. A lone client
         never waits.
-      max_queue: maximum number of waiting texts, for queries and for passages each; beyond it, requests are answered
-        503. All texts of a request count until they are encoded.
+      max_queue: maximum number of waiting queries, and of waiting passages; beyond it, requests are answered
+        with 503. All texts of a request count until they are encoded.
       max_body_bytes: maximum size of a request body in bytes.
       max_text_characters: maximum number of characters in a query or a passage.
       max_texts: maximum number of queries, texts or passages in a request.
       max_k: maximum number of passages per query.
       max_hits: maximum number of passages in a response, over all its queries.
-      max_connections: maximum number of connections; one more replaces a client that has not sent a whole request.
+      max_connections: maximum number of connections; a further one replaces a client without a complete request.
       header_timeout: seconds that a client has for the head of a request, from its first byte.
       body_timeout: seconds that a client has for the body of a request.
-      request_timeout: seconds after which a request is answered 504.
+      request_timeout: seconds after which a request is answered with 504.
       write_timeout: seconds without progress after which a client that does not read its response is disconnected.
       keep_alive: seconds that an idle connection stays open.
     """
@@ -82,11 +82,13 @@ class ServiceOptions:
                 raise ValueError(f"{setting.name} is {value}; expected a number above 0")
         if self.max_texts > self.max_queue:
             raise ValueError(
-                f"max_texts is {self.max_texts}, but only max_queue = {self.max_queue} texts may wait: such a request "
-                "would never be served"
+                f"max_texts is {self.max_texts}, but only max_queue = {self.max_queue} texts may wait, so a request of "
+                "max_texts texts would always be refused; lower max_texts or raise max_queue"
             )
         if self.max_k > self.max_hits:
-            raise ValueError(f"max_k is {self.max_k}, but an answer holds at most max_hits = {self.max_hits} passages")
+            raise ValueError(
+                f"max_k is {self.max_k}; expected at most max_hits = {self.max_hits}, the passages per answer"
+            )
         for name, is_valid, expected in (
             ("allowed_hosts", _is_host, "names without scheme and port, such as example.org or *.example.org, or *"),
             ("forwarded_allow_ips", _is_network, "IP addresses, networks such as 10.0.0.0/8, or *"),
@@ -94,15 +96,15 @@ class ServiceOptions:
         ):
             for value in getattr(self, name):
                 if value != "*" and not is_valid(value):
-                    raise ValueError(f"{name} has {value!r}; expected {expected}")
+                    raise ValueError(f"{name} contains {value!r}; expected {expected}")
         if not _ROOT_PATH.fullmatch(self.root_path):
             raise ValueError(
                 f"root_path is {self.root_path!r}; expected a path such as /jaxretr, without a slash at the end"
             )
         if not self.model:
-            raise ValueError("model is empty; expected the name to serve the model under")
+            raise ValueError("model is empty; expected the name that clients see")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip() == self.api_key != ""):
-            raise ValueError("the API key is empty, or has blanks around it or letters beyond ASCII")
+            raise ValueError("the API key is empty, starts or ends with a blank, or is not ASCII; choose another key")
 
     @property
     def limits(self) -> dict[str, int]:

@@ -12,8 +12,8 @@ def content_security_policy(html: str) -> str:
     """Return a policy that allows the inline scripts and styles of `html` by hash, and requests to its own origin."""
 
     def hashes(element: str) -> str:
-        found = re.findall(rf"<{element}\b[^>]*>(.*?)</{element}>", html, re.DOTALL | re.IGNORECASE)
-        digests = (base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in found)
+        contents = re.findall(rf"<{element}\b[^>]*>(.*?)</{element}>", html, re.DOTALL | re.IGNORECASE)
+        digests = (base64.b64encode(hashlib.sha256(content.encode()).digest()).decode() for content in contents)
         return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
 
     return (

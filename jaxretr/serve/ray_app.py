@@ -45,12 +45,12 @@ class RayOptions(BaseModel):
     """Options of `build`: `name=value` after `serve run`, or `args` in a configuration file.
 
     Attributes:
-      index: directories of all shards, as the machines of the shards see them; separated by commas on a command line.
+      index: directories of all shards, as paths on the shards' machines; separated by commas on a command line.
       model: current location of the model (default: its location when the index was built).
       writable: whether clients may put and delete passages.
       api_key_file: file with the key that clients must send (default: JAXRETR_API_KEY in the ingress's environment).
-      insecure: whether to answer requests without a key that are addressed to other names than this machine's own.
-      allowed_hosts: names in the Host header besides this machine's own; separated by commas on a command line, like
+      insecure: whether to answer requests without a key that are addressed to names other than the loopback names.
+      allowed_hosts: names in the Host header besides the loopback names; separated by commas on a command line, like
         `forwarded_allow_ips` and `cors_origins`.
       forwarded_allow_ips, cors_origins: see `ServiceOptions`. The root path is that of the application in Ray Serve.
       log_queries: whether the access log includes the texts of queries.
@@ -85,7 +85,7 @@ class RayOptions(BaseModel):
         """
         known = [field.name for field in dataclasses.fields(ServiceOptions) if field.type in (int, float)]
         if unknown := sorted(set(self.limits) - set(known)):
-            raise ValueError(f"there is no limit {', '.join(unknown)}; expected of {', '.join(known)}")
+            raise ValueError(f"unknown limit {', '.join(unknown)}; expected one of {', '.join(known)}")
         key = read_api_key(self.api_key_file)
         open_to_all = (key is not None or self.insecure) and not self.allowed_hosts
         path = Path(self.model or model)
@@ -103,7 +103,7 @@ class RayOptions(BaseModel):
 
 def build(args: RayOptions) -> serve.Application:
     """Return the application: an ingress and its shards."""
-    args.service("checked here, before anything is started")
+    args.service("any model")  # raises ValueError before any deployment starts
     shards = [
         serve.deployment(
             IndexShard,
@@ -117,13 +117,13 @@ def build(args: RayOptions) -> serve.Application:
         for place, directory in enumerate(args.index)
     ]
 
-    # Ray runs this in the process of the ingress.
+    # Ray calls this function in the process of the ingress.
     def app() -> FastAPI:
         with ThreadPoolExecutor(1) as thread:  # Ray requires that results are awaited outside the event loop
             return thread.submit(_app, args).result()
 
     class Search:
-        """The ingress. Its arguments make the shards part of the application."""
+        """The ingress. Its arguments only make the shards part of the application."""
 
         def __init__(self, *shards: Any):
             pass
@@ -135,7 +135,7 @@ def build(args: RayOptions) -> serve.Application:
     ingress = serve.deployment(
         serve.ingress(app)(Search),
         name="search",
-        max_ongoing_requests=1_000,  # the app itself refuses requests when it has too many
+        max_ongoing_requests=1_000,  # high, since the app itself limits its requests
         ray_actor_options={"num_cpus": 1},
         health_check_period_s=5,
         graceful_shutdown_timeout_s=60,
@@ -144,7 +144,7 @@ def build(args: RayOptions) -> serve.Application:
 
 
 class IndexShard:
-    """One shard in a process of its own.
+    """One shard in a separate process.
 
     Args:
       directory: directory of the shard's index.
@@ -181,7 +181,7 @@ class IndexShard:
 
         def write() -> Any:
             if time.time() > until:
-                raise TimeoutError("it came too late")
+                raise TimeoutError("the write arrived after its deadline")
             try:
                 return getattr(self._index, method)(*arguments)
             finally:
@@ -270,7 +270,7 @@ class RemoteShard:
 
     def _ask(self, method: Any, *arguments: Any, timeout: float | None) -> Any:
         if self._lost is not None:
-            raise ConnectionError(f"lost, and not back yet: {self._lost}")
+            raise ConnectionError(f"the shard is still lost: {self._lost}")
         response = None
         try:
             response = method.remote(*arguments)
@@ -290,20 +290,20 @@ class RemoteShard:
             if self._lost is None:
                 self._lost = why
                 say(f"{self._handle.deployment_name} is lost: {why}")
-                threading.Thread(target=self._find, name="find", daemon=True).start()
+                threading.Thread(target=self._probe, name="probe", daemon=True).start()
 
-    def _find(self) -> None:
+    def _probe(self) -> None:
         while not self._closed.wait(_PROBE):
             response = None
             try:
                 response = self._handle.about.remote(None)
                 self._about = response.result(timeout_s=self._timeout)
-            except Exception:  # after any error, the shard still counts as lost
+            except Exception:  # the shard is still lost, whatever the error
                 if response is not None:
                     response.cancel()
             else:
                 self._lost = None
-                say(f"{self._handle.deployment_name} is back")
+                say(f"{self._handle.deployment_name} answers again")
                 return
 
 

@@ -28,7 +28,7 @@ from jaxretr.serve.options import ServiceOptions
 from jaxretr.tokenization import clean_text
 
 DEFAULT_K = 10
-"""Passages per query if a request does not say, or `max_k` if that is smaller."""
+"""Default number of passages per query, or `max_k` if `max_k` is smaller."""
 
 _INT64 = 2**63
 _KEYS = 64  # maximum number of metadata keys
@@ -50,20 +50,20 @@ _FEW = BeforeValidator(functools.partial(_at_most, _KEYS))
 def _texts(value: Any) -> Any:
     if isinstance(value, str):
         return [value]
-    if isinstance(value, list) and value and all(isinstance(one, int | list) for one in value):
+    if isinstance(value, list) and value and all(isinstance(item, int | list) for item in value):
         raise ValueError(
-            "token ids are not taken, since another tokenizer may have made them; send texts (with LangChain: "
+            "token ids are not accepted, since they may come from another tokenizer; send texts (with LangChain: "
             "OpenAIEmbeddings(check_embedding_ctx_length=False))"
         )
     return value
 
 
 def _without_default(schema: dict[str, Any]) -> None:
-    del schema["default"]  # the default only stands for "not given"
+    del schema["default"]  # the default is only a placeholder for an absent field
 
 
 def _expecting(what: str) -> WrapValidator:
-    """Replace the errors of a union, one per member, by one message."""
+    """Return a validator that replaces the errors of a union, one per member, by one message."""
 
     def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
         try:
@@ -84,12 +84,12 @@ MetadataValue = Annotated[
 ]
 Wanted = Annotated[
     MetadataValue | Annotated[list[MetadataValue], Field(min_length=1, max_length=256)],
-    _expecting("a string, a finite number, true or false, or a list of 1 to 256 of them"),
+    _expecting("a string, a finite number, true or false, or a list of 1 to 256 such values"),
 ]
 
 
 class Request(BaseModel):
-    """Values of exactly the types that are named, finite numbers, no other fields.
+    """A request body: values must have exactly the declared types, numbers are finite, further fields are refused.
 
     A null in an optional field asks for the default, as in OpenAI's API.
     """
@@ -103,7 +103,7 @@ class Request(BaseModel):
         value = _at_most(len(cls.model_fields), value)  # before pydantic reports an error for each of a million fields
         if not isinstance(value, dict):
             return value
-        return {name: one for name, one in value.items() if one is not None or not cls._may_be_null(name, value)}
+        return {name: item for name, item in value.items() if item is not None or not cls._may_be_null(name, value)}
 
     @classmethod
     def _may_be_null(cls, name: str, values: dict[str, Any]) -> bool:
@@ -111,14 +111,14 @@ class Request(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        made = handler(schema)
-        described = handler.resolve_ref_schema(made)
+        reference = handler(schema)
+        described = handler.resolve_ref_schema(reference)
         for name, field in described["properties"].items():
             if "type" in field and name not in described.get("required", ()):
                 field["type"] = [field["type"], "null"]
                 if "enum" in field:
                     field["enum"] = [*field["enum"], None]
-        return made
+        return reference
 
 
 def _only(given: str, absent: str) -> dict[str, Any]:
@@ -127,19 +127,19 @@ def _only(given: str, absent: str) -> dict[str, Any]:
 
 
 class SearchRequest(Request):
-    """One query or several, and what all of them want."""
+    """One query or several queries, with common options."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [_only("query", "queries"), _only("queries", "query")]})
 
     query: Text = ""
     queries: list[Text] = []
     k: int = DEFAULT_K
-    languages: list[Language] = Field([], max_length=256, description="of the passages; empty for all")
+    languages: list[Language] = Field([], max_length=256, description="languages of the passages; empty for all")
     where: Annotated[dict[MetadataKey, Wanted], Field(max_length=_KEYS), _FEW] = Field(
-        {}, description="metadata that a passage must have: a value, or one of several"
+        {}, description="metadata that a passage must have: key -> a value, or a list of allowed values"
     )
     per_language: int | None = Field(None, ge=1, description="maximum number of passages of one language")
-    calibrate: bool = Field(False, description="compare a score with the mean score in the passage's language")
+    calibrate: bool = Field(False, description="subtract from each score the mean score in the passage's language")
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> "SearchRequest":
@@ -157,7 +157,7 @@ class SearchRequest(Request):
         return self.queries or [self.query]
 
     def options(self) -> SearchOptions:
-        where = {key: tuple(one) if isinstance(one, list) else one for key, one in self.where.items()}
+        where = {key: tuple(value) if isinstance(value, list) else value for key, value in self.where.items()}
         return SearchOptions(self.k, tuple(self.languages), where, self.per_language, self.calibrate)
 
 
@@ -165,12 +165,12 @@ class EmbeddingsRequest(Request):
     """A request in OpenAI's format, with a field for the prefix of the texts."""
 
     input: list[Text]
-    model: str | None = Field(None, description="the one model there is")
+    model: str | None = Field(None, description="name of the model that the service serves")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
-    user: str | None = Field(None, description="is not used")
+    user: str | None = Field(None, description="ignored")
     input_type: Literal["query", "passage", "document"] = Field(
-        "query", description="which of the model's prefixes the texts get; a document is a passage"
+        "query", description="kind of the texts, which selects the model's prefix; a document is a passage"
     )
 
     @property
@@ -179,7 +179,7 @@ class EmbeddingsRequest(Request):
 
 
 class PassageToPut(Request):
-    """A passage, to add or to replace the one of its id."""
+    """A passage to add; it replaces an existing passage with the same id."""
 
     id: Id
     text: Text
@@ -201,13 +201,13 @@ class PutRequest(Request):
         seen = set()
         for passage in self.passages:
             if passage.id in seen:
-                raise ValueError(f"the id {passage.id[:60]!r} is given twice; expected every id once")
+                raise ValueError(f"the id {passage.id[:60]!r} is given twice; ids must be unique")
             seen.add(passage.id)
         return self
 
 
 class DeleteRequest(Request):
-    """Ids of passages to take out."""
+    """Ids of passages to delete."""
 
     ids: list[Id]
 
@@ -235,10 +235,12 @@ def requests(options: ServiceOptions, dim: int) -> Requests:
     def several(kind: Any) -> Any:
         return Annotated[list[kind], Field(min_length=1, max_length=options.max_texts)]
 
-    one = {"type": "string", "minLength": 1, "maxLength": options.max_text_characters}
-    many = {"type": "array", "items": one, "minItems": 1, "maxItems": options.max_texts}
+    text_schema = {"type": "string", "minLength": 1, "maxLength": options.max_text_characters}
+    list_schema = {"type": "array", "items": text_schema, "minItems": 1, "maxItems": options.max_texts}
     texts: Any = Annotated[
-        several(text(min_length=1)), BeforeValidator(_texts), WithJsonSchema({"title": "Input", "anyOf": [one, many]})
+        several(text(min_length=1)),
+        BeforeValidator(_texts),
+        WithJsonSchema({"title": "Input", "anyOf": [text_schema, list_schema]}),
     ]
     question = text(pattern=r"\S")
     absent: Any = {"json_schema_extra": _without_default}

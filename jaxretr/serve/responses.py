@@ -28,7 +28,7 @@ class _Answer(BaseModel):
 
 
 class Found(_Answer):
-    """A passage that was found."""
+    """A passage of an answer."""
 
     id: str
     score: float
@@ -39,7 +39,7 @@ class Found(_Answer):
 
 
 class Hits(_Answer):
-    """What was found for one query, best first; without the shards that did not answer."""
+    """Passages for one query, best first; without the passages of shards that did not answer."""
 
     hits: list[Found]
     degraded: bool
@@ -68,7 +68,7 @@ class Embedding(_Answer):
 
 
 class Usage(_Answer):
-    """Tokens that were read, prefixes and special tokens included."""
+    """Number of tokens encoded, prefixes and special tokens included."""
 
     prompt_tokens: int
     total_tokens: int
@@ -100,13 +100,13 @@ class Models(_Answer):
 
 
 class Upserted(_Answer):
-    """Passages that are on disk now."""
+    """Number of passages added or replaced; they are on disk."""
 
     upserted: int
 
 
 class Deleted(_Answer):
-    """The number of passages that existed and were deleted."""
+    """Number of passages that existed and were deleted."""
 
     deleted: int
 
@@ -118,7 +118,7 @@ class Compaction(_Answer):
 
 
 class Info(_Answer):
-    """What is served."""
+    """The served model and index, and the limits on requests."""
 
     model: str
     dim: int
@@ -136,7 +136,7 @@ class Status(_Answer):
 
 
 class Problem(_Answer):
-    """What is wrong, and what to do about it."""
+    """What is wrong, and how to correct it."""
 
     message: str
     type: str
@@ -145,7 +145,7 @@ class Problem(_Answer):
 
 
 class Error(_Answer):
-    """OpenAI's form of an error."""
+    """An error in OpenAI's format."""
 
     error: Problem
 

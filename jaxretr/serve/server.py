@@ -31,7 +31,7 @@ from jaxretr.tracking import say
 
 
 def read_api_key(file: Path | None) -> str | None:
-    """Return the key in `file`, or else in the environment; None without a key.
+    """Return the key in `file`, or without a file, the key in the environment; None if there is none.
 
     There is no flag for the key, because other users can see command lines.
     """
@@ -57,8 +57,8 @@ def allowed_hosts(
         return (*LOOPBACK, *names)
     if api_key is None and not insecure:
         raise ValueError(
-            f"everyone who reaches {host or 'this machine'} could use the service: set {API_KEY_VARIABLE}, name a file "
-            "with --api_key_file, or say --insecure if that is meant"
+            f"anyone who can reach {host or 'this machine'} could use the service; set {API_KEY_VARIABLE}, give a file "
+            "with --api_key_file, or pass --insecure to allow it"
         )
     return (*LOOPBACK, *names) if names else ()
 
@@ -97,7 +97,7 @@ def server_config(app: FastAPI, options: ServiceOptions, *, host: str, port: int
 
 
 class Server(uvicorn.Server):
-    """uvicorn with exit code 0 after a requested shutdown; it also stops by itself when the service has failed."""
+    """A uvicorn server that returns after a requested shutdown, and stops by itself when the service has failed."""
 
     def __init__(self, config: uvicorn.Config, service: Service):
         super().__init__(config)
@@ -105,8 +105,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        for one in self.servers[0].sockets if self.started else ():
-            host, port = one.getsockname()[:2]
+        for listener in self.servers[0].sockets if self.started else ():
+            host, port = listener.getsockname()[:2]
             say(f"Listening on http://{f'[{host}]' if ':' in host else host}:{port}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -119,7 +119,7 @@ class Server(uvicorn.Server):
 
 
 class Protocol(H11Protocol):
-    """A connection with time limits for sending the head of a request and for reading a part of the response.
+    """A connection with time limits for receiving the head of a request and for each part of the response.
 
     If there are more than `max_connections`, the new connection replaces the one that has sent no request for longest.
     If every other connection has an active request, the new connection gets 503.
@@ -136,14 +136,16 @@ class Protocol(H11Protocol):
         super().connection_made(transport)
         self._watch_head()
         if len(self.connections) > self._options.max_connections:
-            others = [one for one in self.connections if isinstance(one, Protocol) and one is not self]
-            idle = [one for one in others if one.conn.their_state is h11.IDLE and not one.transport.is_closing()]
+            others = [other for other in self.connections if isinstance(other, Protocol) and other is not self]
+            idle = [
+                other for other in others if other.conn.their_state is h11.IDLE and not other.transport.is_closing()
+            ]
             if idle:
-                min(idle, key=lambda one: one._idle_since).transport.abort()
+                min(idle, key=lambda other: other._idle_since).transport.abort()
             else:
                 self.app = error_response(
                     503,
-                    f"{self._options.max_connections} clients are being served, as many as may be; try again",
+                    f"the service already has {self._options.max_connections} clients, the maximum; try again",
                     headers={"Retry-After": "2", "Connection": "close"},
                 )
 
@@ -169,10 +171,10 @@ class Protocol(H11Protocol):
         _stop(self._writing)
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, f"this cannot be read as an HTTP request: {msg}")
+        self._refuse(400, f"the request is not valid HTTP: {msg}")
 
     def _watch_head(self) -> None:
-        """Run the timer while a head, or the rest of a body that was already answered, is incomplete."""
+        """Run the timer while a head is incomplete, or the body of an already answered request."""
         if self.conn.their_state is not h11.IDLE and self.conn.our_state is not h11.DONE:
             _stop(self._head)
             self._head = None
@@ -181,7 +183,7 @@ class Protocol(H11Protocol):
 
     def _give_up(self) -> None:
         if self.conn.their_state is h11.IDLE:
-            self._refuse(408, f"the head of the request was not there after {self._options.header_timeout:g} s")
+            self._refuse(408, f"the head of the request did not arrive within {self._options.header_timeout:g} s")
         else:
             self.transport.abort()
 

@@ -1,4 +1,4 @@
-"""The service without HTTP: checked requests in, JSON values out."""
+"""The service without HTTP: methods that take checked requests and return JSON values."""
 
 import asyncio
 import functools
@@ -50,12 +50,12 @@ class Service:
 
     @property
     def unready(self) -> str | None:
-        """The reason why clients should send no requests now, or None. Requests sent during a shutdown are answered."""
+        """The reason why clients should send no requests now, or None. A shutdown still answers accepted requests."""
         return "the service is shutting down" if self.stopping else self._unable
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Warm up in the background; at the end, wait for work that has begun."""
+        """Warm up in the background; at the end, wait for running work."""
         warming = asyncio.create_task(self._warm_up())
         try:
             yield
@@ -80,14 +80,14 @@ class Service:
         if len(texts) * request.k > self.options.max_hits:
             raise ServiceError(
                 422,
-                f"{len(texts)} queries with k = {request.k} are {len(texts) * request.k} passages; expected at most "
-                f"{self.options.max_hits} in one answer",
+                f"{len(texts)} queries with k = {request.k} give {len(texts) * request.k} passages; expected at most "
+                f"{self.options.max_hits} passages per response",
                 param="k",
             )
         self._check_ready()
         async with self._deadline():
-            found = [responses.hits(one) for one in await self._batcher.search(texts, request.options())]
-        body: dict[str, Any] = {"answers": found} if request.queries else found[0]
+            answers = [responses.hits(answer) for answer in await self._batcher.search(texts, request.options())]
+        body: dict[str, Any] = {"answers": answers} if request.queries else answers[0]
         return {**body, "took_ms": round(1000 * (time.perf_counter() - started), 3)}
 
     async def embed(self, request: EmbeddingsRequest) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Service:
     async def upsert(self, request: PutRequest) -> dict[str, Any]:
         """Return `Upserted` after the passages are on disk."""
         self._check_ready()
-        passages = [one.passage() for one in request.passages]
+        passages = [passage.passage() for passage in request.passages]
         async with self._deadline():
             vectors = await self._batcher.embed("passage", [passage.full_text for passage in passages])
         await self._write(lambda: self.index.upsert(passages, vectors))
@@ -121,7 +121,7 @@ class Service:
     def compact(self) -> dict[str, Any]:
         """Start a compaction in the background and return a `Compaction`."""
         if self._compaction is not None and not self._compaction.done():
-            raise ServiceError(409, "a compaction is under way; ask again when it is done")
+            raise ServiceError(409, "a compaction is already running; try again when it is done")
         self._compaction = asyncio.get_running_loop().run_in_executor(None, self._compact)
         return {"compaction": "begun"}
 
@@ -170,8 +170,8 @@ class Service:
             async with asyncio.timeout(self.options.request_timeout):
                 yield
         except TimeoutError as error:
-            message = f"not done after {self.options.request_timeout:g} s, and given up; nothing was changed"
-            raise ServiceError(504, f"{message}. Send less at once, or try again when there is less to do") from error
+            message = f"the request took more than {self.options.request_timeout:g} s and was canceled"
+            raise ServiceError(504, f"{message}; nothing was changed; send fewer texts, or try again later") from error
 
     async def _write(self, change: Callable[[], Any]) -> Any:
         """Wait for a write without a deadline, because the client must know whether it succeeded."""
@@ -191,20 +191,20 @@ class Service:
     async def _warm_up(self) -> None:
         """Compile every shape of batches, one at a time, so that a shutdown waits for one compilation only."""
         started = time.monotonic()
-        # By default, JAX's cache keeps only compilations of at least a second. Most shapes take less time, and the next
+        # By default, JAX's cache keeps only compilations of at least a second. Most shapes compile faster, and the next
         # start of the service should find them in the cache.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         try:
-            wanted = await self._batcher.on_device(lambda: shapes(self.encoder, self.options))
+            warm_up_shapes = await self._batcher.on_device(lambda: shapes(self.encoder, self.options))
             with progress_bar() as bar:
-                for done, shape in enumerate(bar.track(wanted, description="warm up")):
-                    self._progress = f"warming up: {done} of {len(wanted)} shapes are compiled"
+                for done, shape in enumerate(bar.track(warm_up_shapes, description="warm up")):
+                    self._progress = f"warming up: {done} of {len(warm_up_shapes)} batch shapes are compiled"
                     await self._batcher.on_device(functools.partial(self._encode, "query", shape.texts))
         except Exception as error:
             traceback.print_exception(error)
             self.failure = f"the encoder cannot be warmed up: {error}"
-            self._progress = "the encoder cannot be warmed up; the log of the service says why"
+            self._progress = "the encoder cannot be warmed up; see the log of the service"
             return
         self._progress = ""
         self.metrics.ready.set(1)
-        say(f"Ready: {len(wanted)} shapes of batches in {time.monotonic() - started:.0f} s")
+        say(f"Ready: compiled {len(warm_up_shapes)} batch shapes in {time.monotonic() - started:.0f} s")

@@ -1,4 +1,4 @@
-"""The shapes of batches that the service may encode.
+"""The batch shapes that the service may encode.
 
 Input: an encoder and options. Output: texts that produce each shape.
 """
@@ -10,11 +10,11 @@ from jaxretr.serve.options import ServiceOptions
 from jaxretr.tokenization import bucket
 
 TOKENS_PER_TEXT = 32
-"""Length of a text as `max_batch` counts, about that of a query; `Encoder` counts texts of four times this length."""
+"""Text length that `max_batch` assumes, about a query's length; `Encoder` assumes four times this length."""
 
 
 class Shape(NamedTuple):
-    """Texts that form one batch of this shape, [size, length] over all devices."""
+    """Texts that form one batch of shape [size, length] over all devices."""
 
     size: int
     length: int
@@ -36,9 +36,9 @@ def shapes(encoder: Encoder, options: ServiceOptions) -> list[Shape]:
     candidates = ["a " * words for words in range(encoder.max_length + 1)]
     for text, ids in zip(candidates, tokenize(candidates), strict=True):
         texts.setdefault(bucket(len(ids), tokenize.buckets), text)
-    found: dict[tuple[int, int], Shape] = {}
+    unique: dict[tuple[int, int], Shape] = {}
     for length, text in texts.items():
         for count in range(1, max(options.max_batch, options.max_passage_batch) + 1):
             for batch in plan_batches([length] * count, tokenize.buckets, encoder_batch_size(options)):
-                found.setdefault((batch.size, batch.length), Shape(batch.size, batch.length, [text] * len(batch.rows)))
-    return sorted(found.values(), key=lambda shape: (shape.size * shape.length, shape.length))
+                unique.setdefault((batch.size, batch.length), Shape(batch.size, batch.length, [text] * len(batch.rows)))
+    return sorted(unique.values(), key=lambda shape: (shape.size * shape.length, shape.length))

@@ -2,7 +2,7 @@
 
 Input: arms and seeds. Output: measured and tested differences between the arms.
 
-`design` describes what is trained and measured, `training` trains the models, `sections` measures them, `records`
+`design` describes trainings and measurements, `training` trains the models, `sections` measures them, `records`
 stores the results as one small JSON file for each arm and seed, `analysis` tests them, and `report`, `tables` and
 `plots` present them.
 """

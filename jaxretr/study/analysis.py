@@ -21,9 +21,9 @@ class Measure:
     """A measure of the study.
 
     Attributes:
-      section: the section that measures it.
+      section: section that records the measure.
       name: "setting/measure".
-      title: its name in tables.
+      title: name in tables.
       decimals: number of printed decimals.
     """
 
@@ -82,10 +82,10 @@ RADIUS = Measure("cross", "cross/pooled_radius@10", "pooled radius@10")
 
 @dataclass(frozen=True)
 class Contrast:
-    """An arm minus the baseline by one measure, over the seeds that both have.
+    """The difference between an arm and the baseline in one measure, over their common seeds.
 
     Attributes:
-      arm, baseline, measure: what is compared, and by which measure.
+      arm, baseline, measure: the compared arms, and the measure.
       arm_value, baseline_value: means of the two arms.
       difference, low, high: difference of the means, and the ends of its 95 % interval.
       p: two-sided p-value of this test alone.
@@ -138,12 +138,12 @@ class Analysis:
 
     @property
     def trained(self) -> list[str]:
-        """The arms with a record that are trained, without the references."""
+        """The trained arms with a record, without the references."""
         return [arm for arm in self.arms if self.study.arms[arm].seeds]
 
     @property
     def secondary(self) -> list[Contrast]:
-        """The arm in question minus the baseline by all secondary measures, corrected together."""
+        """The arm in question minus the baseline in all secondary measures, corrected together."""
         return family([self.contrast(self.study.contrast[1], measure) for measure in SECONDARY])
 
     def of_arm(self, arm: str) -> dict[int, RunRecord]:
@@ -154,7 +154,7 @@ class Analysis:
     def contrast(
         self, arm: str, measure: Measure, *, baseline: str = "", section: Section | None = None
     ) -> Contrast | None:
-        """Return an arm minus a baseline; None if there is no seed under which both have been measured.
+        """Return an arm minus a baseline; None if no seed has measurements of both.
 
         Args:
           arm: name of the arm.
@@ -163,77 +163,78 @@ class Analysis:
           section: section of the arm, if it differs from the section of the measure (as when the matched checkpoint is
             compared with the finished baseline).
         """
-        asked = arm, measure, baseline or self.study.contrast[0], section or measure.section
-        if asked not in self._tested:
-            self._tested[asked] = self._contrast(*asked)
-        return self._tested[asked]
+        key = arm, measure, baseline or self.study.contrast[0], section or measure.section
+        if key not in self._tested:
+            self._tested[key] = self._contrast(*key)
+        return self._tested[key]
 
     def by_task(self, arm: str, measure: Measure) -> dict[str, float]:
         """Return the mean over seeds for each task, such as a query language; tasks without a value are omitted."""
-        found: dict[str, list[float]] = {}
+        values_by_task: dict[str, list[float]] = {}
         for record in self.of_arm(arm).values():
             section = record.sections.get(measure.section)
             for task, value in (section.by_task.get(measure.name, {}) if section else {}).items():
                 if value is not None:
-                    found.setdefault(task, []).append(value)
-        return {task: float(np.mean(values)) for task, values in found.items()}
+                    values_by_task.setdefault(task, []).append(value)
+        return {task: float(np.mean(values)) for task, values in values_by_task.items()}
 
     def values(self, arm: str, measure: Measure) -> list[float]:
-        """Return the mean of a measure under each seed that has been measured."""
-        found = [
+        """Return the mean of a measure for each measured seed."""
+        values = [
             record.sections[measure.section].scalar(measure.name)
             for record in self.of_arm(arm).values()
             if measure.section in record.sections
         ]
-        return [value for value in found if not math.isnan(value)]
+        return [value for value in values if not math.isnan(value)]
 
     def _contrast(self, arm: str, measure: Measure, baseline: str, section: Section) -> Contrast | None:
-        ones, others = self.of_arm(arm), self.of_arm(baseline)
+        arm_records, baseline_records = self.of_arm(arm), self.of_arm(baseline)
         pairs: list[tuple[Results, Results]] = []
-        for seed in sorted(ones.keys() & others.keys()):
-            one, other = _results(ones[seed], section, measure), _results(others[seed], measure.section, measure)
-            if one and other:
-                pairs.append((one, other))
+        for seed in sorted(arm_records.keys() & baseline_records.keys()):
+            arm_results = _results(arm_records[seed], section, measure)
+            baseline_results = _results(baseline_records[seed], measure.section, measure)
+            if arm_results and baseline_results:
+                pairs.append((arm_results, baseline_results))
         if not pairs:
             return None
 
-        def tested(some: Sequence[tuple[Results, Results]]) -> MeasureComparison:
-            systems = {baseline: [other for _, other in some], arm: [one for one, _ in some]}
+        def tested(pairs: Sequence[tuple[Results, Results]]) -> MeasureComparison:
+            systems = {baseline: [results for _, results in pairs], arm: [results for results, _ in pairs]}
             return compare(systems, measures=[measure.name], baseline=baseline).measures[0]
 
-        of_all = tested(pairs)
-        alone = [tested([pair]).pairs[0] for pair in pairs]
-        (found,) = of_all.pairs
-        values = {system.system: system.value for system in of_all.systems}
+        over_seeds = tested(pairs)
+        by_seed = [tested([pair]).pairs[0] for pair in pairs]
+        (comparison,) = over_seeds.pairs
+        values = {system.system: system.value for system in over_seeds.systems}
         return Contrast(
             arm=arm,
             baseline=baseline,
             measure=measure,
             arm_value=values[arm],
             baseline_value=values[baseline],
-            difference=found.difference,
-            low=found.low,
-            high=found.high,
-            p=found.p,
-            p_holm=found.p,
-            effect_size=found.effect_size,
+            difference=comparison.difference,
+            low=comparison.low,
+            high=comparison.high,
+            p=comparison.p,
+            p_holm=comparison.p,
+            effect_size=comparison.effect_size,
             seeds=len(pairs),
-            by_seed=tuple(one.difference for one in alone),
-            p_by_seed=tuple(one.p for one in alone),
-            questions=of_all.questions,
+            by_seed=tuple(seed.difference for seed in by_seed),
+            p_by_seed=tuple(seed.p for seed in by_seed),
+            questions=over_seeds.questions,
         )
 
 
 def family(contrasts: Sequence[Contrast | None]) -> list[Contrast]:
     """Return the contrasts that could be measured, corrected together by Holm's method."""
-    found = [one for one in contrasts if one is not None]
-    if not found:
+    measured = [contrast for contrast in contrasts if contrast is not None]
+    if not measured:
         return []
-    corrected = holm(np.array([one.p for one in found])).tolist()
-    return [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
+    corrected = holm(np.array([contrast.p for contrast in measured])).tolist()
+    return [replace(contrast, p_holm=p) for contrast, p in zip(measured, corrected, strict=True)]
 
 
 def _results(record: RunRecord, section: Section, measure: Measure) -> Results | None:
     """Return the results of a section, or None if the measure has no value in it."""
-    found = record.sections.get(section)
-    return None if found is None or math.isnan(found.scalar(measure.name)) else found.results()
+    recorded = record.sections.get(section)
+    return None if recorded is None or math.isnan(recorded.scalar(measure.name)) else recorded.results()

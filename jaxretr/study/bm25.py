@@ -16,30 +16,30 @@ from jaxretr.types import RetrievalSet
 
 
 class BM25Encoder:
-    """Encodes passages as the BM25 weights of the collection's query terms, and queries as their terms.
+    """Encode passages as the BM25 weights of the collection's query terms, and queries as their terms.
 
     The weights are defined as in Lucene's BM25 with k1 1.2 and b .75. Inverse document frequencies are computed over
     the pool of all languages.
 
     Args:
-      collection: its passages are the pool, and the terms of its queries get a column each.
+      collection: collection whose passages are the pool; each term of its queries gets a column.
       tokenization: maps texts to token ids.
     """
 
     def __init__(self, collection: RetrievalSet, tokenization: Callable[[list[str]], list[list[int]]]):
         self._tokenization = tokenization
-        read = [passage.full_text for passage in collection.take_passages(range(len(collection.passages)))]
-        documents = tokenization(read)
-        asked = {token for ids in tokenization([query.text for query in collection.queries]) for token in ids}
-        terms = sorted(asked & {token for ids in documents for token in ids})
+        texts = [passage.full_text for passage in collection.take_passages(range(len(collection.passages)))]
+        documents = tokenization(texts)
+        query_terms = {token for ids in tokenization([query.text for query in collection.queries]) for token in ids}
+        terms = sorted(query_terms & {token for ids in documents for token in ids})
         self._column = {token: column for column, token in enumerate(terms)}
         index = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
         index.index([[str(token) for token in ids] for ids in documents], show_progress=False)
         weights = np.stack([index.get_scores([str(token)]) for token in terms], axis=1).astype(np.float32)
-        self._weights = dict(zip(read, weights, strict=True))
+        self._weights = dict(zip(texts, weights, strict=True))
 
     def encode_document(self, texts: Iterable[str]) -> Float32[np.ndarray, "passages terms"]:
-        """Return the rows of passages, which must belong to the collection."""
+        """Return the BM25 weights of passages, which must belong to the collection."""
         return np.stack([self._weights[text] for text in texts])
 
     def encode_query(self, texts: Iterable[str]) -> Float32[np.ndarray, "queries terms"]:

@@ -1,4 +1,4 @@
-"""The design of a study: what it trains and measures.
+"""The design of a study: its trainings and measurements.
 
 `configs/study_*.py` build a `Study`, which is checked when it is built.
 """
@@ -18,7 +18,7 @@ Section = Literal["clean", "further", "multi", "mono", "cross", "matched", "chec
 """A group of measurements of a model, see `jaxretr.study.sections`."""
 
 BM25 = "bm25"
-"""Name of the arm that is not an encoder, see `jaxretr.study.bm25`."""
+"""Name of the arm without an encoder, see `jaxretr.study.bm25`."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Arm:
       hardening: hardening of the training.
       seeds: seeds of the training; () for a reference that is not trained.
       rate_of: the arm whose learning rate this arm uses; "" selects its own.
-      sections: what is measured under every seed.
-      sections_of_first_seed: what is also measured under the first seed.
+      sections: sections that are measured for every seed.
+      sections_of_first_seed: further sections that are measured for the first seed only.
     """
 
     alpha: float = 0.5
@@ -43,7 +43,7 @@ class Arm:
 
     @property
     def all_sections(self) -> tuple[Section, ...]:
-        """All sections that are measured under any seed of the arm."""
+        """All sections that are measured for any seed of the arm."""
         return (*self.sections, *self.sections_of_first_seed)
 
 
@@ -54,7 +54,7 @@ class Collection:
     Attributes:
       name: name of the data set.
       data_dir: directory of its published files; "" if it is downloaded.
-      candidates: what is retrieved; "" if there is no choice.
+      candidates: kind of passages to retrieve; "" if the data set has only one kind.
     """
 
     name: str
@@ -96,11 +96,11 @@ class Study:
     """A whole study.
 
     Attributes:
-      base: the training that all arms share; its `evaluation` is the validation that selects learning rates.
+      base: training config that all arms share; its `evaluation` is the validation that selects learning rates.
       arms: name -> recipe. The first arm is the baseline, the second the arm in question.
-      rates: learning rates that each arm with `rate_of=""` is trained with under its first seed.
+      rates: learning rates that each arm with `rate_of=""` tries with its first seed.
       collection: the collection that is searched in several languages.
-      further: more collections, searched clean in every setting that they allow. Tests use the first of them.
+      further: further collections, evaluated clean in every setting that they allow. Tests use the first collection.
       max_length: tokens of a text in evaluation; longer texts are truncated.
       attacks: section -> its attacks.
       checked: number of queries of one language for the checks of the attacks' strength.
@@ -119,20 +119,20 @@ class Study:
         for name, arm in self.arms.items():
             if arm.rate_of and (arm.rate_of not in self.arms or self.arms[arm.rate_of].rate_of):
                 raise ValueError(
-                    f"arm {name!r} takes the learning rate of {arm.rate_of!r}, which chooses none; "
-                    f"name one of {', '.join(n for n, a in self.arms.items() if a.seeds and not a.rate_of)}"
+                    f"arm {name!r} takes the learning rate of {arm.rate_of!r}, which does not select one; "
+                    f"expected one of {', '.join(n for n, a in self.arms.items() if a.seeds and not a.rate_of)}"
                 )
             unknown = set(arm.all_sections) - set(get_args(Section))
             if unknown:
-                raise ValueError(f"arm {name!r} has sections {sorted(unknown)}; there are {get_args(Section)}")
+                raise ValueError(f"arm {name!r} has unknown sections {sorted(unknown)}; expected {get_args(Section)}")
         if not self.rates:
-            raise ValueError("rates is empty; name one learning rate at least")
+            raise ValueError("rates is empty; expected at least one learning rate")
 
     @property
     def contrast(self) -> tuple[str, str]:
         """The baseline and the arm in question."""
-        baseline, asked, *_ = self.arms
-        return baseline, asked
+        baseline, arm, *_ = self.arms
+        return baseline, arm
 
     def runs(self) -> Iterator[Run]:
         """Yield every run, first seeds first, so that an interrupted study covers the arms in order of importance."""
@@ -151,7 +151,7 @@ class Study:
         return arm.all_sections if run.seed in (arm.seeds or (0,))[:1] else arm.sections
 
     def config(self, run: Run, rate: float, output_dir: Path) -> Config:
-        """Return the training config of a run with this peak learning rate, in its own directory."""
+        """Return the training config of a run with this peak learning rate and a separate output directory."""
         arm = self.arms[run.arm]
         return dataclasses.replace(
             self.base,
@@ -165,21 +165,21 @@ class Study:
     def design_of(self, run: Run) -> dict[str, Any]:
         """Return everything that determines the content of a run's record, as plain values.
 
-        This excludes where files are, and the other arms.
+        The locations of files and the other arms are excluded.
         """
         arm = self.arms[run.arm]
         rates = [arm.rate_of or run.arm, *self.rates]
         shared = self.base.to_dict()
         shared["data"] = {name: value for name, value in shared["data"].items() if name not in ("data_dir", "source")}
-        chosen: dict[str, Any] = {
+        design: dict[str, Any] = {
             "alpha": arm.alpha,
             "hardening": dataclasses.asdict(arm.hardening),
             "rates": rates,
             "base": {name: shared[name] for name in ("model", "data", "train", "evaluation")},
             "collection": dataclasses.asdict(self.collection),
-            "further": [dataclasses.asdict(one) for one in self.further],
+            "further": [dataclasses.asdict(collection) for collection in self.further],
             "max_length": self.max_length,
             "attacks": {section: dataclasses.asdict(attack) for section, attack in self.attacks.items()},
             "checked": self.checked,
         }
-        return json.loads(json.dumps(chosen))
+        return json.loads(json.dumps(design))

@@ -1,4 +1,4 @@
-"""Pictures of a study, in the style of `jaxretr.eval.plots`: no picture relies on hue alone."""
+"""Figures of a study, in the style of `jaxretr.eval.plots`: no figure relies on hue alone."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,9 +20,9 @@ def success_curves(arms: Mapping[str, Mapping[float, Sequence[float]]]) -> Figur
     lines = {
         arm: Line(
             list(values),
-            [float(np.mean(of_seeds)) for of_seeds in values.values()],
-            [min(of_seeds) for of_seeds in values.values()],
-            [max(of_seeds) for of_seeds in values.values()],
+            [float(np.mean(by_seed)) for by_seed in values.values()],
+            [min(by_seed) for by_seed in values.values()],
+            [max(by_seed) for by_seed in values.values()],
             start=1.0,
         )
         for arm, values in arms.items()
@@ -42,14 +42,16 @@ def differences(primary: Contrast, secondary: Sequence[Contrast]) -> Figure:
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         axes.axvline(0, color=PALETTE["muted"], linewidth=0.8)
-        for row, one in enumerate(rows):
-            low, high = np.clip([one.low, one.high], -1, 1)
+        for row, contrast in enumerate(rows):
+            low, high = np.clip([contrast.low, contrast.high], -1, 1)
             axes.plot([low, high], [row, row], color=PALETTE["ink"], linewidth=1.2)
-            for seed in one.by_seed:
-                axes.plot([seed], [row + 0.28], marker="|", color=PALETTE["muted"], markersize=5)
-            filled = PALETTE["accent"] if one.p_holm < 0.05 else PALETTE["paper"]
-            axes.plot([one.difference], [row], marker="o", markersize=6, color=PALETTE["ink"], markerfacecolor=filled)
-        axes.set_yticks(at, [one.measure.title for one in rows])
+            for difference in contrast.by_seed:
+                axes.plot([difference], [row + 0.28], marker="|", color=PALETTE["muted"], markersize=5)
+            fill = PALETTE["accent"] if contrast.p_holm < 0.05 else PALETTE["paper"]
+            axes.plot(
+                [contrast.difference], [row], marker="o", markersize=6, color=PALETTE["ink"], markerfacecolor=fill
+            )
+        axes.set_yticks(at, [contrast.measure.title for contrast in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="x", color=PALETTE["rule"], linewidth=0.6)
         axes.set_axisbelow(True)
@@ -71,9 +73,9 @@ def over_alpha(values: Mapping[float, Mapping[str, float]]) -> Figure:
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         axes.grid(axis="y", color=PALETTE["rule"], linewidth=0.8)
-        for setting, (dashes, marker, colour) in looks.items():
+        for setting, (dashes, marker, color) in looks.items():
             y = [of_alpha[setting] for of_alpha in values.values()]
-            axes.plot(list(values), y, linestyle=dashes, marker=marker, color=PALETTE[colour], linewidth=1.7)
+            axes.plot(list(values), y, linestyle=dashes, marker=marker, color=PALETTE[color], linewidth=1.7)
             axes.annotate(setting, (max(values), y[-1]), xytext=(8, 0), textcoords="offset points", va="center")
         axes.set_xticks(list(values), [f"{alpha:g}" for alpha in values])
         axes.set_xlabel("α: share of monolingual batches")

@@ -17,10 +17,10 @@ class Provenance:
 
     Attributes:
       model: `Encoder.fingerprint` of the measured model. For `matched` it is the fingerprint of the run's finished
-        model, and the section's facts hold that of the checkpoint; for BM25 it is the fingerprint of the encoder whose
-        tokens are the terms.
+        model, and the section's facts hold the checkpoint's fingerprint; for BM25 it is the fingerprint of the encoder
+        whose tokens are the terms.
       commit: version of the code, see `code_version`.
-      time: when the measurement ended, in UTC.
+      time: end of the measurement, in UTC.
     """
 
     model: str
@@ -34,7 +34,7 @@ class Provenance:
 
     @classmethod
     def of(cls, model: str) -> "Provenance":
-        """Return the provenance of what the running code has just measured for a model."""
+        """Return the provenance of a measurement that the running code has just finished for a model."""
         return cls(model, code_version(), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
 

@@ -2,8 +2,8 @@
 
 It is written from `Results` and can be converted back to them. For each section, a record holds the means of every task
 and values per query, rounded to five decimals. If a section asks many questions in many languages, the values are means
-over the languages of a question. Tests over questions need no more (`jaxretr.eval.significance` treats a question and
-its translations as one cluster).
+over the languages of a question. Tests over questions need only these means (`jaxretr.eval.significance` treats a
+question and its translations as one cluster).
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ SCHEMA = 1
 EVERY_LANGUAGE = "all"
 """Query language of a task whose values are means over the languages of a question."""
 UNKNOWN = "unknown provenance"
-"""Stands for the model of a section that does not record one."""
+"""Placeholder for the model of a section without provenance."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class SectionRecord:
       by_task: "setting/measure" -> mean of each task, by "query language" or "query language→corpus language".
       per_query: setting -> task (named as in `by_task`) -> values per query, by measure (None for NaN), and under "id"
         the ids of the queries, or the "setting/task" that has the same ids.
-      facts: anything else worth keeping, such as costs, checks or example texts.
+      facts: further results, such as costs, checks or example texts.
       seconds: duration of the measurement.
       content: fingerprint of the test collection; empty in sections of older versions.
       provenance: provenance of the section; None in sections of older versions.
@@ -53,7 +53,7 @@ class SectionRecord:
 
     @classmethod
     def of(
-        cls, results: Results, measures: Sequence[str] = (), *, by_question: bool = False, **others: Any
+        cls, results: Results, measures: Sequence[str] = (), *, by_question: bool = False, **attributes: Any
     ) -> "SectionRecord":
         """Return the record of `results`, with the values per query of `measures` (of all measures if none are named).
 
@@ -61,19 +61,19 @@ class SectionRecord:
           results: results with values per query.
           measures: names of measures, without the setting.
           by_question: average over the languages of a question.
-          others: further attributes of the record.
+          attributes: further attributes of the record.
         """
         by_task: dict[str, dict[str, float | None]] = {}
         per_query: dict[str, dict[str, dict[str, Any]]] = {}
-        for setting, found in results.settings.items():
-            for name in found.measures:
+        for setting, result in results.settings.items():
+            for name in result.measures:
                 if not measures or name in measures:
-                    of_tasks = {_name(task): task.measures[name] for task in found.tasks}
-                    by_task[f"{setting}/{name}"] = {task: _short(value) for task, value in of_tasks.items()}
-            tasks = [_over_languages(found)] if by_question else found.tasks
+                    task_means = {_name(task): task.measures[name] for task in result.tasks}
+                    by_task[f"{setting}/{name}"] = {task: _short(value) for task, value in task_means.items()}
+            tasks = [_over_languages(result)] if by_question else result.tasks
             per_query[setting] = {
                 _name(task): {
-                    "id": _said_before(per_query, list(task.query_ids)),
+                    "id": _shared_ids(per_query, list(task.query_ids)),
                     **{
                         name: [_short(value) for value in values.tolist()]
                         for name, values in task.per_query.items()
@@ -82,7 +82,7 @@ class SectionRecord:
                 }
                 for task in tasks
             }
-        return cls(results.collection, by_task, per_query, content=results.content, **others)
+        return cls(results.collection, by_task, per_query, content=results.content, **attributes)
 
     def scalar(self, name: str) -> float:
         """Return the mean over tasks of "setting/measure"; NaN if there is none."""
@@ -92,14 +92,14 @@ class SectionRecord:
         """Return the values per query as `Results` for `jaxretr.eval.compare`."""
         settings: dict[Setting, SettingResult] = {}
         for setting, tasks in self.per_query.items():
-            found = [_task(name, columns, self._ids(columns["id"])) for name, columns in tasks.items()]
-            settings[setting] = SettingResult(tuple(found))  # type: ignore[index]
+            results = [_task(name, columns, self._ids(columns["id"])) for name, columns in tasks.items()]
+            settings[setting] = SettingResult(tuple(results))  # type: ignore[index]
         return Results(self.collection, settings, content=self.content)
 
-    def _ids(self, said: list[str] | str) -> list[str]:
-        if isinstance(said, list):
-            return said
-        setting, _, task = said.partition("/")
+    def _ids(self, ids: list[str] | str) -> list[str]:
+        if isinstance(ids, list):
+            return ids
+        setting, _, task = ids.partition("/")
         return self._ids(self.per_query[setting][task]["id"])
 
 
@@ -129,10 +129,10 @@ class RunRecord:
     @property
     def models(self) -> dict[str, list[str]]:
         """Names of sections by the fingerprint of the model that they were measured on (`UNKNOWN` if not recorded)."""
-        found: dict[str, list[str]] = {}
+        sections_by_model: dict[str, list[str]] = {}
         for name, section in self.sections.items():
-            found.setdefault(section.provenance.model if section.provenance else UNKNOWN, []).append(name)
-        return found
+            sections_by_model.setdefault(section.provenance.model if section.provenance else UNKNOWN, []).append(name)
+        return sections_by_model
 
     def check_model(self, model: str | None = None) -> None:
         """Check that every section of this record was measured on one known model, so that sections may be added.
@@ -143,14 +143,14 @@ class RunRecord:
         Raises:
           ValueError: sections were measured on another or an unknown model; the message names them and the remedy.
         """
-        others = {one: names for one, names in self.models.items() if one != model}
+        others = {other: names for other, names in self.models.items() if other != model}
         if UNKNOWN in others or (model and others):
-            said = "; ".join(f"{', '.join(names)}: {one}" for one, names in others.items())
-            measured = f"the model {model}" if model else "a model trained now"
+            measured = "; ".join(f"{', '.join(names)}: {other}" for other, names in others.items())
+            new = f"the model {model}" if model else "a newly trained model"
             raise ValueError(
-                f"the record {self.name}.json cannot take sections of {measured}, because its sections are of another "
-                f"model or of an unknown one ({said}). Delete {self.name}.json to measure all of its sections on one "
-                "model, or write into another directory with --record"
+                f"the record {self.name}.json cannot take sections of {new}, because it has sections of a different or "
+                f"unknown model ({measured}). Delete {self.name}.json to measure all sections on one model, or write "
+                "to another directory with --record"
             )
 
     def with_section(self, name: str, section: SectionRecord) -> "RunRecord":
@@ -159,7 +159,7 @@ class RunRecord:
         Raises:
           ValueError: the other sections were measured on another model, see `check_model`.
         """
-        others = {one: kept for one, kept in self.sections.items() if one != name}
+        others = {other: kept for other, kept in self.sections.items() if other != name}
         if section.provenance:
             dataclasses.replace(self, sections=others).check_model(section.provenance.model)
         return dataclasses.replace(self, sections=self.sections | {name: section})
@@ -182,11 +182,11 @@ class RunRecord:
             schema = content.pop("schema", None)
         except (json.JSONDecodeError, AttributeError) as error:
             raise ValueError(
-                f"{path} is no record of a run ({error}); delete it, and the run is measured anew"
+                f"{path} is not a record of a run ({error}); delete the file to measure the run again"
             ) from error
         if schema != SCHEMA:
             raise ValueError(
-                f"{path} has schema {schema!r}, expected {SCHEMA}; delete it, and the run is measured anew"
+                f"{path} has schema {schema!r}, expected {SCHEMA}; delete the file to measure the run again"
             )
         sections = {name: _section(section) for name, section in content.pop("sections").items()}
         return cls(**content, sections=sections)
@@ -203,7 +203,7 @@ def _section(content: dict[str, Any]) -> SectionRecord:
 
 
 def _over_languages(setting: SettingResult) -> TaskResult:
-    """Return one task whose values are means over the tasks that ask a question and have a value for it."""
+    """Return one task; its value for a question is the mean over the tasks that have a value for this question."""
     keys = {id.partition(":")[2]: None for task in setting.tasks for id in task.query_ids}
     column = {key: i for i, key in enumerate(keys)}
     per_query = {}
@@ -224,7 +224,7 @@ def _over_languages(setting: SettingResult) -> TaskResult:
     )
 
 
-def _said_before(per_query: dict[str, dict[str, dict[str, Any]]], ids: list[str]) -> list[str] | str:
+def _shared_ids(per_query: dict[str, dict[str, dict[str, Any]]], ids: list[str]) -> list[str] | str:
     """Return the name of a task that already has these ids, or else `ids`."""
     for setting, tasks in per_query.items():
         for task, columns in tasks.items():
@@ -234,15 +234,15 @@ def _said_before(per_query: dict[str, dict[str, dict[str, Any]]], ids: list[str]
 
 
 def _task(name: str, columns: dict[str, Any], ids: list[str]) -> TaskResult:
-    asked, _, searched = name.partition("→")
+    query_language, _, corpus_language = name.partition("→")
     per_query = {
         measure: np.array([np.nan if value is None else value for value in values], np.float64)
         for measure, values in columns.items()
         if measure != "id"
     }
     return TaskResult(
-        query_language=asked,
-        corpus_language=searched or None,
+        query_language=query_language,
+        corpus_language=corpus_language or None,
         queries=len(ids),
         dropped=0,
         passages=0,

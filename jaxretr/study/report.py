@@ -1,9 +1,9 @@
 """The page of a study.
 
-Input: records. Output: figures, and the generated blocks of a Markdown page.
+Input: records. Output: figures and the generated blocks of a Markdown page.
 
 The page (question, protocol) is written by hand, except for the blocks between `<!-- answer -->`, `<!-- results -->`
-and their end marks. For a study of your own, start from a copy of docs/study.md.
+and their end marks. To write up another study, start from a copy of docs/study.md.
 """
 
 import os
@@ -32,7 +32,7 @@ def write_page(study: Study, directory: Path) -> Path:
     """
     records = load_all(directory / "results")
     if not records:
-        raise ValueError(f"{directory / 'results'} holds no record of a run; measure one first")
+        raise ValueError(f"{directory / 'results'} holds no record of a run; call scripts/study.py without --report")
     analysis = Analysis(records, study)
     page = directory.with_name(f"{directory.name}.md")
     text = (page if page.exists() else TEMPLATE).read_text("utf-8")
@@ -40,7 +40,7 @@ def write_page(study: Study, directory: Path) -> Path:
     for name, content in blocks.items():
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not marked.search(text):
-            raise ValueError(f"{page} has no block <!-- {name} --> … <!-- /{name} -->; add it where the {name} belongs")
+            raise ValueError(f"{page} has no block <!-- {name} --> … <!-- /{name} -->; add the block")
         text = marked.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)  # type: ignore[misc]
     for name, figure in figures(analysis):
         with replaced_file(directory / f"{name}.png") as partial:
@@ -51,32 +51,34 @@ def write_page(study: Study, directory: Path) -> Path:
 
 
 def answer(analysis: Analysis) -> str:
-    """Return the answer by the primary measure as a paragraph: size, interval, test, limits."""
-    baseline, asked = analysis.study.contrast
-    found = analysis.contrast(asked, PRIMARY)
-    if found is None:
+    """Return the answer of the primary measure as a paragraph: size, interval, test, limits."""
+    baseline, arm = analysis.study.contrast
+    contrast = analysis.contrast(arm, PRIMARY)
+    if contrast is None:
         return "*The primary contrast has not been measured yet.*"
-    if found.p >= 0.05:
-        verdict = f"No effect of {asked} batches on robustness was found"
+    if contrast.p >= 0.05:
+        verdict = f"No effect of {arm} batches on robustness was found"
     else:
-        how = "more" if found.difference > 0 else "less"
-        verdict = f"{asked.capitalize()} batches make the model {how} robust in a pool of all languages"
-    clean = [analysis.contrast(asked, measure) for measure in CLEAN]
+        comparison = "more" if contrast.difference > 0 else "less"
+        verdict = f"{arm.capitalize()} batches make the model {comparison} robust in a pool of all languages"
+    clean = [analysis.contrast(arm, measure) for measure in CLEAN]
     gains = "; ".join(f"{one.measure.title} {with_interval(one)}" for one in clean if one)
-    value, other = number(found.arm_value, 3), number(found.baseline_value, 3)
+    arm_value, baseline_value = number(contrast.arm_value, 3), number(contrast.baseline_value, 3)
     parts = [
-        f"**{verdict}**: the area under robust-success@10 over log ρ in the multilingual setting is {value} for "
-        f"{asked} and {other} for {baseline}, a difference of {with_interval(found)} (95 % interval), "
-        f"p {p_value(found.p)}, Cohen's d {signed(found.effect_size, 2)}; {found.questions} questions in every "
-        f"language, {seeds(found.seeds)}."
+        f"**{verdict}**: the area under robust-success@10 over log ρ in the multilingual setting is {arm_value} for "
+        f"{arm} and {baseline_value} for {baseline}, a difference of {with_interval(contrast)} (95 % interval), "
+        f"p {p_value(contrast.p)}, Cohen's d {signed(contrast.effect_size, 2)}; {contrast.questions} questions in "
+        f"every language, {seeds(contrast.seeds)}."
     ]
     if gains:
-        parts.append(f"Clean, on all questions, {asked} minus {baseline}: {gains}.")
-    others = [analysis.contrast(asked, measure) for measure in SECONDARY[:2]]
-    said = "; ".join(f"{one.measure.title} {with_interval(one)}, {seeds(one.seeds)}" for one in others if one)
-    if said:
-        parts.append(f"In the other settings, before correction: {said}.")
-    matched = analysis.contrast(asked, PRIMARY, section="matched")
+        parts.append(f"Clean, on all questions, {arm} minus {baseline}: {gains}.")
+    secondary = [analysis.contrast(arm, measure) for measure in SECONDARY[:2]]
+    other_settings = "; ".join(
+        f"{one.measure.title} {with_interval(one)}, {seeds(one.seeds)}" for one in secondary if one
+    )
+    if other_settings:
+        parts.append(f"In the other settings, before correction: {other_settings}.")
+    matched = analysis.contrast(arm, PRIMARY, section="matched")
     if matched:
         parts.append(
             f"At matched clean quality the difference in area is {with_interval(matched)}, p {p_value(matched.p)}, "
@@ -94,7 +96,7 @@ def answer(analysis: Analysis) -> str:
 def results(analysis: Analysis, directory: Path, base: Path) -> Iterator[str]:
     """Yield the parts of the results block."""
     where = Path(os.path.relpath(directory, base)).as_posix()
-    baseline, asked = analysis.study.contrast
+    baseline, arm_in_question = analysis.study.contrast
     yield wrapped(
         f"From {len(analysis.records)} records in `{where}/results`; `uv run scripts/study.py --record "
         f"{directory.name if base == Path() else directory.as_posix()} --report` draws this again."
@@ -102,13 +104,13 @@ def results(analysis: Analysis, directory: Path, base: Path) -> Iterator[str]:
     yield f"![robust success@10 over the budget, by arm]({where}/robust_success.png)"
     yield "Mean over seeds ± standard deviation between them; seeds in parentheses where there are fewer than planned."
     yield tables.main_table(analysis)
-    yield f"### {asked} minus {baseline}, secondary measures"
+    yield f"### {arm_in_question} minus {baseline}, secondary measures"
     yield from tables.contrasts(analysis.secondary)
-    yield f"![differences between {asked} and {baseline}]({where}/differences.png)"
+    yield f"![differences between {arm_in_question} and {baseline}]({where}/differences.png)"
     yield "### Every arm against the baseline, primary measure"
-    others = [analysis.contrast(arm, PRIMARY) for arm in analysis.trained if arm not in analysis.study.contrast]
-    yield from tables.contrasts(family([analysis.contrast(asked, PRIMARY)]), corrected=False)
-    yield from tables.contrasts(family(others))
+    other_arms = [analysis.contrast(arm, PRIMARY) for arm in analysis.trained if arm not in analysis.study.contrast]
+    yield from tables.contrasts(family([analysis.contrast(arm_in_question, PRIMARY)]), corrected=False)
+    yield from tables.contrasts(family(other_arms))
     for part in (tables.matched, tables.hardening, tables.margin_and_sensitivity, tables.black_box):
         yield from part(analysis)
     yield from tables.by_language(analysis)
@@ -133,20 +135,20 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
 
 def _success(analysis: Analysis, arm: str) -> dict[float, list[float]]:
     """Return robust success@10 at each ρ, under each seed."""
-    found: dict[float, list[float]] = {}
+    curve: dict[float, list[float]] = {}
     for rho in analysis.study.attacks["multi"].options.rho:
         name = f"multi/pgd@{rho:g} robust_success@10"
         if values := analysis.values(arm, Measure("multi", name, name)):
-            found[rho] = values
-    return found
+            curve[rho] = values
+    return curve
 
 
 def _by_alpha(analysis: Analysis) -> dict[float, dict[str, float]]:
     """Return the clean mAP under seed 0 for each α of the arms without hardening."""
-    found = {}
+    clean_map = {}
     for name, arm in analysis.study.arms.items():
         record = analysis.records.get(f"{name}-0")
         if arm.seeds and not arm.hardening.method and record and "clean" in record.sections:
             clean = record.sections["clean"]
-            found[arm.alpha] = {setting: clean.scalar(f"{setting}/AP") for setting in ("mono", "cross", "multi")}
-    return dict(sorted(found.items()))
+            clean_map[arm.alpha] = {setting: clean.scalar(f"{setting}/AP") for setting in ("mono", "cross", "multi")}
+    return dict(sorted(clean_map.items()))

@@ -1,12 +1,12 @@
-"""Measurement of a finished model, section by section.
+"""Measure a finished model, section by section.
 
 Input: a `Study`, a `Run` and an encoder. Output: a `SectionRecord`.
 
 | section | measures |
 |---|---|
 | `clean` | retrieval of all questions in the settings mono, cross and multi, and language bias |
-| `further` | the design's other collections, clean: collections in BEIR's layout, MIRACL, ... |
-| `multi`, `mono`, `cross` | the attacks of the design in that setting |
+| `further` | clean retrieval of the design's other collections: collections in BEIR's layout, MIRACL, ... |
+| `multi`, `mono`, `cross` | the design's attacks in this setting |
 | `matched` | the attacks on the checkpoint whose clean quality is closest to the baseline's |
 | `checks` | whether the gradient attack is as strong as it seems |
 | `poison` | corpus poisoning within and across languages |
@@ -39,7 +39,7 @@ from jaxretr.study.records import SectionRecord
 from jaxretr.types import RetrievalSet
 
 EncoderFor = Callable[[RetrievalSet], Encoder | BM25Encoder]
-"""Returns the encoder for a collection."""
+"""collection -> its encoder."""
 
 MEASURES = ("AP", "nDCG@10")
 BIAS = tuple(measure.name for measure in BIAS_MEASURES.values() if measure.picture)
@@ -51,7 +51,7 @@ class Files:
     """Directories of a study.
 
     Attributes:
-      collections: published files of test collections, each in a directory of its own name.
+      collections: published files of test collections, each collection in a directory named after it.
       cache: prepared data and models.
       run: output of this run's sections besides their records.
     """
@@ -61,7 +61,7 @@ class Files:
     run: Path
 
     def load(self, collection: Collection, **drawn: Any) -> RetrievalSet:
-        """Load a test collection; if its directory is absent, it is downloaded, if possible."""
+        """Load a test collection; without a directory, it is downloaded if possible."""
         directory = self.collections / (collection.data_dir or collection.name)
         return load_test_collection(
             collection.name,
@@ -73,7 +73,7 @@ class Files:
 
 
 class RememberingEncoder(Encoder):
-    """An encoder that embeds each passage once, however many sections search it."""
+    """An encoder that embeds each passage only once, even if several sections search it."""
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
@@ -94,24 +94,24 @@ def measure(study: Study, run: Run, section: Section, encoder: RememberingEncode
     started = time.perf_counter()
     match section:
         case "clean":
-            found = clean(study, lambda _: encoder, files)
+            record = clean(study, lambda _: encoder, files)
         case "further":
-            found = further(study, lambda _: encoder, files)
+            record = further(study, lambda _: encoder, files)
         case "checks":
-            found = checks(study, encoder, files)
+            record = checks(study, encoder, files)
         case _:
-            found = attacked(study, run, section, encoder, files)
-    return dataclasses.replace(found, seconds=round(time.perf_counter() - started, 1))
+            record = attacked(study, run, section, encoder, files)
+    return dataclasses.replace(record, seconds=round(time.perf_counter() - started, 1))
 
 
 def measure_lexical(study: Study, section: Section, files: Files) -> SectionRecord:
-    """Measure section `clean` or `further` of BM25, over the tokens of the encoder that the study trains."""
+    """Measure section `clean` or `further` of BM25, with the tokens of the encoder that the study trains."""
     tokenization = load_encoder(study.base).query_tokenization
-    whole = copy.copy(tokenization)
-    whole.prefix, whole.max_len = "", study.max_length
+    untruncated = copy.copy(tokenization)
+    untruncated.prefix, untruncated.max_len = "", study.max_length
     started = time.perf_counter()
-    found = {"clean": clean, "further": further}[section](study, partial(BM25Encoder, tokenization=whole), files)
-    return dataclasses.replace(found, seconds=round(time.perf_counter() - started, 1))
+    record = {"clean": clean, "further": further}[section](study, partial(BM25Encoder, tokenization=untruncated), files)
+    return dataclasses.replace(record, seconds=round(time.perf_counter() - started, 1))
 
 
 def clean(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
@@ -123,10 +123,10 @@ def clean(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
 
 
 def further(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecord:
-    """Evaluate the further collections; values per query are for the first, facts hold the means of all."""
+    """Evaluate the further collections; values per query are of the first collection, facts hold the means of all."""
     records = {}
-    for one in study.further:
-        collection = files.load(one)
+    for entry in study.further:
+        collection = files.load(entry)
         encoder = encoder_for(collection)
         results = evaluate(
             collection,
@@ -135,7 +135,7 @@ def further(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecor
             settings=allowed_settings(collection),
             measures=FURTHER_MEASURES,
         )
-        records[one.data_dir or one.name] = SectionRecord.of(results)
+        records[entry.data_dir or entry.name] = SectionRecord.of(results)
     first = next(iter(records.values()))
     means = {name: {m: v for m in record.by_task if (v := record.scalar(m)) == v} for name, record in records.items()}
     return dataclasses.replace(first, facts={"collections": means})
@@ -143,14 +143,14 @@ def further(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecor
 
 def attacked(study: Study, run: Run, section: Section, encoder: Encoder, files: Files) -> SectionRecord:
     """Run the attacks of a section; facts hold the cost of each attack and examples of its texts."""
-    chosen = study.attacks[section]
+    attacks = study.attacks[section]
     directory = files.run / section
     results = attack_into(
         directory,
         encoder,
-        _drawn(study, chosen, files),
-        chosen.options,
-        setting=chosen.setting,
+        _drawn(study, attacks, files),
+        attacks.options,
+        setting=attacks.setting,
         system=run.name,
         attacked={"max_length": encoder.max_length},
         measures=MEASURES,
@@ -160,11 +160,11 @@ def attacked(study: Study, run: Run, section: Section, encoder: Encoder, files: 
     examples = [
         dataclasses.asdict(text)
         for label in dict.fromkeys(text.label for text in texts)
-        for text in strongest([one for one in texts if one.label == label], len({text.language for text in texts}))
+        for text in strongest([text for text in texts if text.label == label], len({text.language for text in texts}))
     ]
     return SectionRecord.of(
         results,
-        [name for name in results.settings[chosen.setting].measures if _is_kept(name)],
+        [name for name in results.settings[attacks.setting].measures if _is_kept(name)],
         facts={
             "row_norm": record.row_norm,
             "nearest_row": record.nearest_row,
@@ -177,26 +177,26 @@ def attacked(study: Study, run: Run, section: Section, encoder: Encoder, files: 
 
 def checks(study: Study, encoder: Encoder, files: Files) -> SectionRecord:
     """Check the strength of the attacks of section `multi`; facts hold the checks as sentences with figures."""
-    chosen = study.attacks["multi"]
-    collection = _drawn(study, dataclasses.replace(chosen, questions=study.checked), files)
-    victim = Victim.of(encoder, collection, chosen.setting)
-    found = [
+    attacks = study.attacks["multi"]
+    collection = _drawn(study, dataclasses.replace(attacks, questions=study.checked), files)
+    victim = Victim.of(encoder, collection, attacks.setting)
+    outcomes = [
         {"name": check.name, "passed": check.passed, "says": check.says}
-        for check in strength_checks(victim, chosen.options, study.checked)
+        for check in strength_checks(victim, attacks.options, study.checked)
     ]
-    return SectionRecord(collection.name, {}, {}, {"checks": found}, content=collection.fingerprint)
+    return SectionRecord(collection.name, {}, {}, {"checks": outcomes}, content=collection.fingerprint)
 
 
-def _drawn(study: Study, chosen: Attacks, files: Files) -> RetrievalSet:
+def _drawn(study: Study, attacks: Attacks, files: Files) -> RetrievalSet:
     return files.load(
         study.collection,
-        languages=chosen.languages or None,
-        max_queries=chosen.questions,
-        seed=chosen.options.seed,
+        languages=attacks.languages or None,
+        max_queries=attacks.questions,
+        seed=attacks.options.seed,
     )
 
 
 def _is_kept(name: str) -> bool:
-    """Return whether values per query of a measure are recorded. Some measures under attack are not."""
+    """Return whether a record keeps the values per query of a measure. It omits some measures under attack."""
     attack, _, measure = name.rpartition(" ")
     return not attack or measure not in ({"AP", "Success@10"} | (BIAS_MEASURES.keys() - set(BIAS)))

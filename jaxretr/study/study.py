@@ -1,8 +1,8 @@
-"""A study from its design to its records: every run is trained, then measured section by section.
+"""Run a study from its design to its records: train every run, then measure it section by section.
 
-Input: a `Study`. Output: `training/` and `sections/` below `output_dir`, which are large and may be deleted after a run
-is recorded; and in `records`, one JSON file for each arm and seed, written after each section. The same call resumes an
-interrupted study, and several processes may each take some of the arms.
+Input: a `Study`. Output: `training/` and `sections/` in `output_dir`, which are large and may be deleted after a run
+is recorded; and one JSON file in `records` for each arm and seed, written after each section. The same call resumes an
+interrupted study. Several processes may share the arms of a study.
 """
 
 import dataclasses
@@ -28,29 +28,30 @@ def run_study(
     arms: Sequence[str] = (),
     sections: Sequence[str] = (),
 ) -> None:
-    """Train and measure everything that is not recorded yet.
+    """Train and measure all runs and sections that are not recorded yet.
 
     Args:
       study: the study.
       output_dir: directory for models and attacks.
       records: directory for one JSON file per run.
-      collections: directory with the published files of test collections, each in a directory of its own name.
+      collections: directory with the published files of test collections, each collection in a directory named after
+        it.
       arms: names of the arms to run; () for all.
       sections: names of the sections to measure; () for all.
 
     Raises:
-      ValueError: the study lacks an arm or a section; a record is of another design or another model; or training,
-        evaluation or attacks refuse their input.
+      ValueError: the study lacks an arm or a section; a record has a different design or model; or training,
+        evaluation or attacks reject their input.
     """
     measured = dict.fromkeys(section for arm in study.arms.values() for section in arm.all_sections)
-    for kind, named, known in (("arms", arms, study.arms), ("sections", sections, measured)):
-        if unknown := sorted(set(named) - set(known)):
+    for kind, names, known in (("arms", arms, study.arms), ("sections", sections, measured)):
+        if unknown := sorted(set(names) - set(known)):
             raise ValueError(f"unknown {kind} {unknown}; the study has {', '.join(known)}")
     todo = [run for run in study.runs() if not arms or run.arm in arms]
     for number, run in enumerate(todo, 1):
-        record = _begun(study, run, records)
-        wanted = [s for s in study.sections_of(run) if (not sections or s in sections) and s not in record.sections]
-        if not wanted:
+        record = _record_so_far(study, run, records)
+        missing = [s for s in study.sections_of(run) if (not sections or s in sections) and s not in record.sections]
+        if not missing:
             continue
         record.check_model()
         say(f"run {number} of {len(todo)}: {run.name}")
@@ -58,9 +59,9 @@ def run_study(
         if run.arm == BM25:
             fingerprint = load_encoder(study.base).fingerprint
             record.check_model(fingerprint)
-            for section in wanted:
-                found = measure_lexical(study, section, files)
-                record = _added(record, section, found, fingerprint)
+            for section in missing:
+                section_record = measure_lexical(study, section, files)
+                record = _with_measured(record, section, section_record, fingerprint)
                 record.save(records)
             continue
         model, training = _model(study, run, output_dir / "training")
@@ -68,27 +69,29 @@ def run_study(
         encoder = cast(RememberingEncoder, RememberingEncoder.load(model, dtype="float32", max_length=study.max_length))
         fingerprint = encoder.fingerprint
         record.check_model(fingerprint)
-        for section in wanted:
+        for section in missing:
             say(f"{run.name}: {section}")
             victim = encoder
             facts: dict[str, Any] = {}
             if section == "matched":
                 victim, facts = _matched(study, run, encoder, output_dir / "training")
-            found = measure(study, run, section, victim, files)
-            record = _added(record, section, dataclasses.replace(found, facts=found.facts | facts), fingerprint)
+            section_record = measure(study, run, section, victim, files)
+            record = _with_measured(
+                record, section, dataclasses.replace(section_record, facts=section_record.facts | facts), fingerprint
+            )
             record.save(records)
 
 
-def _added(record: RunRecord, name: str, section: SectionRecord, model: str) -> RunRecord:
+def _with_measured(record: RunRecord, name: str, section: SectionRecord, model: str) -> RunRecord:
     """Return the record with a section that has just been measured on the model with this fingerprint."""
     return record.with_section(name, dataclasses.replace(section, provenance=Provenance.of(model)))
 
 
-def _begun(study: Study, run: Run, records: Path) -> RunRecord:
+def _record_so_far(study: Study, run: Run, records: Path) -> RunRecord:
     """Return the record of a run so far.
 
     Raises:
-      ValueError: the record is of another design.
+      ValueError: the record has a different design.
     """
     path = records / f"{run.name}.json"
     design = study.design_of(run)
@@ -98,16 +101,16 @@ def _begun(study: Study, run: Run, records: Path) -> RunRecord:
     if record.design != design:
         changed = [name for name in design if record.design.get(name) != design[name]]
         raise ValueError(
-            f"{path} records a run of another design (other: {', '.join(changed)}); measure into another directory, or "
-            "delete the file"
+            f"{path} records a run with a different design (changed: {', '.join(changed)}); write to another directory "
+            "with --record, or delete the file"
         )
     return record
 
 
 def _model(study: Study, run: Run, directory: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the directory of a run's model, and what is recorded of its training.
+    """Return the directory of a run's model, and the facts to record about its training.
 
-    Nothing is recorded for a model that is not trained.
+    A model that is not trained has no such facts.
     """
     if study.arms[run.arm].seeds:
         output_dir, training = trained(study, run, directory)
@@ -124,7 +127,7 @@ def _matched(
 
     The second value holds the facts to record: step, both qualities, and the checkpoint's fingerprint.
     """
-    step, own, baseline, params = matched_checkpoint(study, run, directory)
+    step, quality, baseline, params = matched_checkpoint(study, run, directory)
     victim = RememberingEncoder(
         encoder.functions,
         params,
@@ -135,7 +138,7 @@ def _matched(
     )
     return victim, {
         "step": step,
-        "validation": own,
+        "validation": quality,
         "validation_of_baseline": baseline,
         "checkpoint": victim.fingerprint,
     }

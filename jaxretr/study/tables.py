@@ -1,6 +1,6 @@
 """The tables on the page of a study.
 
-Input: an `Analysis`. Output: Markdown; nothing for sections that are not measured.
+Input: an `Analysis`. Output: Markdown. Sections that are not measured yield nothing.
 """
 
 import math
@@ -26,7 +26,7 @@ from jaxretr.study.words import number, p_value, signed, table, with_interval, w
 
 
 def main_table(analysis: Analysis) -> str:
-    """Return every arm by the main measures: mean over seeds ± standard deviation between them."""
+    """Return the main measures of every arm: mean over seeds ± standard deviation between seeds."""
     rows = [[arm, *_cells(analysis, arm, MAIN)] for arm in analysis.arms]
     return table(["", *(measure.title for measure in MAIN)], rows)
 
@@ -47,84 +47,85 @@ def _over_seeds(values: Sequence[float], decimals: int) -> str:
     return number(float(np.mean(values)), decimals) + spread
 
 
-def contrasts(found: Sequence[Contrast], *, corrected: bool = True) -> Iterator[str]:
+def contrasts(tested: Sequence[Contrast], *, corrected: bool = True) -> Iterator[str]:
     """Yield a table with a row for each contrast, bold if significant."""
-    if not found:
+    if not tested:
         return
     heading = ["arm − baseline", "measure", "arm", "baseline", "difference", "95 % interval"]
     heading += ["p after Holm" if corrected else "p", "Cohen's d", "by seed (p within the seed)"]
-    yield table(heading, [_contrast_row(one, corrected) for one in found])
+    yield table(heading, [_contrast_row(contrast, corrected) for contrast in tested])
 
 
-def _contrast_row(one: Contrast, corrected: bool) -> list[str]:
-    decimals = one.measure.decimals
-    seeds = zip(one.by_seed, one.p_by_seed, strict=True)
-    p = one.p_holm if corrected else one.p
+def _contrast_row(contrast: Contrast, corrected: bool) -> list[str]:
+    decimals = contrast.measure.decimals
+    seeds = zip(contrast.by_seed, contrast.p_by_seed, strict=True)
+    p = contrast.p_holm if corrected else contrast.p
     return [
-        f"{one.arm} − {one.baseline}",
-        one.measure.title,
-        number(one.arm_value, decimals),
-        number(one.baseline_value, decimals),
-        f"**{signed(one.difference, decimals)}**" if p < 0.05 else signed(one.difference, decimals),
-        f"[{signed(one.low, decimals)}, {signed(one.high, decimals)}]",
+        f"{contrast.arm} − {contrast.baseline}",
+        contrast.measure.title,
+        number(contrast.arm_value, decimals),
+        number(contrast.baseline_value, decimals),
+        f"**{signed(contrast.difference, decimals)}**" if p < 0.05 else signed(contrast.difference, decimals),
+        f"[{signed(contrast.low, decimals)}, {signed(contrast.high, decimals)}]",
         p_value(p),
-        signed(one.effect_size, 2),
+        signed(contrast.effect_size, 2),
         ", ".join(f"{signed(difference, decimals)} ({p_value(p)})" for difference, p in seeds),
     ]
 
 
 def matched(analysis: Analysis) -> Iterator[str]:
     """Yield the primary measure at the checkpoints closest to the baseline in clean quality, and these checkpoints."""
-    asked = analysis.study.contrast[1]
-    found = analysis.contrast(asked, PRIMARY, section="matched")
-    if found is None:
+    arm = analysis.study.contrast[1]
+    contrast = analysis.contrast(arm, PRIMARY, section="matched")
+    if contrast is None:
         return
     yield "### At matched clean quality"
-    chosen = {
+    facts_by_seed = {
         seed: record.sections["matched"].facts
-        for seed, record in analysis.of_arm(asked).items()
+        for seed, record in analysis.of_arm(arm).items()
         if "matched" in record.sections
     }
-    said = "; ".join(
+    checkpoints = "; ".join(
         f"seed {seed}: after {facts['step']} updates "
         f"({facts['validation']:.3f} against {facts['validation_of_baseline']:.3f})"
-        for seed, facts in chosen.items()
+        for seed, facts in facts_by_seed.items()
     )
-    yield wrapped(f"{asked}'s checkpoints and their multilingual nDCG@10 on validation pages, {said}.")
-    yield from contrasts([found], corrected=False)
+    yield wrapped(f"{arm}'s checkpoints and their multilingual nDCG@10 on validation pages, {checkpoints}.")
+    yield from contrasts([contrast], corrected=False)
 
 
 def hardening(analysis: Analysis) -> Iterator[str]:
     """Yield a comparison of each hardened arm with the arm that has the same batches."""
-    asked = analysis.study.contrast[1]
-    found = [
-        analysis.contrast(arm, measure, baseline=asked)
+    baseline = analysis.study.contrast[1]
+    tested = [
+        analysis.contrast(arm, measure, baseline=baseline)
         for arm in analysis.trained
         if analysis.study.arms[arm].hardening.method
         for measure in (PRIMARY, *CLEAN)
     ]
-    if any(found):
-        yield f"### What hardening gains and costs, against {asked}"
-        yield from contrasts(family(found))
+    if any(tested):
+        yield f"### What hardening gains and costs, against {baseline}"
+        yield from contrasts(family(tested))
 
 
 def black_box(analysis: Analysis) -> Iterator[str]:
-    """Yield whether attacks without gradients rank the two arms as the gradient attack does."""
+    """Yield whether attacks without gradients rank the two arms in the same order as the gradient attack."""
     primary = analysis.contrast(analysis.study.contrast[1], PRIMARY)
-    blind = [one for one in analysis.secondary if one.measure in BLACK_BOX]
-    if primary and blind:
-        said = "; ".join(f"{one.measure.title} {with_interval(one)}" for one in blind)
-        agreeing = sum(one.difference * primary.difference > 0 for one in blind)
-        certain = sum(one.significant for one in blind)
+    black_box = [contrast for contrast in analysis.secondary if contrast.measure in BLACK_BOX]
+    if primary and black_box:
+        differences = "; ".join(f"{contrast.measure.title} {with_interval(contrast)}" for contrast in black_box)
+        agreeing = sum(contrast.difference * primary.difference > 0 for contrast in black_box)
+        significant = sum(contrast.significant for contrast in black_box)
         yield "### Black box"
         yield wrapped(
-            f"Of {len(blind)} attacks that see scores alone, {agreeing} point the way the gradient does "
-            f"({signed(primary.difference, 3)}), and {certain or 'none'} differ significantly after correction: {said}."
+            f"Of {len(black_box)} attacks that see scores alone, {agreeing} point the way the gradient does "
+            f"({signed(primary.difference, 3)}), and {significant or 'none'} differ significantly after correction: "
+            f"{differences}."
         )
 
 
 def margin_and_sensitivity(analysis: Analysis) -> Iterator[str]:
-    """Yield how far queries are from being lost, the smallest change of their words that loses them, and the ratio."""
+    """Yield the margin of queries, the smallest change of their words that loses them, and the ratio of the two."""
     rows = []
     for arm in analysis.arms:
         radii, smallest = (analysis.values(arm, measure) for measure in (MARGIN, SMALLEST))
@@ -147,21 +148,24 @@ def by_language(analysis: Analysis) -> Iterator[str]:
     The tables show the baseline and the arm in question.
     """
     arms = analysis.study.contrast
-    for measures, heading, said in (
+    for measures, heading, row_title in (
         (BLACK_BOX, "Attacks on texts by language", "language"),
         ((RADIUS,), "Pooled radius@10 by direction, question → passages", "direction"),
     ):
-        found = {(measure, arm): analysis.by_task(arm, measure) for measure in measures for arm in arms}
-        tasks = sorted({task for values in found.values() for task in values})
+        values_by_column = {(measure, arm): analysis.by_task(arm, measure) for measure in measures for arm in arms}
+        tasks = sorted({task for values in values_by_column.values() for task in values})
         if tasks:
             yield f"### {heading}"
-            columns = [f"{measure.title}, {arm}" for measure, arm in found]
-            rows = [[task, *(number(values.get(task, math.nan), 3) for values in found.values())] for task in tasks]
-            yield table([said, *columns], rows)
+            columns = [f"{measure.title}, {arm}" for measure, arm in values_by_column]
+            rows = [
+                [task, *(number(values.get(task, math.nan), 3) for values in values_by_column.values())]
+                for task in tasks
+            ]
+            yield table([row_title, *columns], rows)
 
 
 def poison(analysis: Analysis) -> Iterator[str]:
-    """Yield the success of poisoned passages by the languages they were optimized and tested on, run by run."""
+    """Yield, run by run, the success of poisoned passages by the languages they were optimized on and tested on."""
     for name, record in analysis.records.items():
         transfer = record.sections["poison"].facts["transfer"] if "poison" in record.sections else None
         if transfer:
@@ -182,20 +186,26 @@ def poison(analysis: Analysis) -> Iterator[str]:
 
 def strength(analysis: Analysis) -> Iterator[str]:
     """Yield the checks of the gradient attack, run by run."""
-    found = {
+    checks_by_run = {
         name: record.sections["checks"].facts["checks"]
         for name, record in analysis.records.items()
         if "checks" in record.sections
     }
-    if not found:
+    if not checks_by_run:
         return
     yield "### Strength of the attack"
-    names = [check["name"] for check in next(iter(found.values()))]
+    names = [check["name"] for check in next(iter(checks_by_run.values()))]
     rows = [
-        [name, *(f"{'yes' if checks[i]['passed'] else '**no**'}: {checks[i]['says']}" for checks in found.values())]
+        [
+            name,
+            *(
+                f"{'yes' if checks[i]['passed'] else '**no**'}: {checks[i]['says']}"
+                for checks in checks_by_run.values()
+            ),
+        ]
         for i, name in enumerate(names)
     ]
-    yield table(["check", *found], rows)
+    yield table(["check", *checks_by_run], rows)
 
 
 def costs(analysis: Analysis) -> Iterator[str]:
@@ -203,18 +213,18 @@ def costs(analysis: Analysis) -> Iterator[str]:
     yield "### Choices and cost"
     rows = []
     for arm in analysis.trained:
-        of_arm = [record for record in analysis.of_arm(arm).values() if record.training]
-        if of_arm:
-            training = of_arm[0].training
+        records = [record for record in analysis.of_arm(arm).values() if record.training]
+        if records:
+            training = records[0].training
             tried = ", ".join(f"{rate}: {value:.4f}" for rate, value in training["tried"].items())
-            seconds = float(np.median([record.training["seconds_per_step"] for record in of_arm]))
-            norms = [record.sections["multi"].facts["row_norm"] for record in of_arm if "multi" in record.sections]
+            seconds = float(np.median([record.training["seconds_per_step"] for record in records]))
+            norms = [record.sections["multi"].facts["row_norm"] for record in records if "multi" in record.sections]
             row_norm = number(float(np.mean(norms)), 3) if norms else "–"
             rows.append([arm, f"{training['learning_rate']:g}", tried, f"{seconds:.2f}", row_norm])
     yield table(["arm", "learning rate", "validation criterion of each", "seconds a step (median)", "row norm r̄"], rows)
     total = sum(section.seconds for record in analysis.records.values() for section in record.sections.values())
-    a_step = sum(record.training["seconds_per_step"] for record in analysis.records.values() if record.training)
-    updates = a_step * analysis.study.base.train.steps
+    step_seconds = sum(record.training["seconds_per_step"] for record in analysis.records.values() if record.training)
+    updates = step_seconds * analysis.study.base.train.steps
     yield wrapped(
         f"Updates took {updates / 3600:.1f} hours and measuring {total / 3600:.1f} hours, on a machine that did "
         "other things too: seconds a step do not compare; `scripts/benchmark.py harden` compares hardenings."
@@ -222,15 +232,15 @@ def costs(analysis: Analysis) -> Iterator[str]:
 
 
 def provenance(analysis: Analysis) -> Iterator[str]:
-    """Yield which code measured which model for each section, and the sections that do not record it."""
+    """Yield the code and the model behind each section, and the sections that do not record them."""
     yield "### Provenance"
     rows, unknown = [], []
     for name, record in analysis.records.items():
         for model, sections in record.models.items():
-            made = [known for section in sections if (known := record.sections[section].provenance)]
-            if made:
-                commits = dict.fromkeys(f"`{one.short_commit}`" for one in made)
-                last = max(one.time for one in made)
+            recorded = [known for section in sections if (known := record.sections[section].provenance)]
+            if recorded:
+                commits = dict.fromkeys(f"`{known.short_commit}`" for known in recorded)
+                last = max(known.time for known in recorded)
                 rows.append([name, ", ".join(sections), f"`{model}`", ", ".join(commits), last])
             else:
                 unknown.append(f"{name} ({', '.join(sections)})")
@@ -244,9 +254,9 @@ def provenance(analysis: Analysis) -> Iterator[str]:
 
 
 def examples(analysis: Analysis) -> Iterator[str]:
-    """Yield the adversarial texts of the arm in question.
+    """Yield adversarial texts of the arm in question.
 
-    For each attack and language, this is the text that lowered the best relevant passage most.
+    For each attack and language, yield the text that lowered the best relevant passage most.
     """
     record = analysis.records.get(f"{analysis.study.contrast[1]}-0")
     examples = record.sections["multi"].facts["examples"] if record and "multi" in record.sections else []

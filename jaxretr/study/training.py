@@ -1,8 +1,8 @@
 """The models of a study.
 
-Input: a `Study` and a `Run`. Output: the directory of a finished training.
+Input: a `Study` and a `Run`. Output: the directory of the finished training.
 
-The learning rate of an arm is the one with the best validation result under the arm's first seed. Every arm that
+The learning rate of an arm is the rate with the best validation result for the arm's first seed. Every arm that
 selects its own learning rate tries the same rates.
 """
 
@@ -22,21 +22,21 @@ from jaxretr.train.checkpoint import Checkpoints
 from jaxretr.train.step import TrainState
 
 CHOSEN_BY = ("mono/AP", "multi/AP")
-"""The mean of these measures on validation data selects the learning rate."""
+"""Measures whose mean on validation data selects the learning rate."""
 MATCHED_BY = "multi/nDCG@10"
-"""The measure of clean quality on validation data by which checkpoints are matched."""
+"""Measure of clean quality on validation data by which checkpoints are matched."""
 
 
 def chosen_rate(study: Study, arm: str, directory: Path) -> tuple[float, dict[str, float]]:
-    """Return the learning rate of an arm, and the criterion of each rate that was tried; train what is not trained yet.
+    """Return the learning rate of an arm, and the criterion of each rate that was tried; train missing models.
 
     Args:
       study: the study, with the rates to try.
       arm: name of the arm.
-      directory: directory of the trainings.
+      directory: directory of all trainings.
     """
-    of = study.arms[arm].rate_of or arm
-    first = Run(of, study.arms[of].seeds[0])
+    rate_arm = study.arms[arm].rate_of or arm
+    first = Run(rate_arm, study.arms[rate_arm].seeds[0])
     tried = {rate: criterion(_train(study, first, rate, directory)) for rate in study.rates}
     return max(tried, key=lambda rate: tried[rate]), {f"{rate:g}": value for rate, value in tried.items()}
 
@@ -45,7 +45,7 @@ def trained(study: Study, run: Run, directory: Path) -> tuple[Path, dict[str, An
     """Train a run with the learning rate of its arm.
 
     Returns:
-      The directory of the run, and what is recorded of it: rate, selection, validation measures by step, cost.
+      The directory of the run, and the facts to record: rate, selection, validation measures by step, cost.
     """
     rate, tried = chosen_rate(study, run.arm, directory)
     output_dir = _train(study, run, rate, directory)
@@ -68,9 +68,9 @@ def matched_checkpoint(study: Study, run: Run, directory: Path) -> tuple[int, fl
       parameters of the checkpoint.
     """
     output_dir, training = trained(study, run, directory)
-    _, of_baseline = trained(study, Run(study.contrast[0], run.seed), directory)
-    baseline = list(of_baseline["validation"].values())[-1][MATCHED_BY]
-    quality = {int(step): found[MATCHED_BY] for step, found in training["validation"].items() if int(step)}
+    _, baseline_training = trained(study, Run(study.contrast[0], run.seed), directory)
+    baseline = list(baseline_training["validation"].values())[-1][MATCHED_BY]
+    quality = {int(step): measures[MATCHED_BY] for step, measures in training["validation"].items() if int(step)}
     step = min(quality, key=lambda step: abs(quality[step] - baseline))
 
     config = study.config(run, training["learning_rate"], directory)
@@ -89,12 +89,12 @@ _WATCHED = ("mono/AP", "cross/AP", "multi/AP", "mono/nDCG@10", "cross/nDCG@10", 
 
 def criterion(output_dir: Path) -> float:
     """Return the quality of a finished training's model on validation data."""
-    found = Results.load(output_dir / "results.json").scalars()
-    return float(np.mean([found[name] for name in CHOSEN_BY]))
+    measures = Results.load(output_dir / "results.json").scalars()
+    return float(np.mean([measures[name] for name in CHOSEN_BY]))
 
 
 def _train(study: Study, run: Run, rate: float, directory: Path) -> Path:
-    """Train; if the training is finished, check that it has the same config, data and initial model."""
+    """Train a run. If the training is finished, check that its config, data and initial model are unchanged."""
     config = study.config(run, rate, directory)
     output_dir = Path(config.output_dir)
     say(f"training {output_dir.name}")

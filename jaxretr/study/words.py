@@ -1,4 +1,4 @@
-"""Formatting of figures on the page of a study: values to Markdown."""
+"""Format the figures on the page of a study as Markdown."""
 
 import math
 import textwrap
@@ -28,10 +28,12 @@ def signed(value: float, decimals: int) -> str:
     return "–" if not math.isfinite(value) else f"{value:+.{decimals}f}".replace("-", "−")
 
 
-def with_interval(one: Contrast) -> str:
+def with_interval(contrast: Contrast) -> str:
     """Format a difference and its 95 % interval."""
-    decimals = one.measure.decimals
-    return f"{signed(one.difference, decimals)} [{signed(one.low, decimals)}, {signed(one.high, decimals)}]"
+    decimals = contrast.measure.decimals
+    return (
+        f"{signed(contrast.difference, decimals)} [{signed(contrast.low, decimals)}, {signed(contrast.high, decimals)}]"
+    )
 
 
 def p_value(value: float) -> str:

@@ -1,7 +1,7 @@
-"""The architecture of a model without its weights and without a hub.
+"""The architecture of a model, without its weights and without access to a hub.
 
 Input: a `model_name_or_path`. Output: an `Architecture`, from a directory on disk or from the table of published
-  models.
+models.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ PUBLISHED = {
     "sentence-transformers/LaBSE": _LABSE,
     MINI_ENCODER: _MINI,
 }
-"""The values of the models' own config.json."""
+"""Architectures of published models, from their config.json."""
 
 
 def architecture_of(model: ModelConfig) -> Architecture:
@@ -63,12 +63,12 @@ def architecture_of(model: ModelConfig) -> Architecture:
     if (directory / "config.json").is_file():
         settings = read_settings(directory)
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        found = Architecture.from_hf_config(config, pooling=settings.pooling, dense_head=settings.dense_head)
+        architecture = Architecture.from_hf_config(config, pooling=settings.pooling, dense_head=settings.dense_head)
     elif model.model_name_or_path in PUBLISHED:
-        found = PUBLISHED[model.model_name_or_path]
+        architecture = PUBLISHED[model.model_name_or_path]
     else:
         raise ValueError(
-            f"the shape of model.model_name_or_path={model.model_name_or_path!r} is not known here; expected a "
-            f"directory with its config.json, or one of {', '.join(PUBLISHED)}"
+            f"the architecture of model.model_name_or_path={model.model_name_or_path!r} is unknown; expected a "
+            f"directory with a config.json, or one of {', '.join(PUBLISHED)}"
         )
-    return dataclasses.replace(found, pooling=cast(Pooling, model.pooling)) if model.pooling else found
+    return dataclasses.replace(architecture, pooling=cast(Pooling, model.pooling)) if model.pooling else architecture

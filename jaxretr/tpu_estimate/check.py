@@ -1,7 +1,7 @@
 """Check whether a config fits a TPU slice.
 
 Input: a config, a `Slice`, and the programs to compile. Output: one `Measured` per program. With `auto`, the train step
-gets the largest batch that fits, found with few compilations.
+uses the largest batch that fits, which takes few compilations to find.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from jaxretr.tpu_estimate.programs import attack_program, encode_program, train_
 from jaxretr.tracking import say
 
 STEP = 8
-"""Batches are multiples of this: the rows of a TPU's smallest float32 tile."""
+"""Batches are multiples of this number: the rows of a TPU's smallest float32 tile."""
 PROGRAMS = ("train", "encode", "attack")
 
 
@@ -26,41 +26,41 @@ def check(
     """Compile and measure the programs.
 
     Args:
-      config: its `train.batch_size` is divided over the slice.
+      config: config of the run; its `train.batch_size` is divided over the slice.
       slice_: the slice to compile for.
       programs: names in `PROGRAMS`.
-      auto: use the largest batch that fits on each chip instead.
+      auto: use the largest batch that fits on each chip instead of `train.batch_size`.
 
     Raises:
       ValueError: a program, the model or the slice is unknown, or the batch does not divide evenly or does not fit.
       RuntimeError: no TPU compiler is available.
     """
     if unknown := set(programs) - set(PROGRAMS):
-        raise ValueError(f"unknown programs {', '.join(sorted(unknown))}; expected some of {', '.join(PROGRAMS)}")
+        raise ValueError(f"unknown programs {', '.join(sorted(unknown))}; expected any of {', '.join(PROGRAMS)}")
     architecture = architecture_of(config.model)
     batch = 0 if auto else parallel.per_device_batch_size(config.train.batch_size, slice_.devices)
     devices = describe(slice_)
 
     def train(batch: int) -> Measured:
-        say(f"compiling train with {batch} pairs on each chip")
+        say(f"compiling the train step with {batch} pairs per chip")
         return measure(train_program(config, architecture, devices, batch), slice_)
 
-    def fitting(batch: int) -> Measured:
-        # The compiler refuses most programs that exceed the memory of a chip, but not all.
+    def train_within_memory(batch: int) -> Measured:
+        # The compiler rejects most programs that exceed the memory of a chip, but not all of them.
         measured = train(batch)
-        needed, there = measured.memory.total, slice_.chip.hbm_bytes
-        if needed > there:
-            raise too_large(measured.program, slice_, f"{needed:,} of {there:,} bytes", needed)
+        needed, available = measured.memory.total, slice_.chip.hbm_bytes
+        if needed > available:
+            raise too_large(measured.program, slice_, f"{needed:,} of {available:,} bytes", needed)
         return measured
 
     if "train" in programs:
         if auto:
-            found = largest_batch(fitting, lambda measured: measured.memory.total, slice_.chip.hbm_bytes)
+            largest = largest_batch(train_within_memory, lambda measured: measured.memory.total, slice_.chip.hbm_bytes)
             say(
-                f"the largest batch is {found.batch} pairs on each chip, to a multiple of {STEP}: "
-                f"--config.train.batch_size={found.batch * slice_.devices} ({found.compilations} compilations)"
+                f"the largest batch (a multiple of {STEP}) is {largest.batch} pairs per chip: "
+                f"--config.train.batch_size={largest.batch * slice_.devices} ({largest.compilations} compilations)"
             )
-            yield found.result
+            yield largest.result
         else:
             yield train(batch)
     for name, make in (("encode", encode_program), ("attack", attack_program)):
@@ -81,21 +81,20 @@ class LargestBatch[T]:
 def largest_batch[T](
     compile_with: Callable[[int], T], memory: Callable[[T], int], limit: int, *, start: int = 64
 ) -> LargestBatch[T]:
-    """Find the largest multiple of `STEP` that compiles, assuming that a larger batch never fits if a smaller one does
-    not.
+    """Find the largest multiple of `STEP` that compiles and fits.
 
-    The search bisects between a batch that fits and one that does not. Memory grows almost linearly with the batch. So
-    the next batch is where the line through two known points meets `limit`, unless the last such guess failed to halve
-    the interval.
+    The search assumes that if a batch does not fit, no larger batch fits. It bisects between a batch that fits and a
+    batch that does not. Memory grows almost linearly with the batch. So the next batch is where the line through two
+    known points meets `limit`, unless the last such guess failed to halve the interval.
 
     Args:
-      compile_with: compile with a batch; raises `TooLarge` if it does not fit.
+      compile_with: compiles a program with a batch; raises `TooLarge` if the program does not fit.
       memory: bytes that a compiled program needs.
       limit: bytes available.
       start: the first batch to try.
 
     Raises:
-      TooLarge: not even `STEP` fits.
+      TooLarge: not even a batch of `STEP` fits.
     """
     fits: dict[int, T] = {}
     needed: dict[int, int] = {}
@@ -117,8 +116,9 @@ def largest_batch[T](
 
 
 def _meets(limit: int, needed: dict[int, int]) -> int:
-    """Return the batch at which the line through the smallest and the largest known batch needs `limit`; 0 if none
-    does.
+    """Return the batch at which the line through the smallest and the largest known batch meets `limit`.
+
+    Return 0 if there is no such batch.
     """
     known = sorted((batch, memory) for batch, memory in needed.items() if memory)
     if len(known) < 2 or known[0][1] >= known[-1][1]:

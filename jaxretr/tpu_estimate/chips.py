@@ -1,7 +1,7 @@
-"""TPU chips by their published peaks, slices by name, and the devices of a slice that does not exist here.
+"""TPU chips with their published peaks, slices by name, and devices to compile for without a TPU.
 
-Input: a name such as `v5e:4x4` or `v4:4x4x4`. Output: a `Slice`, and devices to compile for, as the TPU compiler of
-libtpu describes them. Nothing can run on these devices. Peaks are from Google's documentation, read in 2026:
+Input: a name such as `v5e:4x4` or `v4:4x4x4`. Output: a `Slice`, and its devices as libtpu's TPU compiler describes
+them. These devices can be compiled for, but cannot run programs. Peaks are from Google's documentation, read in 2026:
 
 - v4: https://docs.cloud.google.com/tpu/docs/v4, links: https://jax-ml.github.io/scaling-book/tpus (45 GB/s one way; six
   links give the all-reduce bandwidth of 1.1 PB/s that the documentation states for 4,096 chips)
@@ -26,13 +26,13 @@ class Chip:
     """One generation of TPU.
 
     Attributes:
-      peak_flops: bfloat16 matrix products, floating-point operations per second.
-      hbm_bytes: main memory; the compiler reserves some of it.
-      hbm_bandwidth: bytes per second.
-      link_bandwidth: bytes per second of one link between neighbors, one way.
-      dimensions: dimensions of the network.
-      ring: an axis of a slice closes to a ring if its length is a multiple of this.
-      largest: the longest axis; 0 if no limit below 4,096 chips is published.
+      peak_flops: floating-point operations per second in bfloat16 matrix products.
+      hbm_bytes: bytes of main memory; the compiler reserves a part of it.
+      hbm_bandwidth: bandwidth of main memory in bytes per second.
+      link_bandwidth: one-way bandwidth of a link between neighbors in bytes per second.
+      dimensions: number of dimensions of the network.
+      ring: an axis of a slice closes to a ring if its length is a multiple of this number.
+      largest: length of the longest axis; 0 if no limit below 4,096 chips is published.
     """
 
     name: str
@@ -74,15 +74,15 @@ class Slice:
         generation, _, sizes = name.partition(":")
         if generation not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes):
             raise ValueError(
-                f"topology {name!r} is not known; expected one of {', '.join(CHIPS)}, a colon and the slice's shape "
-                "in chips, such as v5e:4x4, v6e:16x16, v4:4x4x4 or v5p:2x2x1"
+                f"topology {name!r} is unknown; expected one of {', '.join(CHIPS)}, a colon and the slice's shape in "
+                "chips, such as v5e:4x4, v6e:16x16, v4:4x4x4 or v5p:2x2x1"
             )
         chip, shape = CHIPS[generation], tuple(map(int, sizes.split("x")))
         if len(shape) != chip.dimensions:
             example = "4x4" if chip.dimensions == 2 else "4x4x4"
             raise ValueError(
-                f"topology {name!r} has {len(shape)} axes, but {generation} is connected in {chip.dimensions}; name "
-                f"that many, such as {generation}:{example}"
+                f"topology {name!r} has {len(shape)} axes; expected {chip.dimensions} axes for {generation}, such as "
+                f"{generation}:{example}"
             )
         if chip.largest and max(shape) > chip.largest:
             whole = "x".join([str(chip.largest)] * chip.dimensions)
@@ -99,7 +99,7 @@ class Slice:
 
     @property
     def links(self) -> int:
-        """Links of the chip with the fewest links: two along a ring, one at the end of a line."""
+        """Number of links of the chip with the fewest links: two along a ring, one at the end of a line."""
         rings = [size % self.chip.ring == 0 for size in self.shape]
         # Optical switches close the rings of v4 and v5p, around whole cubes of 4 x 4 x 4 chips.
         closed = rings if self.chip.dimensions == 2 else [all(rings)] * len(rings)
@@ -113,11 +113,11 @@ def describe(slice_: Slice) -> list[jax.Device]:
       RuntimeError: libtpu is absent or cannot be loaded.
       ValueError: libtpu has no such slice.
     """
-    # Without these, libtpu asks a metadata server for the machine type. That server exists on TPU VMs only.
+    # Without these variables, libtpu asks a metadata server for the machine type. This server exists on TPU VMs only.
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{slice_.chip.name}-{slice_.devices}")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # another process may use the chips; nothing here does
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # this process uses no chips; another process may
     options = {"chip_config_name": "megacore"} if slice_.chip.name in ("v4", "v5p") else {}
     try:
         described = topologies.get_topology_desc(platform="tpu", topology_name=str(slice_), **options)
@@ -125,18 +125,18 @@ def describe(slice_: Slice) -> list[jax.Device]:
         if "INVALID_ARGUMENT" not in str(error):
             raise RuntimeError(_NO_COMPILER.format(error=error)) from error
         raise ValueError(
-            f"libtpu has no slice {slice_}: {error}. Expected a shape that hosts of four chips make up, such as "
-            "2x2 or 4x4 of v5e and v6e, 2x2x1 or 4x4x4 of v4 and v5p"
+            f"libtpu has no slice {slice_}: {error}. Expected a shape of whole hosts with four chips each, such as "
+            "2x2 or 4x4 for v5e and v6e, 2x2x1 or 4x4x4 for v4 and v5p"
         ) from error
     except (RuntimeError, OSError, NotImplementedError) as error:
         raise RuntimeError(_NO_COMPILER.format(error=error)) from error
     devices = list(described.devices)
     if len(devices) != slice_.devices:
-        raise RuntimeError(f"libtpu lists {len(devices)} devices for {slice_}, expected one a chip: {slice_.devices}")
+        raise RuntimeError(f"libtpu lists {len(devices)} devices for {slice_}; expected {slice_.devices}, one per chip")
     return devices
 
 
 _NO_COMPILER = (
-    "the TPU compiler cannot be loaded: {error}. It comes with the extra tpu, for Linux on x86-64: "
+    "the TPU compiler cannot be loaded: {error}. Install the extra tpu (Linux on x86-64 only): "
     "pip install 'jaxretr[tpu]', or uv run --extra tpu scripts/compile_tpu.py ..."
 )

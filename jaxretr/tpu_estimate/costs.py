@@ -1,7 +1,7 @@
-"""What one device computes and moves in one run of a compiled program.
+"""Count the arithmetic and the traffic of one device in one run of a compiled program.
 
 Input: a `Module`. Output: `Costs`. XLA's own `cost_analysis()` counts the body of a loop once, so it counts one layer
-of an encoder whose layers run in a loop. Here a loop body counts as often as it runs.
+of an encoder whose layers run in a loop. This module counts a loop body as often as it runs.
 """
 
 import math
@@ -20,16 +20,16 @@ _FREE = _NAMING | {"partition-id", "replica-id"}
 _FREE_CALLS = re.compile(r'custom_call_target="(AllocateBuffer|AsyncCollectiveStart|AsyncCollectiveDone)"')
 
 _PASSES = {"default": 1, "high": 3, "highest": 6}
-"""bfloat16 products that a TPU uses for one float32 product (`jax.lax.Precision`,
+"""Number of bfloat16 products that a TPU uses for one float32 product (`jax.lax.Precision`,
 https://docs.jax.dev/en/latest/jax.lax.html)."""
 
 
 class Collective(NamedTuple):
-    """Transfers of one kind among the same number of devices.
+    """A kind of transfer among a number of devices.
 
     Attributes:
-      kind: such as `all-reduce`.
-      group: number of devices that take part together.
+      kind: kind of the transfer, such as `all-reduce`.
+      group: number of devices in a group.
       payload: bytes of the whole array that is reduced or gathered.
     """
 
@@ -39,21 +39,21 @@ class Collective(NamedTuple):
 
     @property
     def sent(self) -> float:
-        """Lower bound on the bytes that a device sends (Patarasuk and Yuan 2009, doi 10.1016/j.jpdc.2008.09.002)."""
+        """Lower bound on the bytes that each device sends (Patarasuk and Yuan 2009, doi 10.1016/j.jpdc.2008.09.002)."""
         share = (self.group - 1) / self.group
         return self.payload * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
 
 
 @dataclass
 class Costs:
-    """Costs of one device and one run.
+    """Costs of one device in one run.
 
     Attributes:
       matmul_flops: operations of all matrix products; a multiply-add counts as two.
       matmul_passes: the same operations, with a float32 product counted once per bfloat16 product that it needs.
       hbm_bytes: bytes read from or written to main memory, without the chip's scratch memory.
       collectives: number of runs per collective.
-      unknown_loops: loops with a trip count that the text does not show; they count once.
+      unknown_loops: number of loops whose trip count the text does not show; they count once.
     """
 
     matmul_flops: int = 0
@@ -70,7 +70,7 @@ class Costs:
 
     @property
     def sent_bytes(self) -> float:
-        """Lower bound on the bytes that a device sends in collectives."""
+        """Lower bound on the bytes that each device sends in collectives."""
         return sum((collective.sent * times for collective, times in self.collectives.items()), 0.0)
 
 
@@ -80,12 +80,12 @@ class _CostCounter:
         self._chains: set[tuple[str, str]] = set()
 
     def computation(self, computation: Computation, times: int, *, fused: bool = False) -> None:
-        """Add the costs of `times` runs; inside a fusion nothing touches main memory."""
+        """Add the costs of `times` runs; instructions inside a fusion do not access main memory."""
         for instruction in computation.instructions.values():
             opcode = instruction.opcode
             if opcode == "while":
-                turns = self._turns(instruction)
-                self.computation(self._called(instruction, "body"), times * turns)
+                trip_count = self._trip_count(instruction)
+                self.computation(self._called(instruction, "body"), times * trip_count)
                 continue
             if opcode in ("call", "conditional"):
                 branches = instruction.braces("branch_computations").replace("%", "").split(", ")
@@ -95,7 +95,7 @@ class _CostCounter:
             if opcode == "fusion":
                 self.computation(self._called(instruction, "calls"), times, fused=True)
             elif opcode in ("convolution", "dot"):
-                flops = times * matmul_flops(instruction, *_two(computation, instruction))
+                flops = times * matmul_flops(instruction, *_operands(computation, instruction))
                 self._costs.matmul_flops += flops
                 self._costs.matmul_passes += flops * _passes(instruction, computation)
             elif _is_collective(instruction):
@@ -106,8 +106,8 @@ class _CostCounter:
     def _called(self, instruction: Instruction, attribute: str) -> Computation:
         return self._module.computations[instruction.called(attribute)]
 
-    def _turns(self, loop: Instruction) -> int:
-        """Return the trip count of a loop: XLA's own, or the limit of its counter (from 0, by 1)."""
+    def _trip_count(self, loop: Instruction) -> int:
+        """Return the trip count of a loop: XLA's own value, or the limit of a counter that starts at 0."""
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(known[1])
         condition = self._called(loop, "condition").instructions.values()
@@ -119,14 +119,16 @@ class _CostCounter:
 
     def _collective(self, instruction: Instruction, computation: Computation, times: int) -> None:
         kind = instruction.opcode.removesuffix("-start")
-        # An asynchronous collective occurs in several fusions, as links of the same chain; count it once.
+        # An asynchronous collective occurs in several fusions with the same chain id; count it once.
         if chain := re.search(r'chain_id="\d+"', instruction.attributes):
             if (kind, chain[0]) in self._chains:
                 return
             self._chains.add((kind, chain[0]))
-        given = sum(shape.bytes for shapes in computation.operand_shapes(instruction) for shape in shapes)
+        operand_bytes = sum(shape.bytes for shapes in computation.operand_shapes(instruction) for shape in shapes)
         group = _group_size(instruction)
-        self._costs.collectives[Collective(kind, group, given * group if kind == "all-gather" else given)] += times
+        self._costs.collectives[
+            Collective(kind, group, operand_bytes * group if kind == "all-gather" else operand_bytes)
+        ] += times
         operands = sum(map(_in_hbm, computation.operand_shapes(instruction)))
         self._costs.hbm_bytes += times * (operands + _in_hbm(instruction.shapes))
 
@@ -150,7 +152,7 @@ class _CostCounter:
         return sum(map(_in_hbm, operands)) + _in_hbm(instruction.shapes)
 
     def _read(self, fused: Computation, number: int) -> int:
-        """Return the bytes that a fusion reads of an operand: at most the slices taken from it."""
+        """Return the bytes that a fusion reads from an operand: only its slices, if the fusion only slices it."""
         parameter = fused.instructions[fused.parameters[number]]
         whole = _in_hbm(parameter.shapes)
         read = 0
@@ -163,40 +165,43 @@ class _CostCounter:
                 read += sum(self._read(inner, place) for place in places)
             elif user.opcode in ("dynamic-update-slice", "scatter") and places == [0]:
                 continue  # updated in place
-            elif user.opcode != "tuple" and not _is_collective(user):  # passed on without being read
+            elif user.opcode != "tuple" and not _is_collective(user):  # these two pass the operand on unread
                 return whole
         return min(read, whole)
 
     def _written(self, fused: Computation, name: str, shapes: tuple[Shape, ...]) -> int:
-        """Return the bytes that a fusion writes: only the update for an in-place update."""
-        made = fused.instructions[name]
-        if made.opcode == "tuple":
-            return sum(self._written(fused, part, (shape,)) for part, shape in zip(made.operands, shapes, strict=False))
-        if made.opcode == "parameter" or _is_collective(made) or _is_free_call(made):
+        """Return the bytes that a fusion writes: for an in-place update, only the update."""
+        result = fused.instructions[name]
+        if result.opcode == "tuple":
+            return sum(
+                self._written(fused, part, (shape,)) for part, shape in zip(result.operands, shapes, strict=False)
+            )
+        if result.opcode == "parameter" or _is_collective(result) or _is_free_call(result):
             return 0  # passed on, or counted with the collective
-        if made.opcode == "bitcast":
-            return self._written(fused, made.operands[0], shapes)
-        if made.opcode == "fusion":
-            inner = self._called(made, "calls")
+        if result.opcode == "bitcast":
+            return self._written(fused, result.operands[0], shapes)
+        if result.opcode == "fusion":
+            inner = self._called(result, "calls")
             return self._written(inner, inner.root[0], shapes)
-        if made.opcode in ("dynamic-update-slice", "scatter"):
-            update = fused.operand_shapes(made)[1 if made.opcode == "dynamic-update-slice" else -1][0]
+        if result.opcode in ("dynamic-update-slice", "scatter"):
+            update = fused.operand_shapes(result)[1 if result.opcode == "dynamic-update-slice" else -1][0]
             return update.bytes * (shapes[0].space == 0)
         return _in_hbm(shapes)
 
 
 def matmul_flops(instruction: Instruction, left: Shape, right: Shape) -> int:
-    """Count two operations per multiply-add. For a convolution (a TPU runs every product as one), leave out padding and
-    holes.
+    """Count two operations per multiply-add.
+
+    A TPU runs every product as a convolution. Padding and dilation holes are not counted.
     """
     result = instruction.shapes[0]
     if instruction.opcode == "dot":
         contracted = (int(axis) for axis in instruction.braces("lhs_contracting_dims").split(",") if axis)
         return 2 * result.size * math.prod(left.dims[axis] for axis in contracted)
-    found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
-    if not found:
-        raise ValueError(f"convolution {instruction.name!r} has no dim_labels; expected them after its operands")
-    left_labels, right_labels, result_labels = found.groups()
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
+    if not labels:
+        raise ValueError(f"convolution {instruction.name!r} has no dim_labels; expected dim_labels after the operands")
+    left_labels, right_labels, result_labels = labels.groups()
     window = _window(instruction.braces("window"))
     groups = re.search(r"batch_group_count=(\d+)", instruction.attributes)
     pairs = 1
@@ -214,7 +219,7 @@ def matmul_flops(instruction: Instruction, left: Shape, right: Shape) -> int:
 
 
 def _valid_pairs(inputs: int, kernel: int, outputs: int, window: dict[str, tuple[int, int]]) -> int:
-    """Return the pairs of an output and a kernel position along one axis that meet a real input."""
+    """Return the number of pairs of output and kernel positions along one axis that meet a real input."""
     stride, low = window.get("stride", (1, 0))[0], window.get("pad", (0, 0))[0]
     dilate_left, dilate_right = window.get("lhs_dilate", (1, 0))[0], window.get("rhs_dilate", (1, 0))[0]
     places = (out * stride + place * dilate_right - low for out in range(outputs) for place in range(kernel))
@@ -229,20 +234,21 @@ def _window(text: str) -> dict[str, list[tuple[int, int]]]:
 
 
 def _passes(instruction: Instruction, computation: Computation) -> int:
-    if all(shape.dtype != "f32" for shape in _two(computation, instruction)):
+    if all(shape.dtype != "f32" for shape in _operands(computation, instruction)):
         return 1
-    asked = instruction.braces("operand_precision").split(",")
-    return max(_PASSES.get(precision, 1) for precision in asked)
+    precisions = instruction.braces("operand_precision").split(",")
+    return max(_PASSES.get(precision, 1) for precision in precisions)
 
 
-def _two(computation: Computation, instruction: Instruction) -> tuple[Shape, Shape]:
+def _operands(computation: Computation, instruction: Instruction) -> tuple[Shape, Shape]:
     left, right = computation.operand_shapes(instruction)[:2]
     return left[0], right[0]
 
 
 def _group_size(instruction: Instruction) -> int:
-    """Return the devices per group: `{{0,1},{2,3}}`, `[groups,size]<=[…]` or `mesh['devices'=size] {…}`; 1 if not
-    given.
+    """Return the number of devices per group; 1 if the text does not give it.
+
+    XLA writes groups as `{{0,1},{2,3}}`, `[groups,size]<=[…]` or `mesh['devices'=size] {…}`.
     """
     text = instruction.attributes
     if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", text):

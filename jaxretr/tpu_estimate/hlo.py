@@ -1,7 +1,7 @@
-"""The text of a compiled program, parsed into computations and instructions.
+"""Parse the text of a compiled program into computations and instructions.
 
 Input: `compiled.as_text()`, HLO as XLA prints it after its last pass (https://openxla.org/xla/operation_semantics).
-Output: a `Module`. This module interprets shapes only; `jaxretr.tpu_estimate.costs` interprets the instructions.
+Output: a `Module`. This file interprets shapes only; `jaxretr.tpu_estimate.costs` interprets the instructions.
 """
 
 import math
@@ -21,7 +21,7 @@ _COMMENT = re.compile(r"/\*.*?\*/")
 
 
 class Shape(NamedTuple):
-    """One array: element type, sizes, and the memory space of its layout; space 0 is the chip's main memory."""
+    """The shape of an array: element type, sizes, and memory space of its layout; space 0 is main memory."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -42,11 +42,11 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line.
+    """One line of the text.
 
     Attributes:
       name: name of the result.
-      opcode: such as `convolution`.
+      opcode: name of the operation, such as `convolution`.
       shapes: shapes of the result; for a tuple, its arrays in order.
       operands: names of the operands; the number of a parameter; the value of a constant.
       attributes: the rest of the line.
@@ -60,13 +60,13 @@ class Instruction:
 
     def called(self, attribute: str) -> str:
         """Return the computation that `attribute` (`calls`, `body`, `condition`) names, or ""."""
-        found = re.search(rf"\b{attribute}={_NAME}", self.attributes)
-        return found[1] if found else ""
+        match = re.search(rf"\b{attribute}={_NAME}", self.attributes)
+        return match[1] if match else ""
 
     def braces(self, attribute: str) -> str:
         """Return the text in the braces after `attribute=`, or ""."""
-        found = re.search(rf"\b{attribute}=\{{([^{{}}]*)\}}", self.attributes)
-        return found[1] if found else ""
+        match = re.search(rf"\b{attribute}=\{{([^{{}}]*)\}}", self.attributes)
+        return match[1] if match else ""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Computation:
 
 @dataclass(frozen=True)
 class Module:
-    """All computations of a program by name; `entry` names the first one."""
+    """All computations of a program by name; `entry` names the computation that runs first."""
 
     entry: str
     computations: dict[str, Computation]
@@ -109,13 +109,13 @@ class Module:
         computations: dict[str, Computation] = {}
         current = Computation("")
         for line in text.splitlines():
-            if starts := _COMPUTATION.match(line):
-                current = computations[starts[2]] = Computation(starts[2])
-                entry = starts[2] if starts[1] else entry
-            elif starts := _INSTRUCTION.match(line):
-                instruction = _instruction(starts[2], _COMMENT.sub("", line[starts.end() :]))
+            if match := _COMPUTATION.match(line):
+                current = computations[match[2]] = Computation(match[2])
+                entry = match[2] if match[1] else entry
+            elif match := _INSTRUCTION.match(line):
+                instruction = _instruction(match[2], _COMMENT.sub("", line[match.end() :]))
                 current.instructions[instruction.name] = instruction
-                if starts[1]:
+                if match[1]:
                     current.root[:] = [instruction.name]
         if not entry:
             raise ValueError(f"no ENTRY computation in {len(text)} characters; expected the text of a compiled program")
@@ -146,7 +146,9 @@ def _closing(text: str, start: int) -> int:
         depth += {"(": 1, ")": -1}.get(text[place], 0)
         if depth == 0:
             return place
-    raise ValueError(f"a parenthesis does not close: {text[start : start + 80]!r}")
+    raise ValueError(
+        f"a parenthesis is not closed: {text[start : start + 80]!r}; expected the text of a compiled program"
+    )
 
 
 def _split(operands: str) -> list[str]:

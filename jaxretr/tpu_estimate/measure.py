@@ -1,6 +1,6 @@
-"""Compile a program, read the compiler's figures, and bound its time.
+"""Compile a program, read the compiler's figures, and bound the time of a run.
 
-Input: a `Program` and its slice. Output: `Measured`, plain numbers of one device and one run. The `Roofline` bounds the
+Input: a `Program` and its slice. Output: `Measured`, the figures of one device in one run. The `Roofline` bounds the
 times of arithmetic, memory and network, each at its published peak (Williams, Waterman, Patterson 2009,
 doi 10.1145/1498765.1498785).
 """
@@ -19,19 +19,19 @@ from jaxretr.tpu_estimate.hlo import Module
 from jaxretr.tpu_estimate.programs import Program
 
 ASSUMPTIONS = (
-    "matrix products run at the chip's published peak; a float32 product counts as the 1, 3 or 6 bfloat16 products "
-    "that its precision asks for; all other arithmetic is free",
-    "what the compiled text reads from and writes to main memory moves once, at the published bandwidth; scratch "
+    "matrix products run at the chip's published peak; a float32 product counts as 1, 3 or 6 bfloat16 products, "
+    "depending on its precision; all other arithmetic is free",
+    "each read from and write to main memory in the compiled text happens once, at the published bandwidth; scratch "
     "memory on the chip is free; tiles are not padded",
-    "a collective sends the least it can (all-reduce 2(n-1)/n of its bytes, all-gather (n-1)/n), over all links of the "
-    "chip that has the fewest, at their published speed one way; latency is free",
-    "loops count as often as they run (XLA's own counts take a body once)",
-    "the host keeps up: no time for input, launching or checkpoints",
+    "a collective sends the minimum number of bytes (all-reduce 2(n-1)/n of its payload, all-gather (n-1)/n), over all "
+    "links of the chip with the fewest links, at the published one-way speed; latency is zero",
+    "a loop body counts as often as it runs (XLA's own counts include it once)",
+    "the host takes no time for input, launches or checkpoints",
 )
 
 
 class Roofline(NamedTuple):
-    """Seconds of one run, each part alone."""
+    """Seconds of one run, for each part alone."""
 
     compute: float
     memory: float
@@ -49,17 +49,17 @@ class Roofline(NamedTuple):
 
     @property
     def overlapped(self) -> float:
-        """The lower bound: all three parts overlap."""
+        """Lower bound: all three parts overlap."""
         return max(self)
 
     @property
     def serial(self) -> float:
-        """All three parts one after the other. A real run is slower if a part misses its peak."""
+        """Time of all three parts one after the other. A real run is slower if a part misses its peak."""
         return sum(self)
 
     @property
     def bound_by(self) -> str:
-        """The longest part."""
+        """Name of the longest part."""
         return self._fields[self.index(max(self))]
 
 
@@ -81,7 +81,7 @@ class Memory:
 
     Attributes:
       arguments: parameters, optimizer state and batch.
-      outputs: what the program returns.
+      outputs: results of the program.
       aliased: outputs that reuse the memory of donated arguments.
       temporaries: all intermediate arrays; they may share memory with each other and with donated arguments.
       code: the program.
@@ -103,13 +103,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Measured:
-    """One program on one slice.
+    """The figures of one program on one slice.
 
     Attributes:
       program, slice: the program and the slice it was compiled for.
       seconds, cpu_seconds: time of tracing and compiling, wall clock and CPU time of all cores.
       memory: memory of one device.
-      costs, roofline: costs of one device and one run.
+      costs, roofline: costs and times of one device in one run.
       compiler_flops, compiler_bytes: XLA's own counts, which count a loop body once.
     """
 
@@ -124,7 +124,7 @@ class Measured:
     compiler_bytes: float
 
     def share_of_peak(self, seconds: float) -> float:
-        """Return the model's own matrix products in this time as a share of the chip's peak."""
+        """Return the rate of the model's own matrix products over this time, as a share of the chip's peak."""
         return self.program.model_flops / (seconds * self.slice.chip.peak_flops)
 
     def examples_per_second(self, seconds: float) -> float:
@@ -181,10 +181,10 @@ def measure(program: Program, slice_: Slice) -> Measured:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        said = re.search(r"required for [^()]*\([\d.]+[KMG]?\) exceeds available HBM \([\d.]+[KMG]?\)", str(error))
-        raise too_large(program, slice_, f"memory {said[0]}" if said else "more than there is") from error
+        amount = re.search(r"required for [^()]*\([\d.]+[KMG]?\) exceeds available HBM \([\d.]+[KMG]?\)", str(error))
+        raise too_large(program, slice_, f"memory {amount[0]}" if amount else "more than is available") from error
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    counted, own = cast(Any, compiled.memory_analysis()), cast(Any, compiled.cost_analysis())
+    memory, xla_costs = cast(Any, compiled.memory_analysis()), cast(Any, compiled.cost_analysis())
     text = cast(str, compiled.as_text())
     costs = Costs.of(Module.parse(text))
     return Measured(
@@ -193,25 +193,25 @@ def measure(program: Program, slice_: Slice) -> Measured:
         seconds,
         cpu_seconds,
         Memory(
-            arguments=counted.argument_size_in_bytes,
-            outputs=counted.output_size_in_bytes,
-            aliased=counted.alias_size_in_bytes,
-            temporaries=counted.temp_size_in_bytes,
-            code=counted.generated_code_size_in_bytes,
-            peak=counted.peak_memory_in_bytes,
+            arguments=memory.argument_size_in_bytes,
+            outputs=memory.output_size_in_bytes,
+            aliased=memory.alias_size_in_bytes,
+            temporaries=memory.temp_size_in_bytes,
+            code=memory.generated_code_size_in_bytes,
+            peak=memory.peak_memory_in_bytes,
         ),
         costs,
         Roofline.of(costs, slice_),
-        compiler_flops=own["flops"],
-        compiler_bytes=own["bytes accessed"],
+        compiler_flops=xla_costs["flops"],
+        compiler_bytes=xla_costs["bytes accessed"],
     )
 
 
 def too_large(program: Program, slice_: Slice, amount: str, needed: int = 0) -> TooLarge:
-    """Build the error of a program that needs `amount` (in words) or `needed` (in bytes)."""
+    """Return the error for a program that needs `amount` (in words) or `needed` (in bytes)."""
     return TooLarge(
-        f"{program.name} with {program.what} on each chip does not fit into a {slice_.chip.name}: it needs {amount}. "
-        "Take a smaller --config.train.batch_size or a larger slice, set --config.model.remat=full or "
-        "--config.train.chunk_size, or look for the largest batch with --batch auto",
+        f"{program.name} with {program.what} per chip does not fit into a {slice_.chip.name}: it needs {amount}. "
+        "Use a smaller --config.train.batch_size or a larger slice, set --config.model.remat=full or "
+        "--config.train.chunk_size, or find the largest batch with --batch auto",
         needed,
     )

@@ -1,7 +1,6 @@
-"""The programs of a run as they are compiled for a slice: one update, encoding, one gradient attack.
+"""The programs of a run that are compiled for a slice: one update, encoding, one gradient attack.
 
-Input: a config, an architecture, devices and texts per device. Output: `Program`s to be lowered; all arguments are
-shapes.
+Input: a config, an architecture, devices and texts per device. Output: `Program`s to lower, with shapes as arguments.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,11 +27,11 @@ from jaxretr.train.step import TrainState
 from jaxretr.types import TokenBatch
 
 ENCODED_TOKENS = 32 * 128
-"""Tokens that a device encodes at once, as `Encoder.encode_query` counts them."""
+"""Number of tokens that a device encodes at once, as in `Encoder.encode_query`."""
 
 ATTACK = GradientAttack(PGD, steps=20)
 _ATTACKED_TOKENS = 8 * 128
-_SPECIAL_IDS = (0, 1, 2, 3)  # their number affects only a few comparisons
+_SPECIAL_IDS = (0, 1, 2, 3)  # placeholders: the number of special ids affects only a few comparisons
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,10 @@ class Program:
 
     Attributes:
       name: `train`, `encode` or `attack`.
-      what: one device's share, in words.
+      what: description of one device's share.
       batch: pairs or texts per device.
-      lower: trace the program.
-      model_flops: matrix products of one device's run according to the model's mathematics.
+      lower: traces and lowers the program.
+      model_flops: operations in the model's matrix products, for one device and one run, by formula.
       flops: `model_flops` plus deliberate recomputation; None if no formula covers it.
     """
 
@@ -57,7 +56,7 @@ class Program:
 
 
 def train_program(config: Config, architecture: Architecture, devices: Sequence[jax.Device], batch: int) -> Program:
-    """One update with `batch` pairs on each device, at the full lengths of the config."""
+    """Return the program of one update with `batch` pairs on each device, at the full lengths of the config."""
     update = make_update(config, architecture, _SPECIAL_IDS)
     state = jax.eval_shape(
         lambda params: TrainState(jnp.int32(0), params, update.optimizer.init(params)), param_shapes(architecture)
@@ -78,25 +77,25 @@ def train_program(config: Config, architecture: Architecture, devices: Sequence[
 
 
 def encode_program(config: Config, architecture: Architecture, devices: Sequence[jax.Device]) -> Program:
-    """Passages of full length through the encoder."""
+    """Return the program that encodes passages of full length."""
     length = config.model.passage_max_len
     batch = max(1, ENCODED_TOKENS // length)
     encoder = functions(architecture, dtype=config.model.dtype)
     run = parallel.pmap(encoder.encode_ids, in_axes=(None, 0, 0), devices=devices)
     tokens = _tokens(len(devices), batch, length)
-    asked = batch * flops.encode(architecture, length)
+    operations = batch * flops.encode(architecture, length)
     return Program(
         "encode",
         f"{batch} texts of {length} tokens, {config.model.dtype}",
         batch,
         lambda: run.lower(param_shapes(architecture), *tokens),
-        asked,
-        asked,
+        operations,
+        operations,
     )
 
 
 def attack_program(config: Config, architecture: Architecture, devices: Sequence[jax.Device]) -> Program:
-    """`ATTACK` on queries of full length, in float32, the default of attacks."""
+    """Return the program of `ATTACK` on queries of full length, in float32 as in all attacks."""
     length = config.model.query_max_len
     batch, candidates = max(1, _ATTACKED_TOKENS // length), HARD_NEGATIVES + 1
     objective = QueryObjective(SplitEncoder(functions(architecture)), InfoNCE(config.train.temperature))
@@ -106,23 +105,23 @@ def attack_program(config: Config, architecture: Architecture, devices: Sequence
     marks = _array((*rows, candidates), jnp.bool_)
     fixed = (_array((*rows, candidates, architecture.dim), jnp.float32), marks, marks)
     keys = jax.eval_shape(lambda: jnp.broadcast_to(jax.random.key(0), rows))
-    asked = flops.pgd(architecture, length, batch, ATTACK.steps)
+    operations = flops.pgd(architecture, length, batch, ATTACK.steps)
     return Program(
         "attack",
         f"{ATTACK.algorithm.name} of {ATTACK.steps} steps on {batch} queries of {length} tokens, float32",
         batch,
         lambda: run.lower(param_shapes(architecture), *_tokens(*rows, length), fixed, _array(rows, jnp.float32), keys),
-        asked,
-        asked,
+        operations,
+        operations,
     )
 
 
 def pair_batch(config: Config, devices: int, batch: int) -> PairBatch:
-    """The shapes of a batch that `jaxretr.data.batches` reads for this config, with a leading devices axis."""
+    """Return the shapes of a batch that `jaxretr.data.batches` reads for this config, with a leading devices axis."""
     tokens, rows = partial(_tokens, devices, batch), (devices, batch)
     queries, passages = config.model.query_max_len, config.model.passage_max_len
     columns = 1 + config.data.num_hard_negatives
-    others = config.hardening.translations
+    translations = config.hardening.translations
     return PairBatch(
         queries=tokens(queries),
         passages=tokens(columns, passages),
@@ -130,9 +129,9 @@ def pair_batch(config: Config, devices: int, batch: int) -> PairBatch:
         passage_content=_array((*rows, columns), jnp.uint32),
         typo_queries=tokens(queries) if config.hardening.method == "typos" else None,
         translations=Translations(
-            tokens(others, queries),
-            tokens(others, passages),
-            *[_array((*rows, others), jnp.uint32)] * 2,
+            tokens(translations, queries),
+            tokens(translations, passages),
+            *[_array((*rows, translations), jnp.uint32)] * 2,
         )
         if config.hardening.method == "translations"
         else None,

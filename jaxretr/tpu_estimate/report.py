@@ -1,4 +1,4 @@
-"""Measurements as text and as a table.
+"""Format measurements as text and as a table.
 
 Input: `Measured`. Output: lines for the console, and the rows of a Markdown table.
 """
@@ -14,19 +14,19 @@ def text(measured: Measured) -> str:
     program = measured.program
     fits = "fits" if memory.total <= chip.hbm_bytes else "DOES NOT FIT"
     lines = [
-        f"{program.name}: {program.what}, on each of {measured.slice.devices} chips; "
-        f"compiled in {measured.seconds:.0f} s ({measured.cpu_seconds:.0f} s of CPU)",
-        f"  memory       {_gb(memory.total)} of {_gb(chip.hbm_bytes)} at once, {fits}; arguments "
-        f"{_gb(memory.arguments)}, outputs {_gb(memory.outputs)} ({_gb(memory.aliased)} in place of arguments), "
+        f"{program.name}: {program.what}, per chip, on {measured.slice.devices} chips; "
+        f"compiled in {measured.seconds:.0f} s ({measured.cpu_seconds:.0f} s of CPU time)",
+        f"  memory       peak {_gb(memory.total)} of {_gb(chip.hbm_bytes)}, {fits}; arguments "
+        f"{_gb(memory.arguments)}, outputs {_gb(memory.outputs)} ({_gb(memory.aliased)} in donated arguments), "
         f"temporaries {_gb(memory.temporaries)}, code {_gb(memory.code)}",
-        f"  products     {_tera(costs.matmul_flops)} in the compiled program, {_tera(program.model_flops)} of the model"
+        f"  products     {_tera(costs.matmul_flops)} in the compiled program, {_tera(program.model_flops)} in the model"
         + (
             f", {_tera(program.flops)} with recomputation: compiled / analytic = "
             f"{costs.matmul_flops / program.flops:.3f}"
             if program.flops
             else " without hardening"
         ),
-        f"  main memory  {_gb(costs.hbm_bytes)} read and written (XLA's own counts, loops once: "
+        f"  main memory  {_gb(costs.hbm_bytes)} read and written (XLA's own counts, with each loop body once: "
         f"{_tera(measured.compiler_flops)}, {_gb(measured.compiler_bytes)})",
         f"  network      {_gb(costs.sent_bytes)} sent by each chip over {measured.slice.links} links",
     ]
@@ -35,23 +35,23 @@ def text(measured: Measured) -> str:
         for collective, times in sorted(costs.collectives.items(), key=lambda item: -item[0].payload * item[1])
     ]
     if costs.unknown_loops:
-        lines.append(f"  {costs.unknown_loops} loops of unknown length are counted once: all figures are too low")
+        lines.append(f"  {costs.unknown_loops} loops of unknown trip count are counted once: all figures are too low")
     lines.append(
         f"  roofline     products {_ms(roofline.compute)}, main memory {_ms(roofline.memory)}, network "
         f"{_ms(roofline.network)}; bound by {roofline.bound_by}"
     )
-    for name, seconds in (("all at once", roofline.overlapped), ("one by one", roofline.serial)):
+    for name, seconds in (("overlapped", roofline.overlapped), ("serial", roofline.serial)):
         lines.append(
-            f"    {name:<11} {_ms(seconds)} a run, {measured.examples_per_second(seconds):,.0f} examples/s on "
+            f"    {name:<11} {_ms(seconds)} per run, {measured.examples_per_second(seconds):,.0f} examples/s on "
             f"{measured.slice}, {measured.share_of_peak(seconds):.1%} of peak"
         )
     return "\n".join(lines)
 
 
 def markdown(model: str, results: Sequence[Measured]) -> str:
-    """Format one row per program. Two figures are for parts one after the other and for full overlap."""
+    """Format one row per program. In a pair of figures, the first is for serial parts, the second for full overlap."""
     head = (
-        "| model | slice | program | a chip | memory | products | main memory | sent | roofline: these three | "
+        "| model | slice | program | per chip | memory | products | main memory | sent | roofline (three parts) | "
         "run | examples/s | of peak | compiled in (CPU) |"
     )
     lines = [head, "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]

@@ -161,7 +161,7 @@ def test_greedy_stops_where_nothing_is_worse():
 
 def test_errors():
     asked = query("city", "en")
-    with pytest.raises(ValueError, match="2 is the least"):
+    with pytest.raises(ValueError, match="expected at least 2"):
         greedy(typos, [asked], Score(asked), token_ids=TOKENS, edits=2, budget=1, seed=0)
     with pytest.raises(ValueError, match="one finite number"):
         worst_of_k(typos, [asked], lambda rows, t: np.full(len(t), np.nan), token_ids=TOKENS, k=2, seed=0)

@@ -68,7 +68,7 @@ def test_a_build_that_was_stopped_goes_on_and_gives_the_same(
         patch.setattr(build, where, stop)
         with pytest.raises(Stopped):
             make(tmp_path / "index", encoder)
-    with pytest.raises(FileNotFoundError, match="its build was not finished, the same command goes on"):
+    with pytest.raises(FileNotFoundError, match="is unfinished; run the same build command to resume it"):
         Index.open(tmp_path / "index")
     make(tmp_path / "index", encoder)
     make(tmp_path / "whole", encoder)
@@ -125,9 +125,9 @@ def test_kill_9_at_any_moment(tmp_path: Path) -> None:
 def test_the_same_build_again_does_nothing_and_another_is_refused(tmp_path: Path, encoder: Encoder) -> None:
     first = make(tmp_path / "index", encoder)
     assert make(tmp_path / "index", encoder) == first
-    with pytest.raises(FileExistsError, match=r"holds an index of something else \(source was 'made', is 'other'\)"):
+    with pytest.raises(FileExistsError, match=r"holds a different index \(source was 'made', is 'other'\)"):
         make(tmp_path / "index", encoder, source="other")
-    with pytest.raises(FileExistsError, match=r"holds an index of something else \(queries was"):
+    with pytest.raises(FileExistsError, match=r"holds a different index \(queries was"):
         make(tmp_path / "index", encoder, queries=["en3 en21"])
     assert make(tmp_path / "index", encoder, source="other", overwrite=True)["generation"] == "00002"
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["00002", "index.json", "lock"]
@@ -176,7 +176,7 @@ def test_an_index_of_another_model_is_refused(tmp_path: Path, tiny_root: Path, e
 @pytest.mark.usefixtures("as_users_run")
 def test_what_is_refused(tmp_path: Path, encoder: Encoder) -> None:
     twice = [IndexedPassage("a", "en1"), IndexedPassage("b", "en2"), IndexedPassage("a", "en3")]
-    with pytest.raises(ValueError, match="the id 'a' stands twice in the corpus"):
+    with pytest.raises(ValueError, match="the id 'a' occurs twice in the corpus"):
         build_index(tmp_path / "index", lambda: twice, encoder, source="twice", model="tiny")
     with pytest.raises(ValueError, match="no passages to index in nothing"):
         build_index(tmp_path / "index", list, encoder, source="nothing", model="tiny")
@@ -267,7 +267,7 @@ def test_a_prepared_collection_is_a_corpus(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ('{"text": "x"}', "line 1: no id; expected _id and text, found text"),
-        ('{"_id": "", "text": "x"}', "id is ''; expected a text that is not empty"),
+        ('{"_id": "", "text": "x"}', "id is ''; expected a nonempty text"),
         ('{"_id": "1", "text": 5}', "text is 5; expected a text"),
         (
             '{"_id": "1", "text": "x", "metadata": {"a": [1]}}',
@@ -289,7 +289,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no corpus at"):
         list(read_corpus(tmp_path / "nothing.jsonl"))
     (tmp_path / "corpus.csv").write_text("a,b")
-    with pytest.raises(ValueError, match="is no corpus"):
+    with pytest.raises(ValueError, match="is not a corpus"):
         list(read_corpus(tmp_path / "corpus.csv"))
     (tmp_path / "broken.parquet").write_text("nothing")
     with pytest.raises(ValueError, match="is not a readable parquet file"):

@@ -75,7 +75,7 @@ def test_what_metadata_cannot_hold_is_left_out_and_named_once(
         assert [passage.metadata for passage in read_corpus(write(tmp_path / name, rows))] == [
             {"n": i} for i in range(3)
         ]
-        said = [line for line in capsys.readouterr().out.splitlines() if "not kept" in line]
+        said = [line for line in capsys.readouterr().out.splitlines() if "skipped fields" in line]
         assert len(said) == 1 and said[0].endswith("of, tags") and name in said[0]
 
 
@@ -126,7 +126,7 @@ def test_a_beir_folder_is_its_corpus(tmp_path: Path) -> None:
     write(tmp_path / "b/queries.jsonl", [{"_id": "q", "text": "t"}])
     assert [passage.id for passage in read_corpus(tmp_path / "b")] == ["1"]
     write(tmp_path / "b/part.parquet", [{"_id": "2", "text": "t"}])
-    with pytest.raises(ValueError, match=r"holds corpus\.jsonl and part\.parquet; give the path of the one to read"):
+    with pytest.raises(ValueError, match=r"holds corpus\.jsonl and part\.parquet; give the path of the file to read"):
         list(read_corpus(tmp_path / "b"))
 
 
@@ -149,7 +149,7 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
         ("c.jsonl", "", r"c\.jsonl holds no passage"),
         ("c.jsonl", '{"_id": true, "text": "t"}', "line 1: id is True"),
         ("c.jsonl", '{"_id": " ", "text": "t"}', "line 1: id is ' '"),
-        ("d/readme.md", "x", r"d is no corpus; expected .*; found readme\.md"),
+        ("d/readme.md", "x", r"d is not a corpus; expected .*; found readme\.md"),
         ("d/dataset_info.json", "x", r"dataset_info\.json cannot be read"),
         ("d/dataset_info.json", "{}", r"dataset_info\.json cannot be read"),
     ],

@@ -357,7 +357,7 @@ def test_what_fails_to_open_leaves_nothing_open(
         open_shards([directory, tmp_path / "none"], writable=True)
     errors.append(raised)
     assert nothing_is_open() and not (tmp_path / "none").exists()
-    with pytest.raises(ValueError, match="expected all the shards of one index") as raised_too:
+    with pytest.raises(ValueError, match="expected all shards of one index") as raised_too:
         open_shards([directory, Path(shutil.copytree(directory, tmp_path / "copy"))], writable=True)
     assert nothing_is_open() and raised_too
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError) as raised_last:

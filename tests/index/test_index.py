@@ -209,14 +209,14 @@ def test_a_full_disk_changes_nothing(directory: Path, monkeypatch: pytest.Monkey
 def test_one_process_updates(directory: Path) -> None:
     with Index.open(directory, writable=True), pytest.raises(RuntimeError, match="another process updates"):
         Index.open(directory, writable=True)
-    with Index.open(directory) as index, pytest.raises(RuntimeError, match="opened to be read"):
+    with Index.open(directory) as index, pytest.raises(RuntimeError, match="opened for reading only"):
         index.delete(["p0"])
 
 
 def test_what_is_refused(directory: Path) -> None:
     with Index.open(directory, writable=True) as index:
         twice = [IndexedPassage("a", "x"), IndexedPassage("a", "y")]
-        with pytest.raises(ValueError, match="the id 'a' stands twice"):
+        with pytest.raises(ValueError, match="the id 'a' occurs twice"):
             index.upsert(twice, made.vectors(2))
         with pytest.raises(ValueError, match=r"vectors of shape \(2, 8\) for 1 passages"):
             index.upsert(twice[:1], made.vectors(2, dim=8))
@@ -234,7 +234,7 @@ def test_damage_is_told(directory: Path, name: str, how: str) -> None:
     else:
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2] if how == "cut" else b"?" * len(data))
-    with pytest.raises((ValueError, FileNotFoundError), match="build it anew|damaged"):
+    with pytest.raises((ValueError, FileNotFoundError), match="rebuild it|damaged"):
         index = Index.open(directory)
         index.search(made.vectors(1), [SearchOptions(k=300)])
 
@@ -242,7 +242,7 @@ def test_damage_is_told(directory: Path, name: str, how: str) -> None:
 def test_another_version_and_half_an_index_are_told(directory: Path, tmp_path: Path) -> None:
     about = json.loads((directory / layout.INDEX).read_text())
     (directory / layout.INDEX).write_text(json.dumps(about | {"version": 2}))
-    with pytest.raises(ValueError, match="is a jaxretr-index of version 2, expected jaxretr-index 1"):
+    with pytest.raises(ValueError, match="has format jaxretr-index, version 2; expected jaxretr-index, version 1"):
         Index.open(directory)
     (directory / layout.INDEX).write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
@@ -251,7 +251,7 @@ def test_another_version_and_half_an_index_are_told(directory: Path, tmp_path: P
     with pytest.raises(FileNotFoundError, match=r"holds no index \(no index.json\)"):
         Index.open(directory)
     (directory / layout.BUILD).mkdir()
-    with pytest.raises(FileNotFoundError, match="its build was not finished, the same command goes on"):
+    with pytest.raises(FileNotFoundError, match="is unfinished; run the same build command to resume it"):
         Index.open(directory)
 
 

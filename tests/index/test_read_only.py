@@ -85,7 +85,7 @@ def test_a_read_only_volume(tmp_path: Path, state: str) -> None:
         before = sorted(path.name for path in directory.rglob("*"))
         mount("-o", "ro,bind", directory, directory)
         use(directory)
-        with pytest.raises(OSError, match=r"cannot be written \(Read-only file system\); open it to read it"):
+        with pytest.raises(OSError, match=r"cannot be written \(Read-only file system\); open the index read-only"):
             Index.open(directory, writable=True)
         assert sorted(path.name for path in directory.rglob("*")) == before
 
@@ -154,15 +154,15 @@ def test_sqlite_that_cannot_make_its_shared_memory(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("code", "expected", "message"),
     [
-        (sqlite3.SQLITE_BUSY, OSError, "another process holds it; try again"),
-        (sqlite3.SQLITE_BUSY_SNAPSHOT, OSError, "another process holds it; try again"),
+        (sqlite3.SQLITE_BUSY, OSError, "another process has locked it; try again"),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, OSError, "another process has locked it; try again"),
         (sqlite3.SQLITE_READONLY, OSError, "whether the volume is read-only"),
-        (sqlite3.SQLITE_CANTOPEN, OSError, "the limit of open files"),
+        (sqlite3.SQLITE_CANTOPEN, OSError, "the limit on open files"),
         (sqlite3.SQLITE_IOERR_READ, OSError, "check the disk"),
         (sqlite3.SQLITE_FULL, OSError, "free some disk space"),
-        (sqlite3.SQLITE_CORRUPT, DamagedIndexError, "is damaged .*restore the index, or build it anew"),
-        (sqlite3.SQLITE_NOTADB, DamagedIndexError, "is damaged .*restore the index, or build it anew"),
-        (sqlite3.SQLITE_ERROR, DamagedIndexError, "is damaged .*restore the index, or build it anew"),
+        (sqlite3.SQLITE_CORRUPT, DamagedIndexError, "is damaged .*restore the index, or rebuild it"),
+        (sqlite3.SQLITE_NOTADB, DamagedIndexError, "is damaged .*restore the index, or rebuild it"),
+        (sqlite3.SQLITE_ERROR, DamagedIndexError, "is damaged .*restore the index, or rebuild it"),
     ],
 )
 @pytest.mark.parametrize("what", ["read", "written"])

@@ -269,9 +269,9 @@ def test_tuning_finds_the_fewest_leaves_of_the_cheapest_settings(monkeypatch: py
 def test_what_is_refused(exact: tuple) -> None:
     index, _, _ = exact
     query = made.vectors(1)
-    with pytest.raises(ValueError, match="no passage has language xx; there is ar, en, zh"):
+    with pytest.raises(ValueError, match="no passage has language xx; the index has ar, en, zh"):
         index.search(query, [SearchOptions(languages=("xx",))])
-    with pytest.raises(ValueError, match="no passage has metadata colour; there is even, year"):
+    with pytest.raises(ValueError, match="no passage has metadata colour; the index has even, year"):
         index.search(query, [SearchOptions(where={"colour": "red"})])
     with pytest.raises(ValueError, match=r"queries have shape \(1, 8\)"):
         index.search(query[:, :8], [SearchOptions()])

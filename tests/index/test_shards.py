@@ -188,7 +188,7 @@ def test_a_write_that_a_shard_did_not_confirm_fails_and_can_be_repeated(
 ) -> None:
     together = ShardedIndex(shards)
     shards[2].trouble, shards[2].after = ConnectionResetError("killed"), after
-    with pytest.raises(ConnectionError, match="shard 2 did not take its part .killed.; send it all again"):
+    with pytest.raises(ConnectionError, match="shard 2 did not do its part .killed.; repeat the whole request"):
         write(together)
     shards[2].trouble = None
     write(together)
@@ -202,13 +202,13 @@ def test_what_is_refused_is_refused_before_anything_is_written(shards: Sequence[
     together = ShardedIndex(shards)
     new = [IndexedPassage(f"new{i}", "text") for i in range(30)]
     vectors = made.vectors(31)
-    with pytest.raises(ValueError, match="the id 'new3' stands twice"):
+    with pytest.raises(ValueError, match="the id 'new3' occurs twice"):
         together.upsert([*new, new[3]], vectors)
     with pytest.raises(ValueError, match="finite"):
         together.upsert(new, np.where(np.arange(30)[:, None] == 29, np.nan, vectors[:30]))
     with pytest.raises(ValueError, match=r"expected \[1, 16\]"):
         together.search(np.zeros((1, 8), np.float32), [SearchOptions()])
-    with pytest.raises(ValueError, match="no passage has language xx; there is ar, en, zh"):
+    with pytest.raises(ValueError, match="no passage has language xx; the index has ar, en, zh"):
         search(together, SearchOptions(languages=("xx",)))
     with pytest.raises(ValueError, match="no passage has metadata colour"):
         search(together, SearchOptions(where={"colour": 1}))
@@ -217,7 +217,7 @@ def test_what_is_refused_is_refused_before_anything_is_written(shards: Sequence[
 
 def test_shards_that_are_not_all_of_one_index_are_refused(directories: Sequence[Path], tmp_path: Path) -> None:
     for wrong in (directories[:2], [*directories, directories[0]], [directories[0]] * 3, directories[:1]):
-        with pytest.raises(ValueError, match="expected all the shards of one index"):
+        with pytest.raises(ValueError, match="expected all shards of one index"):
             open_shards(wrong)
     made.build(tmp_path / "half", 400, shard=1, num_shards=2)
     with pytest.raises(ValueError, match="got shard 1 of 2, 0 of 3, 2 of 3"):

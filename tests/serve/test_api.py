@@ -114,7 +114,7 @@ def test_embeddings_of_a_list_in_its_order(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "expected"),
     [
-        ({"input": [1, 2]}, 422, "token ids are not taken"),
+        ({"input": [1, 2]}, 422, "token ids are not accepted"),
         ({"input": [[1, 2]]}, 422, "check_embedding_ctx_length=False"),
         ({"input": ""}, 422, "input"),
         ({"input": []}, 422, "input"),
@@ -159,7 +159,7 @@ def test_an_id_twice(client: httpx.Client, running: Running) -> None:
 def test_one_compaction_at_a_time(client: httpx.Client, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running.index, "delay", 0.5)
     assert client.post("/passages/compact").json() == {"compaction": "begun"}
-    assert "a compaction is under way" in error(client.post("/passages/compact"), 409)
+    assert "a compaction is already running" in error(client.post("/passages/compact"), 409)
     assert client.post("/search", json={"query": "a"}).status_code == 200
     while client.post("/passages/compact").status_code != 202:
         time.sleep(0.05)
@@ -168,9 +168,9 @@ def test_one_compaction_at_a_time(client: httpx.Client, running: Running, monkey
 def test_shards_that_do_not_answer_are_not_the_clients_fault(
     client: httpx.Client, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running.index, "trouble", ConnectionError("shard 1 did not take its part; try again"))
+    monkeypatch.setattr(running.index, "trouble", ConnectionError("shard 1 did not do its part; try again"))
     message = error(client.post("/passages/delete", json={"ids": ["en1"]}), 503)
-    assert message == "shard 1 did not take its part; try again"
+    assert message == "shard 1 did not do its part; try again"
 
     def lost(*_: object) -> None:
         raise ConnectionError("none of the 2 shards answers; see their logs")
@@ -203,7 +203,7 @@ def test_a_full_disk_loses_nothing(client: httpx.Client, running: Running) -> No
         (OSError("/srv/index/passages.sqlite cannot be read (disk I/O error)"), 503, "the index cannot be"),
         (damaged(), 500, "damaged"),
         (json.JSONDecodeError("Expecting value", "/srv/index", 0), 500, "damaged"),
-        (RuntimeError("/srv/index was closed; open it again"), 500, "something went wrong"),
+        (RuntimeError("/srv/index was closed; open it again"), 500, "the index raised an unexpected error"),
     ],
 )
 def test_an_index_that_fails_is_not_the_clients_fault(
@@ -236,10 +236,12 @@ def test_an_index_that_fails_is_not_the_clients_fault(
 
 def test_the_error_of_a_shard_is_not_told_to_clients(client: httpx.Client, running: Running) -> None:
     """As `ShardedIndex` raises it, which quotes the shard's own error."""
-    running.index.trouble = ConnectionError("shard 1 did not take its part (/srv/index is full); send it all again")
+    running.index.trouble = ConnectionError(
+        "shard 1 did not do its part (/srv/index is full); repeat the whole request"
+    )
     running.index.trouble.__cause__ = OSError("/srv/index is full")
     message = error(client.post("/passages/delete", json={"ids": ["en1"]}), 503)
-    assert message.startswith("shard 1 did not take its part; send it all again") and "/srv" not in message
+    assert message.startswith("shard 1 did not do its part; repeat the whole request") and "/srv" not in message
 
 
 # ---- About the service ----
@@ -413,7 +415,7 @@ def test_the_default_k_keeps_to_the_limit(max_k: int, default: int) -> None:
         ({"query": "a", "top_k": 3}, "top_k", "not permitted"),
         ({"query": "a", "languages": "en"}, "languages", "valid list"),
         ({"query": "a", "languages": ["xx"]}, None, "no passage is in 'xx'; expected of ['de', 'en']"),
-        ({"query": "a", "where": {"n": []}}, "where.n", "or a list of 1 to 256 of them, got []"),
+        ({"query": "a", "where": {"n": []}}, "where.n", "or a list of 1 to 256 such values, got []"),
         ({"query": "a", "where": {"n": {"gt": 3}}}, "where.n", "expected a string"),
         ({"query": "a", "where": {"n": None}}, None, "where.n"),
         ({"query": "a", "per_language": 0}, "per_language", "greater than or equal to 1"),
@@ -434,8 +436,8 @@ def test_a_wrong_search_is_told_why(client: httpx.Client, body: Any, param: str 
     ("content", "status", "expected"),
     [
         (b"", 422, "the body is empty"),
-        (b"{", 400, "the body is no JSON: Expecting property name enclosed in double quotes at character 1"),
-        (b'{"query": "a",}', 400, "the body is no JSON"),
+        (b"{", 400, "the body is not JSON: Expecting property name enclosed in double quotes at character 1"),
+        (b'{"query": "a",}', 400, "the body is not JSON"),
         (b'{"query": "\xff"}', 400, "the body is not UTF-8: invalid start byte at byte 11"),
         (b'{"query": "\xed\xa0\x80"}', 400, "the body is not UTF-8"),
         (b"[" * 100_000, 400, "nested too deeply"),
@@ -614,7 +616,7 @@ def test_a_root_path_that_the_proxy_keeps_or_removes() -> None:
 
 @pytest.mark.parametrize("root_path", ["/v1", "/v1/models", "/search", "/passages", "/openapi.json"])
 def test_a_root_path_that_is_an_endpoint(root_path: str) -> None:
-    with pytest.raises(ValueError, match=f"root_path is {root_path}, but the service has an endpoint"):
+    with pytest.raises(ValueError, match=f"root_path is {root_path}, but the service has the endpoint"):
         create_app(MemoryIndex(), StubEncoder(), dataclasses.replace(QUICK, root_path=root_path))
 
 

@@ -287,7 +287,7 @@ def test_a_full_queue_refuses_and_recovers() -> None:
     async def main(batcher: Batcher) -> Any:
         calls = [asyncio.create_task(batcher.embed("query", ["1"])) for _ in range(10)]
         await recorded.begun()
-        with pytest.raises(ServiceError, match="6 texts wait already, of 6") as refused:
+        with pytest.raises(ServiceError, match="the queue holds 6 texts of at most 6") as refused:
             await batcher.embed("query", ["2"])
         assert refused.value.status == 503 and int(refused.value.headers["Retry-After"]) >= 1
         # Passages have a queue of their own.
@@ -317,7 +317,7 @@ def test_all_texts_of_a_request_count_from_the_start(searching: bool) -> None:
         second = ask(batcher, 4)
         await all_tasks_run()
         assert recorded.waiting == 20
-        with pytest.raises(ServiceError, match="20 texts wait already, of 20"):
+        with pytest.raises(ServiceError, match="the queue holds 20 texts of at most 20"):
             await ask(batcher, 1)
         # A request that is given up makes room for another one, by all its texts.
         first.cancel()

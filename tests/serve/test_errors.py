@@ -64,8 +64,8 @@ def test_a_full_disk_and_a_read_only_one_by_what_sqlite_says(tmp_path: Path) -> 
 
 
 def test_only_the_message_for_clients_is_passed_on_of_a_shard() -> None:
-    error = ConnectionError("shard 1 did not take its part (/srv/index is full); send it all again")
+    error = ConnectionError("shard 1 did not do its part (/srv/index is full); repeat the whole request")
     error.__cause__ = OSError("/srv/index is full")
     answer = index_error(error, writing=True)
-    assert answer.status == 503 and answer.message == "shard 1 did not take its part; send it all again"
+    assert answer.status == 503 and answer.message == "shard 1 did not do its part; repeat the whole request"
     assert answer.fault is error

@@ -335,7 +335,7 @@ def test_errors_are_said_and_passed(opened: Opened, service: FakeService) -> Non
 
 def test_what_is_missing_is_said(opened: Opened) -> None:
     page = opened("degraded")
-    assert page.inner_text("#notice") == "Shard 1 did not answer: passages may be missing here."
+    assert page.inner_text("#notice") == "Shard 1 did not answer: passages may be missing."
     assert page.locator(".hit").count() == 10
     page.fill("#box", "nothing")
     page.get_by_label("Arabic").check()

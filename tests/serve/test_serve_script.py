@@ -114,13 +114,13 @@ def test_bad_flags_get_a_clear_error(call, index: Path, tmp_path: Path, tiny_roo
     (tmp_path / "empty").write_text("")
     assert "the API key is empty" in call(f"--index={index}", f"--api_key_file={tmp_path / 'empty'}")
     assert "error: " in call(f"--index={index}", f"--model={tmp_path}")
-    assert "cors_origins has 'x'" in call(f"--index={index}", "--cors_origins", "https://a.org", "x")
+    assert "cors_origins contains 'x'" in call(f"--index={index}", "--cors_origins", "https://a.org", "x")
     assert "root_path is 'x'" in call(f"--index={index}", "--root_path=x")
     assert "root_path is /v1" in call(f"--index={index}", "--root_path=/v1")
-    assert "allowed_hosts has 'https://a'" in call(
+    assert "allowed_hosts contains 'https://a'" in call(
         f"--index={index}", "--allowed_hosts", "b", "--allowed_hosts=https://a"
     )
-    assert "forwarded_allow_ips has 'x'" in call(f"--index={index}", "--forwarded_allow_ips=x")
+    assert "forwarded_allow_ips contains 'x'" in call(f"--index={index}", "--forwarded_allow_ips=x")
     for port in ("-1", "65536", "http"):
         assert call(f"--index={index}", f"--port={port}") == "2"  # argparse's, which has said why
 

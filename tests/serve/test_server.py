@@ -231,7 +231,7 @@ def test_too_much_at_once_is_503_and_passes() -> None:
         refused = [response for response in responses if response.status_code != 200]
         assert 0 < len(refused) < 40
         for response in refused:
-            assert "texts wait already" in error(response, 503) and int(response.headers["retry-after"]) >= 1
+            assert "the queue holds" in error(response, 503) and int(response.headers["retry-after"]) >= 1
         assert is_served(running)
 
 
@@ -343,7 +343,7 @@ def test_the_key_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
         ({"api_key": ""}, "the API key is empty"),
         ({"api_key": " a"}, "the API key"),
         ({"model": ""}, "model is empty"),
-        ({"allowed_hosts": ("https://example.org",)}, "allowed_hosts has 'https://example.org'; expected names"),
+        ({"allowed_hosts": ("https://example.org",)}, "allowed_hosts contains 'https://example.org'; expected names"),
         ({"allowed_hosts": ("example.org:80",)}, "without scheme and port"),
         ({"allowed_hosts": ("a.*.org",)}, "allowed_hosts"),
         ({"allowed_hosts": ("",)}, "allowed_hosts"),
@@ -351,8 +351,8 @@ def test_the_key_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
         ({"root_path": "/jaxretr/"}, "without a slash at the end"),
         ({"root_path": "/"}, "root_path"),
         ({"root_path": "/a b"}, "root_path"),
-        ({"forwarded_allow_ips": ("localhost",)}, "forwarded_allow_ips has 'localhost'; expected IP addresses"),
-        ({"cors_origins": ("https://example.org/",)}, "cors_origins has 'https://example.org/'; expected origins"),
+        ({"forwarded_allow_ips": ("localhost",)}, "forwarded_allow_ips contains 'localhost'; expected IP addresses"),
+        ({"cors_origins": ("https://example.org/",)}, "cors_origins contains 'https://example.org/'; expected origins"),
         ({"cors_origins": ("example.org",)}, "cors_origins"),
     ],
 )

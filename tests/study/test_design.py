@@ -57,7 +57,7 @@ def test_first_seeds_come_first(tmp_path: Path) -> None:
 
 def test_an_arm_takes_the_rate_of_one_that_chooses(tmp_path: Path) -> None:
     study = made.study(tmp_path)
-    with pytest.raises(ValueError, match="takes the learning rate of 'half', which chooses none"):
+    with pytest.raises(ValueError, match="takes the learning rate of 'half', which does not select one"):
         dataclasses.replace(study, arms=study.arms | {"other": Arm(rate_of="half")})
 
 

@@ -62,7 +62,7 @@ def test_nothing_is_added_to_sections_of_unknown_models() -> None:
     record = RunRecord("hybrid", 1, {}).with_section("clean", OLD)
     with pytest.raises(ValueError, match=r"clean: unknown provenance"):
         record.with_section("multi", section(ONE))
-    with pytest.raises(ValueError, match=r"sections of a model trained now.*clean: unknown provenance"):
+    with pytest.raises(ValueError, match=r"sections of a newly trained model.*clean: unknown provenance"):
         record.check_model()
 
 

@@ -65,8 +65,8 @@ def test_only_named_measures_are_kept() -> None:
 def test_another_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x-0.json"
     path.write_text(json.dumps({"schema": 99}))
-    with pytest.raises(ValueError, match="schema 99, expected 1; delete it"):
+    with pytest.raises(ValueError, match="schema 99, expected 1; delete the file"):
         RunRecord.load(path)
     path.write_text("no JSON")
-    with pytest.raises(ValueError, match="is no record of a run"):
+    with pytest.raises(ValueError, match="is not a record of a run"):
         RunRecord.load(path)

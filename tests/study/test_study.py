@@ -105,7 +105,7 @@ def test_from_nothing_to_the_page_and_on(
     broken = json.loads((results / "bm25-0.json").read_text("utf-8"))
     broken["design"]["max_length"] = 999
     (results / "bm25-0.json").write_text(json.dumps(broken))
-    with pytest.raises(SystemExit, match="records a run of another design \\(other: max_length\\)"):
+    with pytest.raises(SystemExit, match="records a run with a different design \\(changed: max_length\\)"):
         call()
     with pytest.raises(SystemExit, match="unknown arms \\['other'\\]"):
         call("--arms", "other")

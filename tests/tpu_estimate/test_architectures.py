@@ -31,5 +31,5 @@ def test_a_directory_says_its_own_and_the_config_decides_the_pooling(tiny_root: 
 
 
 def test_an_unknown_name_is_refused_with_those_that_are_known() -> None:
-    with pytest.raises(ValueError, match="'someone/model' is not known here; .*FacebookAI/xlm-roberta-base"):
+    with pytest.raises(ValueError, match="'someone/model' is unknown; .*FacebookAI/xlm-roberta-base"):
         architecture_of(ModelConfig(model_name_or_path="someone/model"))

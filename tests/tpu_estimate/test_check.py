@@ -25,7 +25,7 @@ def test_a_batch_that_does_not_divide_and_an_unknown_program() -> None:
     config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, batch_size=100))
     with pytest.raises(ValueError, match="batch_size=100 cannot be divided evenly over 8 devices.* such as 96 or 104"):
         next(check(config, V5E))
-    with pytest.raises(ValueError, match="unknown programs index; expected some of train, encode, attack"):
+    with pytest.raises(ValueError, match="unknown programs index; expected any of train, encode, attack"):
         next(check(CONFIG, V5E, ["index"]))
 
 
@@ -48,7 +48,7 @@ class _Exhausted:
 
 def test_what_is_too_large_says_by_how_much_and_what_to_do() -> None:
     program = dataclasses.replace(encode_program(CONFIG, TINY, jax.devices()), lower=_Exhausted)
-    words = r"temporaries \(83.99G\) exceeds available HBM \(15.75G\). Take a smaller --config.train.batch_size"
+    words = r"temporaries \(83.99G\) exceeds available HBM \(15.75G\). Use a smaller --config.train.batch_size"
     with pytest.raises(TooLarge, match=words):
         measure(program, V5E)
 

@@ -25,12 +25,12 @@ def test_devices_and_links_of_a_slice(name: str, devices: int, links: int) -> No
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("v3:4x4", "'v3:4x4' is not known; expected one of v4, v5e, v5p, v6e"),
-        ("v5e", "'v5e' is not known.*such as v5e:4x4"),
-        ("v5e:4x", "is not known"),
-        ("v5e:0x4", "is not known"),
-        ("v5e:4x4x4", "has 3 axes, but v5e is connected in 2; name that many, such as v5e:4x4"),
-        ("v4:4x4", "has 2 axes, but v4 is connected in 3; name that many, such as v4:4x4x4"),
+        ("v3:4x4", "'v3:4x4' is unknown; expected one of v4, v5e, v5p, v6e"),
+        ("v5e", "'v5e' is unknown.*such as v5e:4x4"),
+        ("v5e:4x", "is unknown"),
+        ("v5e:0x4", "is unknown"),
+        ("v5e:4x4x4", "has 3 axes; expected 2 axes for v5e, such as v5e:4x4"),
+        ("v4:4x4", "has 2 axes; expected 3 axes for v4, such as v4:4x4x4"),
         ("v6e:16x32", "larger than a pod; the largest slice is v6e:16x16"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Gradient attacks on token vectors, and the closed form that they are checked against."""
+"""Gradient attacks on token vectors, and a closed-form radius to check them against."""
 
 from jaxretr.attack.gradient.apgd import apgd
 from jaxretr.attack.gradient.losses import InfoNCE, Margin, SmoothRank

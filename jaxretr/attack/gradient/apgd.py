@@ -1,8 +1,8 @@
 """Auto-PGD: projected gradient ascent with momentum and an adaptive step size.
 
 Arguments and result are the same as in `jaxretr.attack.gradient.pgd`. Source: Croce and Hein (2020), arXiv 2003.01690,
-without the box constraint of images. The authors' program rounds the periods between checkpoints differently and
-treats the first checkpoint differently. Whether both programs are equally strong has not been checked.
+without the box constraint of images. The authors' code rounds the periods between checkpoints differently and
+treats the first checkpoint differently. Nobody has checked whether both implementations are equally strong.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ _INCREASING = 0.75  # rho: the share of steps that must increase the objective
 
 
 class _RunState(NamedTuple):
-    """State of the run from one start."""
+    """State of a run from one starting point."""
 
     delta: Float32[Array, "queries length hidden"]
     loss: Float32[Array, " queries"]
@@ -63,13 +63,13 @@ def apgd(
     """
     space = PerturbationSpace(objective, context, embeds, attackable, epsilon, norm)
 
-    def step(run: _RunState, now: tuple[Array, Array]) -> tuple[_RunState, None]:
-        momentum, period = now
+    def step(run: _RunState, schedule: tuple[Array, Array]) -> tuple[_RunState, None]:
+        momentum, period = schedule
         ahead = space.step(run.delta, run.gradient, run.step_size)
         moved = momentum * (ahead - run.delta) + (1 - momentum) * (run.delta - run.previous)
         delta = space.project(run.delta + moved)
-        loss, gradient, dead = space.ascend(delta)
-        best = run.best.or_better(delta, loss, dead)
+        loss, gradient, zero = space.ascend(delta)
+        best = run.best.or_better(delta, loss, zero)
         best_gradient = choose(loss > run.best.loss, gradient, run.best_gradient)
         increases = run.increases + (loss > run.loss)
 
@@ -91,16 +91,16 @@ def apgd(
 
     def restart(best: BestPerturbation, keys: Key[Array, " queries"]) -> tuple[BestPerturbation, None]:
         start = space.draw(keys)
-        loss, gradient, dead = space.ascend(start)
+        loss, gradient, zero = space.ascend(start)
         run = _RunState(
             delta=start,
             loss=loss,
             gradient=gradient,
             previous=start,
-            best=BestPerturbation(start, loss, dead),
+            best=BestPerturbation(start, loss, zero),
             best_gradient=gradient,
             step_size=2 * space.epsilon,
-            increases=jnp.zeros_like(dead),
+            increases=jnp.zeros_like(zero),
             checkpoint_best=loss,
             checkpoint_halved=jnp.zeros(len(loss), bool),
         )
@@ -118,7 +118,7 @@ def checkpoint_periods(steps: int) -> list[int]:
     """
     periods = [0] * steps
     percent, width, last = 22, 22, 0
-    while percent <= 100:  # in hundredths, so that the arithmetic is exact
+    while percent <= 100:  # integer percentages keep the arithmetic exact
         after = -(-percent * steps // 100)
         if after > last:
             periods[after - 1], last = after - last, after

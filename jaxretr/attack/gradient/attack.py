@@ -1,6 +1,6 @@
 """Run a gradient attack on any number of texts of any length.
 
-Input: a `GradientAttack`, token ids of texts, what stays fixed for each text, and a radius. Output: `Perturbed`, in the
+Input: a `GradientAttack`, token ids of texts, fixed inputs for each text, and a radius. Output: `Perturbed`, in the
 order of the texts. The texts run in batches of a few shapes, spread over the devices of this process. Each shape
 compiles once for all radii.
 """
@@ -25,7 +25,7 @@ from jaxretr.perturb.balls import Norm, attackable, mean_row_norm, nearest_row_d
 from jaxretr.tokenization import Tokenization
 from jaxretr.tracking import progress_bar
 
-_BATCH_SIZE = 8  # texts of 128 tokens per device; a gradient keeps about ten times what encoding keeps
+_BATCH_SIZE = 8  # texts of 128 tokens per device; a gradient needs about ten times the memory of encoding
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class GradientAttack:
     Attributes:
       algorithm: the search, such as `PGD`.
       norm: norm of the ball, see `jaxretr.perturb.balls`.
-      layer: the perturbed token vectors, see `jaxretr.attack.gradient.objective`.
-      steps: steps per restart; draws of `RANDOM`; `FGM` ignores them.
-      restarts: random starting points in the ball.
+      layer: layer of the perturbed token vectors, see `jaxretr.attack.gradient.objective`.
+      steps: steps per restart; number of draws for `RANDOM`; `FGM` ignores this value.
+      restarts: number of random starting points in the ball.
     """
 
     algorithm: Algorithm = PGD
@@ -52,11 +52,11 @@ class GradientAttack:
                 raise ValueError(f"unknown {name} {value!r}; expected one of {', '.join(known)}")
         for name in ("steps", "restarts"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+                raise ValueError(f"{name} = {getattr(self, name)}; expected at least 1")
 
     @property
     def gradients(self) -> int:
-        """Gradients per text."""
+        """Number of gradients per text."""
         return self.algorithm.gradients(self.steps, self.restarts)
 
     @property
@@ -74,11 +74,11 @@ class GradientAttack:
 
 
 class Scale(NamedTuple):
-    """The length scale of one checkpoint: radii are shares of it.
+    """The length scale of a checkpoint; radii are shares of it.
 
     Attributes:
       row_norm: mean L2 norm of the vectors that may be perturbed.
-      nearest_row: median L2 distance from the word embedding of their tokens to the nearest other row of the table; NaN
+      nearest_row: median L2 distance from a token's word embedding to the nearest other row of the table; NaN
         for the layer `post_ln`, where a token has no single vector.
     """
 
@@ -103,7 +103,7 @@ class Perturbed(NamedTuple):
 
 
 def special_ids(encoder: Encoder) -> tuple[int, ...]:
-    """Ids of the special tokens, which are never perturbed."""
+    """Return the ids of the special tokens, which are never perturbed."""
     return tuple(sorted(encoder.tokenizer.all_special_ids))
 
 
@@ -118,7 +118,7 @@ def measure_scale(encoder: Encoder, ids: Sequence[Sequence[int]], layer: Layer) 
         total += float(mean_row_norm(split.clean(encoder.params, tokens, mask), free)) * int(free.sum())
         count += int(free.sum())
     if not count:
-        raise ValueError("no text has a token that may be perturbed; give texts that are not empty")
+        raise ValueError("no text has a token that may be perturbed; expected at least one nonempty text")
     rows = sorted({token for row in ids for token in row} - set(specials))
     nearest = np.nan
     if layer == "word":
@@ -144,7 +144,7 @@ def perturb(
 
     Args:
       encoder: the attacked model.
-      tokenization: the tokenization that made `ids`.
+      tokenization: the tokenization that produced `ids`.
       attack: the search.
       objective: (context, vectors) -> one value per text; hashable. Its attribute `encoder` is a `SplitEncoder`.
       context: (params, mask, rows of `fixed`) -> the objective's context. Must be a module-level function, not a
@@ -160,12 +160,12 @@ def perturb(
       ValueError: the radius is negative, or the gradient of every text is zero at every point.
     """
     if not epsilon >= 0:
-        raise ValueError(f"the radius is {epsilon}, expected 0 or more; give a budget that is not negative")
+        raise ValueError(f"the radius is {epsilon}; expected 0 or more")
     run = _on_own_devices(attack, objective, context, special_ids(encoder))
     hidden = encoder.functions.architecture.hidden_size
     deltas: list[np.ndarray] = [np.zeros((len(row), hidden), np.float32) for row in ids]
     embeddings = np.zeros((len(ids), encoder.dim), np.float32)
-    loss, dead = np.zeros(len(ids), np.float32), np.zeros(len(ids), np.int32)
+    loss, zero_gradients = np.zeros(len(ids), np.float32), np.zeros(len(ids), np.int32)
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(
         jnp.asarray([zlib.crc32(name.encode()) for name in names], jnp.uint32)
     )
@@ -176,23 +176,23 @@ def perturb(
             tokens = tokenization.pad([ids[row] for row in rows], batch.length)
             batch_fixed = jax.tree.map(lambda leaf: leaf[rows], fixed)  # noqa: B023 - called within this iteration
             radii = np.full(batch.size, epsilon, np.float32)
-            found = run(encoder.params, *parallel.split((*tokens, batch_fixed, radii, keys[rows])))
-            delta, vectors, value, zero = (parallel.merge(part)[: len(batch.rows)] for part in found)
+            results = run(encoder.params, *parallel.split((*tokens, batch_fixed, radii, keys[rows])))
+            delta, vectors, value, zeros = (parallel.merge(part)[: len(batch.rows)] for part in results)
             for row, change in zip(batch.rows, delta, strict=True):
                 deltas[row] = change[: len(ids[row])]
-            embeddings[batch.rows], loss[batch.rows], dead[batch.rows] = vectors, value, zero
+            embeddings[batch.rows], loss[batch.rows], zero_gradients[batch.rows] = vectors, value, zeros
             bar.advance(task, len(batch.rows))
-    if attack.gradients and len(ids) and np.all(dead == attack.gradients):
+    if attack.gradients and len(ids) and np.all(zero_gradients == attack.gradients):
         raise ValueError(
-            f"the gradient is exactly zero at all {attack.gradients} points of all {len(ids)} texts: none reaches the "
-            f"token vectors at layer {attack.layer!r}. Look for rounding or a stopped gradient in the model; a failed "
-            "gradient attack on it says nothing"
+            f"the gradient is exactly zero at all {attack.gradients} points of all {len(ids)} texts: no gradient "
+            f"reaches the token vectors at layer {attack.layer!r}, so this attack says nothing about robustness; look "
+            "for rounding or a stopped gradient in the model"
         )
-    return Perturbed(tuple(deltas), embeddings, loss, dead)
+    return Perturbed(tuple(deltas), embeddings, loss, zero_gradients)
 
 
 def on_one_device(attack: GradientAttack, objective: Any, context: Callable, specials: tuple[int, ...]) -> Callable:
-    """Build the per-device function (params, ids, mask, rows of `fixed`, radii, keys) -> the fields of `Perturbed`.
+    """Return the per-device function (params, ids, mask, rows of `fixed`, radii, keys) -> the fields of `Perturbed`.
 
     Args:
       attack, objective, context: as in `perturb`.
@@ -202,12 +202,12 @@ def on_one_device(attack: GradientAttack, objective: Any, context: Callable, spe
     def run(params, ids, mask, fixed, epsilon, keys):  # type: ignore[no-untyped-def]
         objective_context = context(params, mask, fixed)
         vectors = objective.encoder.clean(params, ids, mask)
-        found = attack.run(objective, objective_context, vectors, attackable(ids, mask, specials), epsilon, keys)
+        best = attack.run(objective, objective_context, vectors, attackable(ids, mask, specials), epsilon, keys)
         return (
-            found.delta,
-            objective.encoder.encode(params, vectors + found.delta, mask),
-            found.loss,
-            found.zero_gradients,
+            best.delta,
+            objective.encoder.encode(params, vectors + best.delta, mask),
+            best.loss,
+            best.zero_gradients,
         )
 
     return run

@@ -1,8 +1,8 @@
-"""What an attack on a query maximizes: scores of a fixed set of passages in, one value per query out.
+"""Losses that an attack on a query maximizes. Input: scores of a fixed set of passages. Output: one value per query.
 
-A larger value is better for the attacker, that is worse for retrieval: every loss rises as relevant passages fall.
+A larger value is better for the attacker and worse for retrieval: every loss rises as relevant passages fall.
 An attacker who promotes passages marks them as the irrelevant passages. No loss averages over queries, so a query does
-not influence the other queries of a batch. Losses are values: equal losses compare and hash equal, and share a
+not influence the other queries of a batch. Losses are value objects: equal losses compare and hash equal, and share a
 compilation.
 
 A passage may be neither relevant nor irrelevant to a query (batch padding, an unjudged translation of the answer). Such
@@ -36,7 +36,7 @@ class InfoNCE:
     """-log(sum over relevant of exp(s/T) / sum over all of exp(s/T)) (van den Oord et al. 2018, arXiv 1807.03748).
 
     Computed as softplus(logsumexp(irrelevant) - logsumexp(relevant)). The usual form rounds to zero at low
-    temperatures, and a clean query would look robust for lack of a gradient; this form keeps the gradient.
+    temperatures, and a clean query would look robust because its gradient vanishes; this form keeps the gradient.
 
     Attributes:
       temperature: T.
@@ -58,7 +58,7 @@ class Margin:
     The margin never saturates, at any training temperature.
 
     Attributes:
-      k: ranks out of which every relevant passage must be driven.
+      k: size of the top k that every relevant passage must leave.
     """
 
     k: int = 1
@@ -70,8 +70,9 @@ class Margin:
 
 @dataclass(frozen=True)
 class SmoothRank:
-    """sum over irrelevant j of sigmoid((s_j - s+) / T), s+ the best relevant score: as T -> 0, the number of passages
-    ahead.
+    """sum over irrelevant j of sigmoid((s_j - s+) / T), where s+ is the best relevant score.
+
+    As T -> 0, the sum becomes the number of irrelevant passages ahead of the best relevant passage.
 
     Attributes:
       temperature: T, in units of the scores.

@@ -1,4 +1,4 @@
-"""From the token vectors of a layer to the value that an attack maximizes: encoder, fixed inputs and a loss combined.
+"""Map the token vectors of a layer to the value that an attack maximizes, with an encoder, fixed inputs and a loss.
 
 Input: token vectors of a batch, perturbed or not, and a context that the attack does not change: `Target` for queries,
 `LanguageTarget` for their language bias, `PassageTarget` for passages. Output: one value per row. A context is a pytree
@@ -25,8 +25,8 @@ class SplitEncoder:
     """An encoder split at the perturbed layer.
 
     Attributes:
-      functions: the encoder, in float32 for figures that count; without dropout.
-      layer: the layer.
+      functions: the encoder, without dropout; in float32 for reported figures.
+      layer: the perturbed layer.
     """
 
     functions: EncoderFunctions
@@ -87,16 +87,16 @@ class LanguageTarget(NamedTuple):
 
     Attributes:
       params, mask, passages: as in `Target`.
-      favoured: passages in the language that the attacker promotes.
+      favored: passages in the language that the attacker promotes.
       others: all other passages.
-      relevant: passages whose best score must not fall, in any language.
-      floor: that best score for the clean query.
+      relevant: relevant passages in any language; their best score must not fall.
+      floor: the best relevant score of the clean query.
     """
 
     params: Params
     mask: Bool[Array, "queries length"]
     passages: Float32[Array, "queries passages dim"]
-    favoured: Bool[Array, "queries passages"]
+    favored: Bool[Array, "queries passages"]
     others: Bool[Array, "queries passages"]
     relevant: Bool[Array, "queries passages"]
     floor: Float32[Array, " queries"]
@@ -106,7 +106,7 @@ class LanguageTarget(NamedTuple):
 class LanguageObjective:
     """The score mass that moved to one language at unchanged relevance.
 
-        logsumexp(s / T over favoured) - logsumexp(s / T over others) - weight * max(floor - s+, 0) / T
+        logsumexp(s / T over favored) - logsumexp(s / T over others) - weight * max(floor - s+, 0) / T
 
     Attributes:
       encoder: see `SplitEncoder`.
@@ -124,7 +124,7 @@ class LanguageObjective:
         scores = scores_of(self.encoder.encode(target.params, vectors, target.mask), target.passages)
         best = jnp.max(scores, axis=1, where=target.relevant, initial=-jnp.inf)
         scaled = scores / self.temperature
-        moved = jax.nn.logsumexp(scaled, axis=1, where=target.favoured) - jax.nn.logsumexp(
+        moved = jax.nn.logsumexp(scaled, axis=1, where=target.favored) - jax.nn.logsumexp(
             scaled, axis=1, where=target.others
         )
         return moved - self.weight * jnp.maximum(target.floor - best, 0) / self.temperature
@@ -140,12 +140,13 @@ class PassageTarget(NamedTuple):
 
 @dataclass(frozen=True)
 class PassageObjective:
-    """The score of a passage for its query, or its negative. No other score changes, so this score alone decides the
-    rank.
+    """The score of a passage for its query, or the negative score.
+
+    No other score changes, so this score alone decides the rank.
 
     Attributes:
       encoder: see `SplitEncoder`.
-      promote: whether the passage rises; otherwise it falls.
+      promote: whether the attack raises the passage; otherwise it lowers the passage.
     """
 
     encoder: SplitEncoder

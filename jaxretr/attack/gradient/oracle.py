@@ -19,8 +19,8 @@ from jaxretr.retrieval.blocks import products_of
 from jaxretr.retrieval.embeddings import Rows, Subset
 
 _SAME = 1e-5
-"""Two passages count as equal if their squared distance is below this share of their squared norms: float32 cannot tell
-which of the two a query prefers, and copies of a text tie for every query."""
+"""Two passages count as equal if their squared distance is below this share of their squared norms: float32 cannot
+decide which of the two a query prefers, and copies of a text tie for every query."""
 
 
 def pooled_radii(
@@ -57,16 +57,16 @@ def pooled_radii(
       means that fewer than k passages are neither relevant nor copies of a relevant passage.
 
     Raises:
-      ValueError: k is not positive, the widths differ, or a query has no relevant passage or one that does not exist.
+      ValueError: k is not positive, the widths differ, a query has no relevant passage, or a position is out of range.
     """
     _check(queries, passages, relevant, k)
     passage_block = min(passage_block, len(passages))
     blocks = [slice(start, start + query_block) for start in range(0, len(queries), query_block)]
     radii = [jnp.full((len(queries[block]), k), jnp.inf, jnp.float32) for block in blocks]
-    chosen, place = np.unique(np.maximum(relevant, 0), return_inverse=True)
-    answers, place = Subset(passages, chosen)[:], place.reshape(relevant.shape)
+    positions, place = np.unique(np.maximum(relevant, 0), return_inverse=True)
+    answers, place = Subset(passages, positions)[:], place.reshape(relevant.shape)
     for first in range(0, len(passages), passage_block):
-        start = min(first, len(passages) - passage_block)  # one shape for all blocks: the last repeats some passages
+        start = min(first, len(passages) - passage_block)  # all blocks have one shape: the last repeats some passages
         rows = jnp.asarray(passages[start : start + passage_block])
         radii = [
             _nearest(best, queries[block], answers[place[block]], relevant[block] >= 0, rows, first - start)
@@ -84,40 +84,41 @@ def _nearest(
     passages: Float32[Array, "passages dim"],
     repeated: Int[Array, ""],
 ) -> Float32[Array, "queries k"]:
-    """Merge the radii of one block of passages into the smallest so far; its first `repeated` passages were seen
-    before.
+    """Merge the radii of one block of passages into the smallest radii so far.
+
+    The first `repeated` passages of the block were merged before.
     """
     scores = products_of(queries, passages)
     squares = jnp.sum(passages * passages, axis=1)
 
-    def of_column(hardest: Array, column: tuple[Array, Array]) -> tuple[Array, None]:
+    def merge_answer(largest: Array, column: tuple[Array, Array]) -> tuple[Array, None]:
         answer, real = column
         sizes = jnp.sum(answer * answer, axis=1)[:, None] + squares
         distance = sizes - 2 * products_of(answer, passages)
         lead = jnp.sum(queries * answer, axis=1)[:, None] - scores
         same = distance <= _SAME * sizes  # the relevant passage itself, or a copy of it
         radius = jnp.where(same, jnp.inf, lead / jnp.sqrt(jnp.where(same, 1, distance)))
-        return jnp.where(real[:, None], jnp.maximum(hardest, radius), hardest), None
+        return jnp.where(real[:, None], jnp.maximum(largest, radius), largest), None
 
     columns = (jnp.moveaxis(answers, 1, 0), real.T)
-    radii, _ = jax.lax.scan(of_column, jnp.full_like(scores, -jnp.inf), columns)
+    radii, _ = jax.lax.scan(merge_answer, jnp.full_like(scores, -jnp.inf), columns)
     radii = jnp.where(jnp.arange(len(passages)) < repeated, jnp.inf, radii)
     return -jax.lax.top_k(-jnp.concatenate([best, radii], axis=1), best.shape[1])[0]
 
 
 def _check(queries: np.ndarray, passages: Rows, relevant: np.ndarray, k: int) -> None:
     if k < 1:
-        raise ValueError(f"k = {k} must be at least 1")
+        raise ValueError(f"k = {k}; expected at least 1")
     if queries.shape[1] != passages.shape[1]:
         raise ValueError(
-            f"query vectors have {queries.shape[1]} dimensions, passage embeddings {passages.shape[1]}; "
+            f"query vectors have {queries.shape[1]} dimensions and passage embeddings {passages.shape[1]}; "
             "encode both with the same model"
         )
     if relevant.size and not -1 <= relevant.min() <= relevant.max() < len(passages):
         raise ValueError(
-            f"relevant holds positions from {relevant.min()} to {relevant.max()}; expected those of {len(passages)} "
-            "passages, counted from 0, and -1 to fill a row"
+            f"relevant holds positions from {relevant.min()} to {relevant.max()}; expected 0 to {len(passages) - 1}, "
+            "and -1 as padding"
         )
     without = np.flatnonzero((relevant < 0).all(axis=1))
     if len(without):
-        raise ValueError(f"query {without[0]} has no relevant passage, so no radius; leave such queries out")
+        raise ValueError(f"query {without[0]} has no relevant passage, so no radius; leave this query out")

@@ -1,4 +1,4 @@
-"""Gradient attacks on passages: one passage per query falls or rises.
+"""Gradient attacks on passages: make one passage per query fall or rise.
 
 Input: a `Victim`, a task, a `GradientAttack` and a radius. Output: an `AttackResult` with `passages`.
 """
@@ -15,7 +15,7 @@ from jaxretr.retrieval.exact import search
 from jaxretr.retrieval.scores import pair_scores
 
 PROMOTED_FROM = 100
-"""Clean rank of the promoted passage (in a smaller corpus, the last rank): far from the top, yet not the worst case."""
+"""Clean rank of the promoted passage, or the last rank of a smaller corpus: far from the top, not the worst case."""
 
 
 def attacked_passages(victim: Victim, task: Task, goal: Goal) -> Int[np.ndarray, " queries"]:
@@ -28,13 +28,15 @@ def attacked_passages(victim: Victim, task: Task, goal: Goal) -> Int[np.ndarray,
     queries, corpus = victim.queries[task.queries], victim.corpus(task)
     relevant = relevant_passages(task)
     if goal == "demote":
-        return np.array([_best_ranked(query, corpus, own) for query, own in zip(queries, relevant, strict=True)])
+        return np.array(
+            [_best_ranked(query, corpus, answers) for query, answers in zip(queries, relevant, strict=True)]
+        )
     _, ranked = search(queries, corpus, min(PROMOTED_FROM, len(corpus)))
-    return np.array([found[~np.isin(found, own)][-1] for found, own in zip(ranked, relevant, strict=True)])
+    return np.array([top[~np.isin(top, answers)][-1] for top, answers in zip(ranked, relevant, strict=True)])
 
 
 def _best_ranked(query: np.ndarray, corpus: np.ndarray, passages: np.ndarray) -> int:
-    """Return the passage among `passages` that ranks first for a query; ties rank by position."""
+    """Return the passage among `passages` that ranks first for a query; position breaks ties."""
     return int(passages[np.lexsort((passages, -pair_scores(query, corpus[passages])))[0]])
 
 
@@ -55,7 +57,7 @@ def attack_passages(
     positions = attacked_passages(victim, task, goal)
     passages = victim.collection.take_passages(victim.pool.order[task.passages][positions].tolist())
     tokenization = victim.encoder.passage_tokenization
-    found = perturb(
+    perturbed = perturb(
         victim.encoder,
         tokenization,
         attack,
@@ -70,11 +72,11 @@ def attack_passages(
     )
     return AttackResult(
         task,
-        found.embeddings,
-        deltas=found.deltas,
+        perturbed.embeddings,
+        deltas=perturbed.deltas,
         changed=np.ones(len(positions), bool),
         forward_passes=np.full(len(positions), attack.forward_passes, np.float32),
-        notes={"zero_gradients": float(found.zero_gradients.sum())} if attack.gradients else {},
+        notes={"zero_gradients": float(perturbed.zero_gradients.sum())} if attack.gradients else {},
         passages=positions,
         goal=goal,
     )

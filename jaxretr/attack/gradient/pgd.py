@@ -1,4 +1,4 @@
-"""FGM, PGD and random draws: an objective and clean embeddings in, perturbations out.
+"""FGM, PGD and random draws. Input: an objective and clean embeddings. Output: perturbations.
 
 Every attack takes the same arguments and is one compiled function of a batch of queries. Radii, embeddings and
 everything in `context` may change without a new compilation.
@@ -9,9 +9,9 @@ everything in `context` may change without a new compilation.
   a query may depend on its own embeddings only.
 - context: a pytree of everything else that the objective needs, such as `Target`.
 - embeds: clean embeddings, float32 [queries, length, hidden].
-- attackable: bool [queries, length]; elsewhere the perturbation is exactly zero.
+- attackable: bool [queries, length]; at other positions the perturbation is exactly zero.
 - epsilon: radius, float32, a scalar or one per query. At 0 the perturbation is exactly zero.
-- keys: one random key per query, for attacks that draw. The result of a query does not depend on its batch.
+- keys: one random key per query, for attacks with random draws. The result of a query does not depend on its batch.
 - norm: norm of the ball, see `jaxretr.perturb.balls`.
 
 PGD, APGD (`jaxretr.attack.gradient.apgd`) and random draws return the best point they visit, the clean point included,
@@ -39,16 +39,16 @@ def fgm(
     *,
     norm: Norm,
 ) -> BestPerturbation:
-    """Take one step of length epsilon along the steepest direction; with `linf` this is FGSM. Costs 4.
+    """Take one step of length epsilon along the steepest direction; with the norm `linf` this is FGSM. Costs 4.
 
     FGM is Miyato et al. (2017), arXiv 1605.07725, with the norm `frobenius`; FGSM is Goodfellow et al. (2015),
-    arXiv 1412.6572. The result is that step, even if the objective is lower there than at the clean point.
+    arXiv 1412.6572. The result is this step, even if the objective is lower than at the clean point.
     """
     space = PerturbationSpace(objective, context, embeds, attackable, epsilon, norm)
     zero = jnp.zeros_like(embeds)
-    _, gradient, dead = space.ascend(zero)
+    _, gradient, zero_gradients = space.ascend(zero)
     delta = space.step(zero, gradient, space.epsilon)
-    return BestPerturbation(delta, space.value(delta), dead)
+    return BestPerturbation(delta, space.value(delta), zero_gradients)
 
 
 @partial(jax.jit, static_argnames=("objective", "norm", "steps", "restarts"))
@@ -73,8 +73,8 @@ def pgd(
     def restart(best: BestPerturbation, keys: Key[Array, " queries"]) -> tuple[BestPerturbation, None]:
         def step(state: tuple[Array, BestPerturbation], _: None) -> tuple[tuple[Array, BestPerturbation], None]:
             delta, best = state
-            loss, gradient, dead = space.ascend(delta)
-            return (space.step(delta, gradient, 2.5 / steps * space.epsilon), best.or_better(delta, loss, dead)), None
+            loss, gradient, zero = space.ascend(delta)
+            return (space.step(delta, gradient, 2.5 / steps * space.epsilon), best.or_better(delta, loss, zero)), None
 
         (delta, best), _ = jax.lax.scan(step, (space.draw(keys), best), length=steps)
         return best.or_better(delta, space.value(delta)), None

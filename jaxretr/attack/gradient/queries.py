@@ -1,4 +1,4 @@
-"""Gradient attacks on the queries of a task: they lose their relevant passages, or their language fills the top ranks.
+"""Gradient attacks on queries: queries lose their relevant passages, or their language fills the top ranks.
 
 Input: a `Victim`, a task, a `GradientAttack` and a radius. Output: an `AttackResult`.
 """
@@ -19,7 +19,7 @@ from jaxretr.attack.victim import Victim, margin
 from jaxretr.eval.settings import Task
 
 _LANGUAGE_CANDIDATES = 256
-"""Hard negatives of an attack on language bias, which also needs passages of other languages below the top ranks."""
+"""Hard negatives per query of an attack on language bias, which needs passages of many languages."""
 
 
 def attack_queries(
@@ -44,9 +44,9 @@ def attack_queries(
       scale: scale of the checkpoint, see `measure_scale`.
       loss: the loss to maximize, over the relevant passages and the hard negatives of the whole corpus.
       seed: seed of random starts.
-      smaller: result of this attack at a smaller radius. A query that lost its top `lost_at` there keeps that
-        perturbation, which the larger radius also allows, and costs nothing more.
-      lost_at: rank below which a query counts as lost in `smaller`.
+      smaller: result of this attack at a smaller radius. A query that is lost there (at rank `lost_at`) keeps its
+        perturbation, which the larger radius also allows, and costs nothing.
+      lost_at: a query counts as lost in `smaller` if no relevant passage is in its top `lost_at`.
     """
     candidates = victim.candidates(task)
     fixed: tuple[np.ndarray, ...] = (
@@ -57,9 +57,9 @@ def attack_queries(
     objective = QueryObjective(SplitEncoder(victim.encoder.functions, attack.layer), loss)
     if smaller is None:
         return _attack(victim, task, attack, objective, _target, fixed, rho, scale, seed)
-    standing = np.flatnonzero(margin(smaller.embeddings, victim.corpus(task), candidates, lost_at) <= 0)
-    fixed = tuple(part[standing] for part in fixed)
-    return _attack(victim, task, attack, objective, _target, fixed, rho, scale, seed, standing, smaller)
+    remaining = np.flatnonzero(margin(smaller.embeddings, victim.corpus(task), candidates, lost_at) <= 0)
+    fixed = tuple(part[remaining] for part in fixed)
+    return _attack(victim, task, attack, objective, _target, fixed, rho, scale, seed, remaining, smaller)
 
 
 def attack_language_bias(
@@ -73,31 +73,33 @@ def attack_language_bias(
       ValueError: the corpus holds one language only, or no passage in the query's language.
     """
     languages = victim.pool.language_numbers()[task.passages]
-    own = victim.pool.languages.index(task.query_language) if task.query_language in victim.pool.languages else -1
-    if own not in languages or len(set(languages.tolist())) < 2:
+    query_language = (
+        victim.pool.languages.index(task.query_language) if task.query_language in victim.pool.languages else -1
+    )
+    if query_language not in languages or len(set(languages.tolist())) < 2:
         raise ValueError(
-            f"the bias of queries in {task.query_language} needs passages in {task.query_language} and in another "
-            "language; attack the setting 'multi', with both languages in the collection"
+            f"the language bias of queries in {task.query_language} needs passages in {task.query_language} and in "
+            "another language; attack the setting 'multi', with both languages in the collection"
         )
     candidates = victim.candidates(task, _LANGUAGE_CANDIDATES)
     passages = victim.corpus(task)[candidates.passages]
     real = candidates.relevant | candidates.irrelevant
-    favoured = real & (languages[candidates.passages] == own)
+    favored = real & (languages[candidates.passages] == query_language)
     scores = np.einsum("qd,qpd->qp", victim.queries[task.queries], passages, optimize=True)
     floor = np.max(scores, axis=1, where=candidates.relevant, initial=-np.inf)
-    fixed = (passages, favoured, real & ~favoured, candidates.relevant, floor)
+    fixed = (passages, favored, real & ~favored, candidates.relevant, floor)
     objective = LanguageObjective(SplitEncoder(victim.encoder.functions, attack.layer))
     return _attack(victim, task, attack, objective, _language_target, fixed, rho, scale, seed)
 
 
 def _attack(  # type: ignore[no-untyped-def]
-    victim, task, attack, objective, context, fixed, rho, scale, seed, rows=None, others: AttackResult | None = None
+    victim, task, attack, objective, context, fixed, rho, scale, seed, rows=None, unattacked: AttackResult | None = None
 ) -> AttackResult:
-    """Attack the queries at `rows` of the task, all if None; the other queries keep their values in `others`."""
+    """Attack the queries at `rows` of the task (None: all queries); other queries keep their values in `unattacked`."""
     queries = victim.asked(task)
     rows = np.arange(len(queries)) if rows is None else rows
     tokenization = victim.encoder.query_tokenization
-    found = perturb(
+    perturbed = perturb(
         victim.encoder,
         tokenization,
         attack,
@@ -110,10 +112,10 @@ def _attack(  # type: ignore[no-untyped-def]
         seed=seed,
         description=f"{attack.algorithm.name}@{rho:g} {task.query_language}",
     )
-    embeddings = np.zeros_like(victim.queries[task.queries]) if others is None else others.embeddings.copy()
-    deltas = [np.zeros((0, 0), np.float32)] * len(queries) if others is None else list(others.deltas)
-    embeddings[rows] = found.embeddings
-    for row, delta in zip(rows, found.deltas, strict=True):
+    embeddings = np.zeros_like(victim.queries[task.queries]) if unattacked is None else unattacked.embeddings.copy()
+    deltas = [np.zeros((0, 0), np.float32)] * len(queries) if unattacked is None else list(unattacked.deltas)
+    embeddings[rows] = perturbed.embeddings
+    for row, delta in zip(rows, perturbed.deltas, strict=True):
         deltas[row] = delta
     forward_passes = np.zeros(len(queries))
     forward_passes[rows] = attack.forward_passes
@@ -123,7 +125,7 @@ def _attack(  # type: ignore[no-untyped-def]
         deltas=tuple(deltas),
         changed=np.ones(len(queries), bool),
         forward_passes=forward_passes,
-        notes={"zero_gradients": float(found.zero_gradients.sum())} if attack.gradients else {},
+        notes={"zero_gradients": float(perturbed.zero_gradients.sum())} if attack.gradients else {},
     )
 
 

@@ -1,4 +1,4 @@
-"""The building blocks of every gradient attack: the objective over perturbations of a batch, and the best point found.
+"""Building blocks of gradient attacks: the objective over perturbations of a batch, and the best point found.
 
 Input: an objective, clean embeddings, radii and a norm. Output: values, gradients, steps that stay in the ball, and the
 `BestPerturbation`. An attack combines these blocks into an `Algorithm`. `jaxretr.attack.gradient.pgd` describes the
@@ -28,7 +28,7 @@ class Algorithm:
     """A search for the best perturbation, and its cost.
 
     Attributes:
-      name: as users spell it.
+      name: name of the attack, as users spell it.
       search: (objective, context, embeds, attackable, epsilon, keys, *, norm, steps, restarts) -> `BestPerturbation`.
       gradients: (steps, restarts) -> gradients per query.
       values: (steps, restarts) -> evaluations per query of the objective alone, without its gradient.
@@ -91,7 +91,7 @@ class PerturbationSpace:
     def ascend(
         self, delta: Float32[Array, "queries length hidden"]
     ) -> tuple[Float32[Array, " queries"], Float32[Array, "queries length hidden"], Int32[Array, " queries"]]:
-        """Return values, gradients (zero at positions that are not attackable) and 1 per query with a zero gradient."""
+        """Return values, gradients (zero at positions that are not attackable), and 1 per zero gradient, else 0."""
 
         def total(delta: Array) -> tuple[Array, Array]:
             values = self.value(delta)
@@ -124,12 +124,12 @@ class PerturbationSpace:
 
 
 def choose(
-    first: Bool[Array, " queries"],
-    these: Float32[Array, "queries length hidden"],
-    others: Float32[Array, "queries length hidden"],
+    condition: Bool[Array, " queries"],
+    values: Float32[Array, "queries length hidden"],
+    otherwise: Float32[Array, "queries length hidden"],
 ) -> Float32[Array, "queries length hidden"]:
-    """Select `these` for the queries with `first`, `others` for the rest."""
-    return jnp.where(first[:, None, None], these, others)
+    """Select `values` for queries that meet `condition`, and `otherwise` for the others."""
+    return jnp.where(condition[:, None, None], values, otherwise)
 
 
 def split_keys(keys: Key[Array, " queries"], count: int) -> Key[Array, "count queries"]:

@@ -1,4 +1,4 @@
-"""Attacks on the language of queries: another language, several languages in one query, a move towards a language."""
+"""Attacks on the language of queries: switch the language, mix languages in one query, or move toward a language."""
 
 from jaxretr.attack.language.code_mixing import code_mixing
 from jaxretr.attack.language.directions import language_directions

@@ -16,11 +16,11 @@ from jaxretr.model.encode import Encoder
 from jaxretr.tokenization import clean_text
 
 WITHOUT_BLANKS = frozenset({"ja", "km", "lo", "my", "th", "zh"})
-"""Languages without blanks between words; the tokenizer's pieces take the place of words."""
+"""Languages without blanks between words; tokenizer pieces replace words there."""
 MAX_WORDS = 3
 """Maximum number of words of a phrase, on either side."""
 
-_WORD = regex.compile(r"[\p{L}\p{M}\p{N}](?:\S*[\p{L}\p{M}\p{N}])?")  # between blanks, without outer punctuation
+_WORD = regex.compile(r"[\p{L}\p{M}\p{N}](?:\S*[\p{L}\p{M}\p{N}])?")  # a word between blanks, without outer punctuation
 _LETTERS = regex.compile(r"[\p{Latin}\p{Greek}\p{Cyrillic}\p{N}]{2}")  # inside a word of a script with blanks
 
 
@@ -52,7 +52,7 @@ def embed_words(encoder: Encoder, texts: Sequence[str], languages: Sequence[str]
 
     Args:
       encoder: encodes the texts as queries.
-      texts: any texts; words after the truncation are left out.
+      texts: any texts; words beyond the truncation are left out.
       languages: language of each text.
     """
     prefix = encoder.query_prefix
@@ -63,11 +63,13 @@ def embed_words(encoder: Encoder, texts: Sequence[str], languages: Sequence[str]
         return_offsets_mapping=True,
     )
     vectors = encoder.token_vectors(encoded["input_ids"])
-    found = []
-    for text, language, offsets, of_tokens in zip(texts, languages, encoded["offset_mapping"], vectors, strict=True):
+    embedded = []
+    for text, language, offsets, token_vectors in zip(
+        texts, languages, encoded["offset_mapping"], vectors, strict=True
+    ):
         pieces = [
             (max(start - len(prefix), 0), stop - len(prefix), vector)
-            for (start, stop), vector in zip(offsets, of_tokens, strict=True)
+            for (start, stop), vector in zip(offsets, token_vectors, strict=True)
             if stop > max(start, len(prefix))
         ]
         spans = (
@@ -78,19 +80,19 @@ def embed_words(encoder: Encoder, texts: Sequence[str], languages: Sequence[str]
             for start, stop in spans
             if (inside := [vector for first, last, vector in pieces if first < stop and last > start])
         }
-        stacked = np.stack(list(words.values())) if words else np.empty((0, of_tokens.shape[1]), np.float32)
+        stacked = np.stack(list(words.values())) if words else np.empty((0, token_vectors.shape[1]), np.float32)
         unit = stacked / np.maximum(np.linalg.norm(stacked, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        found.append(Words(text, list(words), unit))
-    return found
+        embedded.append(Words(text, list(words), unit))
+    return embedded
 
 
-def align(one: Words, other: Words) -> list[tuple[int, int]]:
+def align(left: Words, right: Words) -> list[tuple[int, int]]:
     """Return the pairs of words that are each other's most similar word in the other text (by cosine), in order."""
-    if not one.spans or not other.spans:
+    if not left.spans or not right.spans:
         return []
-    similarity = one.vectors @ other.vectors.T
-    forth, back = similarity.argmax(axis=1), similarity.argmax(axis=0)
-    return [(i, int(j)) for i, j in enumerate(forth) if back[j] == i]
+    similarity = left.vectors @ right.vectors.T
+    best_right, best_left = similarity.argmax(axis=1), similarity.argmax(axis=0)
+    return [(i, int(j)) for i, j in enumerate(best_right) if best_left[j] == i]
 
 
 def phrases(links: Sequence[tuple[int, int]]) -> list[Phrase]:
@@ -99,7 +101,7 @@ def phrases(links: Sequence[tuple[int, int]]) -> list[Phrase]:
     A pair begins and ends with linked words on both sides, and no word of either side is linked to a word outside the
     pair. Words without a link may stand inside.
     """
-    found = []
+    pairs = []
     for start, _ in links:
         for last, _ in links:
             inside = [j for i, j in links if start <= i <= last]
@@ -107,8 +109,8 @@ def phrases(links: Sequence[tuple[int, int]]) -> list[Phrase]:
                 continue
             outside = [j for i, j in links if not start <= i <= last]
             if not any(min(inside) <= j <= max(inside) for j in outside):
-                found.append(Phrase(start, last + 1, min(inside), max(inside) + 1))
-    return found
+                pairs.append(Phrase(start, last + 1, min(inside), max(inside) + 1))
+    return pairs
 
 
 def spans_of_pieces(text: str, pieces: Sequence[tuple[int, int, np.ndarray]]) -> list[tuple[int, int]]:

@@ -44,26 +44,27 @@ def code_mixing(
     seed: int = 0,
     margin_k: int = 10,
 ) -> AttackResult:
-    """Replace words of every query so that the attacker gains most.
+    """Replace words of every query so that the attacker's gain is largest.
 
-    The beam search adds one swap per round. In each round, it tries every query of the beam with every further swap (or
-    a random subset, if there are more than an even share of the budget) and keeps the `beam` worst. The result is the
-    worst text of all rounds, or the clean text if no text is worse. The swaps of one text may use different languages.
+    The beam search adds one swap per round. In each round, it scores every text of the beam with every further swap (or
+    a random subset, if there are more than an even share of the budget) and keeps the `beam` worst texts. The result is
+    the worst text of all rounds, or the clean text if no text is worse. The swaps of one text may use different
+    languages.
 
     Args:
       victim: the model and the collection.
       task: the attacked task; its corpus does not change.
       languages: languages that words may come from; None for all languages of the collection.
       words: maximum number of replaced words per query.
-      beam: mixed texts per query that each round starts from.
-      budget: texts scored per query besides the clean text.
+      beam: number of mixed texts per query that each round starts from.
+      budget: number of texts scored per query besides the clean text.
       seed: seed of the draws.
       margin_k: the attacker maximizes `Victim.margins` at this k.
 
     Returns:
       The result. `changed` is False if no swap reaches the model. The cost counts the scored texts, the clean text
-      included, and the aligned translations. Notes: `offered`, the number of swaps; `undone`, how many of them leave
-      the query unchanged for the model; and `replaced_words`.
+      included, and the aligned translations. Notes: `offered`, the number of swaps; `undone`, the number of swaps that
+      leave the query unchanged for the model; and `replaced_words`.
 
     Raises:
       ValueError: the collection has no query in a language, no attack can reach `margin_k`, or the budget is smaller
@@ -71,43 +72,45 @@ def code_mixing(
     """
     if not 1 <= words <= budget or beam < 1:
         raise ValueError(
-            f"words is {words}, beam {beam} and budget {budget}; expected at least 1, and a budget of at least one "
-            "text per word"
+            f"words is {words}, beam is {beam} and budget is {budget}; expected at least 1 each, and a budget of at "
+            "least one text per word"
         )
     score = score_of(victim, task, victim.candidates(task), margin_k)
     token_ids = victim.encoder.query_tokenization
-    walks = [_BeamState(*offer, budget, seed) for offer in _offers(victim, task, languages, words)]
-    texts = [walk.source.text for walk in walks]
-    for walk, ids, scores in zip(walks, token_ids(texts), score_lists(score, [[text] for text in texts]), strict=True):
-        walk.start(ids, float(scores[0]))
+    states = [_BeamState(*offer, budget, seed) for offer in _offers(victim, task, languages, words)]
+    texts = [state.source.text for state in states]
+    for state, ids, scores in zip(
+        states, token_ids(texts), score_lists(score, [[text] for text in texts]), strict=True
+    ):
+        state.start(ids, float(scores[0]))
     for remaining in range(words, 0, -1):
-        proposals = [walk.propose(token_ids, words, remaining) for walk in walks]
+        proposals = [state.propose(token_ids, words, remaining) for state in states]
         if not any(proposals):
             break
-        for walk, scores in zip(walks, score_lists(score, [list(texts) for texts in proposals]), strict=True):
-            walk.take(scores, beam)
+        for state, scores in zip(states, score_lists(score, [list(texts) for texts in proposals]), strict=True):
+            state.take(scores, beam)
     return attacked_by_texts(
         victim,
         task,
-        [mixed(walk.source, walk.language, walk.worst) for walk in walks],
-        changed=[walk.undone < len(walk.swaps) for walk in walks],
-        forward_passes=[1 + budget - walk.left + walk.aligned for walk in walks],
+        [mixed(state.source, state.language, state.worst) for state in states],
+        changed=[state.undone < len(state.swaps) for state in states],
+        forward_passes=[1 + budget - state.left + state.aligned for state in states],
         notes={
-            "offered": float(sum(len(walk.swaps) for walk in walks)),
-            "undone": float(sum(walk.undone for walk in walks)),
-            "replaced_words": float(sum(_replaced(walk.worst) for walk in walks)),
+            "offered": float(sum(len(state.swaps) for state in states)),
+            "undone": float(sum(state.undone for state in states)),
+            "replaced_words": float(sum(_replaced(state.worst) for state in states)),
         },
     )
 
 
 def swaps_from(source: Words, translation: Words, language: str) -> list[Swap]:
     """Return every phrase of `source` that is written differently in its translation, which is in `language`."""
-    found = []
+    swaps = []
     for phrase in phrases(align(source, translation)):
-        theirs = _between(translation, phrase.other_start, phrase.other_stop)
-        if theirs != _between(source, phrase.start, phrase.stop):
-            found.append(Swap(phrase.start, phrase.stop, theirs, language))
-    return found
+        translated = _between(translation, phrase.other_start, phrase.other_stop)
+        if translated != _between(source, phrase.start, phrase.stop):
+            swaps.append(Swap(phrase.start, phrase.stop, translated, language))
+    return swaps
 
 
 def mixed(source: Words, language: str, mix: Mix) -> str:
@@ -128,30 +131,31 @@ def mixed(source: Words, language: str, mix: Mix) -> str:
 def _offers(
     victim: Victim, task: Task, languages: Sequence[str] | None, most_words: int
 ) -> list[tuple[Words, str, list[Swap], int]]:
-    """Return, per query of a task, its words, its language, the swaps of at most `most_words` words, and the number of
+    """Return, per query of a task: its words, its language, the swaps of at most `most_words` words, and the number of
     aligned translations.
     """
     translated = translations(victim, languages)
     queries = victim.collection.queries
     versions = [
-        [int(own), *(at for at in translated.get(queries[own].key, {}).values() if at != own)] for own in task.queries
+        [int(query), *(other for other in translated.get(queries[query].key, {}).values() if other != query)]
+        for query in task.queries
     ]
-    used = sorted({at for of_query in versions for at in of_query})
-    words = embed_words(victim.encoder, [queries[at].text for at in used], [queries[at].language for at in used])
-    of_position = dict(zip(used, words, strict=True))
+    used = sorted({position for positions in versions for position in positions})
+    embedded = embed_words(victim.encoder, [queries[at].text for at in used], [queries[at].language for at in used])
+    words = dict(zip(used, embedded, strict=True))
     return [
         (
-            of_position[own],
+            words[query],
             task.query_language,
             [
                 swap
-                for at in others
-                for swap in swaps_from(of_position[own], of_position[at], queries[at].language)
+                for other in others
+                for swap in swaps_from(words[query], words[other], queries[other].language)
                 if swap.stop - swap.start <= most_words
             ],
             len(others),
         )
-        for own, *others in versions
+        for query, *others in versions
     ]
 
 
@@ -163,7 +167,7 @@ class _BeamState:
     language: str
     swaps: list[Swap]
     aligned: int
-    left: int  # of the budget
+    left: int  # number of texts left in the budget
     seed: int
     undone: int = 0
     worst: Mix = ()
@@ -192,11 +196,11 @@ class _BeamState:
                 fresh.setdefault(ids, (mix, text))
             elif ids == self.clean_ids and len(mix) == 1:
                 self.undone += 1
-        chosen = [list(fresh)[i] for i in sorted(self.rng.permutation(len(fresh))[: self.left // remaining])]
-        self.seen.update(chosen)
-        self.left -= len(chosen)
-        self.proposed = [fresh[ids][0] for ids in chosen]
-        return [fresh[ids][1] for ids in chosen]
+        selected = [list(fresh)[i] for i in sorted(self.rng.permutation(len(fresh))[: self.left // remaining])]
+        self.seen.update(selected)
+        self.left -= len(selected)
+        self.proposed = [fresh[ids][0] for ids in selected]
+        return [fresh[ids][1] for ids in selected]
 
     def take(self, scores: np.ndarray, beam: int) -> None:
         """Continue from the worst of the proposed texts."""

@@ -1,7 +1,7 @@
-"""Language directions: move query vectors towards another language, and equally far in language-neutral directions.
+"""Language directions: move query vectors toward another language, and equally far in language-neutral directions.
 
 Input: a `Victim` of a collection in several languages, one of its tasks, and radii. Output: an `AttackResult` per
-radius for both kinds of directions. The attack moves the pooled embedding. If a move along a language does more harm
+radius for both kinds of directions. The attack moves the pooled embedding. If a move toward a language does more harm
 than a move of the same length elsewhere, the model entangles language with relevance.
 """
 
@@ -28,14 +28,14 @@ def language_directions(
 
     The language directions lead from the mean passage of the query language to the mean passage of each other language,
     over the whole pool. The same number of orthogonal directions is drawn per query, uniformly from all directions
-    orthogonal to every language direction. The unmoved query is not a candidate: every query moves by the radius.
+    orthogonal to all language directions. The unmoved query is not a candidate: every query moves by the radius.
 
     Args:
       victim: the model and the collection.
       task: the attacked task.
       radii: L2 norms of the move; clean queries have norm 1.
       seed: seed of the orthogonal directions.
-      margin_k: "worst" is the largest `margin` at this k.
+      margin_k: k of the `margin`; the worst direction has the largest margin.
 
     Returns:
       For both kinds of directions, the result at each radius. Each costs one forward pass. The note `radius` is the
@@ -77,7 +77,7 @@ def language_offsets(victim: Victim, language: str) -> Float32[np.ndarray, "lang
     if language not in slices or len(slices) < 2:
         raise ValueError(
             f"{victim.collection.name} has passages in {', '.join(slices)}; an offset from {language!r} needs passages "
-            "in this and in another language"
+            "in this language and in another one"
         )
     means = {other: victim.passages[rows].mean(axis=0) for other, rows in slices.items()}
     return np.stack([mean - means[language] for other, mean in means.items() if other != language])

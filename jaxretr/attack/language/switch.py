@@ -17,13 +17,13 @@ from jaxretr.eval.settings import Task
 def language_switch(
     victim: Victim, task: Task, *, languages: Sequence[str] | None = None, margin_k: int = 10
 ) -> AttackResult:
-    """Ask every query in the language (its own included) in which the attacker gains most.
+    """Ask every query in the language, its own included, in which the attacker's gain is largest.
 
     Args:
       victim: the model and the collection.
       task: the attacked task; its corpus does not change.
       languages: languages that the attacker may use; None for all languages of the collection.
-      margin_k: "worst" is the largest `margin` at this k. On a tie, the clean query is kept.
+      margin_k: k of the `margin`; the worst language has the largest margin. On a tie, the clean query is kept.
 
     Returns:
       The result. `changed` is False for a question without a translation. The cost is one forward pass per language of
@@ -38,16 +38,16 @@ def language_switch(
     queries = victim.asked(task)
     # A query's own language comes first, so that it wins a tie.
     versions = [
-        [int(own), *(at for at in translated.get(query.key, {}).values() if at != own)]
-        for own, query in zip(task.queries, queries, strict=True)
+        [int(position), *(other for other in translated.get(query.key, {}).values() if other != position)]
+        for position, query in zip(task.queries, queries, strict=True)
     ]
-    sizes = [len(of_query) for of_query in versions]
+    sizes = [len(positions) for positions in versions]
     rows = np.repeat(np.arange(len(queries)), sizes)
     embeddings = victim.queries[np.concatenate(versions)]
     gains = margin(embeddings, victim.corpus(task), Candidates(*(part[rows] for part in candidates)), margin_k)
     worst = [
-        of_query[int(of_gain.argmax())]
-        for of_query, of_gain in zip(versions, np.split(gains, np.cumsum(sizes)[:-1]), strict=True)
+        positions[int(query_gains.argmax())]
+        for positions, query_gains in zip(versions, np.split(gains, np.cumsum(sizes)[:-1]), strict=True)
     ]
     return AttackResult(
         task,
@@ -74,11 +74,11 @@ def translations(victim: Victim, languages: Sequence[str] | None) -> dict[str, d
     if languages is not None and (missing := [language for language in languages if language not in known]):
         raise ValueError(
             f"{victim.collection.name} has no queries in {', '.join(missing)}, only in {', '.join(known)}; choose "
-            "among these or load the collection with more languages"
+            "one of these languages, or load the collection with more languages"
         )
     allowed = known if languages is None else languages
-    found: dict[str, dict[str, int]] = {}
+    positions: dict[str, dict[str, int]] = {}
     for position, query in enumerate(queries):
         if query.language in allowed:
-            found.setdefault(query.key, {})[query.language] = position
-    return found
+            positions.setdefault(query.key, {})[query.language] = position
+    return positions

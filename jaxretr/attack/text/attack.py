@@ -1,7 +1,7 @@
 """Attacks on the text of queries: typos, invisible characters, word order and similar edits.
 
-Input: a `Victim`, one of its tasks, one or several kinds of edits from `jaxretr.perturb.text`. Output: an
-`AttackResult` with the texts found. The attacker is a black box: it sees scores and no gradient. Every text passes
+Input: a `Victim`, one of its tasks, and one or several kinds of edits from `jaxretr.perturb.text`. Output: an
+`AttackResult` with the attacked texts. The attack is black-box: it sees scores and no gradients. Every text passes
 through the normalizer and the tokenizer.
 """
 
@@ -15,8 +15,8 @@ from jaxretr.eval.settings import Task
 from jaxretr.perturb.text import Perturb
 
 Search = Literal["random", "worst_of_k", "greedy"]
-"""`random`: one random text, which measures noise and is no attack. `worst_of_k`: the worst of `budget` random texts.
-`greedy`: one edit after the other, each the worst of its share of the budget."""
+"""`random`: one random text, which measures noise; not an attack. `worst_of_k`: the worst of `budget` random texts.
+`greedy`: one edit after the other; each edit is the worst one found with its share of the budget."""
 
 
 def text_attack(
@@ -44,7 +44,7 @@ def text_attack(
       margin_k: the attacker maximizes `Victim.margins` at this k, to drive all relevant passages out of the top k.
 
     Returns:
-      The result. `changed` does not depend on search, budget and number of edits: it is False if no edit reaches the
+      The result. `changed` does not depend on search, budget or number of edits: it is False if no edit reaches the
       model. Notes: `offered`, the number of texts one edit away, and `undone`, how many of them equal the clean text
       for the model.
 
@@ -52,28 +52,28 @@ def text_attack(
       ValueError: the search is unknown, the kind of edit does not know a language, or `margin_k` or `budget` is
         impossible.
     """
-    kind = perturb if callable(perturb) else together(perturb)
+    edit = perturb if callable(perturb) else together(perturb)
     queries = victim.asked(task)
     score = score_of(victim, task, victim.candidates(task), margin_k)
     token_ids = victim.encoder.query_tokenization
     match search:
         case "random":
-            found = random_edits(kind, queries, score, token_ids=token_ids, edits=edits, seed=seed)
+            results = random_edits(edit, queries, score, token_ids=token_ids, edits=edits, seed=seed)
         case "worst_of_k":
-            found = worst_of_k(kind, queries, score, token_ids=token_ids, k=budget, edits=edits, seed=seed)
+            results = worst_of_k(edit, queries, score, token_ids=token_ids, k=budget, edits=edits, seed=seed)
         case "greedy":
-            found = greedy(kind, queries, score, token_ids=token_ids, edits=edits, budget=budget, seed=seed)
+            results = greedy(edit, queries, score, token_ids=token_ids, edits=edits, budget=budget, seed=seed)
         case _:
-            raise ValueError(f"search {search!r} is not known; choose one of {', '.join(get_args(Search))}")
+            raise ValueError(f"unknown search {search!r}; expected one of {', '.join(get_args(Search))}")
     return attacked_by_texts(
         victim,
         task,
-        [result.text for result in found],
-        changed=[result.undone < result.offered for result in found],
-        forward_passes=[result.forward_passes for result in found],
+        [result.text for result in results],
+        changed=[result.undone < result.offered for result in results],
+        forward_passes=[result.forward_passes for result in results],
         notes={
-            "offered": float(sum(result.offered for result in found)),
-            "undone": float(sum(result.undone for result in found)),
+            "offered": float(sum(result.offered for result in results)),
+            "undone": float(sum(result.undone for result in results)),
         },
     )
 

@@ -1,10 +1,10 @@
-"""Black-box search for the perturbed texts that hurt most: the worst of k draws, and greedy search edit by edit.
+"""Black-box search for the perturbed texts that hurt most: the worst of k draws, or greedy search edit by edit.
 
-Input: queries, a perturbation, a tokenizer, and a function that scores texts. Output: per query the worst text found
+Input: queries, a perturbation, a tokenizer, and a function that scores texts. Output: per query, the worst text found
 and its cost. Every round scores the candidates of all queries in one batch. The result of a query does not depend on
 the other queries.
 
-An edit that the tokenizer's normalizer undoes, or that truncation removes, costs nothing and is never drawn.
+An edit that the tokenizer's normalizer undoes, or that truncation removes, is never drawn and costs nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,11 +31,11 @@ class Found:
 
     Attributes:
       text: the worst text, or the clean text if no text is worse; for `random_edits`, the drawn text.
-      score: its score.
+      score: score of the text.
       edits: edits between this text and the clean text; an upper bound for random draws.
-      forward_passes: texts scored.
+      forward_passes: number of texts scored.
       offered: number of texts one edit away from the clean text.
-      undone: how many of them equal the clean text for the model. If all do, the search has no candidates.
+      undone: number of these texts that equal the clean text for the model. If all do, the search has no candidates.
     """
 
     text: str
@@ -60,20 +60,21 @@ def check_margin_k(candidates: Candidates, k: int) -> None:
     """Check that the corpus has enough irrelevant passages to drive every answer out of the top k.
 
     Raises:
-      ValueError: it has not; the message names the largest possible k.
+      ValueError: the corpus has too few; the message names the largest possible k.
     """
     fewest = int(candidates.irrelevant.sum(axis=1).min())
     if not 1 <= k <= fewest:
         raise ValueError(
-            f"margin_k is {k}, but a query has only {fewest} irrelevant candidates, so its answer cannot leave the top "
-            f"{k}; choose margin_k between 1 and {fewest}, a larger corpus or more hard negatives"
+            f"margin_k is {k}, but a query has only {fewest} irrelevant candidates, so its relevant passages cannot "
+            f"leave the top {k}; set margin_k between 1 and {fewest}, or take a larger corpus or more hard negatives"
         )
 
 
 def score_lists(score: Score, texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
     """Score the texts of all queries in one call, and return the scores per query."""
-    sizes = [len(of_query) for of_query in texts]
-    scores = _scored(score, np.repeat(np.arange(len(texts)), sizes), [text for of_query in texts for text in of_query])
+    sizes = [len(candidates) for candidates in texts]
+    rows = np.repeat(np.arange(len(texts)), sizes)
+    scores = _scored(score, rows, [text for candidates in texts for text in candidates])
     return np.split(scores, np.cumsum(sizes)[:-1])
 
 
@@ -86,10 +87,10 @@ def attacked_by_texts(
     forward_passes: Sequence[int],
     notes: dict[str, float],
 ) -> AttackResult:
-    """Build the `AttackResult` of asking `texts`; an unchanged text keeps its clean embedding, bit for bit."""
+    """Return the `AttackResult` for `texts` as queries; an unchanged text keeps its clean embedding, bit for bit."""
     embeddings = victim.queries[task.queries].copy()
-    other = [i for i, (text, query) in enumerate(zip(texts, victim.asked(task), strict=True)) if text != query.text]
-    embeddings[other] = victim.encoder.encode_query([texts[i] for i in other], progress=False)
+    edited = [i for i, (text, query) in enumerate(zip(texts, victim.asked(task), strict=True)) if text != query.text]
+    embeddings[edited] = victim.encoder.encode_query([texts[i] for i in edited], progress=False)
     return AttackResult(
         task,
         embeddings,
@@ -103,7 +104,7 @@ def attacked_by_texts(
 def random_edits(
     perturb: Perturb, queries: Sequence[Query], score: Score, *, token_ids: TokenIds, edits: int = 1, seed: int
 ) -> list[Found]:
-    """Draw one random text per query, whatever its score: the noise that an attack must beat. One forward pass.
+    """Draw one random text per query, whatever its score: the noise that an attack must beat. Costs one forward pass.
 
     Args:
       perturb: the kind of edit.
@@ -125,7 +126,7 @@ def random_edits(
 def worst_of_k(
     perturb: Perturb, queries: Sequence[Query], score: Score, *, token_ids: TokenIds, k: int, edits: int = 1, seed: int
 ) -> list[Found]:
-    """Return the worst of k random texts per query; one batch scores them with the clean texts: k + 1 forward passes.
+    """Return the worst of k random texts per query. One batch scores them and the clean texts: k + 1 forward passes.
 
     Args:
       perturb: the kind of edit.
@@ -150,10 +151,10 @@ def worst_of_k(
 def greedy(
     perturb: Perturb, queries: Sequence[Query], score: Score, *, token_ids: TokenIds, edits: int, budget: int, seed: int
 ) -> list[Found]:
-    """Make one edit after the other, each the worst of its candidates. At most budget + 1 forward passes.
+    """Make one edit after the other, each the worst of its candidates. Costs at most budget + 1 forward passes.
 
     One batch scores the candidates of one edit. The remaining budget is shared evenly among the remaining edits. If an
-    edit has more candidates than its share, a random subset is scored. Texts with token ids that were scored before are
+    edit has more candidates than its share, a random subset is scored. Texts whose token ids were scored before are
     not scored again. The search for a query ends early if all candidates were scored and none is worse than the text.
 
     Args:
@@ -169,7 +170,7 @@ def greedy(
       ValueError: the budget is smaller than one candidate per edit.
     """
     if budget < edits:
-        raise ValueError(f"A budget of {budget} texts is too small for {edits} edits; {edits} is the least.")
+        raise ValueError(f"a budget of {budget} texts is too small for {edits} edits; expected at least {edits}")
     offers = [_Offer.of(perturb, query, token_ids) for query in queries]
     clean = _scored(score, np.arange(len(queries)), [query.text for query in queries])
     clean_ids = token_ids([query.text for query in queries])
@@ -201,7 +202,7 @@ class _Offer:
         return cls(perturb, token_ids, query, *screen(query.text, perturb(query.text, query.language), token_ids))
 
     def around(self, text: str, language: str) -> list[str]:
-        """Apply the perturbation; for the clean text, leave out the edits that are undone."""
+        """Return the texts one edit away from `text`; for the clean text, without edits that are undone."""
         return self.first if text == self.query.text else self.perturb(text, language)
 
     def draw(self, count: int, edits: int, seed: int) -> list[str]:
@@ -220,11 +221,11 @@ class _GreedyState:
     offer: _Offer
     text: str
     score: float
-    left: int  # of the budget
+    left: int  # number of texts left in the budget
     rng: np.random.Generator
     seen: set[tuple[int, ...]]  # token ids of all texts scored
     edits: int = 0
-    complete: bool = False  # whether the last proposal left nothing out
+    complete: bool = False  # whether the last proposal contained all new candidates
     over: bool = False
 
     def propose(self, remaining: int) -> list[str]:
@@ -236,11 +237,11 @@ class _GreedyState:
         for candidate, ids in zip(offered, self.offer.token_ids(offered), strict=True):
             if tuple(ids) not in self.seen:
                 fresh.setdefault(tuple(ids), candidate)
-        chosen = [list(fresh)[i] for i in sorted(self.rng.permutation(len(fresh))[: self.left // remaining])]
-        self.seen.update(chosen)
-        self.left -= len(chosen)
-        self.complete = len(chosen) == len(fresh)
-        return [fresh[ids] for ids in chosen]
+        selected = [list(fresh)[i] for i in sorted(self.rng.permutation(len(fresh))[: self.left // remaining])]
+        self.seen.update(selected)
+        self.left -= len(selected)
+        self.complete = len(selected) == len(fresh)
+        return [fresh[ids] for ids in selected]
 
     def take(self, texts: list[str], scores: np.ndarray) -> None:
         """Continue from the worst proposed text if it is worse than the current text."""
@@ -254,5 +255,5 @@ def _scored(score: Score, rows: Int[np.ndarray, " texts"], texts: list[str]) -> 
     """Return the scores, one finite number per text."""
     scores = np.asarray(score(rows, texts))
     if scores.shape != (len(texts),) or not np.isfinite(scores).all():
-        raise ValueError(f"score() gave {scores!r} for {len(texts)} texts; it must give one finite number for each.")
+        raise ValueError(f"score() returned {scores!r} for {len(texts)} texts; expected one finite number per text")
     return scores

@@ -1,4 +1,4 @@
-"""White-box attacks on tokens: corpus poisoning and triggers in chosen scripts. Every result is tested as a string."""
+"""White-box attacks on tokens: corpus poisoning, and triggers in given scripts. Every result is tested as a string."""
 
 from jaxretr.attack.token.decoding import Triggers
 from jaxretr.attack.token.objectives import Judged, QueryLoss, Similarity

@@ -1,4 +1,4 @@
-"""One compiled search for triggers: templates, an objective and allowed tokens in, token ids out.
+"""One compiled search for triggers. Input: templates, an objective and allowed tokens. Output: token ids.
 
 Every trigger of a batch is an independent search: it has its own texts, target and random key, and its result does not
 depend on the other triggers. Triggers are spread over the devices. All candidates of an iteration are scored together.
@@ -27,8 +27,8 @@ Objective = Callable[[Any, Array], Array]
 """(context, embeddings float32 [texts, dim]) -> float32 []; hashable, see `jaxretr.attack.token.objectives`."""
 
 _TOKENS_AT_ONCE = {"cpu": 3_072, "gpu": 32_768, "tpu": 32_768}
-"""Maximum number of tokens encoded together. On a CPU, smaller batches stay in the cache: 50 texts of 55 tokens at once
-take a fifth less time than 100."""
+"""Maximum number of tokens encoded together. On a CPU, smaller batches stay in the cache: batches of 50 texts of 55
+tokens take a fifth less time than batches of 100."""
 
 
 class Shared(NamedTuple):
@@ -51,7 +51,7 @@ class Problem(NamedTuple):
     Attributes:
       template: the texts that the trigger is part of.
       context: the context of the objective.
-      key: random key of all its draws.
+      key: random key of all draws of this search.
     """
 
     template: Template
@@ -64,7 +64,7 @@ class State(NamedTuple):
 
     Attributes:
       ids: the best trigger so far.
-      value: its objective.
+      value: objective of the best trigger.
       tried: see `Schedule.propose`.
     """
 
@@ -81,8 +81,8 @@ class Engine:
       encoder: the encoder in float32. In a lower precision, candidates that differ little would tie.
       objective: the objective to maximize.
       schedule: the candidates of an iteration.
-      finalists: the candidates of a round are ranked in bfloat16, and this many of the best are encoded again in
-        float32, which decides. If there are no more candidates than finalists, nothing runs in bfloat16.
+      finalists: the candidates of a round are ranked in bfloat16, and this number of the best are encoded again in
+        float32 to select the best. If there are at most this many candidates, nothing runs in bfloat16.
     """
 
     encoder: EncoderFunctions
@@ -91,11 +91,9 @@ class Engine:
     finalists: int = 8
 
     def cost(self, slots: int, allowed: int) -> int:
-        """Return the forward passes of an iteration per text of a trigger: the schedule's passes plus the finalists'
-        passes.
-        """
-        again = self.finalists if self.schedule.scored(slots, allowed) > self.finalists else 0
-        return self.schedule.cost(slots, allowed) + self.schedule.rounds(slots) * again
+        """Return the forward passes of an iteration per text of a trigger, including the passes of the finalists."""
+        finalists = self.finalists if self.schedule.scored(slots, allowed) > self.finalists else 0
+        return self.schedule.cost(slots, allowed) + self.schedule.rounds(slots) * finalists
 
     def start(self, shared: Shared, problem: Problem) -> State:
         """Draw random allowed tokens. Costs one forward pass per text."""
@@ -120,24 +118,26 @@ class Engine:
         )
         proposals = self.schedule.propose(propose_key, gradient, shared.table, state.tried)
 
-        def round_(now: State, proposed: tuple[Array, Array]) -> tuple[State, None]:
+        def round_(current: State, proposed: tuple[Array, Array]) -> tuple[State, None]:
             positions, tokens = proposed
-            candidates = jnp.tile(now.ids, (len(tokens), 1))
+            candidates = jnp.tile(current.ids, (len(tokens), 1))
             candidates = candidates.at[jnp.arange(len(tokens)), positions].set(shared.allowed[tokens])
             best, value = self.best(shared, problem, candidates, at_once=at_once)
-            better = value > now.value
-            return State(jnp.where(better, best, now.ids), jnp.where(better, value, now.value), now.tried), None
+            better = value > current.value
+            return State(
+                jnp.where(better, best, current.ids), jnp.where(better, value, current.value), current.tried
+            ), None
 
-        found, _ = jax.lax.scan(round_, state, (proposals.positions, proposals.tokens))
-        return found._replace(tried=jnp.where(found.value > state.value, jnp.inf, proposals.tried))
+        state_after, _ = jax.lax.scan(round_, state, (proposals.positions, proposals.tokens))
+        return state_after._replace(tried=jnp.where(state_after.value > state.value, jnp.inf, proposals.tried))
 
     def best(
         self, shared: Shared, problem: Problem, triggers: Int32[Array, "candidates slots"], *, at_once: int
     ) -> tuple[Int32[Array, " slots"], Float32[Array, ""]]:
         """Return the best candidate for one trigger, and its objective."""
         if len(triggers) > self.finalists:
-            quick = dataclasses.replace(self, encoder=dataclasses.replace(self.encoder, dtype="bfloat16"))
-            ranked = quick.values(shared, problem, triggers, at_once=at_once)
+            in_bfloat16 = dataclasses.replace(self, encoder=dataclasses.replace(self.encoder, dtype="bfloat16"))
+            ranked = in_bfloat16.values(shared, problem, triggers, at_once=at_once)
             triggers = triggers[jax.lax.top_k(ranked, self.finalists)[1]]
         values = self.values(shared, problem, triggers, at_once=at_once)
         best = jnp.argmax(values)
@@ -152,7 +152,7 @@ class Engine:
         def some(triggers: Array) -> Array:
             return self._objectives(shared, problem, jax.vmap(embed)(_filled(problem.template, triggers)))
 
-        return in_parts(some, triggers, at_once)
+        return in_parts(values_of, triggers, at_once)
 
     def gradient(
         self, shared: Shared, problem: Problem, triggers: Int32[Array, "samples slots"], *, at_once: int
@@ -170,7 +170,7 @@ class Engine:
 
             return jax.grad(total)(embed(triggers))
 
-        return jnp.mean(in_parts(some, triggers, at_once), axis=0)
+        return jnp.mean(in_parts(gradients_of, triggers, at_once), axis=0)
 
     def _objectives(self, shared: Shared, problem: Problem, embeds: Array) -> Float32[Array, " candidates"]:
         """Compute objectives from word embeddings [candidates, texts, length, hidden]."""
@@ -208,7 +208,7 @@ def in_parts(function: Callable[[Array], Array], rows: Array, size: int) -> Arra
 
 
 def at_once(template: Template) -> int:
-    """Return how many candidates per trigger on a device are encoded together."""
+    """Return the number of candidates per trigger that a device encodes together."""
     devices = parallel.local_device_count()
     triggers, texts, length = template.ids.shape
     tokens = _TOKENS_AT_ONCE[jax.default_backend()]

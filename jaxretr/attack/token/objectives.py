@@ -1,4 +1,4 @@
-"""What a trigger maximizes: embeddings of the texts it is part of in, one value out.
+"""Objectives that a trigger maximizes. Input: embeddings of the texts that contain the trigger. Output: one value.
 
 An objective is hashable and is called as `objective(context, embeddings)`. Its context is a pytree of arrays that may
 change without a new compilation.

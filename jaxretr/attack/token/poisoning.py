@@ -1,4 +1,4 @@
-"""Corpus poisoning: query embeddings in, adversarial passages out, one per cluster of queries.
+"""Corpus poisoning. Input: query embeddings. Output: adversarial passages, one per cluster of queries.
 
 Source: Zhong et al. (2023), arXiv 2310.19156. The passages are meant to be retrieved by queries that the attacker has
 not seen.
@@ -34,7 +34,7 @@ def cluster_means(
     try:
         means, _ = kmeans2(queries, clusters, minit="++", missing="raise", rng=np.random.default_rng(seed))
     except (ClusterError, ValueError) as error:
-        raise ValueError(f"{len(queries)} queries do not make {clusters} clusters ({error}); ask for fewer") from error
+        raise ValueError(f"{len(queries)} queries cannot form {clusters} clusters ({error}); use fewer") from error
     return means.astype(np.float32)
 
 
@@ -49,11 +49,11 @@ def poison(
     seed: int,
     resume: AnyPath | None = None,
 ) -> Triggers:
-    """Search one adversarial passage per target, as similar to the target as possible.
+    """Search for one adversarial passage per target, as similar to the target as possible.
 
     Args:
       encoder: the victim.
-      targets: mean queries, such as `cluster_means`; the mean similarity to the queries is the similarity to their
+      targets: mean queries, such as from `cluster_means`; the mean similarity to the queries is the similarity to their
         mean.
       mask: rows of the embedding table that the passages may use, see `Vocabulary`.
       slots: tokens per passage.
@@ -65,8 +65,8 @@ def poison(
     Raises:
       ValueError: see `jaxretr.attack.token.search` and `make_template`.
     """
-    one = make_template(encoder, "passage", [Frame()], slots)
-    template = Template(*(np.repeat(part[None], len(targets), axis=0) for part in one))
+    single = make_template(encoder, "passage", [Frame()], slots)
+    template = Template(*(np.repeat(part[None], len(targets), axis=0) for part in single))
     context = targets[:, None]
     engine = Engine(encoder.functions, Similarity(), schedule)
     trace = search(encoder, engine, template, context, mask, forward_passes=forward_passes, seed=seed, resume=resume)

@@ -1,4 +1,4 @@
-"""The candidates of one iteration of the search: a gradient in, replacements out.
+"""The candidates of one iteration of the search. Input: a gradient. Output: replacements.
 
 A candidate replaces one token of the trigger. A schedule is a small hashable value; the engine compiles one program per
 schedule. The linear estimate of the gain of a replacement is g · e: the gradient with respect to the embedding at a
@@ -41,17 +41,17 @@ class Schedule(ABC):
 
     @property
     def gradient_flips(self) -> int:
-        """Average the gradient over this many triggers that differ in one random token; 0 means the trigger's own
-        gradient.
+        """Number of triggers, each with one random token changed, whose gradients are averaged; 0 uses the trigger's
+        own gradient.
         """
         return 0
 
     def rounds(self, slots: int) -> int:
-        """Return the rounds per iteration for a trigger of `slots` tokens."""
+        """Return the number of rounds per iteration for a trigger of `slots` tokens."""
         return 1
 
     def scored(self, slots: int, allowed: int) -> int:
-        """Return the candidates per round if `allowed` tokens exist."""
+        """Return the number of candidates per round if `allowed` tokens exist."""
         return min(self.candidates, slots * allowed)
 
     @abstractmethod
@@ -68,8 +68,8 @@ class Schedule(ABC):
           key: random key of the draws.
           gradient: gradient of the objective with respect to the trigger's embeddings.
           table: embeddings of the allowed tokens.
-          tried: for a schedule that continues after an iteration without improvement: per position, the lowest estimate
-            scored since the trigger last changed; infinite if there is none.
+          tried: per position, the lowest estimate scored since the trigger last changed; infinite if none was scored.
+            Schedules use it to continue after an iteration without improvement.
         """
 
     def cost(self, slots: int, allowed: int) -> int:
@@ -80,7 +80,7 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class Positionwise(Schedule):
-    """At a few random positions in turn, the tokens with the highest estimates.
+    """Try the tokens with the highest estimates at a few random positions in turn.
 
     Attributes:
       candidates: tokens tried per position.
@@ -117,7 +117,7 @@ class Positionwise(Schedule):
 
 @dataclass(frozen=True)
 class RankedFirst(Schedule):
-    """The best token of every position, then the second best of every position, and so on.
+    """Try the best token of every position, then the second best of every position, and so on.
 
     After an iteration without improvement, the next iteration continues with the following ranks.
     """
@@ -142,7 +142,7 @@ class RankedFirst(Schedule):
 
 @dataclass(frozen=True)
 class Sampled(Schedule):
-    """Replacements drawn uniformly: a position, then one of its `top` tokens by estimate."""
+    """Draw replacements uniformly: a position, then one of its `top` tokens by estimate."""
 
     top: int = 256
 
@@ -166,7 +166,7 @@ HOTFLIP = Positionwise(candidates=100)
 AGGD = RankedFirst(candidates=100)
 """Approximate greedy gradient descent (Su et al. 2024, arXiv 2406.05087)."""
 GCG = Sampled(candidates=512)
-"""Greedy coordinate gradient (Zou et al. 2023, arXiv 2307.15043). Unlike the original, the trigger never gets worse."""
+"""Greedy coordinate gradient (Zou et al. 2023, arXiv 2307.15043). Unlike in the original, triggers never get worse."""
 GASLITE = Positionwise(candidates=128, positions=20, flips=50)
 """Ben-Tov and Sharif (2024), arXiv 2412.20953."""
 

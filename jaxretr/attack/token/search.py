@@ -1,4 +1,4 @@
-"""The search for triggers on the host: progress, interruption, resumption.
+"""The search for triggers on the host: show progress, save states, and resume.
 
 Input: an engine and its problems. Output: the trace of every trigger, iteration by iteration.
 """
@@ -28,7 +28,7 @@ class Trace:
 
     Attributes:
       ids: token ids.
-      values: the objective, never falling.
+      values: the objective; it never falls.
       forward_passes: cost per trigger, in encodings of one text; a gradient counts as three.
     """
 
@@ -52,34 +52,34 @@ def search(
     """Search a batch of triggers.
 
     Args:
-      encoder: the victim; computes in float32.
-      engine: built on this encoder's functions.
+      encoder: the victim; it computes in float32.
+      engine: engine built on this encoder's functions.
       template: each trigger's texts, with a leading `triggers` axis.
       context: context of the objective; every leaf has the same leading axis.
       mask: rows of the embedding table that a trigger may use.
-      forward_passes: budget per trigger; the search makes as many iterations as it pays for.
+      forward_passes: budget per trigger; the search runs as many iterations as the budget allows.
       seed: seed of all draws. A trigger's draws depend on its position in the batch, not on the other triggers.
       resume: file of the search so far. If it exists, the search resumes from it. The file is kept.
       chunk: iterations between two host synchronizations.
 
     Raises:
-      ValueError: the budget does not pay for one iteration; no token is allowed; the encoder does not compute in
+      ValueError: the budget does not cover one iteration; no token is allowed; the encoder does not compute in
         float32; or the file belongs to another search.
     """
     if encoder.functions.dtype != "float32":
         raise ValueError(
-            f"the encoder computes in {encoder.functions.dtype}, in which candidates tie; load it with dtype='float32'"
+            f"the encoder computes in {encoder.functions.dtype}, where candidates tie; load it with dtype='float32'"
         )
     allowed = np.flatnonzero(mask).astype(np.int32)
     if not len(allowed):
-        raise ValueError("the mask allows no token at all; take a wider one")
+        raise ValueError("the mask allows no token; expected at least one")
     triggers, texts, slots = template.slots.shape
     cost = engine.cost(slots, len(allowed))
     iterations = (forward_passes // texts - 1) // cost
     if iterations < 1:
         raise ValueError(
-            f"a budget of {forward_passes} forward passes does not pay for one iteration of {engine.schedule}; "
-            f"with {texts} texts a trigger, {texts * (1 + cost)} is the least"
+            f"a budget of {forward_passes} forward passes does not cover one iteration of {engine.schedule}; "
+            f"with {texts} texts per trigger, expected at least {texts * (1 + cost)}"
         )
     table = jax.jit(engine.encoder.embed_tokens)(encoder.params, allowed[None])[0]
     shared = Shared(encoder.params, parallel.replicate(allowed), parallel.replicate(table))
@@ -104,7 +104,7 @@ def search(
 
 
 def _over_devices(tree: Any) -> Any:
-    """Add the leading axes of `parallel.split`; repeat the last row until all devices have equally many."""
+    """Add the leading axes of `parallel.split`; repeat the last row until all devices have the same number of rows."""
 
     def spread(leaf: Any) -> Any:
         missing = -len(leaf) % parallel.local_device_count()
@@ -115,7 +115,7 @@ def _over_devices(tree: Any) -> Any:
 
 
 def _steps(leaf: jax.Array, triggers: int) -> np.ndarray:
-    """Fetch what the devices return per iteration: [iterations, triggers, ...]."""
+    """Fetch one value per iteration from the devices: [iterations, triggers, ...]."""
     return np.moveaxis(parallel.merge(leaf)[:triggers], 1, 0)
 
 
@@ -127,7 +127,7 @@ def _saved(resume: AnyPath | None, digest: str, states: State, first: State) -> 
         if str(saved["digest"]) != digest:
             raise ValueError(
                 f"{resume} holds another search (other texts, targets, tokens, schedule, seed or model); "
-                "delete it, or name another file"
+                "delete the file, or give another one"
             )
         path = State(*(saved[name] for name in State._fields))
     return _over_devices(State(*(leaf[-1] for leaf in path))), path

@@ -1,7 +1,7 @@
 """Queries to optimize on and queries to test on, disjoint by meaning.
 
 Input: a test collection. Output: positions of queries. Translations of one question stay on one side. So do questions
-with a common relevant passage: a passage optimized on one of them would be tested on its sibling.
+with a common relevant passage: otherwise, a passage optimized on one question would be tested on a related question.
 """
 
 from collections.abc import Iterable
@@ -24,8 +24,8 @@ def disjoint_split(collection: RetrievalSet, fraction: float, seed: int) -> Spli
     """Divide the questions at random.
 
     Args:
-      collection: its judgements tell which questions share a relevant passage, in any language.
-      fraction: share of the questions to optimize on. Whole groups of connected questions are added until it is
+      collection: collection whose judgements tell which questions share a relevant passage, in any language.
+      fraction: share of the questions to optimize on. Whole groups of connected questions are added until this share is
         reached.
       seed: seed of the draw.
 
@@ -33,20 +33,21 @@ def disjoint_split(collection: RetrievalSet, fraction: float, seed: int) -> Spli
       ValueError: `fraction` is not between 0 and 1, or one side is left without any question.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"fraction is {fraction}, expected a share between 0 and 1 of the questions to optimise on")
+        raise ValueError(f"fraction is {fraction}; expected a share of the questions between 0 and 1, exclusive")
     groups = _groups(collection)
-    wanted = round(fraction * sum(map(len, groups)))
-    chosen: set[str] = set()
+    target_size = round(fraction * sum(map(len, groups)))
+    selected: set[str] = set()
     for i in np.random.default_rng(seed).permutation(len(groups)):
-        if len(chosen) < wanted:
-            chosen |= groups[i]
-    side = np.array([query.key in chosen for query in collection.queries], bool)
-    if side.all() or not side.any():
+        if len(selected) < target_size:
+            selected |= groups[i]
+    is_selected = np.array([query.key in selected for query in collection.queries], bool)
+    if is_selected.all() or not is_selected.any():
         raise ValueError(
-            f"{collection.name}: a fraction of {fraction} leaves one side without questions; {len(collection.queries)} "
-            f"queries make {len(groups)} groups that share no question and no relevant passage"
+            f"{collection.name}: a fraction of {fraction} leaves one side without questions; the "
+            f"{len(collection.queries)} queries form only {len(groups)} groups without a common question or relevant "
+            "passage; change the fraction, or use a larger collection"
         )
-    return Split(np.flatnonzero(side), np.flatnonzero(~side))
+    return Split(np.flatnonzero(is_selected), np.flatnonzero(~is_selected))
 
 
 def check_disjoint(optimise: Iterable[Query], test: Iterable[Query]) -> None:
@@ -55,10 +56,10 @@ def check_disjoint(optimise: Iterable[Query], test: Iterable[Query]) -> None:
     Raises:
       ValueError: a question is on both sides; the message names it.
     """
-    if both := {query.key for query in optimise} & {query.key for query in test}:
+    if shared := {query.key for query in optimise} & {query.key for query in test}:
         raise ValueError(
-            f"question {min(both)!r} is both optimised on and tested on ({len(both)} such questions), if in another "
-            "language; divide the queries with disjoint_split"
+            f"question {min(shared)!r} is on both sides, possibly in different languages ({len(shared)} such "
+            "questions); divide the queries with disjoint_split"
         )
 
 
@@ -69,8 +70,8 @@ def _groups(collection: RetrievalSet) -> list[set[str]]:
     for key in groups:
         for passage, grade in collection.qrels.get(key, {}).items():
             if grade > 0:
-                one, other = groups[key], groups[answered.setdefault(passage.partition(":")[2], key)]
-                if one is not other:
-                    one |= other
-                    groups.update(dict.fromkeys(other, one))
+                group, other = groups[key], groups[answered.setdefault(passage.partition(":")[2], key)]
+                if group is not other:
+                    group |= other
+                    groups.update(dict.fromkeys(other, group))
     return list({id(group): group for group in groups.values()}.values())

@@ -45,7 +45,7 @@ class Frame:
 
 
 def tokenization(encoder: Encoder, role: Role) -> Tokenization:
-    """Return how `encoder` tokenizes a query or a passage: prefix, special tokens, truncation."""
+    """Return the encoder's tokenization of queries or passages: prefix, special tokens, truncation."""
     return Tokenization(
         encoder.tokenizer.backend_tokenizer,
         prefix=encoder.query_prefix if role == "query" else encoder.passage_prefix,
@@ -67,16 +67,15 @@ def make_template(encoder: Encoder, role: Role, frames: Sequence[Frame], slots: 
     free = np.flatnonzero(Vocabulary.of(encoder).word_initial)
     probe = next((int(id) for id in free if int(id) not in present), None)
     if probe is None:
-        raise ValueError("the texts use every token that could mark the trigger's place; attack fewer texts at once")
+        raise ValueError("the texts use every token that could mark the slots; attack fewer texts at once")
     word = encoder.tokenizer.backend_tokenizer.decode([probe])
     rows = tokenize([frame.text(" ".join([word] * slots)) for frame in frames])
     places = [np.flatnonzero(np.array(row) == probe) for row in rows]
     for frame, place in zip(frames, places, strict=True):
         if len(place) != slots:
             raise ValueError(
-                f"of a trigger of {slots} tokens, {len(place)} fit into the {role} "
-                f"{frame.text('[trigger]')[:60]!r}, which is cut to {tokenize.max_len} tokens; "
-                "take a shorter trigger, or put it in front"
+                f"a trigger of {slots} tokens does not fit into the {role} {frame.text('[trigger]')[:60]!r}; cut to "
+                f"{tokenize.max_len} tokens, it keeps {len(place)} of them; use a shorter trigger, or a prefix"
             )
     batch = tokenize.pad(rows, length=max(map(len, rows)))
     return Template(batch.ids, batch.mask, np.stack(places).astype(np.int32))

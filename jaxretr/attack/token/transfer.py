@@ -1,7 +1,7 @@
 """Corpus poisoning across languages: passages optimized on queries in one language, tested in every language.
 
 Input: a victim in the setting `multi` or `mono`, and queries divided by meaning. Output: a `Poisoning`: for every pair
-of languages, which held-out queries have a poisoned passage in their top k.
+of languages, the held-out queries that have a poisoned passage in their top k.
 
 ASR@k, the attack success rate, is the share of held-out queries with a poisoned passage in the top k. No new ranking is
 needed: the best poisoned passage is in the top k if and only if it scores higher than the k-th clean passage, for any
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Transfer:
-    """The success of poisoned passages from every language on queries in every language, as `attacks.json` holds it.
+    """The success of poisoned passages of every language on queries in every language, as stored in `attacks.json`.
 
     Attributes:
       attack: name of the search schedule.
@@ -42,8 +42,8 @@ class Transfer:
       tested_on: languages of the held-out queries; the columns.
       success: share of held-out queries with a poisoned passage in the top k.
       queries: number of held-out queries per column.
-      passages: per row, the poisoned passages as strings.
-      forward_passes: per row, mean cost per passage.
+      passages: the poisoned passages of each row, as strings.
+      forward_passes: mean cost per passage of each row.
     """
 
     attack: str
@@ -130,7 +130,7 @@ def poison_corpus(
         query on one side, or a mask is missing.
     """
     if any(task.setting == "cross" for task in victim.tasks):
-        raise ValueError("in the setting 'cross' a query has several corpora; measure transfer in 'multi' or 'mono'")
+        raise ValueError("setting 'cross' has several corpora per query; measure transfer in 'multi' or 'mono'")
     queries = victim.collection.queries
     check_disjoint((queries[i] for i in split.optimise), (queries[i] for i in split.test))
     tasks = {task.query_language: task for task in victim.tasks}
@@ -139,10 +139,10 @@ def poison_corpus(
     for language in languages:
         if language not in tasks or language not in masks:
             what, known = ("queries", tasks) if language not in tasks else ("mask", masks)
-            raise ValueError(f"no {what} for the language {language!r}, only for {', '.join(known)}")
+            raise ValueError(f"there is no {what} for the language {language!r}, only for {', '.join(known)}")
         optimise[language], test[language] = (np.intersect1d(tasks[language].queries, side) for side in split)
         if not len(optimise[language]) or not len(test[language]):
-            raise ValueError(f"one side of the split has no query in {language!r}; divide the questions another way")
+            raise ValueError(f"one side of the split has no query in {language!r}; use another seed or fraction")
     limits = {y: thresholds(victim.queries[test[y]], victim.corpus(tasks[y]), k) for y in languages}
     passages, hits = {}, {}
     for x in languages:
@@ -166,7 +166,7 @@ def poison_corpus(
 def poison_with(
     output_dir: AnyPath, victim: Victim, options: "AttackOptions", attack: str, schedule: Schedule
 ) -> Poisoning:
-    """Poison the corpus as the options of a run say; unfinished searches are kept below `output_dir` and resumed.
+    """Poison the corpus according to the options of a run; unfinished searches are kept below `output_dir` and resumed.
 
     The passages of a language use its own script. They are tested on questions that no passage was optimized on, in any
     language.
@@ -203,7 +203,7 @@ def reaches_top(
     adversarial: Float32[np.ndarray, "adversarial dim"],
     thresholds: Float32[np.ndarray, " queries"],
 ) -> Bool[np.ndarray, " queries"]:
-    """Return which queries have an adversarial passage in their top k once all of them are in the corpus.
+    """Return which queries have an adversarial passage in their top k after all adversarial passages join the corpus.
 
     An adversarial passage with exactly the score of the k-th clean passage ranks behind it, as if it were appended to
     the corpus.
@@ -219,6 +219,6 @@ def reaches_top(
 def _scores_at_rank(
     queries: Float32[np.ndarray, "queries dim"], passages: Rows, rank: int
 ) -> Float32[np.ndarray, " queries"]:
-    """Return the score of the passage at a rank per query, comparable with the scores of other searches."""
+    """Return, per query, the score of the passage at a rank, comparable with the scores of other searches."""
     _, positions = search(queries, passages, rank)
     return scores_at(queries, passages, np.arange(len(queries)), positions[:, -1])

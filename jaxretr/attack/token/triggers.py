@@ -1,4 +1,4 @@
-"""Triggers attached to texts: passages or queries in, strings to put before or after them out."""
+"""Triggers attached to texts. Input: passages or queries. Output: strings to put before or after them."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -35,14 +35,14 @@ def promote(
     seed: int,
     resume: AnyPath | None = None,
 ) -> Triggers:
-    """Search one trigger per passage that brings the passage as close as possible to its target.
+    """Search for one trigger per passage that brings the passage as close as possible to its target.
 
     Args:
       encoder: the victim.
       passages: the texts to promote.
-      targets: per passage, the embedding of a query, or the mean of several queries.
+      targets: for each passage, the embedding of a query, or the mean of several queries.
       mask: rows of the embedding table that a trigger may use, see `Vocabulary`.
-      place: before or after the passage.
+      place: whether the trigger stands before or after the passage.
       slots: tokens per trigger.
       schedule: the candidates of an iteration.
       forward_passes: search budget per passage.
@@ -53,8 +53,8 @@ def promote(
       ValueError: a trigger does not fit into a passage; see also `jaxretr.attack.token.search`.
     """
     frames = [_frame(passage, place) for passage in passages]
-    one = make_template(encoder, "passage", frames, slots)
-    template, context = Template(*(part[:, None] for part in one)), targets[:, None]
+    without_axis = make_template(encoder, "passage", frames, slots)
+    template, context = Template(*(part[:, None] for part in without_axis)), targets[:, None]
     engine = Engine(encoder.functions, Similarity(), schedule)
     trace = search(encoder, engine, template, context, mask, forward_passes=forward_passes, seed=seed, resume=resume)
     return best_strings(encoder, "passage", [[frame] for frame in frames], template, Similarity(), context, trace)
@@ -76,7 +76,7 @@ def universal_trigger(
     starts: int = 1,
     resume: AnyPath | None = None,
 ) -> Triggers:
-    """Search one trigger for many texts, from `starts` different starting points.
+    """Search for one trigger for many texts, from `starts` different starting points.
 
     Args:
       encoder: the victim.
@@ -85,7 +85,7 @@ def universal_trigger(
       objective: objective over all texts together, such as `Similarity` for passages and `QueryLoss` for queries.
       context: context of the objective.
       mask: rows of the embedding table that the trigger may use, see `Vocabulary`.
-      place: before or after the texts.
+      place: whether the trigger stands before or after the texts.
       slots: tokens of the trigger.
       schedule: the candidates of an iteration.
       forward_passes: search budget per start; a candidate costs one pass per text.

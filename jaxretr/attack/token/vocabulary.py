@@ -1,7 +1,7 @@
 """The rows of the word-embedding table that a trigger may use.
 
-Input: an encoder, and scripts, a language or texts. Output: a mask over the rows of its table. The mask never contains
-special tokens, rows without a token, and pieces that change when the tokenizer reads their own text: an adversarial
+Input: an encoder, and scripts, a language or texts. Output: a mask over the rows of the table. The mask excludes
+special tokens, rows without a token, and pieces that change when the tokenizer reads their text, since an adversarial
 passage is a string, and the victim tokenizes it.
 """
 
@@ -90,7 +90,7 @@ class Vocabulary:
       word_initial: pieces that the tokenizer reads back unchanged from their own text. Such a piece begins a word, and
         a sequence of them is a sequence of words separated by blanks.
       word_internal: pieces that the tokenizer reads back unchanged inside a word, unless their neighbors make another
-        reading more likely.
+        segmentation more likely.
       scripts: bit i is set if the piece has a character of `SCRIPTS[i]`. Characters that all scripts share, such as
         digits, set no bit.
       tokenizer: a copy of the encoder's tokenizer that neither pads nor truncates.
@@ -130,15 +130,15 @@ class Vocabulary:
         available = {
             script: 1 << i for i, script in enumerate(SCRIPTS) if np.any(admissible & (self.scripts == 1 << i))
         }
-        chosen = 0
+        bits = 0
         for script in scripts:
             if script not in available:
                 raise ValueError(
                     f"the tokenizer has no piece of the script {script!r} that a trigger may use; "
-                    f"choose from {', '.join(available) or 'nothing: it has none of any script'}"
+                    f"expected one of {', '.join(available) or 'none: no script has such pieces'}"
                 )
-            chosen |= available[script]
-        return admissible & (self.scripts & chosen != 0) & (self.scripts & ~chosen == 0)
+            bits |= available[script]
+        return admissible & (self.scripts & bits != 0) & (self.scripts & ~bits == 0)
 
     def in_language(self, language: str, *, word_initial: bool = True) -> Bool[np.ndarray, " vocab"]:
         """Return the pieces in the script of a language. For a narrower mask, intersect it with `in_texts`.
@@ -163,10 +163,10 @@ class Vocabulary:
         occurs = np.zeros(len(self.scripts), bool)
         for encoding in encodings:
             occurs[encoding.ids] = True
-        found = occurs & self.admissible(word_initial=word_initial)
-        if not found.any():
-            raise ValueError(f"no piece of the {len(encodings)} texts is one that a trigger may use; give more text")
-        return found
+        usable = occurs & self.admissible(word_initial=word_initial)
+        if not usable.any():
+            raise ValueError(f"no piece of the {len(encodings)} texts may be used by a trigger; give more text")
+        return usable
 
 
 def scripts_of(language: str) -> tuple[str, ...]:
@@ -178,24 +178,24 @@ def scripts_of(language: str) -> tuple[str, ...]:
     primary = language.split("-")[0]
     if scripts := tuple(script for script, languages in _LANGUAGES.items() if primary in languages.split()):
         return scripts
-    raise ValueError(f"no script is known for the language {language!r}; name the script itself, such as 'Latin'")
+    raise ValueError(f"no script is known for the language {language!r}; give the script itself, such as 'Latin'")
 
 
 @lru_cache(maxsize=4)
 def _vocabulary(tokenizer: PreTrainedTokenizerFast, size: int) -> Vocabulary:
-    """Build the arrays over the rows of a table of `size`; the cache compares tokenizers by identity."""
+    """Build the arrays over the rows of a table with `size` rows; the cache compares tokenizers by identity."""
     backend = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_padding()  # its last use may have set padding and truncation
+    backend.no_padding()  # an earlier use may have set padding and truncation
     backend.no_truncation()
     pieces = {id: piece for piece, id in backend.get_vocab(with_added_tokens=True).items() if id < size}
     added = set(backend.get_added_tokens_decoder()) | set(tokenizer.all_special_ids)
     ids = [id for id in sorted(pieces) if id not in added]
     texts = backend.decode_batch([[id] for id in ids])
-    again = backend.encode_batch_fast(texts, add_special_tokens=False)
+    encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
     word_initial, word_internal = np.zeros((2, size), bool)
     scripts = np.zeros(size, np.int64)
     bits = _script_bits(texts)
-    for id, text, encoding in zip(ids, texts, again, strict=True):
+    for id, text, encoding in zip(ids, texts, encodings, strict=True):
         word_initial[id] = encoding.ids == [id]
         word_internal[id] = not word_initial[id] and _stays_inside_a_word(backend, pieces[id], text, id)
         scripts[id] = reduce(or_, map(bits.__getitem__, text), 0)
@@ -203,7 +203,7 @@ def _vocabulary(tokenizer: PreTrainedTokenizerFast, size: int) -> Vocabulary:
 
 
 def _stays_inside_a_word(backend: tokenizers.Tokenizer, piece: str, text: str, id: int) -> bool:
-    """Return whether normalizer and model keep a piece unchanged inside a word, where it has no mark of a beginning."""
+    """Return whether normalizer and model keep a piece unchanged inside a word, without a word-boundary mark."""
     if piece != text:
         return False
     normalizer, model = backend.normalizer, backend.model

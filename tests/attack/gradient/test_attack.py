@@ -148,7 +148,7 @@ def test_a_model_without_a_gradient_is_an_error() -> None:
 
 def test_negative_budgets_and_half_precision_are_errors() -> None:
     task = victim().tasks[0]
-    with pytest.raises(ValueError, match="the radius is -.*, expected 0 or more"):
+    with pytest.raises(ValueError, match="the radius is -.*; expected 0 or more"):
         attack_queries(victim(), task, ATTACK, rho=-0.1, scale=scale(), loss=LOSS, seed=0)
     half = dataclasses.replace(encoder().functions, dtype="bfloat16")
     with pytest.raises(ValueError, match="attacks need float32"):

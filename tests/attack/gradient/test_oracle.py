@@ -118,11 +118,11 @@ def test_no_queries_no_radii(passages: np.ndarray) -> None:
 
 
 def test_errors_name_what_is_wrong(queries: np.ndarray, passages: np.ndarray, best: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="k = 0 must be at least 1"):
+    with pytest.raises(ValueError, match="k = 0; expected at least 1"):
         pooled_radii(queries, passages, best[:, None], 0)
-    with pytest.raises(ValueError, match="8 dimensions, passage embeddings 5"):
+    with pytest.raises(ValueError, match="8 dimensions and passage embeddings 5"):
         pooled_radii(queries, passages[:, :5], best[:, None])
-    with pytest.raises(ValueError, match="from 60 to 60; expected those of 60 passages"):
+    with pytest.raises(ValueError, match="from 60 to 60; expected 0 to 59"):
         pooled_radii(queries[:1], passages, np.array([[60]]))
     with pytest.raises(ValueError, match="query 1 has no relevant passage"):
         pooled_radii(queries[:2], passages, np.array([[0], [-1]]))

@@ -39,7 +39,7 @@ def test_clusters_are_means_of_queries(encoder: Encoder) -> None:
     means = cluster_means(queries, 2, seed=0)
     assert {tuple(row.round(4)) for row in means} == {tuple(row.round(4)) for row in (queries[0], queries[-1])}
     np.testing.assert_allclose(cluster_means(queries, 1, seed=0)[0], queries.mean(0), rtol=1e-6)
-    with pytest.raises(ValueError, match="8 queries do not make 9 clusters"):
+    with pytest.raises(ValueError, match="8 queries cannot form 9 clusters"):
         cluster_means(queries, 9, seed=0)
 
 
@@ -115,10 +115,10 @@ def test_transfer_refuses_what_would_flatter_the_attack(victim: Victim, encoder:
     everywhere = np.arange(len(victim.collection.queries))
     mask = Vocabulary.of(encoder).admissible()
     settings = {"clusters": 1, "forward_passes": 120, "seed": 0}
-    with pytest.raises(ValueError, match=r"question 'q0' is both optimised on and tested on"):
+    with pytest.raises(ValueError, match=r"question 'q0' is on both sides"):
         poison_corpus(victim, Split(everywhere[:24], everywhere[24:]), {"en": mask}, **settings)
     split = disjoint_split(victim.collection, 0.5, seed=0)
-    with pytest.raises(ValueError, match=r"no mask for the language 'de', only for en"):
+    with pytest.raises(ValueError, match=r"there is no mask for the language 'de', only for en"):
         poison_corpus(victim, split, {"en": mask}, languages=("en", "de"), **settings)
-    with pytest.raises(ValueError, match=r"in the setting 'cross'"):
+    with pytest.raises(ValueError, match=r"setting 'cross' has several corpora"):
         poison_corpus(Victim.of(encoder, collection(), "cross"), split, {"en": mask}, **settings)

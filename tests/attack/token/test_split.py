@@ -38,9 +38,9 @@ def test_the_draw_follows_from_its_seed() -> None:
 
 def test_overlap_and_empty_sides_are_refused() -> None:
     english, german = Query("q7", "en", "seven"), Query("q7", "de", "sieben")
-    with pytest.raises(ValueError, match=r"question 'q7' is both optimised on and tested on"):
+    with pytest.raises(ValueError, match=r"question 'q7' is on both sides"):
         check_disjoint([english], [german])
     with pytest.raises(ValueError, match="fraction is 1.0"):
         disjoint_split(collection(), 1.0, 0)
-    with pytest.raises(ValueError, match="6 queries make 1 groups"):
+    with pytest.raises(ValueError, match="6 queries form only 1 groups"):
         disjoint_split(collection(3), 0.5, 0)

@@ -21,5 +21,5 @@ def test_a_filled_template_is_what_the_tokenizer_reads(encoder: Encoder, role: s
 def test_a_trigger_that_truncation_cuts_is_refused(encoder: Encoder) -> None:
     long = " ".join(["en1"] * 60)
     make_template(encoder, "passage", [Frame(after=long)], 4)
-    with pytest.raises(ValueError, match=r"of a trigger of 4 tokens, 0 fit into the passage 'en1.*put it in front"):
+    with pytest.raises(ValueError, match=r"4 tokens does not fit into the passage 'en1.*keeps 0 of them"):
         make_template(encoder, "passage", [Frame(), Frame(before=long)], 4)
