@@ -149,7 +149,7 @@ class Engine:
         """Return the objective of each candidate for one trigger."""
         embed = partial(self.encoder.embed_tokens, shared.params)
 
-        def some(triggers: Array) -> Array:
+        def values_of(triggers: Array) -> Array:
             return self._objectives(shared, problem, jax.vmap(embed)(_filled(problem.template, triggers)))
 
         return in_parts(values_of, triggers, at_once)
@@ -161,7 +161,7 @@ class Engine:
         rows = jnp.arange(len(problem.template.slots))[:, None]
         embed = partial(self.encoder.embed_tokens, shared.params)
 
-        def some(triggers: Array) -> Array:
+        def gradients_of(triggers: Array) -> Array:
             embeds = jax.vmap(embed)(_filled(problem.template, triggers))
 
             def total(slots: Array) -> Array:

@@ -1,0 +1,96 @@
+"""Hooks of the documentation site; mkdocs.yml names this file.
+
+- README.md is the first page of the site. Other files outside `docs/` that `PAGES` names are pages, too.
+- `docs/index.md` describes the index of passages. mkdocs would take it as the first page, so `MOVED` gives it another
+  address.
+- A link from one page to another is kept. A link to a file that is no page becomes the path of the file.
+- `<!-- help: FILE -->` is replaced by the output of `FILE --help`.
+"""
+
+import contextlib
+import functools
+import io
+import json
+import os
+import posixpath
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+PAGES = {
+    "README.md": "home.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+    "tpu/README.md": "how-to/run_on_a_tpu_slice.md",
+}
+"""Files outside docs/ -> the page that shows them."""
+MOVED = {"home.md": "index.html", "index.md": "passage-index/index.html"}
+"""Page -> its address, if mkdocs would choose another."""
+
+ROOT = Path(__file__).parents[1]
+HELP = re.compile(r"^<!-- help: (.*) -->$", re.MULTILINE)
+LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^][]*)\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)]*)?\)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add `PAGES`, and set the addresses of `MOVED`."""
+    for source, page in PAGES.items():
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    for page, address in MOVED.items():
+        file = files.get_file_from_path(page)
+        file.dest_uri = address
+        file.name = posixpath.dirname(address) or "index"
+        for cached in ("url", "abs_dest_path"):
+            file.__dict__.pop(cached, None)
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Replace links to files outside `docs/`, and insert the help texts of commands."""
+    here = page.file.src_uri
+    source = next((source for source, shown in PAGES.items() if shown == here), f"docs/{here}")
+
+    def linked(link: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), link["target"]))
+        shown = PAGES.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
+        if shown is None:
+            return f"`{path}`" if link["text"].strip("`") == path else f"{link['text']} (`{path}`)"
+        target = posixpath.relpath(shown, posixpath.dirname(here))
+        return f"{link['image']}[{link['text']}]({target}{link['anchor'] or ''})"
+
+    texts = _help_texts(tuple(HELP.findall(markdown)))
+    return HELP.sub(lambda match: f"```text\n{texts[match[1]].strip()}\n```", LINK.sub(linked, markdown))
+
+
+@functools.cache
+def _help_texts(scripts: tuple[str, ...]) -> dict[str, str]:
+    """Return the output of `--help` of each script. One process imports what they share."""
+    if not scripts:
+        return {}
+    environment = {**os.environ, "COLUMNS": "100", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, __file__, *scripts]
+    run = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(run.stdout)
+
+
+def main() -> None:
+    """Print the output of `--help` of each script that the arguments name, as JSON."""
+    sys.path.insert(0, "scripts")
+    texts = {}
+    for script in sys.argv[1:]:
+        sys.argv = [script, "--help"]
+        with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.suppress(SystemExit):
+            runpy.run_path(script, run_name="__main__")
+        texts[script] = output.getvalue()
+    json.dump(texts, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
