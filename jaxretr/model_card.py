@@ -53,4 +53,4 @@ def _hard_negatives(config: Config, index: PairIndex) -> str:
     if not count:
         return ""
     having = ", ".join(f"{code} {size:,}" for code, size in index.with_negatives(count).items())
-    return f"\nExamples with {count} hard negative{"s" * (count > 1)}: {having}. The other examples have fewer."
+    return f"\nExamples with {count} hard negative{'s' * (count > 1)}: {having}. The other examples have fewer."

@@ -95,7 +95,7 @@ def _train(config: Config, rows: slice, criterion: SelectionMetric | None, start
 
         if count := config.data.num_hard_negatives:
             having = " ".join(f"{code} {size:,}" for code, size in index.with_negatives(count).items())
-            say(f"examples with {count} hard negative{"s" * (count > 1)}: {having}; the other examples have fewer")
+            say(f"examples with {count} hard negative{'s' * (count > 1)}: {having}; the other examples have fewer")
 
         before = None
         if held_out and parallel.broadcast_from_main(before_path.exists()):
