@@ -5,8 +5,10 @@
   address.
 - A link from one page to another is kept. A link to a file that is no page becomes the path of the file.
 - `<!-- help: FILE -->` is replaced by the output of `FILE --help`.
+- `::: jaxretr.PACKAGE`, which mkdocstrings replaces by a reference, stands for all modules of the package.
 """
 
+import ast
 import contextlib
 import functools
 import io
@@ -17,6 +19,7 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -36,6 +39,7 @@ MOVED = {"home.md": "index.html", "index.md": "passage-index/index.html"}
 
 ROOT = Path(__file__).parents[1]
 HELP = re.compile(r"^<!-- help: (.*) -->$", re.MULTILINE)
+MODULE = re.compile(r"^::: (jaxretr[.\w]*)$", re.MULTILINE)
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^][]*)\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)]*)?\)")
 
 
@@ -66,7 +70,28 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{link['image']}[{link['text']}]({target}{link['anchor'] or ''})"
 
     texts = _help_texts(tuple(HELP.findall(markdown)))
-    return HELP.sub(lambda match: f"```text\n{texts[match[1]].strip()}\n```", LINK.sub(linked, markdown))
+    markdown = HELP.sub(lambda match: f"```text\n{texts[match[1]].strip()}\n```", LINK.sub(linked, markdown))
+    return MODULE.sub(lambda match: "\n\n".join(_references(match[1])), markdown)
+
+
+def _references(name: str) -> Iterator[str]:
+    """Yield mkdocstrings' directive for each module of a package, sorted by name. It omits names that are imported."""
+    folder = ROOT / name.replace(".", "/")
+    files = list(folder.rglob("*.py")) or [folder.with_suffix(".py")]
+    for file in sorted(files, key=lambda file: file.relative_to(ROOT).with_suffix("").parts):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        yield f"::: {module}\n    options:\n      members: {json.dumps(_defined_names(file))}"
+
+
+def _defined_names(file: Path) -> list[str]:
+    names: list[str] = []
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                names.append(name)
+            case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
+                names.append(name)
+    return [name for name in dict.fromkeys(names) if not name.startswith("_")]
 
 
 @functools.cache
@@ -74,7 +99,7 @@ def _help_texts(scripts: tuple[str, ...]) -> dict[str, str]:
     """Return the output of `--help` of each script. One process imports what they share."""
     if not scripts:
         return {}
-    environment = {**os.environ, "COLUMNS": "100", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "COLUMNS": "95", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, __file__, *scripts]
     run = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(run.stdout)
