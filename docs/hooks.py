@@ -4,19 +4,15 @@
 - `docs/index.md` describes the index of passages. mkdocs would take it as the first page, so `MOVED` gives it another
   address.
 - A link from one page to another is kept. A link to a file that is no page becomes the path of the file.
-- `<!-- help: FILE -->` is replaced by the output of `FILE --help`.
+- `<!-- help: COMMAND -->` is replaced by the output of `jaxretr COMMAND --help`.
 - `::: jaxretr.PACKAGE`, which mkdocstrings replaces by a reference, stands for all modules of the package.
 """
 
 import ast
-import contextlib
-import functools
-import io
 import json
 import os
 import posixpath
 import re
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,8 +65,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = posixpath.relpath(shown, posixpath.dirname(here))
         return f"{link['image']}[{link['text']}]({target}{link['anchor'] or ''})"
 
-    texts = _help_texts(tuple(HELP.findall(markdown)))
-    markdown = HELP.sub(lambda match: f"```text\n{texts[match[1]].strip()}\n```", LINK.sub(linked, markdown))
+    markdown = HELP.sub(lambda match: f"```text\n{_help_text(match[1])}\n```", LINK.sub(linked, markdown))
     return MODULE.sub(lambda match: "\n\n".join(_references(match[1])), markdown)
 
 
@@ -94,28 +89,14 @@ def _defined_names(file: Path) -> list[str]:
     return [name for name in dict.fromkeys(names) if not name.startswith("_")]
 
 
-@functools.cache
-def _help_texts(scripts: tuple[str, ...]) -> dict[str, str]:
-    """Return the output of `--help` of each script. One process imports what they share."""
-    if not scripts:
-        return {}
-    environment = {**os.environ, "COLUMNS": "95", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, __file__, *scripts]
-    run = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(run.stdout)
-
-
-def main() -> None:
-    """Print the output of `--help` of each script that the arguments name, as JSON."""
-    sys.path.insert(0, "scripts")
-    texts = {}
-    for script in sys.argv[1:]:
-        sys.argv = [script, "--help"]
-        with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.suppress(SystemExit):
-            runpy.run_path(script, run_name="__main__")
-        texts[script] = output.getvalue()
-    json.dump(texts, sys.stdout)
-
-
-if __name__ == "__main__":
-    main()
+def _help_text(command: str) -> str:
+    """Return the output of `jaxretr COMMAND --help`."""
+    run = subprocess.run(
+        [sys.executable, "-c", "from jaxretr.cli import main; main()", command, "--help"],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return run.stdout.strip()
