@@ -6,8 +6,8 @@ also load. The model is the last state, or the best state if `evaluation.patienc
 `evaluation.dataset="none"` nothing is evaluated, and there are no results.
 
 If the job is started again, it resumes: data and weights are prepared only once, and training resumes from the latest
-checkpoint. A run whose data or initial weights have changed is refused. If several processes train together, all of
-them make these calls, and the main process writes.
+checkpoint. A run whose data or initial weights have changed is refused. If several processes train together, each of
+them calls `train`, and the main process writes.
 """
 
 import dataclasses
@@ -165,7 +165,7 @@ def _optimize(
         encoder.params = state.params
         return held_out.curves(_evaluate(encoder, held_out)) if held_out else {}
 
-    stopping = EarlyStopping("")  # no measure to select by, unless states are evaluated
+    stopping = EarlyStopping("")  # default: no evaluations, so no measure selects a state
     if held_out and (criterion := held_out.criterion):
         stopping = EarlyStopping(str(criterion), criterion.lower_is_better, config.evaluation.patience)
 
@@ -211,7 +211,7 @@ class Update(NamedTuple):
     """The training update of a config.
 
     Attributes:
-      step: the update as one device makes it, see `make_step`.
+      step: update per device, see `make_step`.
       optimizer: the optimizer of the update.
       learning_rate: learning rate at each step.
     """
@@ -335,7 +335,7 @@ def load_held_out(config: Config, builder: tfds.core.DatasetBuilder) -> Retrieva
         raise ValueError(
             f"{builder.name} has no split {evaluation.split!r} to evaluate on; it has "
             f"{', '.join(builder.info.splits)}. Set evaluation.split to another held-out split or "
-            "evaluation.dataset to a test collection, add the split (to pairs, a file "
+            "evaluation.dataset to a test collection, add the split (for pairs, a file "
             f"{evaluation.split}.jsonl), or train without evaluation: evaluation.dataset=none."
         )
     return load_collection(builder, evaluation.split, languages=evaluation.languages or config.data.languages, **drawn)
@@ -348,7 +348,7 @@ def _evaluate(encoder: Encoder, held_out: Validator) -> Results:
 
 
 def _describe(plan: BatchPlan, source: Sequence[dict[str, Any]]) -> str:
-    """Return the ids of the queries of a batch, "language:query id" each."""
+    """Return the ids of the queries of a batch as "language:query id, language:query id, …"."""
     records = (source[int(row)] for row in plan.query_rows)
     return ", ".join(f"{record['language'].decode()}:{record['query_id'].decode()}" for record in records)
 

@@ -1,4 +1,6 @@
-"""Run attacks on a model and write a directory: for each attack and budget, load or run, measure, record.
+"""Run attacks on a model and write the results to a directory.
+
+Each attack runs at each budget; an attack that already ran is loaded. Then all of them are measured and recorded.
 
 | file | content |
 |---|---|
@@ -64,7 +66,7 @@ def attack_into(
       options: the attacks.
       setting: setting whose tasks are attacked.
       system: name of the model in tables and reports.
-      attacked: all other values that determine the figures, such as model, candidates and lengths, as plain values.
+      attacked: all other values that determine the results, such as model, candidates and lengths; JSON types.
       measures: measure names as ir_measures spells them.
       checks: number of queries for the checks of attack strength; 0 for no checks.
 

@@ -24,7 +24,7 @@ from jaxretr.types import Packing, TokenBatch
 
 
 class Translations(NamedTuple):
-    """Other translations of each pair of a batch, as `BatchPlan` offers them; they have no hard negatives.
+    """Other translations of each pair of a batch, as the `BatchPlan` lists them. They have no hard negatives.
 
     Attributes:
       queries, passages: tokens, [batch others length], padded to the lengths of the batch's queries and passages.
@@ -48,7 +48,7 @@ class PairBatch(NamedTuple):
       query_content, passage_content: 32-bit checksums of the texts, [batch] and [batch columns]. Texts with equal
         checksums are not used as negatives of each other. 0 marks a hard negative that the example lacks.
       typo_queries: tokens of the queries with typos, [batch length]; None unless the reader makes typos.
-      translations: other translations of each pair; None unless the plan offers them.
+      translations: other translations of each pair; None if the plan lists none.
       packing: positions of the queries, then of the passages, in shared rows; None if every text has a row of its own.
         Each group of pairs that is encoded together has the same number of rows.
     """
@@ -82,7 +82,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Typos:
-    """Adds `edits` typos to each query, each uniform over all possible ones (`jaxretr.perturb.text.typos`).
+    """Add `edits` typos to each query. Each typo is drawn uniformly from all possible typos (`jaxretr.perturb.text`).
 
     The typos are a function of seed, step and row, so a resumed run makes the same typos.
     """
@@ -151,14 +151,15 @@ class PairReader:
         self._passage_tokenization = passage_tokenization
         self._rows = rows
         self._negatives = num_hard_negatives
-        # Packed batches are padded here too. The encoder skips that padding, and one length means fewer compilations.
+        # Packed batches are padded to the maximum length too: packing drops this padding, and one length means fewer
+        # compilations.
         self._fixed_length = fixed_length or packed_pairs > 0
         self._typos = typos
         self._packed_pairs = packed_pairs
         self._packed_rows = packed_rows
 
     def __call__(self, plan: BatchPlan) -> Step:
-        """Return the texts of a plan as token batches: all queries have one length, and all passages one."""
+        """Return the texts of a plan as token batches. Queries are padded to one length, passages to another."""
         records = [self._source[int(row)] for row in plan.query_rows[self._rows]]
         queries = [record["query"] for record in records]
         columns = 1 + self._negatives
@@ -216,7 +217,9 @@ class PairReader:
 
 
 def packing_of(batch: PairBatch, pairs: int, rows: int = 0) -> Packing:
-    """Pack the texts of each group of `pairs` pairs into rows as long as the longer padded side.
+    """Pack the texts of each group of `pairs` pairs into rows.
+
+    The length of a row is the padded length of the queries or of the passages, whichever is larger.
 
     Args:
       batch: the batch to pack.

@@ -1,15 +1,15 @@
-"""Statistical tests: which differences between systems are more than chance.
+"""Statistical tests: tell which differences between systems are larger than chance explains.
 
 Input: values per query of systems on the same queries. Output: p-values and confidence intervals.
 
-The translations of a question are not independent observations, so everything here counts *clusters*: questions (keys)
-if several languages are pooled, queries if there is one language. A macro average (mean over tasks of the mean over
-queries) is written as a plain mean over clusters in two ways, which agree if every task asks every question:
+The translations of a question are not independent observations. So the unit of observation is a *cluster*: a question
+key if several languages are pooled, a query if there is one language. A macro average (mean over tasks of the mean over
+queries) is written as a plain mean over clusters in two ways. Both are equal if every task asks every question:
 
-- `contributions`, what each cluster adds to the macro average, are for the randomization test: swapping two systems on
-  a cluster flips the sign of its difference and changes nothing else;
-- `influences`, the macro average plus the influence of each cluster on it, are for the intervals: their spread is that
-  of the macro average, whichever languages each question is asked in.
+- `contributions`: what each cluster adds to the macro average. The randomization test uses them, because swapping two
+  systems on a cluster only flips the sign of its difference.
+- `influences`: the macro average plus the influence of each cluster on it. The intervals use them, because their
+  spread estimates the spread of the macro average even if not every question is asked in every language.
 """
 
 from collections import defaultdict
@@ -62,8 +62,8 @@ def contributions(values: Float64[np.ndarray, "*systems tasks clusters"]) -> Flo
 def influences(values: Float64[np.ndarray, "*systems tasks clusters"]) -> Float64[np.ndarray, "*systems clusters"]:
     """Return the linearized macro average: its value, plus the influence of each cluster on it.
 
-    The variance of the mean of these values over independent clusters is the linearization (sandwich) estimate of the
-    variance of the macro average, which is a mean of ratios if a task lacks a question.
+    The macro average is a mean of ratios if a task lacks a question. The variance of the mean of these values over
+    independent clusters is the linearization (sandwich) estimate of the macro average's variance.
 
     Args:
       values: as for `contributions`.
@@ -85,7 +85,7 @@ def randomization_test(
     Under the null hypothesis, the two results of a cluster are exchangeable between the systems, so every combination
     of signs of the differences is equally likely. p is the share of combinations whose mean is at least as far from
     zero as the observed mean. Smucker, Allan and Carterette (SIGIR 2009) recommend the test for retrieval. All tests of
-    one call use the same flips.
+    one call use the same combinations.
 
     Args:
       differences: per test and cluster, one system's value minus the other's; 0 if a test lacks the cluster.
@@ -96,7 +96,7 @@ def randomization_test(
       p-values. If combinations are drawn, the observed one counts as one more, so that no p-value is 0 and the test is
       valid (Phipson and Smyth, 2010, arXiv:1603.05766).
     """
-    differences = differences[:, differences.any(0)]  # flipping a zero makes no other combination
+    differences = differences[:, differences.any(0)]  # flipping the sign of a zero changes nothing
     tests, clusters = differences.shape
     exact = clusters < 63 and 2**clusters <= resamples
     combinations = 2**clusters if exact else resamples
@@ -158,20 +158,20 @@ def crossed_test(
     """Test the difference of two recipes, each trained with several seeds and evaluated on the same questions.
 
     The mixed model is: value = recipe + seed (random, within its recipe) + question (random, crossed with seeds) +
-    recipe by question + residual. It is solved by moments. The variance of the difference of the means has two parts:
-    the variance of the questions' differences (averaged over seeds), divided by the number of questions; and for each
-    recipe the variance of its seed means, divided by the number of its seeds. The test is Student's t with Welch and
-    Satterthwaite's degrees of freedom. With one seed each it is the paired t-test over questions; with questions that
-    do not vary it is Welch's t-test over seeds. Variation by seed and question is counted in both parts, so the test is
-    conservative.
+    recipe by question + residual. The method of moments estimates its variances. The variance of the difference of the
+    means has two parts: the variance of the questions' differences (averaged over seeds), divided by the number of
+    questions; and for each recipe the variance of its seed means, divided by the number of its seeds. The test is
+    Student's t with Welch and Satterthwaite's degrees of freedom. With one seed each it is the paired t-test over
+    questions; with questions that do not vary it is Welch's t-test over seeds. The residual is counted in both parts,
+    so the test is conservative.
 
     Assumptions: seeds are independent and were not selected by result; questions are a sample; means are about normal.
     A recipe with one seed is taken as that one trained system, and the finding then holds only for that system. With
     three seeds, the standard deviation over seeds is poorly known (its 95 % interval reaches from half to six times the
     estimate); the degrees of freedom widen the intervals accordingly. Simulated rate of false positives at p < 0.05: 2
     to 6 %, but up to 8 % for three seeds against one system if seeds matter far more than questions. A bootstrap over
-    seeds and questions gave 9 to 17 % with three seeds each: with three seeds it sees two thirds of the variance, and
-    treats this estimate as certain.
+    seeds and questions gave 9 to 17 % with three seeds each: three seeds yield two thirds of the variance over seeds on
+    average, and the bootstrap does not widen its intervals for the error of this estimate.
 
     Args:
       system: value of each cluster under each seed, such as `influences`.
@@ -207,11 +207,11 @@ def paired_test(
 
     Args:
       pairs: values of a system and of another, each float64 of shape [seeds, tasks, clusters], NaN in the same places
-        (see `contributions`). A pair ignores clusters that only other pairs have values for.
+        (see `contributions`). A pair without a value for a cluster is tested without this cluster.
       resamples: resamples of the randomization test and of the bootstrap.
       seed: seed of the draws.
     """
-    # Pairs on the same clusters share the draws, the most expensive part.
+    # Drawing is the most expensive part, so pairs with the same clusters share the draws.
     pairs_of_clusters: dict[tuple[bytes, bool], list[int]] = defaultdict(list)
     for i, (system, other) in enumerate(pairs):
         has_value = ~np.isnan(system[0]).all(0)

@@ -1,7 +1,7 @@
 """Build the directory of an index (see `layout`) from a corpus and an encoder.
 
 The build writes to a directory beside the current generation, one shard of embeddings and one segment at a time. So
-memory holds at most one segment, a killed build resumes, and an existing index serves until the new one is complete.
+memory holds at most one segment, a killed build can resume, and the existing index serves until the new index is done.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from jaxretr.tracking import progress_bar, say
 
 _AT_ONCE = 4_096  # passages read or written at once
 _QUERIES = 1_000  # maximum number of queries for tuning and measuring
-_WORDS = 12  # a passage without a title serves as a query by this number of its first words
+_WORDS = 12  # if a passage has no title, this number of its first words serves as a query
 _CORPUS = "corpus.json"  # identifies the index that a build produces
 
 
@@ -44,8 +44,8 @@ class BuildOptions:
 
     Attributes:
       storage: storage format of the vectors.
-      target_recall: recall of the first ten passages that leaves and reordering are tuned to reach. None keeps ScaNN's
-        default settings.
+      target_recall: recall@10 to reach; the numbers of leaves and of reordered candidates are tuned for it. None keeps
+        ScaNN's default settings.
       segment_size: passages per segment; memory must hold one segment.
       shard, num_shards: number of this shard, and the number of shards that are searched together.
       scann: ScaNN settings by name; they override the settings derived from the number of passages.
@@ -128,7 +128,7 @@ def build_index(
             about = layout.read_about(directory)
             if about["made_from"] == made_from:
                 say(f"{directory} already holds this index")
-                # If a build of this index was killed after the switch, `work` is left over.
+                # A build of this index that was killed after `layout.switch` leaves `work` behind.
                 if not (work / _CORPUS).exists() or not _changed(work / _CORPUS, made_from):
                     shutil.rmtree(work, ignore_errors=True)
                 layout.tidy(directory)

@@ -24,13 +24,13 @@ from jaxretr.retrieval.scores import largest_norm, pair_scores, rounding_error
 
 _SCORES_AT_ONCE = 1 << 24  # products of queries and passages computed at once
 _MASKS = 8  # number of filters whose masks a snapshot caches
-_DEEPER = 4  # factor by which the number of candidates grows until the answer is settled (`_answer`)
-_DEEPEST = 10_000  # number of candidates per part at which an answer is returned even if it is not settled
+_DEEPER = 4  # growth factor of the number of candidates in each further search
+_DEEPEST = 10_000  # an answer with this many candidates per part is returned even if it is not settled (`_answer`)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive rows of an index.
+    """Consecutive rows of an index: one segment, or the upserted rows.
 
     Attributes:
       start: number of the first row.
@@ -156,14 +156,14 @@ def search(
       queries: query vectors.
       options: options of each query.
       matching: metadata filter -> rows that match it.
-      means: mean vector of each language of the snapshot, if it is computed over more than the snapshot, such as over
-        all shards.
+      means: mean vector of each language. Pass it to use means over more than this snapshot, such as over all shards.
+        None uses the means of the snapshot.
     """
     means = snapshot.means if means is None else means
     answers: dict[int, Found] = {}
     todo: dict[tuple[int, int, Any], list[int]] = {}  # queries with equal k, depth and filters share a search
     for number, option in enumerate(options):
-        # Slightly more than k, since rescoring may reorder nearly equal scores.
+        # A power of two above k + 3, at least 16: more than k, since rescoring may reorder nearly equal scores.
         depth = max(16, 1 << (option.k + 3).bit_length())
         todo.setdefault((option.k, depth, filter_of(option)), []).append(number)
     while todo:
@@ -201,7 +201,7 @@ def _answer(
     rows, scores, keys, languages = [], [], [], []
     unseen = np.float32(-np.inf)  # upper bound on the score of passages that are not candidates
     penalty = np.zeros(len(snapshot.languages), np.float32)
-    if options.calibrate:  # by `pair_scores`, so that a penalty does not depend on the other languages of the index
+    if options.calibrate:  # `pair_scores`, not a matrix product: a penalty must not depend on the other languages
         penalty = pair_scores(query, means)
     for part, part_rows in zip(snapshot.parts, candidates, strict=True):
         if not len(part_rows):

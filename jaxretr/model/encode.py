@@ -27,7 +27,7 @@ from jaxretr.model.weights import load_params, save_params
 from jaxretr.tokenization import Tokenization, bucket
 from jaxretr.tracking import progress_bar, say
 
-_TOKENS_PER_TEXT = 128  # length of the texts that `batch_size` counts
+_TOKENS_PER_TEXT = 128  # `batch_size` is a number of texts of this length
 _WINDOW = 16_384  # texts that are tokenized and sorted by length together
 _BATCH_SIZE = 32  # texts of 128 tokens per device
 _IN_FLIGHT = 2  # batches dispatched before the oldest is fetched
@@ -44,7 +44,7 @@ class Encoder:
         scores = encoder.similarity(encoder.encode_query(["…"]), encoder.encode_document(["…", "…"]))
 
     Args:
-      functions: the architecture and the way to compute it.
+      functions: the model's functions, with its architecture and compute dtype.
       params: parameters of the architecture, host or device arrays; they are copied to every device of this process.
       tokenizer: tokenizer that fits the architecture.
       max_length: maximum number of tokens per text, special tokens included; None for the number of positions of the
@@ -103,7 +103,8 @@ class Encoder:
         """Load a Hugging Face or sentence-transformers model with its saved pooling, prompts and maximum length.
 
         Args:
-          name_or_path: a directory, on a disk or in a bucket, or a hub name such as "intfloat/multilingual-e5-base".
+          name_or_path: a directory on a disk or in Cloud Storage, or a hub name such as
+            "intfloat/multilingual-e5-base".
           dtype: compute dtype, "float32" or "bfloat16".
           max_length: maximum number of tokens per text, special tokens included; None for the saved value.
           query_prefix, passage_prefix: override the saved prompts. By default, queries get the prompt "query"; passages

@@ -45,12 +45,13 @@ class Batcher:
 
     While the device is busy, requests wait; when it becomes free, the waiting requests form the next batch. The device
     does not wait for more requests, with one exception. Clients often send their next request right after a
-    response. So after a batch, the device waits, for at most `max_wait_ms`, until the next batch is full or the queues
-    hold as many requests as the last batch plus the queues had at its end. Passages are encoded if no query waits, or
-    after `MAX_QUERY_BATCHES_AHEAD` query batches have overtaken them. A canceled request leaves the queue.
+    response. So after a batch, the device waits at most `max_wait_ms` for these requests. The wait ends early if the
+    next batch is full, or if as many requests wait as were in the last batch and in the queues at its end. Passages are
+    encoded if no query waits, or after `MAX_QUERY_BATCHES_AHEAD` query batches have overtaken them. A canceled request
+    leaves the queue.
 
-    At most `max_queue` texts of each kind wait. All texts of an accepted request count, although only the texts of its
-    next batch are in the queue.
+    At most `max_queue` texts of each kind wait. A request is queued one batch at a time, but all its texts count from
+    the start.
 
     Args:
       encode: embeds texts of one kind; always called from one thread.

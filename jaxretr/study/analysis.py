@@ -34,7 +34,7 @@ class Measure:
 
     @property
     def is_share(self) -> bool:
-        """Whether values are between 0 and 1, so that one picture can show several such measures; ranks are not."""
+        """Whether values are shares, between 0 and 1. Several shares fit into one picture; ranks and shares do not."""
         return self.decimals == 3
 
 
@@ -143,7 +143,7 @@ class Analysis:
 
     @property
     def secondary(self) -> list[Contrast]:
-        """The arm in question minus the baseline in all secondary measures, corrected together."""
+        """The contrasts of the arm in question with the baseline in all secondary measures, corrected together."""
         return family([self.contrast(self.study.contrast[1], measure) for measure in SECONDARY])
 
     def of_arm(self, arm: str) -> dict[int, RunRecord]:
@@ -154,7 +154,7 @@ class Analysis:
     def contrast(
         self, arm: str, measure: Measure, *, baseline: str = "", section: Section | None = None
     ) -> Contrast | None:
-        """Return an arm minus a baseline; None if no seed has measurements of both.
+        """Return the contrast of an arm with a baseline; None if no seed has measurements of both.
 
         Args:
           arm: name of the arm.

@@ -1,7 +1,7 @@
 """The contrastive loss, computed by one device of many.
 
-Input: this device's sentence embeddings. Output: the scores of its rows against the candidates of all devices, and its
-share of the loss. The mean over devices is the loss of the global batch.
+Input: this device's sentence embeddings. Output: the scores of this device's rows against the candidates of all
+devices, and the mean loss over these rows. The mean over devices is the loss of the global batch.
 
 To add a loss, write a function with the signature of `info_nce` and add one line to `LOSSES`.
 """
@@ -61,7 +61,7 @@ class Scores(NamedTuple):
         return self._at_positive() >= self.scores.max(axis=1)
 
     def with_positive(self, scores: Float[Array, " batch"]) -> "Scores":
-        """Return the scores with other scores for the positives."""
+        """Return a copy with `scores` as the scores of the positives."""
         is_positive = jnp.arange(self.scores.shape[1]) == self.positive[:, None]
         return Scores(jnp.where(is_positive, scores[:, None], self.scores), self.positive)
 
@@ -92,7 +92,7 @@ def info_nce(
       passages: L2-normalized, float32; column 0 holds the relevant passages, the other columns hold hard negatives.
       query_content, passage_content: checksums of the texts; 0 for a missing hard negative, which is masked.
       temperature: T.
-      symmetric: average with the same loss of each relevant passage over all queries.
+      symmetric: also rank all queries for each relevant passage, and average both losses.
 
     Must run inside `parallel.pmap`.
     """
@@ -120,8 +120,9 @@ def in_batch_scores(
 
     Args:
       anchors: this device's queries and relevant passages.
-      pool: the candidates, gathered from all devices; equal to `anchors` unless one of them is perturbed.
-      query_content, passage_content: checksums of the pool.
+      pool: this device's candidates; the function gathers the candidates of all devices. Equal to `anchors` unless one
+        of the two is perturbed.
+      query_content, passage_content: checksums of this device's texts.
       temperature: divides the scores.
       symmetric: also score each relevant passage against the pool's queries.
     """
@@ -187,7 +188,7 @@ def _whole(scores: Scores) -> tuple[Float[Array, " batch"], Bool[Array, " batch"
 def _streamed(
     anchors: _Anchors, candidates: _Candidates, temperature: float
 ) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
-    """Compute `_whole` block by block of candidates: a running maximum, sum of exponentials and positive score."""
+    """Compute the result of `_whole` over blocks of candidates; carry the maximum, the sum and the positive's score."""
     total = len(candidates.vectors)
     blocks = -(-total // STREAM_ABOVE)
     size = -(-total // blocks)
@@ -212,7 +213,7 @@ def _streamed(
         new_best = jnp.maximum(best, scores.max(1))
         shift = jax.lax.stop_gradient(jnp.where(new_best == -jnp.inf, 0.0, new_best))
         summed = summed * jnp.exp(jax.lax.stop_gradient(best) - shift) + jnp.exp(scores - shift[:, None]).sum(1)
-        # A separate product could round the positive's score differently from the same score inside the maximum.
+        # `at_positive >= best` needs equal rounding: take the positive's score from `scores`, not from a new product.
         at_positive += jnp.where(_is_positive(anchors, part, start), scores, 0.0).sum(1)
         return (jax.lax.stop_gradient(new_best), summed, at_positive), None
 
@@ -227,7 +228,7 @@ def _scores(
 ) -> Float[Array, "batch candidates"]:
     """Return scores over candidates from position `start` on; -inf for masked candidates."""
     same_passage = anchors.passage_content[:, None] == candidates.passage_content
-    # A row with the anchor's query loses its positive as a candidate, not its hard negatives.
+    # If another row has the anchor's query, mask that row's positive but keep its hard negatives.
     same_query = (anchors.query_content[:, None] == candidates.query_content) & ~candidates.is_hard_negative
     missing = (candidates.passage_content == 0) & candidates.is_hard_negative
     scores = jnp.matmul(anchors.vectors, candidates.vectors.T, precision=jax.lax.Precision.HIGHEST) / temperature
@@ -243,7 +244,7 @@ def _is_positive(
 
 
 LOSSES: dict[str, LossFunction] = {"info_nce": info_nce}
-"""The losses that `train.loss` of a config names."""
+"""Losses by name; the setting `train.loss` selects one."""
 
 
 def loss_by_name(name: str) -> LossFunction:

@@ -1,7 +1,7 @@
 """One training update, from the loss to the new parameters, as one device makes it.
 
 Input: the training state, this device's rows of a batch, the run's key. Output: the state after the update, and
-metrics, the same on every device. The update is a pure function: it knows neither the loop, nor the host, nor the
+metrics, the same on every device. The update is a pure function and does not depend on the loop, the host or the
 config.
 """
 
@@ -23,7 +23,8 @@ from jaxretr.train.loss import LossFunction, info_nce
 from jaxretr.train.objective import Objective
 
 _DRAWS = 2**32 - 1
-"""Folded into the key of an update for random draws. Dropout keys fold in device indices, which are smaller."""
+"""Folded into the key of an update for the random draws of hardening. It is larger than any device index, which
+dropout folds in, so the two keys differ."""
 
 
 class TrainState(NamedTuple):
@@ -73,14 +74,14 @@ def make_step(
 
     Args:
       encoder: the encoder.
-      optimizer: transforms the gradients into updates; it also clips them (`jaxretr.train.optimizer`).
+      optimizer: clips the gradients and transforms them into updates (`jaxretr.train.optimizer`).
       temperature, symmetric: see `info_nce`.
       dropout: whether the encoder drops entries.
       loss: one of `jaxretr.train.loss.LOSSES`.
       hardening: replaces the clean loss by the loss against an adversary; None for none.
       chunk_size: pairs that a device encodes at once (`jaxretr.train.gradient_cache`); 0 for all.
-      sparse_embeddings: update only the word embeddings of the batch (`jaxretr.train.sparse_embeddings`). Excludes
-        `hardening`, which identifies special tokens by their ids.
+      sparse_embeddings: update only the word embeddings of the batch (`jaxretr.train.sparse_embeddings`). It renumbers
+        the token ids, so it excludes `hardening`, which identifies special tokens by their ids.
     """
     objective = Objective(encoder, temperature, symmetric, loss)
 
@@ -89,8 +90,9 @@ def make_step(
         update_key = jax.random.fold_in(key, state.step)
         dropout_key = jax.random.fold_in(update_key, parallel.device_index()) if dropout else None
 
-        # 2. Loss and gradient. Each device differentiates the sum of all devices' losses with respect to its own use of
-        # the parameters (the transpose of `gather` is a sum). The mean over devices is the gradient of the mean loss.
+        # 2. Loss and gradient. Each device differentiates the sum of all devices' losses, but only through its own rows
+        # (the transpose of `gather` is a sum over devices). The mean of these gradients over the devices is the
+        # gradient of the mean loss.
         metrics: Metrics
         if hardening:
             draw_key = jax.random.fold_in(update_key, _DRAWS)

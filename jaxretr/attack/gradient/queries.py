@@ -1,4 +1,4 @@
-"""Gradient attacks on queries: queries lose their relevant passages, or their language fills the top ranks.
+"""Gradient attacks on queries: demote their relevant passages, or promote all passages in the query's language.
 
 Input: a `Victim`, a task, a `GradientAttack` and a radius. Output: an `AttackResult`.
 """
@@ -19,7 +19,7 @@ from jaxretr.attack.victim import Victim, margin
 from jaxretr.eval.settings import Task
 
 _LANGUAGE_CANDIDATES = 256
-"""Hard negatives per query of an attack on language bias, which needs passages of many languages."""
+"""Number of hard negatives per query in an attack on language bias. The attack needs passages of many languages."""
 
 
 def attack_queries(
@@ -34,18 +34,18 @@ def attack_queries(
     smaller: AttackResult | None = None,
     lost_at: int = 10,
 ) -> AttackResult:
-    """Perturb queries so that their relevant passages fall.
+    """Perturb queries so that their relevant passages fall in the ranking.
 
     Args:
       victim: model and collection.
       task: the attacked task.
-      attack: the search.
+      attack: algorithm, norm, layer, steps and restarts.
       rho: the radius in units of `scale.row_norm`.
       scale: scale of the checkpoint, see `measure_scale`.
       loss: the loss to maximize, over the relevant passages and the hard negatives of the whole corpus.
       seed: seed of random starts.
-      smaller: result of this attack at a smaller radius. A query that is lost there (at rank `lost_at`) keeps its
-        perturbation, which the larger radius also allows, and costs nothing.
+      smaller: result of this attack at a smaller radius. A query that is lost in this result (at rank `lost_at`)
+        is not attacked again: its perturbation is also within the larger radius.
       lost_at: a query counts as lost in `smaller` if no relevant passage is in its top `lost_at`.
     """
     candidates = victim.candidates(task)
@@ -65,7 +65,9 @@ def attack_queries(
 def attack_language_bias(
     victim: Victim, task: Task, attack: GradientAttack, *, rho: float, scale: Scale, seed: int
 ) -> AttackResult:
-    """Perturb queries so that passages in the query's own language displace all others at unchanged relevance.
+    """Perturb queries so that passages in the query's own language displace all others.
+
+    A penalty keeps the best score of a relevant passage from falling.
 
     Arguments as in `attack_queries`. The task's corpus must hold several languages, including the query's language.
 
@@ -95,7 +97,7 @@ def attack_language_bias(
 def _attack(  # type: ignore[no-untyped-def]
     victim, task, attack, objective, context, fixed, rho, scale, seed, rows=None, unattacked: AttackResult | None = None
 ) -> AttackResult:
-    """Attack the queries at `rows` of the task (None: all queries); other queries keep their values in `unattacked`."""
+    """Attack the queries at `rows` of the task (None: all queries); copy other queries from `unattacked`."""
     queries = victim.asked(task)
     rows = np.arange(len(queries)) if rows is None else rows
     tokenization = victim.encoder.query_tokenization
