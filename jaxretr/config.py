@@ -21,7 +21,7 @@ NO_EVALUATION = "none"
 """The `evaluation.dataset` that trains without evaluation."""
 
 EVALUATION_ONLY = ("xquad", "mlqa", "lareqa")
-"""Collections for evaluation only, as parts of their names: they train nothing and select no checkpoint."""
+"""Parts of the names of collections that are for evaluation only. They may not be used to select checkpoints."""
 
 
 def _check(ok: bool, name: str, value: object, expected: str) -> None:
@@ -146,8 +146,8 @@ class TrainConfig:
       loss: name of a loss in `jaxretr.train.loss.LOSSES`.
       temperature: divides the cosine in the loss.
       symmetric: also rank the queries for each passage; the two losses are averaged.
-      chunk_size: pairs that a device encodes at a time; 0 encodes its whole share at once. The gradient is unchanged
-        (gradient caching), the memory is that of one chunk, and a step needs one more forward pass.
+      chunk_size: pairs that a device encodes at a time (gradient caching); 0 encodes all of its pairs at once. Chunks
+        do not change the gradient. Only one chunk's activations are in memory. A step needs one more forward pass.
       sparse_embeddings: update only the word embeddings of the tokens in the batch, so that a step takes as long with a
         vocabulary of 250,000 as with one of 5,000. The other word embeddings keep their AdamW moments and do not decay.
     """
@@ -189,7 +189,7 @@ class HardeningConfig:
     Attributes:
       method: "" (off); "fgm", "pgd", "freelb" or "vat", on word embeddings; "typos" in the queries; or "translations",
         the worst languages of each pair.
-      rho: radius of each text's ball of word embeddings, as a share of the mean length of a word embedding.
+      rho: radius of the ball around each text's word embeddings, relative to the mean norm of a word embedding.
       norm: what the radius bounds: "token_l2" (the change of each token), "linf" (each entry of it) or "frobenius" (the
         changes of all tokens as one vector).
       steps: gradient steps of pgd and freelb, power iterations of vat.
@@ -233,8 +233,8 @@ class EvaluationConfig:
         and after training.
       best_measure: "setting/measure" that selects the best checkpoint, such as multi/AP, mono/nDCG@10 or
         multi/rank_distance (lower is better).
-      patience: number of evaluations without improvement after which training stops early, and the run exports the best
-        checkpoint; 0 never stops early and exports the last state.
+      patience: number of evaluations without improvement after which training stops early. If it is set, the run always
+        exports the best checkpoint. 0 never stops early and exports the last state.
     """
 
     dataset: str = ""

@@ -44,7 +44,7 @@ _ABANDONED_SECONDS = 86_400
 
 
 def is_visible(name: str) -> bool:
-    """Return whether a file or folder of this name can be data: it is not hidden, and no system creates it."""
+    """Return whether a file or folder of this name can be data: neither hidden, nor created by an operating system."""
     return not name.startswith((".", "__MACOSX")) and name.lower() not in _NEVER_DATA
 
 
@@ -92,10 +92,14 @@ def in_bucket(path: str | os.PathLike[str]) -> bool:
 
 
 def on_disk(path: str | AnyPath, what: str) -> Path:
-    """Return `path` as `as_path` does, if it is on a disk.
+    """Return `path` as `as_path` does, and reject paths in a bucket.
+
+    Args:
+      path: a path that a user has given.
+      what: what the path holds, for the error message.
 
     Raises:
-      ValueError: `path` is in a bucket, and `what` must be on a disk; or see `as_path`.
+      ValueError: `path` is in a bucket, or `as_path` rejects it.
     """
     if in_bucket(path):
         raise ValueError(
@@ -147,7 +151,8 @@ def exchange(first: Path, second: Path) -> None:
     """Swap the names of two files or directories of one file system, in one atomic step.
 
     Raises:
-      OSError: the operating system (ENOSYS) or the file system (EINVAL, ENOTSUP) cannot do so; or one does not exist.
+      OSError: the operating system (ENOSYS) or the file system (EINVAL, ENOTSUP) cannot swap names; or one of the two
+        paths does not exist (ENOENT).
     """
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
@@ -209,7 +214,8 @@ def local_copy(path: AnyPath, at: Path | None = None) -> Path:
 
     Args:
       path: a file or a directory.
-      at: a directory for the copy, whose other files are kept; the default is `disk_place(path)`.
+      at: a directory for the copy, in which other files are kept. None means `disk_place(path)`, in which files that
+        the bucket no longer has are deleted.
 
     Raises:
       FileNotFoundError: the bucket has nothing of that name.

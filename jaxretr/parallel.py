@@ -39,8 +39,8 @@ def initialize() -> None:
     """Initialize JAX; call this once, before any array is created.
 
     Join the other processes of a multi-host job. JAX finds them by itself on a TPU slice or under SLURM; elsewhere, set
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. If one of them dies, the others end within a minute
-    or two and print what to do. Also enable XLA's persistent compilation cache (`~/.cache/jaxretr/xla`, or
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. If a process dies, the others end within a minute or
+    two and print what to do. Also enable XLA's persistent compilation cache (`~/.cache/jaxretr/xla`, or
     JAX_COMPILATION_CACHE_DIR), so that a second run does not compile again.
     """
     many_hosts = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or int(os.environ.get("SLURM_NTASKS", "1")) > 1
@@ -184,9 +184,10 @@ def broadcast_from_main(flag: bool) -> bool:
 
 
 def encode_sharded(encode: Callable[[Sequence[str]], np.ndarray]) -> Callable[[Sequence[str]], np.ndarray]:
-    """Return `encode` (texts -> rows) shared by all processes: each encodes consecutive texts, and all return all rows.
+    """Return a version of `encode` (texts -> rows) that divides the work among all processes.
 
-    All processes must call the function, with the same texts.
+    Each process encodes consecutive texts, and every process returns all rows. All processes must call the returned
+    function with the same texts.
     """
 
     def shared(texts: Sequence[str]) -> np.ndarray:
@@ -215,7 +216,7 @@ def pmap(
     """Run a per-device `fn` on every device.
 
     Args:
-      fn: a function of one device's share; may call `gather`, `mean` and `device_index`.
+      fn: a function of one device's part of the arguments; may call `gather`, `mean` and `device_index`.
       in_axes, out_axes: per argument, 0 if it has the leading `devices` axis that `split` adds, or None if every device
         gets (or returns) the same value; a None output must really be the same on every device.
       donate_argnums: arguments whose buffers are donated to the outputs; they must not be read again.

@@ -22,13 +22,14 @@ from jaxretr.fingerprint import checksum, stamps, text_checksum
 
 @dataclass(frozen=True)
 class PairIndex:
-    """The record that holds each example in each language.
+    """Record numbers of training examples in each language, with the number of hard negatives and a checksum.
 
     Attributes:
       languages: names of the columns of `rows`.
       rows: record number of example e in language l; -1 if the example does not exist in the language.
-      passages: number of the passage that answers example e, shared by all examples of the passage, in every language.
-      negatives: number of examples in language l (row) that have exactly n hard negatives (column).
+      passages: index of the passage that answers example e. All examples with this passage have the same index, in
+        every language.
+      negatives: histogram; row l, column n is the number of examples in language l with exactly n hard negatives.
       fingerprint: checksum of all records of the split, in every language.
     """
 
@@ -48,7 +49,7 @@ class PairIndex:
         return dict(zip(self.languages, self.negatives[:, count:].sum(axis=1).tolist(), strict=True))
 
     def check_negatives(self, count: int) -> None:
-        """Raise ValueError if no example has `count` hard negatives."""
+        """Raise ValueError if no example has at least `count` hard negatives."""
         if count and not any(self.with_negatives(count).values()):
             most = int(np.flatnonzero(self.negatives.any(axis=0)).max(initial=0))
             raise ValueError(

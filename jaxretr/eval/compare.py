@@ -35,7 +35,8 @@ _NOTES = """\
 Superscripts name the systems that a system beats, p < 0.05 after Holm's correction over all pairs of systems; † differs
 from the baseline, p < 0.05 after Holm's correction over languages or pairs of languages. p comes from the paired
 randomization test over questions, translations kept together; with several seeds, from a mixed model in which questions
-are crossed with seeds. Intervals are not corrected. Cohen's d: the difference in standard deviations over questions.
+are crossed with seeds. Intervals are not corrected. Cohen's d: the difference divided by its standard deviation over
+questions.
 """
 
 Task = tuple[str, str | None]
@@ -116,7 +117,7 @@ class MeasureComparison:
         return [other for other, gain in gains if gain * _SIGN[self.better] > 0]
 
     def rows(self) -> list[list[str]]:
-        """Return the heading and the rows of a table with a column per system, formatted."""
+        """Return a table with one column per system, as formatted cells; the first row is the heading."""
         labels = [self.name, "macro average", "95 % interval", "sd over seeds", "minus baseline", "95 % interval"]
         labels += ["p after Holm", "Cohen's d", "better, worse, undecided", "higher, lower, undecided"]
         labels += [] if self.is_cross else [language for language, _ in self.tasks]
@@ -204,8 +205,9 @@ def compare(
       measures: measures to compare by, each "setting/measure", such as "multi/AP". If empty, compare by AP and rank
         distance in every setting in which all systems have them.
       baseline: the system that all others are compared with; if None, the first.
-      resamples: draws of the randomization test and of the bootstrap. At least 100 draws per test of the largest family
-        are made, because with fewer no p-value could survive Holm's correction.
+      resamples: minimum number of draws of the randomization test and of the bootstrap. It is raised to 100 draws per
+        test of the largest family. Holm's correction multiplies the smallest p-value by the number of tests, so with
+        fewer than 20 draws per test no corrected p-value could be below 0.05.
       seed: seed of the draws.
 
     Raises:
@@ -316,9 +318,9 @@ def _compare(
 def _values(
     runs: Sequence[tuple[str, Results]], measure: str
 ) -> tuple[tuple[Task, ...], Float64[np.ndarray, "runs tasks keys"], int]:
-    """Return the tasks, the values of all runs aligned by task and question (NaN: undefined), and the number left out.
+    """Return the tasks, the values of all runs aligned by task and question (NaN: undefined), and `left_out`.
 
-    The last item is the number of queries, counted once per task, that have a value under some runs only.
+    `left_out` is the number of queries, counted once per task, that have a value under some runs only.
     """
     setting, _, name = measure.partition("/")
     of_runs = [run.settings[cast(Setting, setting)].tasks for _, run in runs]

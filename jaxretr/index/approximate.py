@@ -24,7 +24,7 @@ except ImportError:  # no wheels for this platform
     scann_ops_pybind = None
 
 EXACT_BELOW = 20_000
-"""Up to this number of passages, every passage is scored: exact search is then as fast as ScaNN."""
+"""Up to this number of passages, exact search is as fast as ScaNN. It counts per segment, after filters."""
 
 _PARALLEL_FROM = 16  # smallest number of queries for which multithreaded search pays off
 
@@ -41,11 +41,11 @@ class ScannSettings:
       anisotropic_quantization_threshold: cosine above which quantization error along the vector counts
         more than error across it.
       training_sample_size: number of vectors that the clusters and codes are trained on.
-      leaves_growth: exponent of the leaves to search for longer lists: to find ten times as many passages, a query
-        searches 10 ** leaves_growth times as many leaves.
+      leaves_growth: how the number of searched leaves grows with the length of the list. To find ten times as many
+        passages, a query searches 10 ** leaves_growth times as many leaves.
 
     Raises:
-      ValueError: a number is below 1, more leaves are to be searched than exist, or the threshold is not a cosine.
+      ValueError: an integer is below 1, `num_leaves_to_search` exceeds `num_leaves`, or the threshold is not a cosine.
     """
 
     num_leaves: int

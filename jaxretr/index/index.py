@@ -1,6 +1,6 @@
 """`Index`: the directory of an index, opened for searches and updates.
 
-A process that opens the index only for reading sees it as it was when it was opened.
+A process that opens the index only for reading does not see later updates.
 """
 
 import shutil
@@ -38,7 +38,7 @@ class Index:
 
     def __init__(self, directory: Path, *, writable: bool):
         self.directory, self.writable = directory, writable
-        # Acquired in this order. `_writing` guards the attributes below.
+        # Acquired in this order. Changing `_current` or `_unsettled` needs `_writing`; searches take no lock.
         self._compacting, self._writing = threading.Lock(), threading.Lock()
         self._closed = False
         self._unsettled: Generation | None = None  # see `_settle`
@@ -173,7 +173,7 @@ class Index:
     def compact(self) -> None:
         """Rebuild the index from its current passages, so that upserted passages are searched like all others.
 
-        Searches and updates continue meanwhile. If the process is killed, the index is unchanged.
+        Searches and updates continue during a compaction. If the process is killed, the index keeps its passages.
         """
         self._check_writable()
         with self._compacting, layout.workspace(self.directory) as work:
@@ -219,8 +219,8 @@ class Index:
     def _settle(self) -> None:
         """Finish a switch to a new generation that may have failed at any point.
 
-        index.json decides which generation is current.
-        While that is unknown, or a power cut may still change it, this raises, and updates are rejected.
+        index.json decides which generation is current. If index.json cannot be read, or cannot be synced and so might
+        change in a power cut, this raises OSError or ValueError, and updates are rejected.
         """
         if self._unsettled is None:
             return
@@ -231,7 +231,8 @@ class Index:
         self._unsettled = None
         unused = former if self._current is new else new
         if unused is not self._current:
-            # Running searches still use the former generation; its files close after the last of these searches.
+            # Running searches may still use the former generation. Its open files can be read after the directory is
+            # removed, and close after the last of these searches.
             shutil.rmtree(unused.path, ignore_errors=True)
 
     def describe(self) -> dict[str, Any]:

@@ -65,8 +65,8 @@ _DOWNLOADED = [
 ]
 _ATTEMPTS = 100
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.ENOENT)
-"""After these errors of `exchange`, fall back to two renames: `exchange` is not supported, or a name no longer
-exists."""
+"""Errors of `exchange` after which `_publish` falls back to two renames: `exchange` is not supported, or one of the
+names no longer exists."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class SavedSettings:
       pooling: pooling mode; mean if the directory does not say, as in sentence-transformers.
       dense: folder of a tanh layer after pooling (LaBSE); None without such a layer.
       dense_head: (in, out) widths of that layer.
-      max_seq_length: maximum number of tokens per text, special tokens included, often more than the model has
-        positions; None if the directory does not say.
+      max_seq_length: maximum number of tokens per text, including special tokens; None if the directory does not say.
+        Many models give more tokens than they have positions.
       query_prefix, passage_prefix: text put before every query or passage; "" if the directory has no prompts.
       notes: sentences about settings in the directory that the encoder ignores.
     """

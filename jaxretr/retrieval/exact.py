@@ -3,9 +3,9 @@
 Every ranking has descending scores; equal scores are ordered by ascending position of the passage. So the order of the
 passages decides ties; `jaxretr.eval.settings` orders the passages as trec_eval breaks ties.
 
-The devices only exclude passages, since their matrix products are off by up to `rounding_error`. The scores of
-`jaxretr.retrieval.scores` decide what these products leave undecided. So neither block sizes nor the device change a
-ranking, and equal passages tie.
+Matrix products on the devices are off by up to `rounding_error`, so they only exclude passages that certainly rank too
+low. If two products are too close, the scores that `jaxretr.retrieval.scores` computes on the host decide. So neither
+block sizes nor the device change a ranking, and equal passages tie.
 
 Blocks of passages visit the devices of this process in turn, so the corpus may be larger than memory. All blocks of one
 search have the same shape, so each device compiles once.
@@ -56,15 +56,16 @@ def search(
 
     Args:
       queries: query embeddings.
-      passages: passage embeddings, float32 [passages, dim]; memory only holds blocks of them.
+      passages: passage embeddings, float32 [passages, dim]; only blocks of the passages are in memory.
       k: length of each list, at most the number of passages.
       query_block: number of queries scored at once.
       passage_block: number of passages scored at once, at most 65,280. Every device holds two such blocks, the best
         passages of every query (`k` and a few more) and up to four times `query_block * passage_block` products.
 
     Returns:
-      Scores, best first, and the positions of their passages. Equal scores are ordered by position. A score that
-      decides an order is that of `pair_scores`; the other scores are within `rounding_error` of it.
+      Scores, best first, and the positions of their passages. Equal scores are ordered by position. Scores so close to
+      a neighbor that rounding could change the order are computed by `pair_scores`. All others are matrix products,
+      within `rounding_error` of the value of `pair_scores`.
 
     Raises:
       ValueError: `k` is out of range, or queries and passages differ in width.
@@ -110,7 +111,7 @@ def ranks(
 ) -> Int32[np.ndarray, " judged"]:
     """Return the ranks of given passages in the full rankings of all passages, without sorting the rankings.
 
-    Retrieval measures need no more of a ranking than the ranks of its judged passages.
+    Retrieval measures need only the ranks of the judged passages, not the full ranking.
 
     Args:
       queries: query embeddings.
@@ -247,9 +248,9 @@ def _best_of_all_above(
     query_block: int,
     passage_block: int,
 ) -> tuple[Float32[np.ndarray, "queries k"], Int32[np.ndarray, "queries k"]]:
-    """Search like `search`, by scoring every passage whose product is at least `least`.
+    """Search like `search`, but compute the score of every passage whose product is at least `least`.
 
-    This is for queries with many near ties.
+    This takes longer, and is for queries with so many near ties that the lists of `search` do not hold all of them.
     """
     blocks = query_blocks(queries, query_block)
     bounds = np.full(blocks.shape[:2], np.inf, np.float32)

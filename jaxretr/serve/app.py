@@ -45,7 +45,7 @@ _ENCODING_ERRORS = (*_BODY_ERRORS, 504)  # error statuses of every endpoint that
 def create_app(
     index: Searchable, encoder: Encoder, options: ServiceOptions, *, write_log: Callable[[str], object] = to_stderr
 ) -> FastAPI:
-    """Return the service as an app; docs/serving.md and its /openapi.json describe its API.
+    """Return the service as an ASGI app; docs/serving.md and the app's /openapi.json describe the API.
 
     Args:
       index: the index to search; the app never closes it.
@@ -78,7 +78,7 @@ def create_app(
     def route(
         method: str, path: str, answer: Any, statuses: tuple[int, ...] = (), content: Any = None, status: int = 200
     ) -> Any:
-        """Return a decorator that registers an endpoint, and describes its errors and whether it needs the key."""
+        """Return a decorator that registers an endpoint, and documents its errors and whether it needs the key."""
         key = options.api_key is not None and path not in OPEN
         described: dict[int | str, dict[str, Any]] = {
             status: {"model": responses.Error, "description": HTTPStatus(status).phrase}
@@ -210,8 +210,11 @@ def create_app(
 
 
 def _with_body(model: type[Body]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that sets the type of an endpoint's `body` to `model`, which has the limits of this
-    service."""
+    """Return a decorator that sets the type of an endpoint's parameter `body`.
+
+    Args:
+      model: pydantic model of the body, with the limits of this service.
+    """
 
     def annotate(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         endpoint.__annotations__["body"] = model

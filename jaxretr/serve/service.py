@@ -50,7 +50,10 @@ class Service:
 
     @property
     def unready(self) -> str | None:
-        """The reason why clients should send no requests now, or None. A shutdown still answers accepted requests."""
+        """The reason why clients should send no requests now, or None.
+
+        During a shutdown, requests that are already accepted are still answered.
+        """
         return "the service is shutting down" if self.stopping else self._unable
 
     @asynccontextmanager
@@ -191,8 +194,8 @@ class Service:
     async def _warm_up(self) -> None:
         """Compile every shape of batches, one at a time, so that a shutdown waits for one compilation only."""
         started = time.monotonic()
-        # By default, JAX's cache keeps only compilations of at least a second. Most shapes compile faster, and the next
-        # start of the service should find them in the cache.
+        # By default, JAX caches only programs that took at least a second to compile. Most shapes compile faster, and
+        # the next start of the service should find their programs in the cache.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         try:
             warm_up_shapes = await self._batcher.on_device(lambda: shapes(self.encoder, self.options))

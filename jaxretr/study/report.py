@@ -25,14 +25,18 @@ TEMPLATE = Path(__file__).parents[2] / "docs" / "study.md"
 
 
 def write_page(study: Study, directory: Path) -> Path:
-    """Write `directory`.md and the figures in `directory` from `directory/results`; each file is written atomically.
+    """Write the page `<directory>.md`, and its figures into `directory`, from the records in `directory/results`.
+
+    Each write is atomic.
 
     Raises:
       ValueError: no run is recorded yet, or a file in `directory/results` is not a record.
     """
     records = load_all(directory / "results")
     if not records:
-        raise ValueError(f"{directory / 'results'} holds no record of a run; call scripts/study.py without --report")
+        raise ValueError(
+            f"{directory / 'results'} holds no record of a run; run scripts/study.py without --report first"
+        )
     analysis = Analysis(records, study)
     page = directory.with_name(f"{directory.name}.md")
     text = (page if page.exists() else TEMPLATE).read_text("utf-8")
@@ -99,10 +103,10 @@ def results(analysis: Analysis, directory: Path, base: Path) -> Iterator[str]:
     baseline, arm_in_question = analysis.study.contrast
     yield wrapped(
         f"From {len(analysis.records)} records in `{where}/results`; `uv run scripts/study.py --record "
-        f"{directory.name if base == Path() else directory.as_posix()} --report` draws this again."
+        f"{directory.name if base == Path() else directory.as_posix()} --report` writes this section again."
     )
     yield f"![robust success@10 over the budget, by arm]({where}/robust_success.png)"
-    yield "Mean over seeds ± standard deviation between them; seeds in parentheses where there are fewer than planned."
+    yield "Mean over seeds ± standard deviation between them; seeds in parentheses if there are fewer than planned."
     yield tables.main_table(analysis)
     yield f"### {arm_in_question} minus {baseline}, secondary measures"
     yield from tables.contrasts(analysis.secondary)

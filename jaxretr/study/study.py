@@ -1,8 +1,8 @@
 """Run a study from its design to its records: train every run, then measure it section by section.
 
-Input: a `Study`. Output: `training/` and `sections/` in `output_dir`, which are large and may be deleted after a run
-is recorded; and one JSON file in `records` for each arm and seed, written after each section. The same call resumes an
-interrupted study. Several processes may share the arms of a study.
+Input: a `Study`. Output: one JSON file in `records` for each arm and seed, written after each section; and `training/`
+and `sections/` in `output_dir`, which are large and may be deleted after all runs are recorded. The same call resumes
+an interrupted study. Several processes may each run some of the arms.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Check whether a config fits a TPU slice.
 
-Input: a config, a `Slice`, and the programs to compile. Output: one `Measured` per program. With `auto`, the train step
-uses the largest batch that fits, which takes few compilations to find.
+Input: a config, a `Slice`, and the names of programs. Output: one `Measured` per program. With `auto`, the train step
+uses the largest batch that fits; `largest_batch` finds it with few compilations.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,8 @@ def check(
       auto: use the largest batch that fits on each chip instead of `train.batch_size`.
 
     Raises:
-      ValueError: a program, the model or the slice is unknown, or the batch does not divide evenly or does not fit.
+      ValueError: a program, the model or the slice is unknown, the batch does not divide evenly, or a program does not
+        fit (`TooLarge`; without `auto`, only if the compiler rejects the program).
       RuntimeError: no TPU compiler is available.
     """
     if unknown := set(programs) - set(PROGRAMS):
@@ -84,8 +85,9 @@ def largest_batch[T](
     """Find the largest multiple of `STEP` that compiles and fits.
 
     The search assumes that if a batch does not fit, no larger batch fits. It bisects between a batch that fits and a
-    batch that does not. Memory grows almost linearly with the batch. So the next batch is where the line through two
-    known points meets `limit`, unless the last such guess failed to halve the interval.
+    batch that does not. Memory grows almost linearly with the batch. So the next batch to try is the batch at which the
+    line through the smallest and the largest known batch meets `limit`. If the last trial did not halve the interval,
+    the next batch is the middle of the interval instead.
 
     Args:
       compile_with: compiles a program with a batch; raises `TooLarge` if the program does not fit.

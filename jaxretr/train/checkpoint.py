@@ -1,9 +1,9 @@
 """Checkpoints of a run: everything that a killed run needs to resume bit for bit.
 
 Input: the training state, the position of the data iterator, the config, and the held-out values so far. Output: Orbax
-checkpoints in `<output_dir>/checkpoints/<step>`, written in the background. The latest few and the best are kept. A
-finished checkpoint is renamed to its final name; in a bucket, a checkpoint without `commit_success.txt` is ignored. The
-content does not depend on the number of processes. All processes must make the same calls.
+checkpoints in `<output_dir>/checkpoints/<step>`, written in the background. The latest few checkpoints and the best one
+are kept. A finished checkpoint is renamed to its final name; in a bucket, a checkpoint without `commit_success.txt` is
+ignored. The content does not depend on the number of processes. All processes must make the same calls.
 """
 
 import asyncio
@@ -72,9 +72,10 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         return self._manager.latest_step() or 0
 
     def save(self, state: TrainState, data: dict[str, Any], config: dict[str, Any], evaluations: EarlyStopping) -> None:
-        """Start to write a checkpoint, and return as soon as the state may change. Wait first for an unfinished save.
+        """Wait for an unfinished save, start to write a checkpoint, and return as soon as the state may change.
 
-        The checkpoint of `evaluations.best_step` is kept. This checkpoint also stores the values of `evaluations`.
+        A step that already has a checkpoint is skipped. Every checkpoint stores the values of `evaluations`. The
+        checkpoint of `evaluations.best_step` is never deleted to make room for later checkpoints.
 
         Raises:
           OSError: this or the previous checkpoint cannot be written, for example because the disk is full.
@@ -156,7 +157,10 @@ class _Synced(ocp.path.atomicity.AtomicRenameTemporaryPath):
 
 
 class _Best(checkpoint_managers.PreservationPolicy):
-    """Keeps the checkpoint of one step. Orbax's `BestN` would need the value of a checkpoint when it is written."""
+    """Keeps the checkpoint of one step.
+
+    Orbax's `BestN` would need a checkpoint's held-out value at the save, but the state is evaluated after the save.
+    """
 
     step = 0
 

@@ -28,7 +28,13 @@ StepFunction = Callable[[TrainState, PairBatch, jax.Array], tuple[TrainState, Me
 
 @dataclass(frozen=True)
 class Schedule:
-    """Total number of updates, and updates between two logs, checkpoints or evaluations; `evaluate` 0 means never."""
+    """When to log, save and evaluate, and the learning rate at each update.
+
+    Attributes:
+      steps: number of updates of the whole run.
+      log, checkpoint, evaluate: updates between two logs, checkpoints and evaluations; `evaluate` 0 means never.
+      learning_rate: update number, from 0 -> learning rate, for the log.
+    """
 
     steps: int
     log: int
@@ -37,7 +43,10 @@ class Schedule:
     learning_rate: optax.Schedule
 
     def evaluates_after(self, number: int) -> bool:
-        """Return whether the state after update `number` is evaluated; the last state is, unless `evaluate` is 0."""
+        """Return whether the state after update `number` is evaluated.
+
+        The state after the last update is evaluated unless `evaluate` is 0.
+        """
         return self.evaluate > 0 < number and (number % self.evaluate == 0 or number == self.steps)
 
 
@@ -55,11 +64,11 @@ def fit(
     stopping: EarlyStopping,
     describe: Callable[[BatchPlan], str],
 ) -> TrainState:
-    """Update `state` for `schedule.steps` steps, or until `stopping` is exhausted.
+    """Update `state` until update number `schedule.steps`, or until `stopping` is exhausted.
 
     The host runs ahead of the devices. It waits for them only to log figures, write a checkpoint or evaluate. The
-    arrays of a batch go to the devices while the previous step still runs. Several processes stop together, at the next
-    of these points after one of them receives a signal.
+    arrays of a batch are copied to the devices while the previous step still runs. After a signal, a single process
+    stops when the current step ends. Several processes stop together, when they next log, save or evaluate.
 
     Args:
       state: replicated; is donated.
@@ -71,7 +80,8 @@ def fit(
       tracker: where figures are logged.
       config: saved with each checkpoint.
       evaluate: returns the measures of a state on held-out data, by name.
-      stopping: receives the measures of `evaluate`; holds the measures up to `state.step`.
+      stopping: decides whether to stop early. It already holds the held-out values up to `state.step`; `fit` adds the
+        value of each evaluation.
       describe: names the examples of a batch in error messages.
 
     Raises:
@@ -148,8 +158,8 @@ class _Window:
     def close(self, describe: Callable[[BatchPlan], str]) -> dict[str, float]:
         """Return the means over the window. Waits for the devices.
 
-        `tokens_per_second` counts the real tokens of this process times the number of processes. `input_wait_share` is
-        the share of the time that the loop waited for a batch.
+        `tokens_per_second` counts the real tokens of this process, without padding, times the number of processes.
+        `input_wait_share` is the fraction of the time that the loop waited for a batch.
         """
         metrics = jax.device_get(self.metrics)
         seconds = time.perf_counter() - self.started

@@ -1,7 +1,8 @@
 """The contrastive loss of a batch as a function of parameters and word embeddings.
 
-Input: parameters and this device's share of a batch. Output: its word embeddings, its sentence embeddings and the loss
-of `jaxretr.train.loss`. Hardening (`jaxretr.train.hardening`) perturbs the values between word embeddings and loss.
+Input: parameters and this device's rows of a batch. Output: word embeddings, sentence embeddings and the loss of
+`jaxretr.train.loss`, in separate methods, so that hardening (`jaxretr.train.hardening`) can perturb the word embeddings
+and compare scores.
 """
 
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Objective:
     def sentence_embeddings(
         self, params: Params, words: WordEmbeddings, batch: PairBatch, key: Key[Array, ""] | None
     ) -> SentenceEmbeddings:
-        """Encode both sides. The same dropout key drops the same entries; None drops none."""
+        """Encode queries and passages. Equal dropout keys drop the same entries; None disables dropout."""
         masks = (batch.queries.mask, passage_texts(batch).mask)
         if batch.packing:
             queries, passages = self.encoder.encode_packed(params, words, masks, batch.packing, key)
@@ -55,7 +56,7 @@ class Objective:
         return SentenceEmbeddings(queries, passages.reshape(*batch.passage_content.shape, -1))
 
     def loss(self, sentences: SentenceEmbeddings, batch: PairBatch) -> LossMetrics:
-        """Return this device's share of loss and accuracy."""
+        """Return the mean loss and the accuracy of this device's rows."""
         return self.loss_function(
             sentences.queries,
             sentences.passages,

@@ -72,7 +72,7 @@ def test_drawing_again_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_nothing_recorded(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no record of a run; call scripts/study.py without --report"):
+    with pytest.raises(ValueError, match="holds no record of a run; run scripts/study.py without --report first"):
         write_page(made.study(tmp_path), tmp_path / "study")
 
 

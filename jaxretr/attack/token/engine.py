@@ -65,7 +65,7 @@ class State(NamedTuple):
     Attributes:
       ids: the best trigger so far.
       value: objective of the best trigger.
-      tried: see `Schedule.propose`.
+      tried: per position, the lowest estimate scored since the trigger last changed (see `Schedule.propose`).
     """
 
     ids: Int32[Any, "*triggers slots"]
@@ -157,7 +157,8 @@ class Engine:
     def gradient(
         self, shared: Shared, problem: Problem, triggers: Int32[Array, "samples slots"], *, at_once: int
     ) -> Float32[Array, "slots hidden"]:
-        """Return the mean over triggers of the gradient with respect to the embeddings of their tokens."""
+        """Return the gradient of the objective with respect to the embeddings of the trigger's tokens, averaged over
+        `triggers`."""
         rows = jnp.arange(len(problem.template.slots))[:, None]
         embed = partial(self.encoder.embed_tokens, shared.params)
 
@@ -187,7 +188,7 @@ def _filled(template: Template, triggers: Int32[Array, "candidates slots"]) -> I
 
 
 def _flipped(key: Key[Array, ""], ids: Int32[Array, " slots"], allowed: Array, count: int) -> Array:
-    """Return `count` copies of a trigger with one random token each, or the trigger itself if `count` is 0."""
+    """Return `count` copies of a trigger, each with one token replaced at random, or the trigger if `count` is 0."""
     if not count:
         return ids[None]
     position_key, token_key = jax.random.split(key)

@@ -59,7 +59,8 @@ def search(
       mask: rows of the embedding table that a trigger may use.
       forward_passes: budget per trigger; the search runs as many iterations as the budget allows.
       seed: seed of all draws. A trigger's draws depend on its position in the batch, not on the other triggers.
-      resume: file of the search so far. If it exists, the search resumes from it. The file is kept.
+      resume: file for the state of this search. It is written after every chunk, and is not deleted at the end. If it
+        exists, the search resumes from it.
       chunk: iterations between two host synchronizations.
 
     Raises:
@@ -134,7 +135,10 @@ def _saved(resume: AnyPath | None, digest: str, states: State, first: State) -> 
 
 
 def _digest(engine: Engine, template: Template, context: Any, allowed: np.ndarray, seed: int, first: State) -> str:
-    """Identify a search; the values at the start stand for the encoder's parameters."""
+    """Return a checksum that identifies a search.
+
+    The parameters are not hashed, because the objective of the first triggers depends on them.
+    """
     digest = hashlib.blake2b(f"{engine} {seed}".encode(), digest_size=16)
     for leaf in jax.tree.leaves((template, context, allowed, first)):
         digest.update(f"{leaf.dtype} {leaf.shape}".encode() + np.ascontiguousarray(leaf).tobytes())

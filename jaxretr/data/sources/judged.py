@@ -1,7 +1,7 @@
 """Combine the texts and judgements of each language into the retrieval records of a test collection.
 
-Input: a `Part` per language. Output: the records of every split (`jaxretr.data.schema`), made while they are written,
-so that no corpus is in memory. If an id in the judgements has no text, writing ends with an error.
+Input: a `Part` per language. Output: the records of every split (`jaxretr.data.schema`). They are generated while they
+are written, so no corpus is in memory. If an id in the judgements has no text, writing ends with an error.
 """
 
 import itertools
@@ -20,7 +20,7 @@ class SplitQueries(NamedTuple):
     """The queries of one language and split.
 
     Attributes:
-      file: file that errors name.
+      file: file of the queries, for error messages.
       texts: line number, key and text of each query, judged or not.
       qrels: judgements of the passages in this language.
     """
@@ -34,7 +34,7 @@ class Part(NamedTuple):
     """One language of a test collection.
 
     Attributes:
-      corpus: file or folder of the passages; errors name it.
+      corpus: file or folder of the passages, for error messages.
       texts: key, title and text of each passage.
       queries: queries of each split.
     """
@@ -47,8 +47,8 @@ class Part(NamedTuple):
 def records(parts: Mapping[str, Part]) -> dict[str, Iterable[dict[str, Any]]]:
     """Return the records of each split of a collection, given its languages.
 
-    Queries with the same key in several languages are translations of one question. Its judgements are the union over
-    all languages. Queries without judgements in any language are left out.
+    Queries with the same key in several languages are translations of one question. The judgements of a question are
+    the union over all languages. Queries without judgements in any language are left out.
 
     Raises:
       ValueError: while the records are iterated: a judged passage or query is missing, or a judged query is empty.
@@ -119,7 +119,12 @@ def queries_from_trec_files(language: str, topics: File, judgements: File) -> Sp
 
 
 def add_judgement(qrels: Qrels, query: str, passage: str, grade: str, file: File, number: int) -> None:
-    """Add a judgement. Raises ValueError, naming file and line, if the grade is not an int32 or contradicts another."""
+    """Add a judgement.
+
+    Raises:
+      ValueError: the grade is not an int32, or differs from an earlier grade of the same query and passage; the message
+        names the file and the line.
+    """
     value = files.integer(grade, file, number)
     if abs(value) >= 2**31:
         raise ValueError(

@@ -1,9 +1,9 @@
 """Adversarial training: word embeddings move within balls so that the loss of the batch rises.
 
-Input: the objective, parameters and this device's share of a batch. Output: losses and gradients of the parameters, as
-a `Hardening` returns them. Queries and passages move together. The adversary's gradient is the gradient of the sum of
-all devices' losses, because the transpose of `parallel.gather` is a sum; only its direction matters. The adversary
-attacks the network that is updated: dropout drops the same entries in all passes of an update.
+Input: the objective, parameters and this device's rows of a batch. Output: losses and gradients of the parameters, as a
+`Hardening` returns them. Queries and passages move together. The adversary ascends the sum of all devices' losses,
+because the transpose of `parallel.gather` is a sum. The mean would give the same direction. The adversary attacks the
+network that is updated: dropout drops the same entries in all passes of an update.
 """
 
 from collections.abc import Callable
@@ -32,8 +32,8 @@ def fgm(
 ) -> tuple[Hardened, Params]:
     """The clean loss plus `weight` times the loss after one step along the steepest direction.
 
-    The step length is the radius. Miyato et al. (2017), arXiv 1605.07725, eq. 5 and 6, with the norm `frobenius`. Costs
-    two gradients; `key` is not used.
+    The step length is the radius. With the norm `frobenius`, this is the method of Miyato et al. (2017), arXiv
+    1605.07725, eq. 5 and 6. Costs two gradients; `key` is not used.
     """
     del key
     loss = _loss(objective, batch, dropout_key)

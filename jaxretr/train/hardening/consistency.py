@@ -1,7 +1,7 @@
 """Consistency training: the model ranks a perturbed input like the clean input.
 
-Input: the objective, parameters and this device's share of a batch. Output: losses and gradients of the parameters, as
-a `Hardening` returns them. The clean distribution over the candidates of the global batch is the teacher and gets no
+Input: the objective, parameters and this device's rows of a batch. Output: losses and gradients of the parameters, as a
+`Hardening` returns them. The clean distribution over the candidates of the global batch is the teacher and gets no
 gradient. Clean and perturbed inputs share the dropout key, so dropout alone does not make them differ.
 """
 
@@ -35,8 +35,9 @@ def vat(
     """The clean loss plus `weight` times the divergence at the edge of the ball, in the most sensitive direction.
 
     Virtual adversarial training, Miyato et al. (2018), arXiv 1704.03976, with the symmetric divergence of SMART (Jiang
-    et al. 2020, arXiv 1911.03437). The divergence has its minimum, zero, at the clean input, so its second derivative H
-    determines it: `steps` power iterations d <- H d from a random start, with an exact product instead of a finite
+    et al. 2020, arXiv 1911.03437). The divergence and its gradient are zero at the clean input, so near this input the
+    second derivative H determines the divergence. The most sensitive direction is the first eigenvector of H. `steps`
+    power iterations d <- H d from a random start approximate this direction. The product H d is exact, not a finite
     difference. Costs about 2 * `steps` + 2 gradients.
     """
     words = objective.word_embeddings(params, batch)
@@ -102,8 +103,8 @@ def sensitive_direction(
     """Return the direction of length 1 in which small perturbations change `scores` most.
 
     Power iteration starts from `start`. In the norm `frobenius` and for a single text it converges to the first
-    eigenvector of the divergence's second derivative. Texts that are compared with each other move together, each by a
-    length of 1.
+    eigenvector of the divergence's second derivative. If several texts are compared with each other, all of them move
+    at once, and each text's direction is normalized to length 1.
     """
     zero = space.clean(start)
     clean = jax.lax.stop_gradient(scores(zero))
@@ -128,7 +129,10 @@ def symmetric_divergence(first: tuple[Scores, ...], second: tuple[Scores, ...]) 
 def kl_divergence(
     first: Float32[Array, "batch candidates"], second: Float32[Array, "batch candidates"]
 ) -> Float32[Array, ""]:
-    """Return KL(softmax(first) || softmax(second)), averaged over anchors; the same entries of both may be -inf."""
+    """Return KL(softmax(first) || softmax(second)), averaged over anchors.
+
+    Entries may be -inf (masked), if the same entries are -inf in both.
+    """
     absent = jnp.isneginf(first)
     p, q = (jnp.where(absent, 0, jax.nn.log_softmax(scores, axis=1)) for scores in (first, second))
     return jnp.mean(jnp.sum(jnp.where(absent, 0, jnp.exp(p)) * (p - q), axis=1))

@@ -19,7 +19,7 @@ depend on the number of devices."""
 
 
 class Hardened(NamedTuple):
-    """This device's share of one hardened update, all scalars.
+    """Losses and accuracy of this device's rows in one hardened update; all are scalars.
 
     Attributes:
       loss: the loss that the gradients belong to.

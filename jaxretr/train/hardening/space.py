@@ -1,4 +1,4 @@
-"""The balls around the word embeddings of one device's batch, both sides at once.
+"""The balls around the word embeddings of one device's queries and passages.
 
 Input: clean word embeddings, the special tokens, a relative radius and a norm. Output: perturbations, each
 inside its text's ball (`jaxretr.perturb.balls`). Padding and special tokens never move.
@@ -24,8 +24,9 @@ class Budget:
     """How far an adversary may move a text.
 
     Attributes:
-      rho: radius as a share of the mean row norm of the clean word embeddings on that side of the global batch. So a
-        model gains nothing by larger norms.
+      rho: radius of a ball, relative to the mean norm of the clean word embeddings at attackable positions. The mean is
+        taken over the global batch, separately for queries and passages. A model cannot weaken the adversary by growing
+        its word embeddings, because the radius grows too.
       norm: norm of the ball.
       special_ids: tokens that never move.
     """
@@ -75,10 +76,11 @@ class Space(NamedTuple):
         return WordEmbeddings(*map(side, words, self.attackable, self.epsilon, self.keys(key)))
 
     def draw_entries(self, words: WordEmbeddings, key: Key[Array, ""]) -> WordEmbeddings:
-        """Draw FreeLB's start: every entry uniform within radius / sqrt(n), for n entries in the norm.
+        """Draw FreeLB's start: every entry is uniform in ± radius / sqrt(n), where the norm covers n entries.
 
-        The point is in the ball, and for long texts far from its edge. Zhu et al. (2020), arXiv 1909.11764, algorithm
-        1, use the norm `frobenius`, where n is the number of attackable tokens times the width of a word embedding.
+        The point is always in the ball. If n is large, its norm is close to radius / sqrt(3), well inside the ball. Zhu
+        et al. (2020), arXiv 1909.11764, algorithm 1, use the norm `frobenius`, where n is the number of attackable
+        tokens times the width of a word embedding.
         """
 
         def side(clean: Array, attackable: Array, epsilon: Array, keys: Array) -> Array:

@@ -1,6 +1,6 @@
 """Adversarial hybrid batches: training on the languages of each pair in which the model is worst.
 
-Input: the objective, parameters and this device's share of a batch with translations of its pairs. Output: losses and
+Input: the objective, parameters and this device's rows of a batch, with translations of its pairs. Output: losses and
 gradients of the parameters, as a `Hardening` returns them.
 """
 
@@ -25,10 +25,10 @@ def worst_translations(
     dropout_key: Key[Array, ""] | None,
     key: Key[Array, ""],
 ) -> tuple[Hardened, Params]:
-    """The loss of the batch with each pair in the candidate languages with the largest loss.
+    """The loss of the batch in which each pair is in the candidate languages with its largest loss.
 
-    Costs one gradient, and one forward pass without dropout per candidate pair. The clean loss is the
-    loss of the planned languages in these passes. `key` is not used.
+    Costs one gradient, and one forward pass without dropout per candidate pair. The clean loss is the loss of the
+    planned batch in these forward passes. `key` is not used.
     """
     del key
     losses, clean_loss, accuracy = pair_losses(objective, params, batch)
