@@ -27,7 +27,7 @@ from etils import epath
 type AnyPath = Path | epath.Path
 
 _NEVER_DATA = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
-BUCKETS = "gs://"
+BUCKET_PREFIX = "gs://"
 """Prefix of the path of anything in a bucket."""
 
 COPIES = Path.home() / ".cache" / "jaxretr" / "copies"
@@ -88,7 +88,7 @@ def model_flag(text: str) -> str:
 
 def in_bucket(path: str | os.PathLike[str]) -> bool:
     """Return whether a path is in a bucket."""
-    return os.fspath(path).startswith(BUCKETS)
+    return os.fspath(path).startswith(BUCKET_PREFIX)
 
 
 def on_disk(path: str | AnyPath, what: str) -> Path:
@@ -267,7 +267,7 @@ def disk_place(path: AnyPath) -> Path:
     return COPIES / hashlib.sha256(os.fspath(path).encode()).hexdigest()[:16] / path.name
 
 
-def name_anywhere(path: Path) -> str:
+def portable_name(path: Path) -> str:
     """Return a path as text; for the local copy of an object in a bucket, a text that is the same on all machines."""
     return str(path.relative_to(COPIES) if path.is_relative_to(COPIES) else path)
 

@@ -26,10 +26,10 @@ from jaxretr.locks import DirectoryInUse, lock_directory, unlock_directory
 
 AXIS = "devices"
 
-_HEARTBEAT = 60  # seconds without a heartbeat after which a process counts as dead
-_FAREWELL = 30  # seconds that an ending process waits for the others to end too
-_ROWS = 16_384  # embeddings that a process sends to the others at a time
-DIED = (
+_HEARTBEAT_TIMEOUT = 60  # seconds without a heartbeat after which a process counts as dead
+_SHUTDOWN_TIMEOUT = 30  # seconds that an ending process waits for the others to end too
+_ROWS_PER_GATHER = 16_384  # embeddings that a process sends to the others at a time
+PROCESS_DIED = (
     "error: a process of this job has ended unexpectedly; the messages above, here or on another host, say why. Start "
     "the same command again on all hosts: it resumes from the saved state."
 )
@@ -49,8 +49,8 @@ def initialize() -> None:
         jax.distributed.initialize(
             num_processes=int(os.environ["JAX_NUM_PROCESSES"]) if "JAX_NUM_PROCESSES" in os.environ else None,
             process_id=int(os.environ["JAX_PROCESS_ID"]) if "JAX_PROCESS_ID" in os.environ else None,
-            heartbeat_timeout_seconds=_HEARTBEAT,
-            shutdown_timeout_seconds=_FAREWELL,
+            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
+            shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
         )
         _explain_sudden_ends()
     if not jax.config.jax_compilation_cache_dir:
@@ -64,12 +64,12 @@ def _explain_sudden_ends() -> None:
     When another process has died, JAX ends this one from C++, where no Python code runs any more. So a shell waits for
     a line on a pipe that closes with this process, and prints the message if no line arrives.
     """
-    command = ["sh", "-c", 'read -r _ || echo "$0" >&2', DIED]
-    witness = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    command = ["sh", "-c", 'read -r _ || echo "$0" >&2', PROCESS_DIED]
+    watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
     def leave() -> None:
         jax.distributed.shutdown()  # waits for the others, and ends this process if they do not come
-        witness.communicate(b"left\n")
+        watcher.communicate(b"left\n")
 
     atexit.register(leave)
 
@@ -198,8 +198,9 @@ def encode_sharded(encode: Callable[[Sequence[str]], np.ndarray]) -> Callable[[S
         part = encode(texts[jax.process_index() * size :][:size])
         part = np.pad(part, ((0, size - len(part)), (0, 0)))
         rows = np.empty((processes, *part.shape), part.dtype)
-        for start in range(0, size, _ROWS):  # in parts, because the rows pass through the memory of every device
-            rows[:, start : start + _ROWS] = multihost_utils.process_allgather(part[start : start + _ROWS])
+        for start in range(0, size, _ROWS_PER_GATHER):  # the rows pass through the memory of every device
+            rows_to_send = part[start : start + _ROWS_PER_GATHER]
+            rows[:, start : start + _ROWS_PER_GATHER] = multihost_utils.process_allgather(rows_to_send)
         return rows.reshape(-1, part.shape[1])[: len(texts)]
 
     return shared

@@ -24,7 +24,7 @@ import tensorflow_datasets as tfds
 from jaxretr import parallel
 from jaxretr.config import NO_EVALUATION, Config, parse_language_draw
 from jaxretr.data import pair_index, sources
-from jaxretr.data.batches import PairBatch, PairReader, Typos, agreed_rows, check_typo_languages, iterate
+from jaxretr.data.batches import PairBatch, PairReader, Typos, check_typo_languages, iterate, shared_row_count
 from jaxretr.data.collection import load_collection
 from jaxretr.data.hybrid import BatchPlan, HybridPlan
 from jaxretr.data.pair_index import PairIndex
@@ -295,15 +295,15 @@ def _reader(
 ) -> PairReader:
     tokenizer = encoder.tokenizer
 
-    def side(prefix: str, max_len: int) -> Tokenization:
+    def tokenization(prefix: str, max_len: int) -> Tokenization:
         return Tokenization(tokenizer.backend_tokenizer, prefix=prefix, max_len=max_len, pad_id=tokenizer.pad_token_id)
 
     several_processes = jax.process_count() > 1
     make_reader = partial(
         PairReader,
         source,
-        side(encoder.query_prefix, config.model.query_max_len),
-        side(encoder.passage_prefix, config.model.passage_max_len),
+        tokenization(encoder.query_prefix, config.model.query_max_len),
+        tokenization(encoder.passage_prefix, config.model.passage_max_len),
         num_hard_negatives=config.data.num_hard_negatives,
     )
     if config.hardening.method in ("typos", "translations"):
@@ -311,7 +311,9 @@ def _reader(
         return make_reader(rows=rows, fixed_length=several_processes, typos=typos)
     pairs = config.train.chunk_size or config.train.batch_size // jax.device_count()
     # Each process sees only its own rows of a batch, but all must give XLA the same shapes.
-    packed_rows = agreed_rows(plan, make_reader(rows=slice(0, pairs), packed_pairs=pairs)) if several_processes else 0
+    packed_rows = (
+        shared_row_count(plan, make_reader(rows=slice(0, pairs), packed_pairs=pairs)) if several_processes else 0
+    )
     return make_reader(rows=rows, packed_pairs=pairs, packed_rows=packed_rows)
 
 
@@ -321,7 +323,7 @@ def load_held_out(config: Config, builder: tfds.core.DatasetBuilder) -> Retrieva
     It is a split of the training data set `builder`, or another collection.
     """
     evaluation = config.evaluation
-    drawn: dict[str, Any] = {"max_queries": evaluation.max_queries or None, "seed": config.seed}
+    sampling: dict[str, Any] = {"max_queries": evaluation.max_queries or None, "seed": config.seed}
     if evaluation.dataset:
         return load_test_collection(
             evaluation.dataset,
@@ -329,7 +331,7 @@ def load_held_out(config: Config, builder: tfds.core.DatasetBuilder) -> Retrieva
             cache_dir=config.data.data_dir,
             languages=evaluation.languages or None,
             split=evaluation.split,
-            **drawn,
+            **sampling,
         )
     if evaluation.split not in builder.info.splits:
         raise ValueError(
@@ -338,7 +340,9 @@ def load_held_out(config: Config, builder: tfds.core.DatasetBuilder) -> Retrieva
             "evaluation.dataset to a test collection, add the split (for pairs, a file "
             f"{evaluation.split}.jsonl), or train without evaluation: evaluation.dataset=none."
         )
-    return load_collection(builder, evaluation.split, languages=evaluation.languages or config.data.languages, **drawn)
+    return load_collection(
+        builder, evaluation.split, languages=evaluation.languages or config.data.languages, **sampling
+    )
 
 
 def _evaluate(encoder: Encoder, held_out: Validator) -> Results:

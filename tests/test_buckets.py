@@ -218,7 +218,7 @@ def test_evaluations_and_attacks(in_bucket: Config) -> None:
             AttackOptions(attacks=("fgm",), rho=(0.1,)),
             setting="mono",
             system="tiny",
-            attacked={},
+            run_settings={},
             measures=("AP",),
         )
     assert Results.load("gs://bucket/evaluation").scalars() == results.scalars()

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxretr.parallel import DIED
+from jaxretr.parallel import PROCESS_DIED
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 600  # seconds for what takes a minute on a machine that is not busy
@@ -166,7 +166,7 @@ def test_several_processes_train_what_one_trains(
     assert [process.returncode for process in job.processes] == [0] * processes, first
     assert_same_run(tmp_path / "run", alone)
     assert "step 8: loss" in first and not any("step" in other for other in others)
-    assert DIED not in "".join([first, *others])
+    assert PROCESS_DIED not in "".join([first, *others])
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def test_one_killed_ends_all_and_any_number_goes_on(
     outputs = job.end()
     assert time.monotonic() - killed < 100
     assert all(process.returncode != 0 for process in job.processes)
-    assert all(output.rstrip().endswith(DIED) for output in outputs)
+    assert all(output.rstrip().endswith(PROCESS_DIED) for output in outputs)
     assert not (tmp_path / "run" / "results.json").exists()
 
     again = train(tmp_path / "run", *then)

@@ -53,7 +53,7 @@ def attack_into(
     *,
     setting: Setting,
     system: str,
-    attacked: Mapping[str, Any],
+    run_settings: Mapping[str, Any],
     measures: Sequence[str] = MEASURES,
     checks: int = 0,
 ) -> Results:
@@ -66,7 +66,7 @@ def attack_into(
       options: the attacks.
       setting: setting whose tasks are attacked.
       system: name of the model in tables and reports.
-      attacked: all other values that determine the results, such as model, candidates and lengths; JSON types.
+      run_settings: all other values that determine the results, such as model, candidates and lengths; JSON types.
       measures: measure names as ir_measures spells them.
       checks: number of queries for the checks of attack strength; 0 for no checks.
 
@@ -78,7 +78,7 @@ def attack_into(
         "collection": collection.name,
         "content": collection.fingerprint,
         "setting": setting,
-        **attacked,
+        **run_settings,
         **dataclasses.asdict(options),
         "fingerprint": encoder.fingerprint,
     }
@@ -121,12 +121,12 @@ def attack_into(
     return results
 
 
-def _load_or_run(output_dir: AnyPath, victim: Victim, planned: Trial, run: Run, before: Sequence[Trial]) -> Trial:
+def _load_or_run(output_dir: AnyPath, victim: Victim, planned: Trial, run: Run, done: Sequence[Trial]) -> Trial:
     """Return the trial with its results. Load them from disk if the trial already ran."""
     results = load_results(output_dir, planned, victim.tasks)
     if results is not None:
         return planned.with_results(results)
-    smaller = before[-1].results if before and before[-1].attack == planned.attack else None
+    smaller = done[-1].results if done and done[-1].attack == planned.attack else None
     trial = planned.with_results(
         [run(task, smaller[number] if smaller else None) for number, task in enumerate(victim.tasks)]
     )
@@ -149,7 +149,7 @@ def _adversarial_texts(victim: Victim, trials: Sequence[Trial]) -> Iterator[Adve
             if not result.texts:
                 continue
             after = _best_ranks(victim, result)
-            for row, query in enumerate(victim.asked(task)):
+            for row, query in enumerate(victim.queries_of(task)):
                 if result.texts[row] != query.text:
                     yield AdversarialText(
                         label=trial.label,

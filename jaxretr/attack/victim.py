@@ -81,7 +81,7 @@ class Victim:
         passages = check_embeddings(encoder.encode_document(passage_texts), passage_texts, "encode_document")
         return cls(encoder, collection, pool, tasks, queries, passages)
 
-    def asked(self, task: Task) -> list[Query]:
+    def queries_of(self, task: Task) -> list[Query]:
         """Return the queries of a task."""
         return [self.collection.queries[i] for i in task.queries]
 
@@ -101,8 +101,8 @@ class Victim:
             others = top[~np.isin(top, answers)][:hard_negatives]
             if not len(others):
                 raise ValueError(
-                    f"every passage of the corpus answers {self.asked(task)[row].id}, so no attack can make this query "
-                    "fail; attack a larger corpus"
+                    f"every passage of the corpus answers {self.queries_of(task)[row].id}, so no attack can make this "
+                    "query fail; attack a larger corpus"
                 )
             passages[row, : len(answers)] = answers
             passages[row, width : width + len(others)] = others

@@ -35,7 +35,7 @@ def main() -> None:
             options,
             setting=args.setting or ("multi" if len(collection.languages) > 1 else "mono"),
             system=system_name(args),
-            attacked={"model": args.model, "max_length": encoder.max_length},
+            run_settings={"model": args.model, "max_length": encoder.max_length},
             measures=args.measures,
             checks=args.checks,
         )

@@ -12,7 +12,7 @@ import argparse
 import json
 
 from jaxretr.config import MINI_ENCODER
-from jaxretr.files import as_path, local_copy, model_flag, name_anywhere, on_disk, path_flag
+from jaxretr.files import as_path, local_copy, model_flag, on_disk, path_flag, portable_name
 
 SCANN: dict[str, type] = {
     "num_leaves": int,
@@ -69,7 +69,7 @@ def build(args: argparse.Namespace) -> dict:
         directory,
         lambda: read_corpus(corpus, language=args.language),
         Encoder.load(model, dtype=args.dtype, max_length=args.max_length),
-        source={"path": name_anywhere(corpus.absolute()), "files": stamps(corpus), "language": args.language},
+        source={"path": portable_name(corpus.absolute()), "files": stamps(corpus), "language": args.language},
         model=str(as_path(model).absolute()) if as_path(model).exists() else str(model),
         queries=queries,
         options=options,

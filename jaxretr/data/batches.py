@@ -1,8 +1,8 @@
 """Read the texts of batch plans and tokenize them, in background threads.
 
 Input: plans of record numbers (`jaxretr.data.hybrid`) and the data source that holds the texts. Output: a Grain
-iterator of `Step`s, whose batches are ready for the devices. The state of the iterator is the number of the next step,
-so a restored iterator returns exactly the remaining steps.
+iterator of `StepInput`s, whose batches are ready for the devices. The state of the iterator is the number of the next
+step, so a restored iterator returns exactly the remaining steps.
 """
 
 import zlib
@@ -62,7 +62,7 @@ class PairBatch(NamedTuple):
     packing: Packing | None = None
 
 
-class Step(NamedTuple):
+class StepInput(NamedTuple):
     """Input of one training step.
 
     Attributes:
@@ -90,7 +90,7 @@ class Typos:
     edits: int
     seed: int
 
-    def of(self, records: Sequence[Mapping[str, Any]], step: int, first_row: int) -> list[bytes]:
+    def apply(self, records: Sequence[Mapping[str, Any]], step: int, first_row: int) -> list[bytes]:
         """Return the queries of a process's records with typos; a query without a word to change stays as it is.
 
         Args:
@@ -158,7 +158,7 @@ class PairReader:
         self._packed_pairs = packed_pairs
         self._packed_rows = packed_rows
 
-    def __call__(self, plan: BatchPlan) -> Step:
+    def __call__(self, plan: BatchPlan) -> StepInput:
         """Return the texts of a plan as token batches. Queries are padded to one length, passages to another."""
         records = [self._source[int(row)] for row in plan.query_rows[self._rows]]
         queries = [record["query"] for record in records]
@@ -168,7 +168,7 @@ class PairReader:
             record = self._source[int(row)]
             texts = [record["passage"], *record["negatives"][: self._negatives]]
             passages += texts + [b""] * (columns - len(texts))
-        typo_queries = self._typos.of(records, plan.step, self._rows.start) if self._typos else []
+        typo_queries = self._typos.apply(records, plan.step, self._rows.start) if self._typos else []
         other_queries = self._texts("query", plan.query_translations)
         other_passages = self._texts("passage", plan.passage_translations)
 
@@ -197,12 +197,12 @@ class PairReader:
         ]
         tokens = sum(int(mask.sum()) for mask in masks)
         if not self._packed_pairs:
-            return Step(batch, plan, tokens, sum(mask.size for mask in masks))
+            return StepInput(batch, plan, tokens, sum(mask.size for mask in masks))
         if self._packed_rows:
             batch = shortened(batch, self._packed_pairs, self._packed_rows, self._query_tokenization.pad_id)
         packing = packing_of(batch, self._packed_pairs, self._packed_rows)
         kept = int(np.count_nonzero(packing.text >= 0))
-        return Step(batch._replace(packing=packing), plan, kept, packing.text.size, cut=tokens - kept)
+        return StepInput(batch._replace(packing=packing), plan, kept, packing.text.size, cut=tokens - kept)
 
     def _texts(self, side: str, rows: Int[np.ndarray, "batch others"] | None) -> list[bytes]:
         """Return one side of this process's translations, row by row."""
@@ -241,7 +241,7 @@ def shortened(batch: PairBatch, pairs: int, rows: int, pad_id: int) -> PairBatch
     return batch._replace(queries=side(batch.queries, queries), passages=side(batch.passages, passages))
 
 
-def agreed_rows(plans: Sequence[BatchPlan], read: Callable[[BatchPlan], Step], *, sample: int = 128) -> int:
+def shared_row_count(plans: Sequence[BatchPlan], read: Callable[[BatchPlan], StepInput], *, sample: int = 128) -> int:
     """Return a number of rows that suffices for nearly all batches of a run: the maximum over an evenly spaced sample.
 
     All processes compute the same number if their `read` functions read and pack the same rows of each batch.
@@ -274,7 +274,7 @@ def _checksums(texts: Sequence[bytes]) -> UInt32[np.ndarray, " texts"]:
     return np.fromiter((max(zlib.crc32(text), 1) if text else 0 for text in texts), np.uint32, len(texts))
 
 
-def iterate(plans: Sequence[BatchPlan], reader: PairReader, *, threads: int = 2) -> grain.DatasetIterator[Step]:
+def iterate(plans: Sequence[BatchPlan], reader: PairReader, *, threads: int = 2) -> grain.DatasetIterator[StepInput]:
     """Iterate over the steps of a run in order, with background threads that read ahead.
 
     The tokenizer releases the GIL, so other threads run in parallel. `get_state()` and `set_state()` of the iterator

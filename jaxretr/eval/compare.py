@@ -110,7 +110,7 @@ class MeasureComparison:
         """Whether the tasks are pairs of languages."""
         return self.name.startswith("cross/")
 
-    def beaten_by(self, system: str) -> list[str]:
+    def worse_than(self, system: str) -> list[str]:
         """Return the systems that `system` is significantly better than; none if `better` is "neither"."""
         gains = [(d.other, d.difference) for d in self.pairs if d.significant and d.system == system]
         gains += [(d.system, -d.difference) for d in self.pairs if d.significant and d.other == system]
@@ -130,7 +130,7 @@ class MeasureComparison:
         def number(value: float, sign: str = "", decimals: int = decimals) -> str:
             return f"{value:{sign}.{decimals}f}".replace("-", "−") if math.isfinite(value) else "–"
 
-        beaten = self.beaten_by(of.system)
+        beaten = self.worse_than(of.system)
         letters = {s.system: letter for s, letter in zip(self.systems, _LETTERS, strict=False)}
         column = [
             f"{letters[of.system]} {of.system}",
@@ -279,11 +279,11 @@ def _compare(
         for values_of_system in values.values()
     ]
     for system, other, i in (names for family in families for names in family):
-        part = slice(None) if i is None else slice(i, i + 1)
-        pairs.append((values[system][:, part], values[other][:, part]))
+        task_slice = slice(None) if i is None else slice(i, i + 1)
+        pairs.append((values[system][:, task_slice], values[other][:, task_slice]))
     # The smallest possible p-value is 1 / (resamples + 1), and Holm multiplies it by the size of the family.
-    enough = max(resamples, 100 * max(map(len, families)))
-    outcomes = iter(paired_test(pairs, resamples=enough, seed=seed))
+    draws = max(resamples, 100 * max(map(len, families)))
+    outcomes = iter(paired_test(pairs, resamples=draws, seed=seed))
     system_values = []
     for name, values_of_system in values.items():
         outcome, by_seed, by_task = (
@@ -323,12 +323,13 @@ def _values(
     `left_out` is the number of queries, counted once per task, that have a value under some runs only.
     """
     setting, _, name = measure.partition("/")
-    of_runs = [run.settings[cast(Setting, setting)].tasks for _, run in runs]
+    tasks_of_runs = [run.settings[cast(Setting, setting)].tasks for _, run in runs]
     queries_of_run = [
-        {(t.query_language, t.corpus_language, id) for t in of_run for id in t.query_ids} for of_run in of_runs
+        {(t.query_language, t.corpus_language, id) for t in tasks_of_run for id in t.query_ids}
+        for tasks_of_run in tasks_of_runs
     ]
     all_queries, problems = set().union(*queries_of_run), []
-    for (system, run), tasks, queries in zip(runs, of_runs, queries_of_run, strict=True):
+    for (system, run), tasks, queries in zip(runs, tasks_of_runs, queries_of_run, strict=True):
         if any(name not in task.per_query for task in tasks):
             raise ValueError(f"{system} has no values of {measure} per query; evaluate it again, which stores them")
         if absent := sorted(all_queries - queries, key=str):
@@ -339,21 +340,29 @@ def _values(
             )
     if problems:
         raise ValueError(f"{measure}: {'; '.join(problems)}; evaluate all systems on the same queries")
-    if len({frozenset((t.query_language, t.corpus_language, t.passages) for t in of_run) for of_run in of_runs}) > 1:
+    if (
+        len(
+            {
+                frozenset((t.query_language, t.corpus_language, t.passages) for t in tasks_of_run)
+                for tasks_of_run in tasks_of_runs
+            }
+        )
+        > 1
+    ):
         raise ValueError(f"{measure}: corpora of different sizes; evaluate all systems on the same passages")
 
-    index = {(t.query_language, t.corpus_language): i for i, t in enumerate(of_runs[0])}
-    keys = dict.fromkeys(id.partition(":")[2] for t in of_runs[0] for id in t.query_ids)
+    index = {(t.query_language, t.corpus_language): i for i, t in enumerate(tasks_of_runs[0])}
+    keys = dict.fromkeys(id.partition(":")[2] for t in tasks_of_runs[0] for id in t.query_ids)
     column = {key: i for i, key in enumerate(keys)}
     values = np.full((len(runs), len(index), len(column)), np.nan)
-    for r, of_run in enumerate(of_runs):
-        for task in of_run:
+    for r, tasks_of_run in enumerate(tasks_of_runs):
+        for task in tasks_of_run:
             columns = [column[id.partition(":")[2]] for id in task.query_ids]
             values[r, index[task.query_language, task.corpus_language], columns] = task.per_query[name]
     defined = ~np.isnan(values)
     left_out = defined.any(0) & ~defined.all(0)
     values[:, left_out] = np.nan
-    kept = defined.all(0).any(1)
-    if not kept.any():
+    has_values = defined.all(0).any(1)
+    if not has_values.any():
         raise ValueError(f"no query has a value of {measure} under all systems; compare by other measures")
-    return tuple(task for task, i in index.items() if kept[i]), values[:, kept], int(left_out.sum())
+    return tuple(task for task, i in index.items() if has_values[i]), values[:, has_values], int(left_out.sum())

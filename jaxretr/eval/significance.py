@@ -72,9 +72,9 @@ def influences(values: Float64[np.ndarray, "*systems tasks clusters"]) -> Float6
       Values whose mean over the clusters is the macro average.
     """
     weights = _weights(values)
-    of_task = np.nansum(values * weights, -1, keepdims=True) / weights.sum(-1, keepdims=True)
-    average = of_task.mean((-2, -1))[..., None]
-    return average + values.shape[-1] * np.nansum((values - of_task) * weights, -2)
+    task_means = np.nansum(values * weights, -1, keepdims=True) / weights.sum(-1, keepdims=True)
+    average = task_means.mean((-2, -1))[..., None]
+    return average + values.shape[-1] * np.nansum((values - task_means) * weights, -2)
 
 
 def randomization_test(
@@ -192,10 +192,10 @@ def crossed_test(
     variance = sum(part for part, _ in parts)
     if variance == 0:
         return float(mean == 0), mean, mean
-    freedom = variance**2 / sum(part**2 / of_part for part, of_part in parts)
+    degrees_of_freedom = variance**2 / sum(part**2 / part_degrees for part, part_degrees in parts)
     error = np.sqrt(variance)
-    margin = float(error * stats.t.ppf(_TAILS[1], freedom))
-    return float(2 * stats.t.sf(abs(mean) / error, freedom)), mean - margin, mean + margin
+    margin = float(error * stats.t.ppf(_TAILS[1], degrees_of_freedom))
+    return float(2 * stats.t.sf(abs(mean) / error, degrees_of_freedom)), mean - margin, mean + margin
 
 
 def paired_test(
@@ -225,10 +225,10 @@ def paired_test(
                 members, (crossed_test(influences(first), influences(other)) for first, other in values), strict=True
             )
             continue
-        swaps = np.stack([contributions((first - other)[0]) for first, other in values])
-        pulls = np.stack([influences((first - other)[0]) for first, other in values])
-        p_values = randomization_test(swaps, resamples=resamples, seed=seed)
-        intervals = bootstrap_interval(pulls, resamples=resamples, seed=seed)
+        cluster_contributions = np.stack([contributions((first - other)[0]) for first, other in values])
+        cluster_influences = np.stack([influences((first - other)[0]) for first, other in values])
+        p_values = randomization_test(cluster_contributions, resamples=resamples, seed=seed)
+        intervals = bootstrap_interval(cluster_influences, resamples=resamples, seed=seed)
         for i, p, (low, high) in zip(members, p_values.tolist(), intervals.tolist(), strict=True):
             tested[i] = p, low, high
     outcomes = []
@@ -261,9 +261,9 @@ def effect_size(differences: Float64[np.ndarray, "tasks clusters"]) -> float:
       The ratio; NaN if the differences do not vary.
     """
     differences = differences[:, ~np.isnan(differences).all(0)]
-    of_question = np.nanmean(differences, 0)
-    deviation = of_question.std(ddof=1) if len(of_question) > 1 else 0.0
-    return float(of_question.mean() / deviation) if deviation > 0 else np.nan
+    question_means = np.nanmean(differences, 0)
+    deviation = question_means.std(ddof=1) if len(question_means) > 1 else 0.0
+    return float(question_means.mean() / deviation) if deviation > 0 else np.nan
 
 
 def _weights(values: Float64[np.ndarray, "*systems tasks clusters"]) -> Float64[np.ndarray, "*systems tasks clusters"]:

@@ -23,7 +23,7 @@ try:
 except ImportError:  # no wheels for this platform
     scann_ops_pybind = None
 
-EXACT_BELOW = 20_000
+EXACT_UP_TO = 20_000
 """Up to this number of passages, exact search is as fast as ScaNN. It counts per segment, after filters."""
 
 _PARALLEL_FROM = 16  # smallest number of queries for which multithreaded search pays off

@@ -21,7 +21,7 @@ from jaxtyping import Float32
 from jaxretr.files import replaced_file, sync_tree, write_json
 from jaxretr.fingerprint import checksum, differences
 from jaxretr.index import approximate, layout
-from jaxretr.index.approximate import EXACT_BELOW, ScannSettings, build_scann
+from jaxretr.index.approximate import EXACT_UP_TO, ScannSettings, build_scann
 from jaxretr.index.encoder import describe_encoder
 from jaxretr.index.generation import Generation
 from jaxretr.index.store import Store, keys
@@ -32,9 +32,9 @@ from jaxretr.model.encode import Encoder
 from jaxretr.retrieval.embeddings import Rows, embed
 from jaxretr.tracking import progress_bar, say
 
-_AT_ONCE = 4_096  # passages read or written at once
+_BLOCK = 4_096  # passages read or written at once
 _QUERIES = 1_000  # maximum number of queries for tuning and measuring
-_WORDS = 12  # if a passage has no title, this number of its first words serves as a query
+_QUERY_WORDS = 12  # if a passage has no title, this number of its first words serves as a query
 _CORPUS = "corpus.json"  # identifies the index that a build produces
 
 
@@ -249,7 +249,7 @@ def write_generation(generation: Path, store: Store, rows: Rows, options: BuildO
         if not path.exists():
             write_vectors(path, _blocks(rows, start, stop), (stop - start, dim), options.storage)
         scann = None
-        if stop - start > EXACT_BELOW:
+        if stop - start > EXACT_UP_TO:
             scann = options.settings(stop - start)
             if approximate.available() and not (generation / f"scann-{number:05}").exists():
                 say(f"ScaNN: {stop - start:,} passages, {scann.num_leaves:,} leaves")
@@ -284,7 +284,7 @@ def _read(store: Store, corpus: Iterable[IndexedPassage], options: BuildOptions)
     num_read = store.read
     with progress_bar() as bar:
         bar_task = bar.add_task("read", total=None, completed=num_read)
-        for block in itertools.batched(itertools.islice(corpus, num_read, None), _AT_ONCE):
+        for block in itertools.batched(itertools.islice(corpus, num_read, None), _BLOCK):
             num_read += len(block)
             kept = list(block)
             if options.num_shards > 1:
@@ -299,12 +299,12 @@ def _write_labels(generation: Path, store: Store, rows: Rows) -> list[str]:
     names: dict[str, int] = {}
     numbers, all_keys = np.empty(len(rows), np.uint16), np.empty(len(rows), np.uint64)
     sums = np.zeros((0, rows.shape[1]))
-    for start in range(0, len(rows), _AT_ONCE):
-        labels, block_keys = store.labels(start, start + _AT_ONCE)
+    for start in range(0, len(rows), _BLOCK):
+        labels, block_keys = store.labels(start, start + _BLOCK)
         block_numbers = [names.setdefault(label, len(names)) for label in labels]
         numbers[start : start + len(labels)], all_keys[start : start + len(labels)] = block_numbers, block_keys
         sums = np.concatenate([sums, np.zeros((len(names) - len(sums), rows.shape[1]))])
-        np.add.at(sums, block_numbers, rows[start : start + _AT_ONCE])
+        np.add.at(sums, block_numbers, rows[start : start + _BLOCK])
     for name, values in (("languages", numbers), ("keys", all_keys), ("sums", sums)):
         _save(generation / f"{name}.npy", values)
     return list(names)
@@ -316,14 +316,16 @@ def _save(path: Path, values: np.ndarray) -> None:
 
 
 def _blocks(rows: Rows, start: int, stop: int) -> Iterator[Float32[np.ndarray, "block dim"]]:
-    for first in range(start, stop, _AT_ONCE):
-        yield rows[first : min(first + _AT_ONCE, stop)]
+    for first in range(start, stop, _BLOCK):
+        yield rows[first : min(first + _BLOCK, stop)]
 
 
 def _queries_from_passages(store: Store) -> list[str]:
     """Return titles, or beginnings of texts, of passages spread over the corpus."""
     rows = np.unique(np.linspace(0, len(store) - 1, _QUERIES).astype(int))
-    return [passage.title or " ".join(passage.text.split()[:_WORDS]) for passage in store.take(rows.tolist()).values()]
+    return [
+        passage.title or " ".join(passage.text.split()[:_QUERY_WORDS]) for passage in store.take(rows.tolist()).values()
+    ]
 
 
 def _changed(path: Path, made_from: Mapping[str, Any]) -> str:

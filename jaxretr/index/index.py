@@ -18,7 +18,7 @@ from jaxretr.index import layout
 from jaxretr.index.build import rebuild
 from jaxretr.index.filters import check_options
 from jaxretr.index.generation import Generation, open_current
-from jaxretr.index.search import Found, Snapshot, search
+from jaxretr.index.search import RowHits, Snapshot, search
 from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
 
 
@@ -38,21 +38,21 @@ class Index:
 
     def __init__(self, directory: Path, *, writable: bool):
         self.directory, self.writable = directory, writable
-        # Acquired in this order. Changing `_current` or `_unsettled` needs `_writing`; searches take no lock.
-        self._compacting, self._writing = threading.Lock(), threading.Lock()
+        # Acquired in this order. Changing `_current` or `_pending` needs `_write_lock`; searches take no lock.
+        self._compaction_lock, self._write_lock = threading.Lock(), threading.Lock()
         self._closed = False
-        self._unsettled: Generation | None = None  # see `_settle`
-        self._lock = None
+        self._pending: Generation | None = None  # see `_finish_switch`
+        self._directory_lock = None
         if writable:
             layout.read_about(directory)  # raises before `lock` creates a directory
-            self._lock = layout.lock(directory)
+            self._directory_lock = layout.lock(directory)
         try:
             if writable:
                 layout.tidy(directory)
             self._current = open_current(directory, writable=writable)
         except BaseException:
-            if self._lock is not None:
-                self._lock.close()
+            if self._directory_lock is not None:
+                self._directory_lock.close()
             raise
 
     @classmethod
@@ -71,12 +71,12 @@ class Index:
     def close(self) -> None:
         """Close the files. Updates are already on disk; a running compaction is aborted."""
         self._closed = True
-        with self._compacting, self._writing:
-            for generation in (self._current, self._unsettled):
+        with self._compaction_lock, self._write_lock:
+            for generation in (self._current, self._pending):
                 if generation is not None:
                     generation.close()
-            if self._lock is not None:
-                self._lock.close()
+            if self._directory_lock is not None:
+                self._directory_lock.close()
 
     def __len__(self) -> int:
         return int(self._snapshot.counts.sum())
@@ -176,10 +176,10 @@ class Index:
         Searches and updates continue during a compaction. If the process is killed, the index keeps its passages.
         """
         self._check_writable()
-        with self._compacting, layout.workspace(self.directory) as work:
-            with self._writing:
+        with self._compaction_lock, layout.workspace(self.directory) as work:
+            with self._write_lock:
                 self._check_writable()
-                self._settle()
+                self._finish_switch()
                 former = self._current
                 take, revision = former.vectors(), former.store.revision
 
@@ -194,13 +194,13 @@ class Index:
                 # Opened before it becomes current: if that fails, updates continue in the former generation.
                 new = Generation(self.directory, about, writable=True)
                 try:
-                    with self._writing:
+                    with self._write_lock:
                         self._replace(former, revision, new)
                 finally:
-                    if new not in (self._current, self._unsettled):
+                    if new not in (self._current, self._pending):
                         new.close()
             finally:
-                if about["generation"] not in [g.about["generation"] for g in (self._current, self._unsettled) if g]:
+                if about["generation"] not in [g.about["generation"] for g in (self._current, self._pending) if g]:
                     shutil.rmtree(self.directory / about["generation"], ignore_errors=True)
 
     def _replace(self, former: Generation, revision: int, new: Generation) -> None:
@@ -210,25 +210,25 @@ class Index:
         if deleted or added:
             vectors = np.asarray([vector for _, vector in added], np.float32).reshape(len(added), self.dim)
             new.update([passage for passage, _ in added], vectors, deleted)
-        self._unsettled = new
+        self._pending = new
         try:
             layout.switch(self.directory, new.about)
         finally:
-            self._settle()
+            self._finish_switch()
 
-    def _settle(self) -> None:
+    def _finish_switch(self) -> None:
         """Finish a switch to a new generation that may have failed at any point.
 
         index.json decides which generation is current. If index.json cannot be read, or cannot be synced and so might
         change in a power cut, this raises OSError or ValueError, and updates are rejected.
         """
-        if self._unsettled is None:
+        if self._pending is None:
             return
-        former, new = self._current, self._unsettled
+        former, new = self._current, self._pending
         sync_directory(self.directory)
         if layout.read_about(self.directory)["generation"] == new.about["generation"]:
             self._current = new
-        self._unsettled = None
+        self._pending = None
         unused = former if self._current is new else new
         if unused is not self._current:
             # Running searches may still use the former generation. Its open files can be read after the directory is
@@ -257,9 +257,9 @@ class Index:
         return self._current.snapshot
 
     def _update(self, passages: Sequence[IndexedPassage], vectors: np.ndarray, deleted: Sequence[str]) -> int:
-        with self._writing:
+        with self._write_lock:
             self._check_writable()
-            self._settle()
+            self._finish_switch()
             return self._current.update(passages, vectors, deleted)
 
     def _check_writable(self) -> None:
@@ -296,6 +296,6 @@ def _counts(snapshot: Snapshot) -> dict[str, int]:
     return {name: count for name, count in counts if count}
 
 
-def _answer(result: Found, passages: Mapping[int, IndexedPassage]) -> Answer:
+def _answer(result: RowHits, passages: Mapping[int, IndexedPassage]) -> Answer:
     hits = zip(result.rows.tolist(), result.scores.tolist(), strict=True)
     return Answer(tuple(Hit(passages[row], score) for row, score in hits))

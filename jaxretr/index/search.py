@@ -9,14 +9,14 @@ passages.
 import functools
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, UInt16, UInt64
 
-from jaxretr.index.approximate import EXACT_BELOW, ScannSearcher
+from jaxretr.index.approximate import EXACT_UP_TO, ScannSearcher
 from jaxretr.index.types import SearchOptions
 from jaxretr.index.vectors import Vectors
 from jaxretr.retrieval.calibration import language_means
@@ -24,8 +24,12 @@ from jaxretr.retrieval.scores import largest_norm, pair_scores, rounding_error
 
 _SCORES_AT_ONCE = 1 << 24  # products of queries and passages computed at once
 _MASKS = 8  # number of filters whose masks a snapshot caches
-_DEEPER = 4  # growth factor of the number of candidates in each further search
-_DEEPEST = 10_000  # an answer with this many candidates per part is returned even if it is not settled (`_answer`)
+_DEPTH_FACTOR = 4  # growth factor of the number of candidates in each further search
+_MAX_DEPTH = 10_000  # an answer with this many candidates per part is returned even if it is not settled (`_answer`)
+
+
+Matching = Callable[[Mapping[str, Any]], Int[np.ndarray, " rows"]]
+"""Metadata filter -> numbers of the rows that match it."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +107,12 @@ class Snapshot:
         """Mean vector of each language, shrunk toward the mean of all vectors."""
         return language_means(self.sums, self.counts)
 
-    def allowed(self, options: SearchOptions, matching: Any) -> list[Bool[np.ndarray, " rows"]]:
+    def allowed(self, options: SearchOptions, matching: Matching) -> list[Bool[np.ndarray, " rows"]]:
         """Return, for each part, a mask of the rows that may be in an answer. The last few masks are cached.
 
         Args:
           options: options of a query; only its filters are used.
-          matching: metadata filter -> rows that match it.
+          matching: finds the rows that match a metadata filter.
         """
         key = filter_of(options)
         if key == filter_of(SearchOptions()):
@@ -119,7 +123,7 @@ class Snapshot:
             self._masks.put(key, masks)
         return masks
 
-    def _masks_of(self, options: SearchOptions, matching: Any) -> list[Bool[np.ndarray, " rows"]]:
+    def _masks_of(self, options: SearchOptions, matching: Matching) -> list[Bool[np.ndarray, " rows"]]:
         numbers = [self.languages.index(name) for name in options.languages if name in self.languages]
         rows = np.sort(matching(options.where)) if options.where else None
         masks = []
@@ -134,7 +138,7 @@ class Snapshot:
         return masks
 
 
-class Found(NamedTuple):
+class RowHits(NamedTuple):
     """Rows of an index and their scores, best first."""
 
     rows: Int[np.ndarray, " hits"]
@@ -146,21 +150,21 @@ def search(
     queries: Float32[np.ndarray, "queries dim"],
     options: Sequence[SearchOptions],
     *,
-    matching: Any,
+    matching: Matching,
     means: Float32[np.ndarray, "languages dim"] | None = None,
-) -> list[Found]:
+) -> list[RowHits]:
     """Return the best rows for each query.
 
     Args:
       snapshot: state of the index to search.
       queries: query vectors.
       options: options of each query.
-      matching: metadata filter -> rows that match it.
+      matching: finds the rows that match a metadata filter.
       means: mean vector of each language. Pass it to use means over more than this snapshot, such as over all shards.
         None uses the means of the snapshot.
     """
     means = snapshot.means if means is None else means
-    answers: dict[int, Found] = {}
+    answers: dict[int, RowHits] = {}
     todo: dict[tuple[int, int, Any], list[int]] = {}  # queries with equal k, depth and filters share a search
     for number, option in enumerate(options):
         # A power of two above k + 3, at least 16: more than k, since rescoring may reorder nearly equal scores.
@@ -176,8 +180,8 @@ def search(
         for place, number in enumerate(numbers):
             candidates = [of_part[place] for of_part in candidates_of_parts]
             answers[number], settled = _answer(snapshot, queries[number], candidates, depth, options[number], means)
-            if not settled and depth < _DEEPEST:
-                todo.setdefault((k * _DEEPER, depth * _DEEPER, filter_key), []).append(number)
+            if not settled and depth < _MAX_DEPTH:
+                todo.setdefault((k * _DEPTH_FACTOR, depth * _DEPTH_FACTOR, filter_key), []).append(number)
     return [answers[number] for number in range(len(queries))]
 
 
@@ -193,7 +197,7 @@ def _answer(
     depth: int,
     options: SearchOptions,
     means: np.ndarray,
-) -> tuple[Found, bool]:
+) -> tuple[RowHits, bool]:
     """Return the best candidates, and whether the answer is settled.
 
     The answer is settled if no passage outside the candidates can score higher.
@@ -215,14 +219,14 @@ def _answer(
         keys.append(part.keys[part_rows])
         languages.append(part.language[part_rows])
     if not rows:
-        return Found(np.empty(0, np.int64), np.empty(0, np.float32)), True
+        return RowHits(np.empty(0, np.int64), np.empty(0, np.float32)), True
     all_rows, all_scores = np.concatenate(rows), np.concatenate(scores)
     order = np.lexsort((np.concatenate(keys), -all_scores))
     if options.per_language is not None:
         order = order[_place_among_equals(np.concatenate(languages)[order]) < options.per_language]
     order = order[: options.k]
     settled = unseen == -np.inf or (len(order) == options.k and all_scores[order[-1]] > unseen)
-    return Found(all_rows[order], all_scores[order]), bool(settled)
+    return RowHits(all_rows[order], all_scores[order]), bool(settled)
 
 
 def _place_among_equals(values: UInt16[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -241,19 +245,19 @@ def _candidates(part: Part, queries: np.ndarray, allowed: np.ndarray, k: int, de
     The best `k` have the recall that the searcher was tuned for. The further candidates may have a lower recall.
     """
     count = int(np.count_nonzero(allowed))
-    if part.searcher is None or count <= EXACT_BELOW:
+    if part.searcher is None or count <= EXACT_UP_TO:
         return exact_candidates(part, queries, allowed, depth)
     candidates: list[np.ndarray] = [np.empty(0, np.int64)] * len(queries)
     pending = np.arange(len(queries))
     requested = depth if count == len(part) else 8 + int(1.5 * depth * len(part) / count)
     reach = k * len(part) / count  # approximate rank of the k-th allowed row among all rows
-    while len(pending) and requested <= len(part) // _DEEPER:
+    while len(pending) and requested <= len(part) // _DEPTH_FACTOR:
         settings = part.searcher.settings.for_depth(math.ceil(reach))
         for number, rows in zip(pending, part.searcher.search(queries[pending], requested, settings)[0], strict=True):
             rows = rows[rows >= 0]
             candidates[number] = rows[allowed[rows]][:depth]
         pending = pending[[len(candidates[number]) < depth for number in pending]]
-        requested, reach = requested * _DEEPER, reach * _DEEPER
+        requested, reach = requested * _DEPTH_FACTOR, reach * _DEPTH_FACTOR
     if len(pending):
         for number, rows in zip(pending, exact_candidates(part, queries[pending], allowed, depth), strict=True):
             candidates[number] = rows

@@ -33,13 +33,13 @@ class Block(NamedTuple):
       start: position of the first passage.
       rows: embeddings of the passages, on the host.
       padded: the embeddings on a device, padded with zero rows to the common size of all blocks.
-      longest: largest L2 norm of the rows.
+      max_norm: largest L2 norm of the rows.
     """
 
     start: int
     rows: Float32[np.ndarray, "rows dim"]
     padded: Float32[Array, "passages dim"]
-    longest: float
+    max_norm: float
 
 
 class Between(NamedTuple):
@@ -78,7 +78,7 @@ def fold[State](
     """
     starts = range(0, len(passages), passage_block)
     devices = jax.local_devices()[: len(starts)]
-    longest = 0.0
+    max_norm = 0.0
 
     def step(state: Future, *rest: Any) -> Any:
         return jax.block_until_ready(update(state.result(), *rest))
@@ -91,7 +91,7 @@ def fold[State](
             at = number % len(devices)
             rows = passages[start : start + passage_block]
             block = Block(start, rows, jax.device_put(pad_rows(rows, passage_block), devices[at]), largest_norm(rows))
-            longest = max(longest, block.longest)
+            max_norm = max(max_norm, block.max_norm)
             before = current[at]
             current[at] = [
                 pool.submit(step, state, on_device, block, *of_block)
@@ -99,7 +99,7 @@ def fold[State](
             ]
             for state in before:  # so the host is at most one block ahead of each device
                 state.result()
-        return [[jax.device_get(state.result()) for state in states] for states in current], longest
+        return [[jax.device_get(state.result()) for state in states] for states in current], max_norm
 
 
 def between(

@@ -77,17 +77,17 @@ def search(
         return np.empty((0, k), np.float32), np.empty((0, k), np.int32)
     blocks = query_blocks(queries, query_block)
     shape = (blocks.shape[1], min(len(passages), k + _SPARE + k // 16))
-    nothing = _Lists(jnp.full(shape, -jnp.inf, jnp.float32), jnp.zeros(shape, jnp.int32))
+    empty = _Lists(jnp.full(shape, -jnp.inf, jnp.float32), jnp.zeros(shape, jnp.int32))
     size = block_size(passages, passage_block)
-    of_devices, longest = fold(_merge_block, [nothing] * len(blocks), [(block,) for block in blocks], passages, size)
+    per_device, max_norm = fold(_merge_block, [empty] * len(blocks), [(block,) for block in blocks], passages, size)
     products, positions = (
-        np.concatenate([np.concatenate([lists[part] for lists in device])[: len(queries)] for device in of_devices], 1)
+        np.concatenate([np.concatenate([lists[part] for lists in device])[: len(queries)] for device in per_device], 1)
         for part in (0, 1)
     )
     # The product of a passage that a device did not keep is at most the last product that it kept.
-    unseen = products.reshape(len(queries), len(of_devices), -1)[:, :, -1].max(1)
-    error = rounding_error(queries, longest)
-    scores, positions = _ordered(products, positions) if len(of_devices) > 1 else (products, positions)
+    unseen = products.reshape(len(queries), len(per_device), -1)[:, :, -1].max(1)
+    error = rounding_error(queries, max_norm)
+    scores, positions = _ordered(products, positions) if len(per_device) > 1 else (products, positions)
     row, place = np.nonzero(_may_be_misplaced(scores, error))
     scores[row, place] = scores_at(queries, passages, row, positions[row, place])
     scores, positions = (part[:, :k].copy() for part in _ordered(scores, positions))
@@ -177,8 +177,8 @@ def count_ahead(
     constants = zip(blocks, tabulate(score, np.float32(np.inf)), tabulate(passage, np.int32(-1)), strict=True)
     zero_counts = np.zeros(shape[1:], np.int32)
     size = block_size(passages, passage_block)
-    of_devices, _ = fold(_add_ahead, [zero_counts] * len(blocks), list(constants), passages, size)
-    return np.sum(of_devices, axis=0, dtype=np.int32).reshape(-1, shape[2])[query, column]
+    per_device, _ = fold(_add_ahead, [zero_counts] * len(blocks), list(constants), passages, size)
+    return np.sum(per_device, axis=0, dtype=np.int32).reshape(-1, shape[2])[query, column]
 
 
 def _add_ahead(
@@ -190,7 +190,7 @@ def _add_ahead(
     wanted: Int32[np.ndarray, "queries per_query"],
 ) -> Int32[np.ndarray, "queries per_query"]:
     """Add the number of passages of a block that are ahead of each wanted passage."""
-    error = rounding_error(queries, block.longest)[:, None]
+    error = rounding_error(queries, block.max_norm)[:, None]
     low, high = (wanted_scores - error).astype(np.float32), (wanted_scores + error).astype(np.float32)
     products = between(on_device, block, low, high, wanted)
     ahead = ahead + products.above
@@ -255,7 +255,7 @@ def _best_of_all_above(
     blocks = query_blocks(queries, query_block)
     bounds = np.full(blocks.shape[:2], np.inf, np.float32)
     bounds.flat[: len(queries)] = least
-    nothing = _Hits(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))
+    empty = _Hits(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))
     size = block_size(passages, passage_block)
 
     def add(hits: _Hits, on_device: Array, block: Block, of_block: np.ndarray, bound: np.ndarray) -> _Hits:
@@ -268,9 +268,9 @@ def _best_of_all_above(
         return _Hits(*map(np.concatenate, zip(hits, new, strict=True))).best(k)
 
     constants = list(zip(blocks, bounds, strict=True))
-    of_devices, _ = fold(add, [nothing] * len(blocks), constants, passages, size)
+    per_device, _ = fold(add, [empty] * len(blocks), constants, passages, size)
     scores, positions = [], []
-    for of_block in zip(*of_devices, strict=True):
+    for of_block in zip(*per_device, strict=True):
         hits = _Hits(*map(np.concatenate, zip(*of_block, strict=True))).best(k)
         scores.append(hits.score.reshape(-1, k))
         positions.append(hits.position.reshape(-1, k).astype(np.int32))
@@ -313,9 +313,13 @@ def _merge(
 
         return jax.lax.map(of_query, (best, products), batch_size=QUERY_MULTIPLE)
 
-    lists = [groups for groups in _CANDIDATE_GROUPS if groups < promising.shape[1]]
-    branches: list[Callable[[], _Lists]] = [keep_lists, *(partial(merge_groups, groups) for groups in lists), merge_all]
-    return jax.lax.switch(sum((max_groups > groups).astype(jnp.int32) for groups in (0, *lists)), branches)
+    group_counts = [groups for groups in _CANDIDATE_GROUPS if groups < promising.shape[1]]
+    branches: list[Callable[[], _Lists]] = [
+        keep_lists,
+        *(partial(merge_groups, groups) for groups in group_counts),
+        merge_all,
+    ]
+    return jax.lax.switch(sum((max_groups > groups).astype(jnp.int32) for groups in (0, *group_counts)), branches)
 
 
 def _keep_best(

@@ -18,7 +18,7 @@ from jaxretr.index.types import Searchable
 from jaxretr.model.encode import Encoder
 from jaxretr.serve import metrics, responses
 from jaxretr.serve.access_log import AccessLog, log, to_stderr
-from jaxretr.serve.auth import OPEN, Gate
+from jaxretr.serve.auth import PUBLIC_PATHS, Gate
 from jaxretr.serve.body_limit import BoundedBody
 from jaxretr.serve.errors import ServiceError, error_response, validation_error
 from jaxretr.serve.faults import Faults, report
@@ -76,28 +76,33 @@ def create_app(
     html = page()
 
     def route(
-        method: str, path: str, answer: Any, statuses: tuple[int, ...] = (), content: Any = None, status: int = 200
+        method: str,
+        path: str,
+        response_model: Any,
+        error_statuses: tuple[int, ...] = (),
+        media_type: str | None = None,
+        status: int = 200,
     ) -> Any:
         """Return a decorator that registers an endpoint, and documents its errors and whether it needs the key."""
-        key = options.api_key is not None and path not in OPEN
-        described: dict[int | str, dict[str, Any]] = {
+        needs_key = options.api_key is not None and path not in PUBLIC_PATHS
+        documented: dict[int | str, dict[str, Any]] = {
             status: {"model": responses.Error, "description": HTTPStatus(status).phrase}
-            for status in (*statuses, *((400,) if options.allowed_hosts else ()), *((401,) if key else ()))
+            for status in (*error_statuses, *((400,) if options.allowed_hosts else ()), *((401,) if needs_key else ()))
         }
-        if content is not None:
-            described[200] = {"content": {content: {"schema": {"type": "string"}}}}
-        described_route = app.api_route(
+        if media_type is not None:
+            documented[200] = {"content": {media_type: {"schema": {"type": "string"}}}}
+        documented_route = app.api_route(
             path,
             methods=[method],
-            response_model=answer,
+            response_model=response_model,
             status_code=status,
-            responses=described,
-            response_class=JSONResponse if content is None else Response,
-            openapi_extra={"security": [{"key": []}]} if key else None,
+            responses=documented,
+            response_class=JSONResponse if media_type is None else Response,
+            openapi_extra={"security": [{"key": []}]} if needs_key else None,
         )
 
         def register(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-            described_route(endpoint)
+            documented_route(endpoint)
             if method == "GET":  # the server omits the body of a response to HEAD
                 app.add_api_route(path, endpoint, methods=["HEAD"], response_model=None, include_in_schema=False)
             return endpoint
@@ -171,12 +176,12 @@ def create_app(
             raise ServiceError(503, service.unready, retry_after=5)
         return JSONResponse({"status": "ready"})
 
-    @route("GET", "/metrics", None, content="text/plain")
+    @route("GET", "/metrics", None, media_type="text/plain")
     def prometheus() -> Response:
         """Return metrics in Prometheus' text format."""
         return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
-    @route("GET", "/", None, content="text/html")
+    @route("GET", "/", None, media_type="text/html")
     async def search_page() -> Response:
         """Return the search page."""
         return html

@@ -12,7 +12,7 @@ from jaxretr.serve.root_path import route_path
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Host names of a service on the loopback interface. Any other name in Host is a sign of DNS rebinding."""
 
-OPEN = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
+PUBLIC_PATHS = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 """Paths that need no key: the search page asks the user for the key, probes have no key, and none of these paths
 reveals anything about the index."""
 
@@ -41,7 +41,7 @@ class Gate:
                 f"the request is addressed to {host[:80]!r}; expected one of {', '.join(self._hosts)}",
                 param="Host",
             )
-        if self._key is None or route_path(scope) in OPEN:
+        if self._key is None or route_path(scope) in PUBLIC_PATHS:
             return None
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(key.strip().encode("latin-1"), self._key):

@@ -75,7 +75,7 @@ class Batcher:
         self._queues: dict[Kind, deque[_Job]] = {"query": deque(), "passage": deque()}
         self._device = ThreadPoolExecutor(1, "encode")
         self._searcher = ThreadPoolExecutor(1, "search")
-        self._later: dict[Kind, int] = {"query": 0, "passage": 0}  # accepted texts that are not yet in the queue
+        self._unqueued: dict[Kind, int] = {"query": 0, "passage": 0}  # accepted texts that are not yet in the queue
         self._closed = False
         self._running: set[asyncio.Task[None]] = set()
         self._busy = False
@@ -125,16 +125,16 @@ class Batcher:
     async def _in_batches(self, kind: Kind, texts: Sequence[str], options: SearchOptions | None) -> list[Any]:
         """Return the results of a request, computed batch by batch, so that short requests run in between."""
         self._admit(kind, len(texts))
-        results, size, later = [], self._limits[kind], len(texts)
-        self._later[kind] += later
+        results, size, unqueued = [], self._limits[kind], len(texts)
+        self._unqueued[kind] += unqueued
         try:
             for at in range(0, len(texts), size):
                 part = texts[at : at + size]
-                later -= len(part)
-                self._later[kind] -= len(part)
-                results.append(await self._wait(kind, part, None if options is None else [options] * len(part)))
+                unqueued -= len(part)
+                self._unqueued[kind] -= len(part)
+                results.append(await self._enqueue(kind, part, None if options is None else [options] * len(part)))
         finally:
-            self._later[kind] -= later
+            self._unqueued[kind] -= unqueued
             self._metrics.queued(kind, self._waiting(kind))
         return results
 
@@ -156,26 +156,26 @@ class Batcher:
 
     def _waiting(self, kind: Kind) -> int:
         """Return the number of accepted texts that are not being encoded yet."""
-        return self._later[kind] + self._queued(kind)
+        return self._unqueued[kind] + self._queued(kind)
 
     def _queued(self, kind: Kind) -> int:
         return sum(len(job.texts) for job in self._queues[kind])
 
-    async def _wait(self, kind: Kind, texts: Sequence[str], options: Sequence[SearchOptions] | None) -> Any:
+    async def _enqueue(self, kind: Kind, texts: Sequence[str], options: Sequence[SearchOptions] | None) -> Any:
         if self._closed:
             raise _closing()
         job = _Job(texts, options)
         queue = self._queues[kind]
         queue.append(job)
         self._metrics.queued(kind, self._waiting(kind))
-        self._start()
+        self._maybe_start()
         try:
             return await job.result
         finally:
             if job in queue:  # the request was canceled
                 queue.remove(job)
 
-    def _start(self) -> None:
+    def _maybe_start(self) -> None:
         """Start a batch if the device is free, a job is waiting and there is no reason to wait for more jobs."""
         kind = self._next_kind()
         if self._busy or kind is None:
@@ -185,7 +185,7 @@ class Batcher:
         full = self._queued(kind) >= self._limits[kind] or sum(map(len, self._queues.values())) >= self._expected
         if remaining_wait > 0 and not full and self._options.micro_batching:
             if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(remaining_wait, self._waited)
+                self._timer = asyncio.get_running_loop().call_later(remaining_wait, self._on_timer)
             return
         jobs = [queue.popleft()]
         texts = len(jobs[0].texts)
@@ -199,9 +199,9 @@ class Batcher:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    def _waited(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
-        self._start()
+        self._maybe_start()
 
     def _next_kind(self) -> Kind | None:
         queries = bool(self._queues["query"]) and self._searching < _SEARCHES
@@ -225,7 +225,7 @@ class Batcher:
             self._busy = False
             self._expected = len(jobs) + sum(map(len, self._queues.values()))
             self._free_since = time.monotonic()
-            self._start()
+            self._maybe_start()
         searches = []
         for job, part in zip(jobs, np.split(vectors, np.cumsum([len(job.texts) for job in jobs])[:-1]), strict=True):
             if job.options is not None and not job.result.done():
@@ -248,7 +248,7 @@ class Batcher:
         finally:
             self._metrics.searched(time.perf_counter() - started)
             self._searching -= 1
-            self._start()
+            self._maybe_start()
         for job, answers in zip(jobs, answers_of_jobs, strict=True):
             if isinstance(answers, ServiceError):
                 _fail([job], answers)

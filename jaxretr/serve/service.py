@@ -45,8 +45,8 @@ class Service:
         self._batcher = Batcher(self._encode, index.search, options, self.metrics)
         self._writer = ThreadPoolExecutor(1, "write")  # one thread, so that writes run in the order of arrival
         self._compaction: asyncio.Future[None] | None = None
-        self._since = int(time.time())
-        self._progress = "starting"
+        self._created = int(time.time())
+        self._not_ready = "starting"  # why requests cannot be answered yet; empty after the warm-up
 
     @property
     def unready(self) -> str | None:
@@ -54,7 +54,7 @@ class Service:
 
         During a shutdown, requests that are already accepted are still answered.
         """
-        return "the service is shutting down" if self.stopping else self._unable
+        return "the service is shutting down" if self.stopping else self._not_ready or None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -157,15 +157,11 @@ class Service:
         """Return a `Model`."""
         if id != self.options.model:
             raise ServiceError(404, f"there is no model {shown(id)}; expected {self.options.model!r}", param="model")
-        return {"id": id, "object": "model", "created": self._since, "owned_by": "jaxretr"}
-
-    @property
-    def _unable(self) -> str | None:
-        return self._progress or None
+        return {"id": id, "object": "model", "created": self._created, "owned_by": "jaxretr"}
 
     def _check_ready(self) -> None:
-        if self._unable:
-            raise ServiceError(503, self._unable, retry_after=5)
+        if self._not_ready:
+            raise ServiceError(503, self._not_ready, retry_after=5)
 
     @asynccontextmanager
     async def _deadline(self) -> AsyncIterator[None]:
@@ -201,13 +197,13 @@ class Service:
             warm_up_shapes = await self._batcher.on_device(lambda: shapes(self.encoder, self.options))
             with progress_bar() as bar:
                 for done, shape in enumerate(bar.track(warm_up_shapes, description="warm up")):
-                    self._progress = f"warming up: {done} of {len(warm_up_shapes)} batch shapes are compiled"
+                    self._not_ready = f"warming up: {done} of {len(warm_up_shapes)} batch shapes are compiled"
                     await self._batcher.on_device(functools.partial(self._encode, "query", shape.texts))
         except Exception as error:
             traceback.print_exception(error)
             self.failure = f"the encoder cannot be warmed up: {error}"
-            self._progress = "the encoder cannot be warmed up; see the log of the service"
+            self._not_ready = "the encoder cannot be warmed up; see the log of the service"
             return
-        self._progress = ""
+        self._not_ready = ""
         self.metrics.ready.set(1)
         say(f"Ready: compiled {len(warm_up_shapes)} batch shapes in {time.monotonic() - started:.0f} s")

@@ -40,12 +40,12 @@ class Measure:
 
 PRIMARY = Measure("multi", f"multi/{AREA}", "area under robust success@10, multi")
 SMALLEST = Measure("multi", "multi/pgd smallest_budget", "smallest ρ that loses the query")
-MARGIN = Measure("multi", "multi/pooled_radius@10", "pooled radius@10")
+POOLED_RADIUS_MULTI = Measure("multi", "multi/pooled_radius@10", "pooled radius@10")
 SECONDARY = (
     Measure("cross", f"cross/{AREA}", "area under robust success@10, cross"),
     Measure("mono", f"mono/{AREA}", "area under robust success@10, mono"),
     SMALLEST,
-    MARGIN,
+    POOLED_RADIUS_MULTI,
     Measure("multi", "multi/pgd@0.1 nDCG@10", "nDCG@10 under PGD, ρ .1"),
     Measure("multi", "multi/typos@1 robust_success@10", "success@10 left by typos"),
     Measure("multi", "multi/homoglyphs@1 robust_success@10", "success@10 left by homoglyphs"),
@@ -77,7 +77,7 @@ BLACK_BOX = tuple(
     for measure in SECONDARY
     if any(name in measure.name for name in ("typos", "homoglyphs", "invisible", "mixing"))
 )
-RADIUS = Measure("cross", "cross/pooled_radius@10", "pooled radius@10")
+POOLED_RADIUS_CROSS = Measure("cross", "cross/pooled_radius@10", "pooled radius@10")
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,10 @@ def write_page(study: Study, directory: Path) -> Path:
     text = (page if page.exists() else TEMPLATE).read_text("utf-8")
     blocks = {"answer": answer(analysis), "results": "\n\n".join(results(analysis, directory, page.parent))}
     for name, content in blocks.items():
-        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if not marked.search(text):
+        block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not block.search(text):
             raise ValueError(f"{page} has no block <!-- {name} --> … <!-- /{name} -->; add the block")
-        text = marked.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)  # type: ignore[misc]
+        text = block.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)  # type: ignore[misc]
     for name, figure in figures(analysis):
         with replaced_file(directory / f"{name}.png") as partial:
             partial.write_bytes(png(figure))

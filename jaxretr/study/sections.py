@@ -152,7 +152,7 @@ def attacked(study: Study, run: Run, section: Section, encoder: Encoder, files: 
         attacks.options,
         setting=attacks.setting,
         system=run.name,
-        attacked={"max_length": encoder.max_length},
+        run_settings={"max_length": encoder.max_length},
         measures=MEASURES,
     )
     record = Record.load(directory)

@@ -13,9 +13,9 @@ from jaxretr.study.analysis import (
     BLACK_BOX,
     CLEAN,
     MAIN,
-    MARGIN,
+    POOLED_RADIUS_CROSS,
+    POOLED_RADIUS_MULTI,
     PRIMARY,
-    RADIUS,
     SMALLEST,
     Analysis,
     Contrast,
@@ -128,7 +128,7 @@ def margin_and_sensitivity(analysis: Analysis) -> Iterator[str]:
     """Yield the margin of queries, the smallest change of their words that loses them, and the ratio of the two."""
     rows = []
     for arm in analysis.arms:
-        radii, smallest = (analysis.values(arm, measure) for measure in (MARGIN, SMALLEST))
+        radii, smallest = (analysis.values(arm, measure) for measure in (POOLED_RADIUS_MULTI, SMALLEST))
         if radii and len(radii) == len(smallest):
             ratios = [a / b for a, b in zip(smallest, radii, strict=True)]
             rows.append([arm, *(_over_seeds(values, 3) for values in (radii, smallest)), _over_seeds(ratios, 2)])
@@ -139,7 +139,7 @@ def margin_and_sensitivity(analysis: Analysis) -> Iterator[str]:
             "radius@10 (in lengths of that vector). The ratio, smallest ρ over radius, tells how large a change of the "
             "words makes a move of a given size: the higher, the less sensitive the encoder. Not in the protocol."
         )
-        yield table(["", MARGIN.title, SMALLEST.title, "ratio"], rows)
+        yield table(["", POOLED_RADIUS_MULTI.title, SMALLEST.title, "ratio"], rows)
 
 
 def by_language(analysis: Analysis) -> Iterator[str]:
@@ -150,7 +150,7 @@ def by_language(analysis: Analysis) -> Iterator[str]:
     arms = analysis.study.contrast
     for measures, heading, row_title in (
         (BLACK_BOX, "Attacks on texts by language", "language"),
-        ((RADIUS,), "Pooled radius@10 by direction, question → passages", "direction"),
+        ((POOLED_RADIUS_CROSS,), "Pooled radius@10 by direction, question → passages", "direction"),
     ):
         values_by_column = {(measure, arm): analysis.by_task(arm, measure) for measure in measures for arm in arms}
         tasks = sorted({task for values in values_by_column.values() for task in values})

@@ -102,7 +102,7 @@ def largest_batch[T](
     needed: dict[int, int] = {}
     low, high, trying = 0, 0, start // STEP * STEP or STEP
     while not high or high - low > STEP:
-        between = high - low
+        interval_before = high - low
         try:
             fits[trying] = compile_with(trying)
             needed[trying], low = memory(fits[trying]), trying
@@ -111,13 +111,13 @@ def largest_batch[T](
                 raise
             needed[trying], high = error.needed, trying
         middle = (low + high) // 2 if high else 2 * low
-        stalled = 0 < between < 2 * (high - low)
-        guess = middle if stalled else _meets(limit, needed) or middle
+        stalled = 0 < interval_before < 2 * (high - low)
+        guess = middle if stalled else _batch_at_limit(limit, needed) or middle
         trying = max(min(guess // STEP * STEP, high - STEP if high else 4 * low), low + STEP)
     return LargestBatch(low, fits[low], len(needed))
 
 
-def _meets(limit: int, needed: dict[int, int]) -> int:
+def _batch_at_limit(limit: int, needed: dict[int, int]) -> int:
     """Return the batch at which the line through the smallest and the largest known batch meets `limit`.
 
     Return 0 if there is no such batch.

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxretr import parallel
-from jaxretr.data.batches import PairBatch, Step
+from jaxretr.data.batches import PairBatch, StepInput
 from jaxretr.data.hybrid import BatchPlan
 from jaxretr.tracking import StepProgress, Tracker, say
 from jaxretr.train.checkpoint import Checkpoints
@@ -53,7 +53,7 @@ class Schedule:
 def fit(
     state: TrainState,
     step: StepFunction,
-    batches: grain.DatasetIterator[Step],
+    batches: grain.DatasetIterator[StepInput],
     *,
     key: jax.Array,
     schedule: Schedule,
@@ -148,7 +148,7 @@ class _Window:
     waited: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
-    def add(self, item: Step, metrics: Metrics) -> None:
+    def add(self, item: StepInput, metrics: Metrics) -> None:
         self.metrics.append(metrics)
         self.plans.append(item.plan)
         self.tokens += item.tokens

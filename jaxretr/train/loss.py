@@ -100,7 +100,7 @@ def info_nce(
     directions = [
         _streamed(anchors, candidates, temperature)
         if len(candidates.vectors) > STREAM_ABOVE
-        else _whole(Scores(_scores(anchors, candidates, 0, temperature), anchors.positive))
+        else _unblocked(Scores(_scores(anchors, candidates, 0, temperature), anchors.positive))
         for anchors, candidates in _directions(both, both, query_content, passage_content, symmetric)
     ]
     losses = [jnp.mean(loss) for loss, _ in directions]
@@ -180,7 +180,7 @@ def _directions(
     return directions
 
 
-def _whole(scores: Scores) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
+def _unblocked(scores: Scores) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
     """Return the loss of each anchor, and whether no candidate scores higher than its positive."""
     return scores.cross_entropy(), scores.is_first()
 
@@ -188,7 +188,10 @@ def _whole(scores: Scores) -> tuple[Float[Array, " batch"], Bool[Array, " batch"
 def _streamed(
     anchors: _Anchors, candidates: _Candidates, temperature: float
 ) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
-    """Compute the result of `_whole` over blocks of candidates; carry the maximum, the sum and the positive's score."""
+    """Compute the result of `_unblocked` block by block over the candidates.
+
+    The scan carries the maximum, the sum and the positive's score.
+    """
     total = len(candidates.vectors)
     blocks = -(-total // STREAM_ABOVE)
     size = -(-total // blocks)

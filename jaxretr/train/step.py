@@ -22,7 +22,7 @@ from jaxretr.train.hardening import Hardening
 from jaxretr.train.loss import LossFunction, info_nce
 from jaxretr.train.objective import Objective
 
-_DRAWS = 2**32 - 1
+_HARDENING_KEY = 2**32 - 1
 """Folded into the key of an update for the random draws of hardening. It is larger than any device index, which
 dropout folds in, so the two keys differ."""
 
@@ -95,7 +95,7 @@ def make_step(
         # gradient of the mean loss.
         metrics: Metrics
         if hardening:
-            draw_key = jax.random.fold_in(update_key, _DRAWS)
+            draw_key = jax.random.fold_in(update_key, _HARDENING_KEY)
             hardened, grads = parallel.mean(hardening(objective, state.params, batch, dropout_key, draw_key))
             metrics = HardenedMetrics(**hardened._asdict(), grad_norm=optax.tree.norm(grads))
         else:

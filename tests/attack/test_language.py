@@ -25,7 +25,7 @@ def test_switch_is_the_worst_of_the_enumeration(setting, k):
         result = language_switch(attacked, task, margin_k=k)
         candidates = attacked.candidates(task)
         gains = margin(result.embeddings, attacked.corpus(task), candidates, k)
-        for row, asked in enumerate(attacked.asked(task)):
+        for row, asked in enumerate(attacked.queries_of(task)):
             versions = [query.text for query in attacked.collection.queries if query.key == asked.key]
             expected = attacked.margins(task, candidates, np.full(len(versions), row), versions, k)
             assert gains[row] == pytest.approx(expected.max(), abs=1e-5)
@@ -33,7 +33,7 @@ def test_switch_is_the_worst_of_the_enumeration(setting, k):
             assert result.forward_passes[row] == len(versions)
             moved += result.texts[row] != asked.text
         assert result.notes["switched"] == sum(
-            text != query.text for text, query in zip(result.texts, attacked.asked(task), strict=True)
+            text != query.text for text, query in zip(result.texts, attacked.queries_of(task), strict=True)
         )
     assert moved > 0
 
@@ -42,7 +42,7 @@ def test_a_question_in_one_language_is_unchanged():
     attacked = victim("multi")
     task = task_of(attacked, "en")
     result = language_switch(attacked, task, margin_k=1)
-    alone = [query.key for query in attacked.asked(task)].index("q9")
+    alone = [query.key for query in attacked.queries_of(task)].index("q9")
     np.testing.assert_array_equal(np.flatnonzero(~result.changed), [alone])
     np.testing.assert_array_equal(result.embeddings[alone], attacked.queries[task.queries[alone]])
 
@@ -93,7 +93,7 @@ def test_moved_queries_are_the_worst_of_the_moves(radius):
         (result["language"][1], [offset / np.linalg.norm(offset) for offset in offsets]),
         (
             result["orthogonal"][1],
-            np.moveaxis(orthogonal_directions(offsets, [q.text for q in attacked.asked(task)], 0), 1, 0),
+            np.moveaxis(orthogonal_directions(offsets, [q.text for q in attacked.queries_of(task)], 0), 1, 0),
         ),
     ):
         np.testing.assert_allclose(np.linalg.norm(moved.embeddings, axis=1), 1, atol=1e-5)

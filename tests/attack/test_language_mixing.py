@@ -112,7 +112,7 @@ def test_mixed_texts_are_reachable_and_within_the_budget(words, beam, budget, mo
     monkeypatch.setattr(type(victim()), "margins", counted)
     result = code_mixing(victim(), english(), words=words, beam=beam, budget=budget, margin_k=2)
     replaced = 0
-    for row, asked in enumerate(victim().asked(english())):
+    for row, asked in enumerate(victim().queries_of(english())):
         own = asked.text.split()
         versions = {
             query.language: query.text.split() for query in victim().collection.queries if query.key == asked.key
@@ -136,7 +136,7 @@ def test_one_swap_with_a_large_budget_is_the_worst_of_all():
     candidates = victim().candidates(english())
     found = margin(result.embeddings, victim().corpus(english()), candidates, 2)
     queries = victim().collection.queries
-    for row, asked in enumerate(victim().asked(english())):
+    for row, asked in enumerate(victim().queries_of(english())):
         others = [query for query in queries if query.key == asked.key and query.language != "en"]
         source, *translated = embed_words(
             encoder(), [query.text for query in (asked, *others)], ["en", *(query.language for query in others)]
@@ -153,7 +153,7 @@ def test_one_swap_with_a_large_budget_is_the_worst_of_all():
 
 def test_a_query_without_translation_is_unchanged_and_only_languages_allowed():
     result = code_mixing(victim(), english(), languages=["el"], words=2, budget=10, margin_k=2)
-    alone = [query.key for query in victim().asked(english())].index("q9")
+    alone = [query.key for query in victim().queries_of(english())].index("q9")
     np.testing.assert_array_equal(np.flatnonzero(~result.changed), [alone])
     assert result.forward_passes[alone] == 1
     assert "de" not in " ".join(result.texts)

@@ -10,7 +10,7 @@ from tests.attack.parallel_questions import victim
 
 VICTIM = victim()
 ENGLISH = next(task for task in VICTIM.tasks if task.query_language == "en")
-CLEAN = [query.text for query in VICTIM.asked(ENGLISH)]
+CLEAN = [query.text for query in VICTIM.queries_of(ENGLISH)]
 
 
 def gains(attacked: AttackResult, k: int = 3) -> np.ndarray:

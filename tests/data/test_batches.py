@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from jaxretr.data.batches import PairReader, Typos, agreed_rows, check_typo_languages, iterate
+from jaxretr.data.batches import PairReader, Typos, check_typo_languages, iterate, shared_row_count
 from jaxretr.data.hybrid import BatchPlan
 from jaxretr.perturb.text import typos
 from jaxretr.tokenization import Tokenization
@@ -77,7 +77,7 @@ def test_packed_texts_are_those_of_the_batch() -> None:
 
 def test_processes_agree_on_rows_and_cut_what_does_not_fit() -> None:
     # Each sees its own two rows, and all probe the first two of every batch.
-    rows = agreed_rows(PLANS, reader(rows=slice(0, 2), packed_pairs=2))
+    rows = shared_row_count(PLANS, reader(rows=slice(0, 2), packed_pairs=2))
     assert rows == max(len(reader(rows=slice(0, 2), packed_pairs=2)(plan).batch.packing.text) for plan in PLANS)
     plain, fitted = (reader(rows=slice(2, 4), packed_pairs=2, packed_rows=n)(PLANS[0]) for n in (0, rows))
     assert len(fitted.batch.packing.text) == rows and fitted.cut == 0
@@ -151,7 +151,7 @@ def test_queries_with_typos_come_beside_the_clean_ones() -> None:
     batch = PairReader(ASKED, side, side, rows=slice(0, 4), typos=made)(plan).batch
     part = PairReader(ASKED, side, side, rows=slice(1, 3), typos=made, fixed_length=True)(plan).batch
     assert batch.typo_queries.ids.shape == batch.queries.ids.shape and part.typo_queries.ids.shape == (2, 32)
-    expected = [text.decode() for text in made.of(ASKED, 5, 0)]
+    expected = [text.decode() for text in made.apply(ASKED, 5, 0)]
     np.testing.assert_array_equal(batch.typo_queries.ids, side.pad(side(expected), batch.queries.ids.shape[1]).ids)
     changed = (batch.typo_queries.ids != batch.queries.ids).any(axis=1)
     np.testing.assert_array_equal(changed, [True, True, False, True])  # "?" has no word
@@ -162,11 +162,11 @@ def test_queries_with_typos_come_beside_the_clean_ones() -> None:
 
 def test_typos_follow_from_seed_step_and_row() -> None:
     same = [ASKED[0]] * 40
-    drawn = Typos(1, 0).of(same, 3, 0)
-    assert drawn == Typos(1, 0).of(same, 3, 0)
-    assert drawn[10:20] == Typos(1, 0).of(same[10:20], 3, 10)
+    drawn = Typos(1, 0).apply(same, 3, 0)
+    assert drawn == Typos(1, 0).apply(same, 3, 0)
+    assert drawn[10:20] == Typos(1, 0).apply(same[10:20], 3, 10)
     assert len(set(drawn)) > 20
-    for other in (Typos(1, 1).of(same, 3, 0), Typos(1, 0).of(same, 4, 0)):
+    for other in (Typos(1, 1).apply(same, 3, 0), Typos(1, 0).apply(same, 4, 0)):
         assert sum(a == b for a, b in zip(drawn, other, strict=True)) < 10
     assert all(text in typos(ASKED[0]["query"].decode(), "en") for text in map(bytes.decode, drawn))
 

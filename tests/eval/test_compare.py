@@ -146,7 +146,7 @@ def test_marks_go_by_the_direction_of_the_measure(
     measure: str, beaten: list, marks: list, tally: list, noise: np.ndarray, random: np.random.Generator
 ) -> None:
     found = systems_by(measure, noise, random).measures[0]
-    assert [found.beaten_by(s.system) for s in found.systems] == beaten
+    assert [found.worse_than(s.system) for s in found.systems] == beaten
     heading, average, *body = found.rows()
     assert heading == [f"multi/{measure}", "ᵃ low", "ᵇ low too", "ᶜ high"]
     assert [cell.lstrip("0123456789.") for cell in average[1:]] == marks
@@ -196,7 +196,7 @@ def test_the_baseline_comes_first(noise: np.ndarray, random: np.random.Generator
     assert comparison.systems == ("b", "a")
     assert [(d.system, d.other) for d in comparison.measures[0].pairs] == [("a", "b")]
     assert comparison.measures[0].pairs[0].difference < 0
-    assert comparison.measures[0].beaten_by("b") == ["a"]
+    assert comparison.measures[0].worse_than("b") == ["a"]
 
 
 def test_queries_are_matched_by_their_ids(noise: np.ndarray, random: np.random.Generator) -> None:

@@ -200,7 +200,7 @@ def test_settings_of_scann_are_overridden() -> None:
 
 def test_without_scann_search_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approximate, "scann_ops_pybind", None)
-    monkeypatch.setattr(build, "EXACT_BELOW", 100)
+    monkeypatch.setattr(build, "EXACT_UP_TO", 100)
     there, rows = made.build(tmp_path / "index", 300)
     with Index.open(tmp_path / "index") as index:
         query = made.vectors(1, seed=4)

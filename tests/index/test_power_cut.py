@@ -159,7 +159,7 @@ def test_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_build_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "_AT_ONCE", 40)
-    monkeypatch.setattr(build, "EXACT_BELOW", 20)
+    monkeypatch.setattr(build, "EXACT_UP_TO", 20)
     root = tmp_path / "disk"
     root.mkdir()
     with power_cuts(root, monkeypatch, tmp_path / "left", lambda left: None) as checked:

@@ -147,7 +147,7 @@ def scann(tmp_path_factory: pytest.TempPathFactory) -> tuple:
         pytest.skip("ScaNN has no wheels for this platform")
     with pytest.MonkeyPatch.context() as patch:
         for module in (build, search):
-            patch.setattr(module, "EXACT_BELOW", 400)
+            patch.setattr(module, "EXACT_UP_TO", 400)
         directory = tmp_path_factory.mktemp("scann") / "index"
         there, rows = made.build(directory, 4_000, segment_size=3_000, target_recall=0.97)
         yield Index.open(directory), there, rows

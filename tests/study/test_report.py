@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxretr.study import tables
-from jaxretr.study.analysis import MARGIN, SMALLEST, Analysis
+from jaxretr.study.analysis import POOLED_RADIUS_MULTI, SMALLEST, Analysis
 from jaxretr.study.records import SectionRecord
 from jaxretr.study.report import TEMPLATE, write_page
 from tests.study import made
@@ -44,7 +44,7 @@ def test_less_robust_is_said(tmp_path: Path) -> None:
 def test_the_ratio_is_of_each_seed(tmp_path: Path) -> None:
     records = {f"hybrid-{seed}": made.record("hybrid", seed, gain=0.0) for seed in (0, 1)}
     analysis = Analysis(records, made.study(tmp_path))
-    smallest, radii = (np.array(analysis.values("hybrid", measure)) for measure in (SMALLEST, MARGIN))
+    smallest, radii = (np.array(analysis.values("hybrid", measure)) for measure in (SMALLEST, POOLED_RADIUS_MULTI))
     ratios = smallest / radii
     (row,) = [line for line in "\n".join(tables.margin_and_sensitivity(analysis)).splitlines() if "| hybrid |" in line]
     assert row.endswith(f" {ratios.mean():.2f} ± {ratios.std(ddof=1):.2f} |")

@@ -14,7 +14,7 @@ import pytest
 from flax.training import early_stopping as flax_early_stopping
 
 from jaxretr import parallel
-from jaxretr.data.batches import PairBatch, Step
+from jaxretr.data.batches import PairBatch, StepInput
 from jaxretr.data.hybrid import BatchPlan
 from jaxretr.tracking import Tracker
 from jaxretr.train.checkpoint import Checkpoints
@@ -144,13 +144,13 @@ class Toy:
         return sorted(int(path.name) for path in (self.directory / "checkpoints").iterdir())
 
 
-def steps() -> Iterator[Step]:
+def steps() -> Iterator[StepInput]:
     devices = parallel.local_device_count()
     tokens = TokenBatch(np.zeros((devices, 1), np.int32), np.ones((devices, 1), bool))
     for number in range(STEPS):
         content = np.full(devices, number, np.uint32)
         rows = np.arange(devices)
-        yield Step(PairBatch(tokens, tokens, content, content), BatchPlan(number, "monolingual", rows, rows), 1, 1)
+        yield StepInput(PairBatch(tokens, tokens, content, content), BatchPlan(number, "monolingual", rows, rows), 1, 1)
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def attack_passages(
         tokenization([passage.full_text for passage in passages]),
         victim.queries[task.queries],
         rho * scale.row_norm,
-        names=[f"{query.id} {passage.id}" for query, passage in zip(victim.asked(task), passages, strict=True)],
+        names=[f"{query.id} {passage.id}" for query, passage in zip(victim.queries_of(task), passages, strict=True)],
         seed=seed,
         description=f"{goal} {task.query_language}",
     )

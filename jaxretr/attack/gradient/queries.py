@@ -95,10 +95,13 @@ def attack_language_bias(
 
 
 def _attack(  # type: ignore[no-untyped-def]
-    victim, task, attack, objective, context, fixed, rho, scale, seed, rows=None, unattacked: AttackResult | None = None
+    victim, task, attack, objective, context, fixed, rho, scale, seed, rows=None, smaller: AttackResult | None = None
 ) -> AttackResult:
-    """Attack the queries at `rows` of the task (None: all queries); copy other queries from `unattacked`."""
-    queries = victim.asked(task)
+    """Attack the queries at `rows` of the task (None: all queries).
+
+    The other queries are copied from `smaller`, the result of the attack at a smaller radius.
+    """
+    queries = victim.queries_of(task)
     rows = np.arange(len(queries)) if rows is None else rows
     tokenization = victim.encoder.query_tokenization
     perturbed = perturb(
@@ -114,8 +117,8 @@ def _attack(  # type: ignore[no-untyped-def]
         seed=seed,
         description=f"{attack.algorithm.name}@{rho:g} {task.query_language}",
     )
-    embeddings = np.zeros_like(victim.queries[task.queries]) if unattacked is None else unattacked.embeddings.copy()
-    deltas = [np.zeros((0, 0), np.float32)] * len(queries) if unattacked is None else list(unattacked.deltas)
+    embeddings = np.zeros_like(victim.queries[task.queries]) if smaller is None else smaller.embeddings.copy()
+    deltas = [np.zeros((0, 0), np.float32)] * len(queries) if smaller is None else list(smaller.deltas)
     embeddings[rows] = perturbed.embeddings
     for row, delta in zip(rows, perturbed.deltas, strict=True):
         deltas[row] = delta

@@ -50,7 +50,7 @@ def language_directions(
     offsets = language_offsets(victim, task.query_language)
     norms = np.linalg.norm(offsets, axis=1, keepdims=True)
     along = np.broadcast_to(offsets / norms, (len(task.queries), *offsets.shape))
-    across = orthogonal_directions(offsets, [query.text for query in victim.asked(task)], seed)
+    across = orthogonal_directions(offsets, [query.text for query in victim.queries_of(task)], seed)
 
     def attacked(directions: Float32[np.ndarray, "queries directions dim"], radius: float) -> AttackResult:
         return AttackResult(

@@ -35,7 +35,7 @@ def language_switch(
     candidates = victim.candidates(task)
     check_margin_k(candidates, margin_k)
     translated = translations(victim, languages)
-    queries = victim.asked(task)
+    queries = victim.queries_of(task)
     # A query's own language comes first, so that it wins a tie.
     versions = [
         [int(position), *(other for other in translated.get(query.key, {}).values() if other != position)]

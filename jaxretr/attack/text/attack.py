@@ -53,7 +53,7 @@ def text_attack(
         impossible.
     """
     edit = perturb if callable(perturb) else together(perturb)
-    queries = victim.asked(task)
+    queries = victim.queries_of(task)
     score = score_of(victim, task, victim.candidates(task), margin_k)
     token_ids = victim.encoder.query_tokenization
     match search:

@@ -89,7 +89,9 @@ def attacked_by_texts(
 ) -> AttackResult:
     """Return the `AttackResult` for `texts` as queries; an unchanged text keeps its clean embedding, bit for bit."""
     embeddings = victim.queries[task.queries].copy()
-    edited = [i for i, (text, query) in enumerate(zip(texts, victim.asked(task), strict=True)) if text != query.text]
+    edited = [
+        i for i, (text, query) in enumerate(zip(texts, victim.queries_of(task), strict=True)) if text != query.text
+    ]
     embeddings[edited] = victim.encoder.encode_query([texts[i] for i in edited], progress=False)
     return AttackResult(
         task,

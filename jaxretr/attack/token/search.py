@@ -89,13 +89,15 @@ def search(
     states = compiled_start(engine)(shared, problems)
     first = State(*(parallel.merge(leaf)[None, :triggers] for leaf in states))
     digest = _digest(engine, template, context, allowed, seed, first)
-    states, path = _saved(resume, digest, states, first)
+    states, path = _resumed(resume, digest, states, first)
     run = compiled_chunk(engine, chunk, at_once(template))
     with progress_bar() as bar:
         task = bar.add_task("search for triggers", total=iterations, completed=len(path.value) - 1)
         while (done := len(path.value) - 1) < iterations:
             states, steps = run(shared, problems, states, np.int32(done), np.int32(iterations))
-            path = State(*(np.concatenate([old, _steps(new, triggers)]) for old, new in zip(path, steps, strict=True)))
+            path = State(
+                *(np.concatenate([old, _fetch_steps(new, triggers)]) for old, new in zip(path, steps, strict=True))
+            )
             path = State(*(leaf[: iterations + 1] for leaf in path))
             if resume is not None:
                 with replaced_file(resume) as partial, partial.open("wb") as file:
@@ -115,12 +117,12 @@ def _over_devices(tree: Any) -> Any:
     return jax.tree.map(spread, tree)
 
 
-def _steps(leaf: jax.Array, triggers: int) -> np.ndarray:
+def _fetch_steps(leaf: jax.Array, triggers: int) -> np.ndarray:
     """Fetch one value per iteration from the devices: [iterations, triggers, ...]."""
     return np.moveaxis(parallel.merge(leaf)[:triggers], 1, 0)
 
 
-def _saved(resume: AnyPath | None, digest: str, states: State, first: State) -> tuple[State, State]:
+def _resumed(resume: AnyPath | None, digest: str, states: State, first: State) -> tuple[State, State]:
     """Return the states to resume from, and the path so far."""
     if resume is None or not resume.exists():
         return states, first

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 
 from jaxretr.data.sources import files
-from jaxretr.files import AnyPath, as_path, in_bucket, local_copy, name_anywhere, sync_tree
+from jaxretr.files import AnyPath, as_path, in_bucket, local_copy, portable_name, sync_tree
 from jaxretr.fingerprint import stamps
 
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # a language tag such as de, zh-CN or sr-Latn
@@ -135,4 +135,4 @@ def listing(folder: Path) -> str:
 
 
 def _identity(value: Any) -> Any:
-    return [name_anywhere(value), stamps(value)] if isinstance(value, Path) else value
+    return [portable_name(value), stamps(value)] if isinstance(value, Path) else value

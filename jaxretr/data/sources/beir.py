@@ -54,14 +54,14 @@ class Beir(base.Source):
         return judged.records({self.builder_config.language: part(self.builder_config.source)})
 
 
-def part(source: Path) -> judged.Part:
+def part(source: Path) -> judged.LanguageSource:
     """Return the collection in a directory or zip. Raises ValueError if its layout is wrong."""
     corpus, queries, tables = locate(source)
     queries_of_split = {
         Path(table.name).stem: judged.SplitQueries(queries, _query_texts(queries), read_qrels(table))
         for table in tables
     }
-    return judged.Part(corpus, _passage_texts(corpus), queries_of_split)
+    return judged.LanguageSource(corpus, _passage_texts(corpus), queries_of_split)
 
 
 def locate(source: Path) -> tuple[File, File, list[File]]:

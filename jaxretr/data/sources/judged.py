@@ -1,7 +1,7 @@
 """Combine the texts and judgements of each language into the retrieval records of a test collection.
 
-Input: a `Part` per language. Output: the records of every split (`jaxretr.data.schema`). They are generated while they
-are written, so no corpus is in memory. If an id in the judgements has no text, writing ends with an error.
+Input: a `LanguageSource` per language. Output: the records of every split (`jaxretr.data.schema`). They are generated
+while they are written, so no corpus is in memory. If an id in the judgements has no text, writing ends with an error.
 """
 
 import itertools
@@ -30,7 +30,7 @@ class SplitQueries(NamedTuple):
     qrels: Qrels
 
 
-class Part(NamedTuple):
+class LanguageSource(NamedTuple):
     """One language of a test collection.
 
     Attributes:
@@ -44,7 +44,7 @@ class Part(NamedTuple):
     queries: Mapping[str, SplitQueries]
 
 
-def records(parts: Mapping[str, Part]) -> dict[str, Iterable[dict[str, Any]]]:
+def records(parts: Mapping[str, LanguageSource]) -> dict[str, Iterable[dict[str, Any]]]:
     """Return the records of each split of a collection, given its languages.
 
     Queries with the same key in several languages are translations of one question. The judgements of a question are
@@ -69,7 +69,7 @@ def records(parts: Mapping[str, Part]) -> dict[str, Iterable[dict[str, Any]]]:
     return splits
 
 
-def _passages(language: str, part: Part) -> Iterator[dict[str, Any]]:
+def _passages(language: str, part: LanguageSource) -> Iterator[dict[str, Any]]:
     judged = (grades for queries in part.queries.values() for grades in queries.qrels.values())
     unseen = {passage for grades in judged for passage in grades}
     for key, title, text in part.texts:

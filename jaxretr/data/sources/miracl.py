@@ -71,14 +71,14 @@ class Miracl(base.Source):
         return judged.records(parts)
 
 
-def _part(source: Path, language: str) -> judged.Part:
+def _part(source: Path, language: str) -> judged.LanguageSource:
     pairs = {split: _query_files(source, language, split) for split in SPLITS}
     queries = {
         split: judged.queries_from_trec_files(language, topics, qrels)
         for split, (topics, qrels) in pairs.items()
         if qrels.exists()
     }
-    return judged.Part(_corpus_folder(source, language), _passage_texts(source, language), queries)
+    return judged.LanguageSource(_corpus_folder(source, language), _passage_texts(source, language), queries)
 
 
 def _passage_texts(source: Path, language: str) -> Iterator[tuple[str, str, str]]:

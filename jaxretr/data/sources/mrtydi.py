@@ -70,7 +70,7 @@ class MrTydi(base.Source):
         return judged.records(parts)
 
 
-def _part(source: Path, language: str) -> judged.Part:
+def _part(source: Path, language: str) -> judged.LanguageSource:
     corpus = _corpus(source, language)
     folder = corpus.parent.parent
     queries = {
@@ -78,7 +78,7 @@ def _part(source: Path, language: str) -> judged.Part:
         for split in SPLITS
         if (folder / f"qrels.{split}.txt").exists()
     }
-    return judged.Part(corpus, _passage_texts(corpus), queries)
+    return judged.LanguageSource(corpus, _passage_texts(corpus), queries)
 
 
 def _passage_texts(file: Path) -> Iterator[tuple[str, str, str]]:

@@ -39,7 +39,7 @@ def fgm(
     loss = _loss(objective, batch, dropout_key)
     words = objective.word_embeddings(params, batch)
     space = Space.of(words, batch, budget)
-    zero = space.clean(words)
+    zero = space.zero(words)
     (clean, accuracy), (grads, gradient) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, zero)
     delta = space.ascend(zero, gradient, 1.0)
     (adversarial, _), adversarial_grads = jax.value_and_grad(loss, has_aux=True)(params, delta)
@@ -74,7 +74,7 @@ def pgd(
         return space.ascend(delta, gradient, 2.5 / steps), None
 
     delta, _ = jax.lax.scan(step, space.draw(words, key), length=steps)
-    (clean, accuracy), grads = jax.value_and_grad(loss, has_aux=True)(params, space.clean(words))
+    (clean, accuracy), grads = jax.value_and_grad(loss, has_aux=True)(params, space.zero(words))
     (adversarial, _), adversarial_grads = jax.value_and_grad(loss, has_aux=True)(params, delta)
     return (
         Hardened(clean + weight * adversarial, accuracy, clean, adversarial),
@@ -110,7 +110,7 @@ def freelb(
 
     start = (space.draw_entries(words, key), jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
     (_, adversarial, grads), _ = jax.lax.scan(step, start, length=steps)
-    clean = loss(params, space.clean(words))
+    clean = loss(params, space.zero(words))
     return Hardened(adversarial, clean.accuracy, clean.loss, adversarial), grads
 
 

@@ -50,7 +50,7 @@ def vat(
     direction = sensitive_direction(
         lambda delta: scores(params, moved(words, delta))[0], space, space.draw(words, key), steps
     )
-    delta = space.ascend(space.clean(words), direction, 1.0)
+    delta = space.ascend(space.zero(words), direction, 1.0)
 
     def loss(params: Params) -> tuple[Array, Hardened]:
         clean_words = objective.word_embeddings(params, batch)
@@ -106,7 +106,7 @@ def sensitive_direction(
     eigenvector of the divergence's second derivative. If several texts are compared with each other, all of them move
     at once, and each text's direction is normalized to length 1.
     """
-    zero = space.clean(start)
+    zero = space.zero(start)
     clean = jax.lax.stop_gradient(scores(zero))
 
     def step(direction: WordEmbeddings, _: None) -> tuple[WordEmbeddings, None]:

@@ -63,7 +63,7 @@ class Space(NamedTuple):
         passages, passage_epsilon = side(passage_texts(batch), words.passages)
         return cls((queries, passages), (query_epsilon, passage_epsilon), budget.norm)
 
-    def clean(self, words: WordEmbeddings) -> WordEmbeddings:
+    def zero(self, words: WordEmbeddings) -> WordEmbeddings:
         """Return the zero perturbation."""
         return jax.tree.map(jnp.zeros_like, words)
 

@@ -50,7 +50,7 @@ def test_perturbations_stay_in_their_ball_and_off_special_tokens(layer: str) -> 
     task = victim().tasks[0]
     attack = dataclasses.replace(ATTACK, layer=layer)
     found = attack_queries(victim(), task, attack, rho=0.5, scale=Scale(2.0, 1.0), loss=LOSS, seed=0)
-    ids = encoder().query_tokenization([query.text for query in victim().asked(task)])
+    ids = encoder().query_tokenization([query.text for query in victim().queries_of(task)])
     for row, delta in zip(ids, found.deltas, strict=True):
         assert delta.shape == (len(row), encoder().dim)
         special = np.isin(row, special_ids(encoder()))
