@@ -205,7 +205,7 @@ def test_another_config_in_the_same_directory_is_refused(finished: Config) -> No
     other = dataclasses.replace(finished, train=dataclasses.replace(finished.train, learning_rate=1e-4))
     with pytest.raises(ValueError, match=r"other settings \(train.learning_rate was 0.003, is 0.0001\)"):
         run.train(other)
-    with pytest.raises(ValueError, match="holds a run and resume is False"):
+    with pytest.raises(ValueError, match="holds a run, and resume is False"):
         run.train(dataclasses.replace(finished, resume=False))
 
 

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jaxretr.files import model_flag, path_flag
+from jaxretr.files import AnyPath, model_flag, path_flag
 from jaxretr.serve.options import API_KEY_VARIABLE, ServiceOptions
 
 LIMITS = {field.name: field for field in dataclasses.fields(ServiceOptions) if field.type in (int, float)}
@@ -55,7 +55,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def opened(directories: list[str], *, writable: bool) -> Any:
+def opened(directories: list[AnyPath], *, writable: bool) -> Any:
     """Open the index. If it cannot be written, as on a read-only volume, the error says how to serve it read-only."""
     from jaxretr.index.shards import open_shards
 

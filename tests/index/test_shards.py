@@ -220,5 +220,5 @@ def test_shards_that_are_not_all_of_one_index_are_refused(directories: Sequence[
         with pytest.raises(ValueError, match="expected all shards of one index"):
             open_shards(wrong)
     made.build(tmp_path / "half", 400, shard=1, num_shards=2)
-    with pytest.raises(ValueError, match="got shard 1 of 2, 0 of 3, 2 of 3"):
+    with pytest.raises(ValueError, match="got shards 1 of 2, 0 of 3, 2 of 3"):
         open_shards([tmp_path / "half", *directories[1:]])

@@ -149,7 +149,7 @@ def test_parameters_are_float32_with_a_layers_axis(architecture):
     [
         ({"dtype": "float16"}, "float16"),
         ({"remat": "some"}, "some"),
-        ({"dropout_rate": 1.0}, "outside"),
+        ({"dropout_rate": 1.0}, "dropout_rate is 1.0; expected 0 <= rate < 1"),
     ],
 )
 def test_impossible_settings(architecture, changes, message):

@@ -117,7 +117,7 @@ def test_length(tmp_path: Path, bert: Any, tokenizer: Any, tokens: int | None) -
 
 @pytest.mark.parametrize("length", ["128", 0, -1, True, float("nan"), [128]])
 def test_a_length_that_is_none(tmp_path: Path, length: Any) -> None:
-    with pytest.raises(ValueError, match=r"sentence_bert_config\.json says max_seq_length = .*; expected a number of"):
+    with pytest.raises(ValueError, match=r"sentence_bert_config\.json has max_seq_length = .*; expected a number of"):
         read_settings(write(tmp_path, sentence_bert_config={"max_seq_length": length}))
     with pytest.raises(ValueError, match=r"tokenizer_config\.json says model_max_length = "):
         read_settings(write(tmp_path, sentence_bert_config={}, tokenizer_config={"model_max_length": length}))
@@ -145,7 +145,7 @@ def test_settings_of_the_tokenizer_and_the_transformer_that_are_not_honoured(tmp
 @pytest.mark.parametrize(
     ("listed", "message"),
     [
-        ({}, "holds dict, expected a list"),
+        ({}, "contains a dict, expected a list"),
         (["Pooling"], "lists 'Pooling'; expected an object with the type and the path"),
         ([{"path": "1_Pooling"}], "expected an object with the type"),
         (modules("1_Pooling", "2_Pooling"), r"second module of type .*Pooling"),

@@ -33,7 +33,7 @@ def test_unfinished_checkpoints_do_not_count(left: str, config: Config) -> None:
     (checkpoints / "5").mkdir()
     (checkpoints / "15").mkdir()
     assert finished_steps(checkpoints) == [5, 15]
-    with pytest.raises(ValueError, match="holds a run and resume is False"):
+    with pytest.raises(ValueError, match="holds a run, and resume is False"):
         claim_output_dir(other)
 
 
