@@ -119,7 +119,7 @@ def test_length(tmp_path: Path, bert: Any, tokenizer: Any, tokens: int | None) -
 def test_a_length_that_is_none(tmp_path: Path, length: Any) -> None:
     with pytest.raises(ValueError, match=r"sentence_bert_config\.json has max_seq_length = .*; expected a number of"):
         read_settings(write(tmp_path, sentence_bert_config={"max_seq_length": length}))
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json says model_max_length = "):
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json has model_max_length = "):
         read_settings(write(tmp_path, sentence_bert_config={}, tokenizer_config={"model_max_length": length}))
 
 
