@@ -30,7 +30,7 @@ from jaxretr.data.hybrid import BatchPlan, HybridPlan
 from jaxretr.data.pair_index import PairIndex
 from jaxretr.data.test_collections import load_test_collection
 from jaxretr.eval.results import Results
-from jaxretr.eval.table import markdown, rich_table
+from jaxretr.eval.table import rich_table
 from jaxretr.eval.validation import SelectionMetric, Validator
 from jaxretr.files import AnyPath
 from jaxretr.model.architecture import Architecture, Pooling
@@ -113,14 +113,12 @@ def _train(config: Config, rows: slice, criterion: SelectionMetric | None, start
             config, output_dir, encoder, index, builder.as_data_source("train"), rows, held_out, before
         )
 
-        after, table = None, ""
-        if held_out and before:
+        after = None
+        if held_out:
             say(f"evaluating after training on {held_out.collection.name}")
             after = _evaluate(encoder, held_out)
-            table = markdown({"before": before, "after": after})
         if parallel.is_main_process():
-            collection = after.collection if after else ""
-            encoder.save(model_dir, model_card=model_card(config, index, table, collection))
+            encoder.save(model_dir, model_card=model_card(config, index, encoder.model_card, before, after))
             if after:
                 after.save(after_path)
         parallel.wait_for_all()

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 
 from jaxretr import Encoder, run
@@ -104,6 +105,10 @@ def test_the_exported_model_is_the_one_that_was_evaluated(finished: Config) -> N
     card = (output / "model" / "README.md").read_text()
     value = Results.load(output / "results.json").scalars()["multi/AP"]
     assert f"{value:.4f}" in card and "alpha: 0.5" in card
+    metadata = ModelCard(card).data
+    assert metadata.language == ["en", "de", "el"] and metadata.model_name == "run"
+    measured = {result.metric_name: result.metric_value for result in metadata.eval_results}
+    assert measured["multi AP"] == pytest.approx(value, abs=5e-5)
 
 
 def test_the_step_is_compiled_once_for_each_shape(finished: Config) -> None:

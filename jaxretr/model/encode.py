@@ -7,9 +7,11 @@ the order of the texts. `Encoder.save` writes a directory that transformers and 
 import copy
 import hashlib
 import json
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +24,7 @@ from jaxretr import parallel
 from jaxretr.files import AnyPath
 from jaxretr.model.functions import EncoderFunctions, Params, functions
 from jaxretr.model.hf_layout import check_weights, find_model, read_settings, replaced_directory, write_settings
+from jaxretr.model.hub import read_card, upload_model
 from jaxretr.model.tokenizer import check_tokenizer, load_tokenizer, save_tokenizer
 from jaxretr.model.weights import load_params, save_params
 from jaxretr.tokenization import Tokenization, bucket
@@ -54,6 +57,7 @@ class Encoder:
     Attributes:
       query_tokenization, passage_tokenization: convert queries and passages to the token ids that `encode_query` and
         `encode_document` encode.
+      model_card: README.md of the loaded model, which `push_to_hub` uploads; None if the model has none.
 
     Raises:
       ValueError: the tokenizer or `max_length` does not fit the architecture.
@@ -84,6 +88,7 @@ class Encoder:
         self.max_length = max_length
         self.query_prefix = query_prefix
         self.passage_prefix = passage_prefix
+        self.model_card: str | None = None
         self.query_tokenization = Tokenization(
             tokenizer.backend_tokenizer, prefix=query_prefix, max_len=max_length, pad_id=tokenizer.pad_token_id
         )
@@ -122,7 +127,7 @@ class Encoder:
             say(f"{name_or_path}: {note}")
         architecture, params = load_params(directory)
         saved_length = min(settings.max_seq_length or architecture.max_length, architecture.max_length)
-        return cls(
+        encoder = cls(
             functions(architecture, dtype=dtype),
             params,
             load_tokenizer(directory),
@@ -130,6 +135,8 @@ class Encoder:
             query_prefix=settings.query_prefix if query_prefix is None else query_prefix,
             passage_prefix=settings.passage_prefix if passage_prefix is None else passage_prefix,
         )
+        encoder.model_card = read_card(directory)
+        return encoder
 
     @property
     def dim(self) -> int:
@@ -235,6 +242,40 @@ class Encoder:
             )
             if model_card is not None:
                 (directory / "README.md").write_text(model_card, encoding="utf-8")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Add a model trained with jaxretr",
+    ) -> str:
+        """Upload the model to a repository of the model hub, which is created if it does not exist.
+
+        The card is `model_card`. If it is None, a card that the repository already has is kept, or else a minimal card
+        is written. Other files of the repository are kept, except the weight files of an older model.
+
+            Encoder.load("runs/hybrid/model").push_to_hub("my-name/my-model", private=True)
+
+        Args:
+          repo_id: name of the repository, such as "my-name/my-model".
+          private: whether a new repository is private; None for the default of its owner.
+          token: access token; None for the token of `hf auth login` or of the variable HF_TOKEN.
+          commit_message: title of the commit.
+
+        Returns:
+          The address of the commit.
+
+        Raises:
+          ValueError: `repo_id` is not a valid name.
+          PermissionError: the token is missing, or it does not allow the upload.
+          ConnectionError: the hub cannot be reached, or HF_HUB_OFFLINE is set.
+        """
+        with tempfile.TemporaryDirectory(prefix="jaxretr-") as scratch:
+            directory = Path(scratch) / "model"
+            self.save(directory, self.model_card)
+            return upload_model(directory, repo_id, private=private, token=token, commit_message=commit_message)
 
     def _encode(self, texts: Iterable[str], tokenize: Tokenization, batch_size: int, progress: bool) -> np.ndarray:
         if isinstance(texts, str):

@@ -62,6 +62,7 @@ _DOWNLOADED = [
     PROMPTS,
     "*_Pooling/*",
     "*_Dense/*",
+    "README.md",
 ]
 _ATTEMPTS = 100
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.ENOENT)

@@ -54,6 +54,7 @@ _LAYER_PARTS = {
     "output.LayerNorm": "oln",
 }
 _CARD = """---
+base_model: intfloat/multilingual-e5-small
 license: mit
 pipeline_tag: sentence-similarity
 ---
