@@ -3,6 +3,7 @@
 - README.md is the first page of the site. Other files outside `docs/` that `PAGES` names are pages, too.
 - `docs/index.md` describes the index of passages. mkdocs would take it as the first page, so `MOVED` gives it another
   address.
+- `NOTEBOOKS` are scripts in Jupytext's percent format. Each becomes a page, with the notebook as a download.
 - A link from one page to another is kept. A link to a file that is no page becomes the path of the file.
 - `<!-- help: COMMAND -->` is replaced by the output of `jaxretr COMMAND --help`.
 - `::: jaxretr.PACKAGE`, which mkdocstrings replaces by a reference, stands for all modules of the package.
@@ -17,7 +18,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import jupytext
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -30,6 +33,8 @@ PAGES = {
     "tpu/README.md": "how-to/run_on_a_tpu_slice.md",
 }
 """Files outside docs/ -> the page that shows them."""
+NOTEBOOKS = {"docs/tutorials/own_pairs.py": "tutorials/own_pairs.md"}
+"""Scripts in Jupytext's percent format -> the page that shows the cells."""
 MOVED = {"home.md": "index.html", "index.md": "passage-index/index.html"}
 """Page -> its address, if mkdocs would choose another."""
 
@@ -40,9 +45,14 @@ LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^][]*)\]\((?P<target>[^)#\s:]+)(?P<
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add `PAGES`, and set the addresses of `MOVED`."""
+    """Add `PAGES` and `NOTEBOOKS`, and set the addresses of `MOVED`."""
     for source, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    for source, page in NOTEBOOKS.items():
+        notebook = jupytext.read(ROOT / source)
+        download = posixpath.splitext(page)[0] + ".ipynb"
+        files.append(File.generated(config, page, content=_cells(notebook, posixpath.basename(download))))
+        files.append(File.generated(config, download, content=jupytext.writes(notebook, "ipynb")))
     for page, address in MOVED.items():
         file = files.get_file_from_path(page)
         file.dest_uri = address
@@ -59,7 +69,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     def linked(link: re.Match[str]) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), link["target"]))
-        shown = PAGES.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
+        shown = (PAGES | NOTEBOOKS).get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
         if shown is None:
             return f"`{path}`" if link["text"].strip("`") == path else f"{link['text']} (`{path}`)"
         target = posixpath.relpath(shown, posixpath.dirname(here))
@@ -67,6 +77,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     markdown = HELP.sub(lambda match: f"```text\n{_help_text(match[1])}\n```", LINK.sub(linked, markdown))
     return MODULE.sub(lambda match: "\n\n".join(_references(match[1])), markdown)
+
+
+def _cells(notebook: Any, download: str) -> str:
+    """Return the cells of a notebook as Markdown, with a link to the notebook below the title."""
+    cells = [
+        cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```" for cell in notebook.cells
+    ]
+    title, _, rest = cells[0].partition("\n")
+    return "\n\n".join([title, f"[Download this page as a notebook]({download})", rest, *cells[1:]])
 
 
 def _references(name: str) -> Iterator[str]:
@@ -92,7 +111,7 @@ def _defined_names(file: Path) -> list[str]:
 def _help_text(command: str) -> str:
     """Return the output of `jaxretr COMMAND --help`."""
     run = subprocess.run(
-        [sys.executable, "-c", "from jaxretr.cli import main; main()", command, "--help"],
+        [sys.executable, "-m", "jaxretr", command, "--help"],
         cwd=ROOT,
         env={**os.environ, "COLUMNS": "100"},
         stdout=subprocess.PIPE,

@@ -65,6 +65,12 @@ def test_the_help_of_a_command_imports_neither_jax_nor_tfds() -> None:
     assert "--config.train.learning_rate=" in done.stdout and "hybrid, hybrid_fgm" in done.stdout
 
 
+def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["jaxretr", "--version"])
+    runpy.run_module("jaxretr", run_name="__main__", alter_sys=False)
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
 def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown command 'evalaute'; did you mean evaluate? The commands are train, " in run(capsys, "evalaute")
 

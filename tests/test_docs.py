@@ -72,7 +72,7 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("docs/tutorials/*.py")], ids=name_of)
 def test_links_lead_to_files_and_headings(page: Path) -> None:
     for target in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
         if not re.match(r"[a-z]+:", target):

@@ -23,6 +23,7 @@ LAYERS = [
     {"tpu_estimate", "study"},
     {"configs"},
     {"cli"},
+    {"__main__"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
 PARTS = [file for file in FILES if file != PACKAGE / "__init__.py"]
