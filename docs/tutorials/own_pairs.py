@@ -240,7 +240,7 @@ attacked = attack_into(
     AttackOptions(attacks=("pgd",), rho=(0.03, 0.1), steps=10),
     setting="multi",
     system="own pairs",
-    attacked={"model": str(model), "max_length": encoder.max_length},
+    run_settings={"model": str(model), "max_length": encoder.max_length},
 )
 console.print(summary(attacked))
 print(f"{WORK / 'attack' / 'report.html'}")
