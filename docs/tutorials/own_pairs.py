@@ -13,9 +13,9 @@
 # batches, measure what training changed, attack the model, and open a search page. Run the cells from top to bottom.
 #
 # You need Linux on x86-64, Python 3.12 or 3.13, 6 GiB of memory, and jaxretr with the mini encoder: `uv sync` in a
-# clone, `pip install 'jaxretr[mini]'` elsewhere. All cells together take about 140 seconds of CPU time (2 cores of an
-# Intel Xeon, 2026-11-29). `docs/tutorials/own_pairs.py` holds these cells as a script. `uv run
-# docs/tutorials/own_pairs.py` runs all of them, and `jupytext --to ipynb docs/tutorials/own_pairs.py` makes a
+# clone, `pip install 'jaxretr[mini]'` elsewhere. All cells together take about 100 seconds (2 cores of an Intel Xeon,
+# 2026-11-29). `docs/tutorials/own_pairs.py` holds these cells as a script:
+# `uv run docs/tutorials/own_pairs.py` runs all of them, and `jupytext --to ipynb docs/tutorials/own_pairs.py` makes a
 # notebook.
 
 # %%
