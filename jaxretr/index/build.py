@@ -32,7 +32,7 @@ from jaxretr.model.encode import Encoder
 from jaxretr.retrieval.embeddings import Rows, embed
 from jaxretr.tracking import progress_bar, say
 
-_BLOCK = 4_096  # passages read or written at once
+_AT_ONCE = 4_096  # passages read or written at once
 _QUERIES = 1_000  # maximum number of queries for tuning and measuring
 _QUERY_WORDS = 12  # if a passage has no title, this number of its first words serves as a query
 _CORPUS = "corpus.json"  # identifies the index that a build produces
@@ -284,7 +284,7 @@ def _read(store: Store, corpus: Iterable[IndexedPassage], options: BuildOptions)
     num_read = store.read
     with progress_bar() as bar:
         bar_task = bar.add_task("read", total=None, completed=num_read)
-        for block in itertools.batched(itertools.islice(corpus, num_read, None), _BLOCK):
+        for block in itertools.batched(itertools.islice(corpus, num_read, None), _AT_ONCE):
             num_read += len(block)
             kept = list(block)
             if options.num_shards > 1:
@@ -299,12 +299,12 @@ def _write_labels(generation: Path, store: Store, rows: Rows) -> list[str]:
     names: dict[str, int] = {}
     numbers, all_keys = np.empty(len(rows), np.uint16), np.empty(len(rows), np.uint64)
     sums = np.zeros((0, rows.shape[1]))
-    for start in range(0, len(rows), _BLOCK):
-        labels, block_keys = store.labels(start, start + _BLOCK)
+    for start in range(0, len(rows), _AT_ONCE):
+        labels, block_keys = store.labels(start, start + _AT_ONCE)
         block_numbers = [names.setdefault(label, len(names)) for label in labels]
         numbers[start : start + len(labels)], all_keys[start : start + len(labels)] = block_numbers, block_keys
         sums = np.concatenate([sums, np.zeros((len(names) - len(sums), rows.shape[1]))])
-        np.add.at(sums, block_numbers, rows[start : start + _BLOCK])
+        np.add.at(sums, block_numbers, rows[start : start + _AT_ONCE])
     for name, values in (("languages", numbers), ("keys", all_keys), ("sums", sums)):
         _save(generation / f"{name}.npy", values)
     return list(names)
@@ -316,8 +316,8 @@ def _save(path: Path, values: np.ndarray) -> None:
 
 
 def _blocks(rows: Rows, start: int, stop: int) -> Iterator[Float32[np.ndarray, "block dim"]]:
-    for first in range(start, stop, _BLOCK):
-        yield rows[first : min(first + _BLOCK, stop)]
+    for first in range(start, stop, _AT_ONCE):
+        yield rows[first : min(first + _AT_ONCE, stop)]
 
 
 def _queries_from_passages(store: Store) -> list[str]:

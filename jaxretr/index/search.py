@@ -9,7 +9,7 @@ passages.
 import functools
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -26,10 +26,6 @@ _SCORES_AT_ONCE = 1 << 24  # products of queries and passages computed at once
 _MASKS = 8  # number of filters whose masks a snapshot caches
 _DEPTH_FACTOR = 4  # growth factor of the number of candidates in each further search
 _MAX_DEPTH = 10_000  # an answer with this many candidates per part is returned even if it is not settled (`_answer`)
-
-
-Matching = Callable[[Mapping[str, Any]], Int[np.ndarray, " rows"]]
-"""Metadata filter -> numbers of the rows that match it."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +103,12 @@ class Snapshot:
         """Mean vector of each language, shrunk toward the mean of all vectors."""
         return language_means(self.sums, self.counts)
 
-    def allowed(self, options: SearchOptions, matching: Matching) -> list[Bool[np.ndarray, " rows"]]:
+    def allowed(self, options: SearchOptions, matching: Any) -> list[Bool[np.ndarray, " rows"]]:
         """Return, for each part, a mask of the rows that may be in an answer. The last few masks are cached.
 
         Args:
           options: options of a query; only its filters are used.
-          matching: finds the rows that match a metadata filter.
+          matching: metadata filter -> rows that match it.
         """
         key = filter_of(options)
         if key == filter_of(SearchOptions()):
@@ -123,7 +119,7 @@ class Snapshot:
             self._masks.put(key, masks)
         return masks
 
-    def _masks_of(self, options: SearchOptions, matching: Matching) -> list[Bool[np.ndarray, " rows"]]:
+    def _masks_of(self, options: SearchOptions, matching: Any) -> list[Bool[np.ndarray, " rows"]]:
         numbers = [self.languages.index(name) for name in options.languages if name in self.languages]
         rows = np.sort(matching(options.where)) if options.where else None
         masks = []
@@ -150,7 +146,7 @@ def search(
     queries: Float32[np.ndarray, "queries dim"],
     options: Sequence[SearchOptions],
     *,
-    matching: Matching,
+    matching: Any,
     means: Float32[np.ndarray, "languages dim"] | None = None,
 ) -> list[RowHits]:
     """Return the best rows for each query.
@@ -159,7 +155,7 @@ def search(
       snapshot: state of the index to search.
       queries: query vectors.
       options: options of each query.
-      matching: finds the rows that match a metadata filter.
+      matching: metadata filter -> rows that match it.
       means: mean vector of each language. Pass it to use means over more than this snapshot, such as over all shards.
         None uses the means of the snapshot.
     """

@@ -44,7 +44,7 @@ def test_power_iteration_finds_the_top_eigenvector_of_the_divergence() -> None:
     start = WordEmbeddings(jnp.asarray(rng.normal(size=(1, 3, 3)), jnp.float32), jnp.zeros((1, 1, 3)))
     found = sensitive_direction(scores, space, start, 60)
 
-    clean = scores(space.clean(start))
+    clean = scores(space.zero(start))
 
     def divergence(flat: jax.Array) -> jax.Array:
         delta = jnp.zeros((1, 3, 3)).at[0, 1:3].set(flat.reshape(2, 3))
@@ -119,7 +119,7 @@ def test_vat_regularises_more_than_a_random_direction() -> None:
     def random(params, data, key):
         words = OBJECTIVE.word_embeddings(params, data)
         space = Space.of(words, data, Budget(0.01, "frobenius", special))
-        delta = space.ascend(space.clean(words), space.draw(words, key), 1.0)
+        delta = space.ascend(space.zero(words), space.draw(words, key), 1.0)
 
         def scores(words):
             sentences = OBJECTIVE.sentence_embeddings(params, words, data, None)
