@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxretr.attack.gradient.apgd import APGD
 from jaxretr.attack.gradient.attack import GradientAttack, Scale, measure_scale
-from jaxretr.attack.gradient.pgd import RANDOM
+from jaxretr.attack.gradient.black_box import RANDOM
 from jaxretr.attack.gradient.queries import attack_queries
 from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.record import Check

@@ -9,7 +9,8 @@ tests (`scripts/compare.py`) also work on attacked retrieval:
 | `pgd@0.1 AP` | retrieval with the query (or passage) attacked within this budget |
 | `pgd@0.1 robust_success@10` | 1 if a relevant passage stays in the top 10, else 0; NaN without a clean success |
 | `pgd robust_success@10_area` | area under that curve over the logarithm of the budget, from 0 to 1 |
-| `pgd smallest_budget` | the smallest budget that loses the top 10; the largest budget if none does |
+| `pgd smallest_budget` | the smallest budget that loses the top 10; the largest budget if none does; exact for
+minimum-norm attacks and the union |
 | `promote@0.1 promoted@10` | 1 if the promoted passage reaches the top 10 |
 | `worst AP` | the worst value over the reference trials and the clean query |
 | `pooled_radius@10` | distance of the clean query vector from losing the top 10, in closed form |
@@ -77,7 +78,8 @@ def robustness(
     clean = [_ranked(victim, task, victim.queries[task.queries]) for task in victim.tasks]
     rankings: dict[str, list[Rankings]] = {"": clean}
     for trial in trials:
-        rankings[f"{trial.label} "] = [attacked_rankings(victim, result) for result in trial.results]
+        rankings[f"{trial.label} "] = [attacked_rankings(victim, result, trial.budget) for result in trial.results]
+    success_only = {f"{trial.label} " for trial in trials if any(result.sizes is not None for result in trial.results)}
     parsed = parse(dict.fromkeys([*measures, f"Success@{TOP}"]))
     values: list[dict[str, np.ndarray]] = [{} for _ in victim.tasks]
     mixes: list[dict[str, float]] = [{} for _ in victim.tasks]
@@ -92,10 +94,12 @@ def robustness(
                 bias, mix = measure_bias(victim.pool, task, ranking.ranks, ranking.top)
                 task_values |= bias
                 mixes[number] = mixes[number] or mix
+            if prefix in success_only:
+                task_values = {f"Success@{TOP}": task_values[f"Success@{TOP}"]}
             for name, value in task_values.items():
                 values[number][f"{prefix}{name}"] = np.where(ranking.changed, value, np.nan)
     for number, task in enumerate(victim.tasks):
-        _summarize(values[number], trials)
+        _summarize(values[number], trials, number)
         if with_radius:
             values[number] |= _radii(victim, task)
     setting = victim.tasks[0].setting
@@ -106,8 +110,12 @@ def robustness(
     return Results(victim.collection.name, {setting: SettingResult(tuple(tasks))})
 
 
-def attacked_rankings(victim: Victim, result: AttackResult) -> Rankings:
-    """Rank the corpus under an attack."""
+def attacked_rankings(victim: Victim, result: AttackResult, budget: float | None = None) -> Rankings:
+    """Rank the corpus under an attack within a budget; only a minimum-norm search needs the budget."""
+    if result.sizes is not None:
+        within = result.sizes <= (np.inf if budget is None else budget)
+        queries = np.where(within[:, None], result.embeddings, victim.queries[result.task.queries])
+        return _ranked(victim, result.task, queries)
     if result.passages is None:
         return _ranked(victim, result.task, result.embeddings)._replace(changed=result.changed)
     return _with_replaced(victim, result, result.passages)
@@ -166,8 +174,9 @@ def ladders(trials: Iterable[Trial]) -> dict[str, list[Trial]]:
     }
 
 
-def _summarize(values: dict[str, np.ndarray], trials: Sequence[Trial]) -> None:
-    """Add the measures that combine several trials: robust success, its area, smallest budget, worst case."""
+def _summarize(values: dict[str, np.ndarray], trials: Sequence[Trial], number: int) -> None:
+    """Add the measures of task `number` that combine several trials: robust success, its area, smallest budget, worst
+    case."""
     name = f"Success@{TOP}"
     clean_success = values[name] > 0
     for trial in trials:
@@ -181,7 +190,13 @@ def _summarize(values: dict[str, np.ndarray], trials: Sequence[Trial]) -> None:
         budgets = [trial.budget or 0.0 for trial in ladder]
         values[f"{attack} {AREA}"] = area(curve, budgets)
         lost = np.vstack([curve[:-1] < 1, np.ones(curve.shape[1], bool)])
-        values[f"{attack} {SMALLEST}"] = np.where(np.isnan(curve[0]), np.nan, np.array(budgets)[lost.argmax(axis=0)])
+        smallest = np.array(budgets)[lost.argmax(axis=0)]
+        sizes = ladder[0].results[number].sizes
+        if sizes is not None:  # exact instead of on the grid of budgets
+            smallest = np.minimum(sizes, budgets[-1])
+            log_size = np.log(np.maximum(sizes, budgets[0]) / budgets[0]) / np.log(budgets[-1] / budgets[0])
+            values[f"{attack} {AREA}"] = np.where(np.isnan(curve[0]), np.nan, np.minimum(log_size, 1))
+        values[f"{attack} {SMALLEST}"] = np.where(np.isnan(curve[0]), np.nan, smallest)
     reference_trials = [trial for trial in trials if trial.reference]
     if len(reference_trials) > 1:
         for measure in [name for name in values if " " not in name and not name.startswith(RADIUS)]:

@@ -5,6 +5,7 @@ Input: values as `scripts/attack.py` takes them. Output: `AttackOptions`.
 
 import dataclasses
 import difflib
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Literal, get_args
 from jaxretr.attack.gradient.attack import GradientAttack
 from jaxretr.attack.gradient.losses import InfoNCE, Loss, Margin, SmoothRank
 from jaxretr.attack.gradient.objective import Layer
+from jaxretr.attack.gradient.union import MEMBERS, UNION
 from jaxretr.attack.registry import ATTACKS, names
 from jaxretr.attack.text.attack import Search
 from jaxretr.attack.victim import TOP
@@ -36,6 +38,7 @@ SUITE_ATTACKS = (
     "fgm",
     "pgd",
     "apgd",
+    "core",
     "typos",
     "without_diacritics",
     "cases",
@@ -53,7 +56,8 @@ SUITE_ATTACKS = (
 """Attacks of the suite with the aim "query"."""
 SUITE_AIMS: dict[Aim, str] = {"language": "pgd", "demote": "fgm", "promote": "fgm"}
 """The suite's other aims, with the attack for each. Attacks on passages take one step, since passages are long."""
-_CURVES = ("fgm", "pgd", "language_direction")  # attacks that the suite runs at every budget of `LADDER`
+_ON_QUERIES = ("fmn", "core", "targeted", "from_language", UNION)  # their objectives need relevant passages
+_CURVES = ("fgm", "language_direction")  # attacks that the suite runs at every budget of `LADDER`
 
 _LOSSES: dict[str, Loss] = {"margin": Margin(TOP), "info_nce": InfoNCE(0.05), "smooth_rank": SmoothRank(0.02)}
 
@@ -63,7 +67,7 @@ class AttackOptions:
     """Settings of a run of attacks.
 
     Attributes:
-      attacks: names in `ATTACKS`, or `suite` alone.
+      attacks: names in `ATTACKS`; `union` also runs its members; or `suite` alone.
       aim: goal of the gradient attacks.
       rho: budgets of gradient attacks as shares of the checkpoint's mean row norm; () means `LADDER` for the curves of
         the suite and `reference_rho` otherwise. For `language_direction`, radii relative to the unit query vector.
@@ -87,7 +91,7 @@ class AttackOptions:
     reference_rho: float = 0.1
     norm: Norm = "token_l2"
     layer: Layer = "word"
-    steps: int = 20
+    steps: int = 30
     restarts: int = 1
     draws: int = 100
     loss: str = "margin"
@@ -102,12 +106,13 @@ class AttackOptions:
 
     def __post_init__(self) -> None:
         if not self.attacks:
-            raise ValueError(f"attacks is empty; expected names from {', '.join((SUITE, *ATTACKS))}")
+            raise ValueError(f"attacks is empty; expected names from {', '.join((SUITE, UNION, *ATTACKS))}")
         for name in self.attacks:
-            if name not in ATTACKS and self.attacks != (SUITE,):
-                near = difflib.get_close_matches(name, (SUITE, *ATTACKS), n=1)
+            if name not in (UNION, *ATTACKS) and self.attacks != (SUITE,):
+                near = difflib.get_close_matches(name, (SUITE, UNION, *ATTACKS), n=1)
                 hint = f"did you mean {near[0]}? Expected" if near else "expected"
-                raise ValueError(f"unknown attack {name!r}: {hint} {SUITE} alone, or some of {', '.join(ATTACKS)}")
+                known = ", ".join((UNION, *ATTACKS))
+                raise ValueError(f"unknown attack {name!r}: {hint} {SUITE} alone, or some of {known}")
         _one_of("target", self.aim, get_args(Aim))
         _one_of("loss", self.loss, tuple(_LOSSES))
         _one_of("search", self.search, get_args(Search))
@@ -123,13 +128,20 @@ class AttackOptions:
             raise ValueError(f"optimise = {self.optimise}; expected a share between 0 and 1, exclusive")
         self.gradient_attack("pgd")  # validates norm, layer, steps and restarts
         gradient = names("embedding")
+        if self.aim != "query":
+            for name in self.named:
+                if name in _ON_QUERIES:
+                    raise ValueError(f"{name} attacks queries only; leave target {self.aim!r} out, or use pgd")
         if self.aim != "query" and not set(self.named) & set(gradient):
             raise ValueError(f"target {self.aim!r} needs a gradient attack; add one of {', '.join(gradient)}")
 
     @property
     def named(self) -> tuple[str, ...]:
-        """Names of the attacks, without repetition; the suite is expanded."""
-        return SUITE_ATTACKS if self.attacks == (SUITE,) else tuple(dict.fromkeys(self.attacks))
+        """Names of the attacks, without repetition; the suite and the union are expanded."""
+        if self.attacks == (SUITE,):
+            return SUITE_ATTACKS
+        expanded = [MEMBERS if name == UNION else (name,) for name in self.attacks]
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(expanded)))
 
     @property
     def poisonings(self) -> tuple[str, ...]:
@@ -148,9 +160,17 @@ class AttackOptions:
 
     def budgets(self, attack: str) -> tuple[float, ...]:
         """Return the relative budgets of a gradient attack, ascending."""
+        algorithm = None if attack == UNION else ATTACKS[attack].algorithm
+        if attack == UNION or (algorithm and algorithm.minimal):
+            return tuple(sorted({*LADDER, self.reference_rho, *self.rho}))
         if self.rho:
             return tuple(sorted(self.rho))
         return LADDER if self.attacks == (SUITE,) and attack in _CURVES else (self.reference_rho,)
+
+    @property
+    def largest_rho(self) -> float:
+        """The largest budget of a minimum-norm search."""
+        return max(*LADDER, *self.rho)
 
     def gradient_attack(self, name: str) -> GradientAttack:
         """Return the gradient attack `name` with the norm, layer and effort of these options.

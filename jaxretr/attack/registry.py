@@ -16,10 +16,13 @@ import numpy as np
 
 from jaxretr.attack.gradient.apgd import APGD
 from jaxretr.attack.gradient.attack import GradientAttack, Scale, measure_scale
+from jaxretr.attack.gradient.black_box import BLACK_BOX, RANDOM
+from jaxretr.attack.gradient.minimum_norm import CORE, FMN
 from jaxretr.attack.gradient.passages import attack_passages, attacked_passages
-from jaxretr.attack.gradient.pgd import FGM, PGD, RANDOM
+from jaxretr.attack.gradient.pgd import FGM, PGD
 from jaxretr.attack.gradient.queries import attack_language_bias, attack_queries
 from jaxretr.attack.gradient.space import Algorithm
+from jaxretr.attack.gradient.targeted import FROM_LANGUAGE, TARGETED
 from jaxretr.attack.language import code_mixing, language_directions, language_switch
 from jaxretr.attack.language.directions import DIRECTIONS, Direction
 from jaxretr.attack.result import AttackResult, Family, Trial
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from jaxretr.attack.options import AttackOptions
 
 Run = Callable[[Task, AttackResult | None], AttackResult]
-"""(task, result at the next smaller budget or None) -> result at this budget."""
+"""(task, result of the same attack at the next smaller budget or None) -> result at this budget."""
 
 
 class Context(NamedTuple):
@@ -68,9 +71,9 @@ class Attack(NamedTuple):
     schedule: Schedule | None = None
 
 
-def gradient(algorithm: Algorithm, norm: Norm | None = None) -> Attack:
-    """Return a gradient attack; `norm` overrides the norm of the options."""
-    return Attack("embedding", partial(_gradient_trials, norm=norm), algorithm)
+def gradient(algorithm: Algorithm, norm: Norm | None = None, loss: str | None = None) -> Attack:
+    """Return a gradient attack; `norm` and `loss` override those of the options."""
+    return Attack("embedding", partial(_gradient_trials, norm=norm, loss=loss), algorithm)
 
 
 def text(perturb: Perturb) -> Attack:
@@ -83,11 +86,15 @@ def poisoning(schedule: Schedule) -> Attack:
     return Attack("token", lambda name, context: iter(()), schedule=schedule)
 
 
-def _gradient_trials(name: str, context: Context, *, norm: Norm | None) -> Iterator[tuple[Trial, Run]]:
+def _gradient_trials(
+    name: str, context: Context, *, norm: Norm | None, loss: str | None
+) -> Iterator[tuple[Trial, Run]]:
     victim, options, scale = context
     attack = options.gradient_attack(name)
     if norm:
         attack = dataclasses.replace(attack, norm=norm)
+    if loss or attack.algorithm.minimal:
+        options = dataclasses.replace(options, loss=loss or "margin")
     if scale is None:
         raise AssertionError("a gradient attack has no scale")
     for rho in options.budgets(name):
@@ -97,7 +104,7 @@ def _gradient_trials(name: str, context: Context, *, norm: Norm | None) -> Itera
             family="passage" if options.aim in ("demote", "promote") else "embedding",
             budget=rho,
             unit="rho",
-            reference=rho == options.reference_rho and attack.gradients > 0 and options.aim == "query",
+            reference=rho == options.reference_rho and name != "random" and options.aim == "query",
             facts={"epsilon": epsilon, "epsilon_over_nearest_row": epsilon / scale.nearest_row},
         )
         yield trial, _gradient_run(victim, options, attack, rho, scale)
@@ -107,8 +114,12 @@ def _gradient_run(victim: Victim, options: "AttackOptions", attack: GradientAtta
     seed = options.seed
     match options.aim:
         case "query":
-            run = partial(attack_queries, victim, attack=attack, rho=rho, scale=scale, seed=seed)
-            return lambda task, smaller: run(task, loss=options.query_loss, smaller=smaller)
+            run = partial(attack_queries, victim, attack=attack, scale=scale, loss=options.query_loss, seed=seed)
+            if attack.algorithm.minimal:  # one search serves all budgets
+                return lambda task, before: (
+                    dataclasses.replace(before, deltas=()) if before else run(task, rho=options.largest_rho)
+                )
+            return _independent(partial(run, rho=rho))
         case "language":
             return _independent(partial(attack_language_bias, victim, attack=attack, rho=rho, scale=scale, seed=seed))
     return _independent(
@@ -166,6 +177,12 @@ ATTACKS: dict[str, Attack] = {
     "fgsm": gradient(FGM, norm="linf"),
     "pgd": gradient(PGD),
     "apgd": gradient(APGD),
+    "apgd_rank": gradient(APGD, loss="smooth_rank"),
+    "fmn": gradient(FMN),
+    "core": gradient(CORE),
+    "targeted": gradient(TARGETED),
+    "from_language": gradient(FROM_LANGUAGE),
+    "black_box": gradient(BLACK_BOX),
     **{name: text(perturb) for name, perturb in PERTURBATIONS.items()},
     "language_switch": Attack("language", _language_switch_trials),
     "code_mixing": Attack("language", _code_mixing_trials),

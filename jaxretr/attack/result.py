@@ -41,6 +41,9 @@ class AttackResult:
       passages: for an attack on passages, the attacked passage of each query as a position in the task's corpus. Each
         query meets its own attacked passage in an otherwise clean corpus. None for an attack on queries.
       goal: goal of an attack on passages; "" for an attack on queries.
+      sizes: for a search for the smallest perturbation, the size of each query's result in the unit of the budget;
+        infinite if no perturbation within the largest budget loses the query. A trial counts the results within its
+        budget. They tell which queries are lost, but not how far relevant passages can fall. None for other attacks.
     """
 
     task: Task
@@ -52,6 +55,7 @@ class AttackResult:
     notes: dict[str, float] = field(default_factory=dict)
     passages: Int[np.ndarray, " queries"] | None = field(default=None, repr=False)
     goal: Goal | Literal[""] = ""
+    sizes: Float[np.ndarray, " queries"] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,8 @@ def save_results(directory: AnyPath, trial: Trial) -> None:
         if result.deltas:
             arrays[f"{number}/deltas"] = np.concatenate([delta for delta in result.deltas if len(delta)])
         metadata: dict[str, Any] = {"notes": result.notes}
+        if result.sizes is not None:
+            arrays[f"{number}/sizes"] = result.sizes
         if result.passages is None:
             metadata["texts"] = result.texts
             arrays[f"{number}/changed"] = result.changed
@@ -164,6 +170,7 @@ def _read(arrays: Any, number: int, task: Task) -> AttackResult:
         notes=metadata["notes"],
         passages=arrays[f"{number}/passages"] if attacks_passages else None,
         goal=metadata.get("goal", ""),
+        sizes=arrays.get(f"{number}/sizes"),
     )
 
 

@@ -23,6 +23,7 @@ from jaxretr import parallel
 from jaxretr.attack.checks import strength_checks
 from jaxretr.attack.defenses import detections
 from jaxretr.attack.gradient.attack import Scale
+from jaxretr.attack.gradient.union import UNION, union_trials
 from jaxretr.attack.measures import attacked_rankings, robustness, with_poisoning
 from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.record import AdversarialText, Record, save_texts
@@ -89,6 +90,9 @@ def attack_into(
     for planned, run in plan(victim, options):
         trials.append(_load_or_run(output_dir, victim, planned, run, trials))
         say(f"{trials[-1].label}: {trials[-1].forward_passes:.0f} forward passes per query")
+    scale = measure_attack_scale(victim, options)
+    if scale and UNION in options.attacks:
+        trials += union_trials(victim, trials, options.budgets(UNION), options.reference_rho, scale)
     poisonings = [
         poison_with(output_dir, victim, options, name, schedule)
         for name in options.poisonings
@@ -101,7 +105,6 @@ def attack_into(
         content=collection.fingerprint,
     )
     results.save(output_dir)
-    scale = measure_attack_scale(victim, options)
     record = Record(
         system=system,
         collection=collection.name,
@@ -126,9 +129,9 @@ def _load_or_run(output_dir: AnyPath, victim: Victim, planned: Trial, run: Run, 
     results = load_results(output_dir, planned, victim.tasks)
     if results is not None:
         return planned.with_results(results)
-    smaller = done[-1].results if done and done[-1].attack == planned.attack else None
+    before = done[-1].results if done and done[-1].attack == planned.attack else None
     trial = planned.with_results(
-        [run(task, smaller[number] if smaller else None) for number, task in enumerate(victim.tasks)]
+        [run(task, before[number] if before else None) for number, task in enumerate(victim.tasks)]
     )
     save_results(output_dir, trial)
     return trial

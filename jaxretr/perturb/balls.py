@@ -38,6 +38,11 @@ def size(delta: Float32[Array, "queries length hidden"], norm: Norm) -> Float32[
     return jnp.max(lengths, axis=(1, 2))
 
 
+def dual_norm(gradient: Float32[Array, "queries length hidden"], norm: Norm) -> Float32[Array, " queries"]:
+    """Return the largest inner product of each query's gradient with a point of the unit ball."""
+    return jnp.sum(gradient * steepest(gradient, norm), axis=(1, 2))
+
+
 def project(
     delta: Float32[Array, "queries length hidden"], epsilon: Float32[Array, " queries"], norm: Norm
 ) -> Float32[Array, "queries length hidden"]:

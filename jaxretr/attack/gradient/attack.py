@@ -21,7 +21,7 @@ from jaxretr.attack.gradient.objective import Layer, SplitEncoder
 from jaxretr.attack.gradient.pgd import PGD
 from jaxretr.attack.gradient.space import Algorithm, BestPerturbation
 from jaxretr.model.encode import Encoder, plan_batches
-from jaxretr.perturb.balls import Norm, attackable, mean_row_norm, nearest_row_distance
+from jaxretr.perturb.balls import Norm, attackable, mean_row_norm, nearest_row_distance, size
 from jaxretr.tokenization import Tokenization
 from jaxretr.tracking import progress_bar
 
@@ -36,7 +36,7 @@ class GradientAttack:
       algorithm: the search, such as `PGD`.
       norm: norm of the ball, see `jaxretr.perturb.balls`.
       layer: layer of the perturbed token vectors, see `jaxretr.attack.gradient.objective`.
-      steps: steps per restart; number of draws for `RANDOM`; `FGM` ignores this value.
+      steps: steps per restart; number of draws for `RANDOM`; `FGM` and `BLACK_BOX` ignore this value.
       restarts: number of random starting points in the ball.
     """
 
@@ -94,12 +94,14 @@ class Perturbed(NamedTuple):
       embeddings: embeddings of the perturbed texts.
       loss: the objective at the perturbation.
       zero_gradients: number of points at which the gradient was exactly zero.
+      sizes: norm of each perturbation, in the units of the token vectors.
     """
 
     deltas: tuple[np.ndarray, ...]
     embeddings: Float32[np.ndarray, "texts dim"]
     loss: Float32[np.ndarray, " texts"]
     zero_gradients: Int32[np.ndarray, " texts"]
+    sizes: Float32[np.ndarray, " texts"]
 
 
 def special_ids(encoder: Encoder) -> tuple[int, ...]:
@@ -165,7 +167,8 @@ def perturb(
     hidden = encoder.functions.architecture.hidden_size
     deltas: list[np.ndarray] = [np.zeros((len(row), hidden), np.float32) for row in ids]
     embeddings = np.zeros((len(ids), encoder.dim), np.float32)
-    loss, zero_gradients = np.zeros(len(ids), np.float32), np.zeros(len(ids), np.int32)
+    loss, sizes = np.zeros((2, len(ids)), np.float32)
+    zero_gradients = np.zeros(len(ids), np.int32)
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(
         jnp.asarray([zlib.crc32(name.encode()) for name in names], jnp.uint32)
     )
@@ -177,10 +180,11 @@ def perturb(
             batch_fixed = jax.tree.map(lambda leaf: leaf[rows], fixed)  # noqa: B023 - called within this iteration
             radii = np.full(batch.size, epsilon, np.float32)
             results = run(encoder.params, *parallel.split((*tokens, batch_fixed, radii, keys[rows])))
-            delta, vectors, value, zeros = (parallel.merge(part)[: len(batch.rows)] for part in results)
+            delta, vectors, value, zeros, norms = (parallel.merge(part)[: len(batch.rows)] for part in results)
             for row, change in zip(batch.rows, delta, strict=True):
                 deltas[row] = change[: len(ids[row])]
-            embeddings[batch.rows], loss[batch.rows], zero_gradients[batch.rows] = vectors, value, zeros
+            embeddings[batch.rows], loss[batch.rows], sizes[batch.rows] = vectors, value, norms
+            zero_gradients[batch.rows] = zeros
             bar.advance(task, len(batch.rows))
     if attack.gradients and len(ids) and np.all(zero_gradients == attack.gradients):
         raise ValueError(
@@ -188,7 +192,7 @@ def perturb(
             f"reaches the token vectors at layer {attack.layer!r}, so this attack says nothing about robustness; look "
             "for rounding or a stopped gradient in the model"
         )
-    return Perturbed(tuple(deltas), embeddings, loss, zero_gradients)
+    return Perturbed(tuple(deltas), embeddings, loss, zero_gradients, sizes)
 
 
 def on_one_device(attack: GradientAttack, objective: Any, context: Callable, specials: tuple[int, ...]) -> Callable:
@@ -208,6 +212,7 @@ def on_one_device(attack: GradientAttack, objective: Any, context: Callable, spe
             objective.encoder.encode(params, vectors + best.delta, mask),
             best.loss,
             best.zero_gradients,
+            size(best.delta, attack.norm),
         )
 
     return run

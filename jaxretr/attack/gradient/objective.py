@@ -56,6 +56,8 @@ class Target(NamedTuple):
       mask: True for the real tokens of the queries.
       passages: embeddings of each query's relevant passages and hard negatives.
       relevant, irrelevant: marks in `passages`, see `jaxretr.attack.gradient.losses`.
+      directions: per query, differences between the mean token vector of another language and that of the query's
+        language; None for attacks that do not use them.
     """
 
     params: Params
@@ -63,6 +65,7 @@ class Target(NamedTuple):
     passages: Float32[Array, "queries passages dim"]
     relevant: Bool[Array, "queries passages"]
     irrelevant: Bool[Array, "queries passages"]
+    directions: Float32[Array, "queries directions hidden"] | None = None
 
 
 @dataclass(frozen=True)

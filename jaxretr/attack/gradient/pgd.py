@@ -1,4 +1,4 @@
-"""FGM, PGD and random draws. Input: an objective and clean embeddings. Output: perturbations.
+"""FGM and PGD. Input: an objective and clean embeddings. Output: perturbations.
 
 Every attack takes the same arguments and is one compiled function of a batch of queries. Radii, embeddings and
 everything in `context` may change without a new compilation.
@@ -14,8 +14,8 @@ everything in `context` may change without a new compilation.
 - keys: one random key per query, for attacks with random draws. The result of a query does not depend on its batch.
 - norm: norm of the ball, see `jaxretr.perturb.balls`.
 
-PGD, APGD (`jaxretr.attack.gradient.apgd`) and random draws return the best point they visit, the clean point included,
-so they never do worse than no attack. Costs are in forward passes of the batch; a gradient costs about three.
+All attacks but FGM return the best point they visit, the clean point included, so they never do worse than no attack.
+Costs are in forward passes of the batch; a gradient costs about three.
 """
 
 from functools import partial
@@ -64,61 +64,48 @@ def pgd(
     steps: int = 20,
     restarts: int = 1,
 ) -> BestPerturbation:
-    """Ascend by projected gradient steps of 2.5 epsilon / `steps` from random starts (Madry et al., arXiv 1706.06083).
+    """Ascend by projected gradient steps whose length falls from 2 epsilon to 0 along a cosine.
 
-    Costs restarts * (3 steps + 1) + 1.
+    The first run starts at zero, the other `restarts - 1` runs start at random points of the ball. Madry et al.
+    (arXiv 1706.06083) start at random and take steps of one length. In hundreds of dimensions, a random point is at the
+    edge of the ball in a useless direction; docs/robustness.md compares both. Costs restarts * (3 steps + 1) + 1.
     """
     space = PerturbationSpace(objective, context, embeds, attackable, epsilon, norm)
 
-    def restart(best: BestPerturbation, keys: Key[Array, " queries"]) -> tuple[BestPerturbation, None]:
-        def step(state: tuple[Array, BestPerturbation], _: None) -> tuple[tuple[Array, BestPerturbation], None]:
-            delta, best = state
-            loss, gradient, zero = space.ascend(delta)
-            return (space.step(delta, gradient, 2.5 / steps * space.epsilon), best.or_better(delta, loss, zero)), None
+    def restart(best: BestPerturbation, start: tuple[Array, Array]) -> tuple[BestPerturbation, None]:
+        keys, number = start
+        return climb(space, jnp.where(number == 0, 0, space.draw(keys)), best, steps), None
 
-        (delta, best), _ = jax.lax.scan(step, (space.draw(keys), best), length=steps)
-        return best.or_better(delta, space.value(delta)), None
-
-    return jax.lax.scan(restart, space.clean(), split_keys(keys, restarts))[0]
+    return jax.lax.scan(restart, space.clean(), (split_keys(keys, restarts), jnp.arange(restarts)))[0]
 
 
-@partial(jax.jit, static_argnames=("objective", "norm", "draws"))
-def random_draws(
-    objective: Objective,
-    context: Any,
-    embeds: Float32[Array, "queries length hidden"],
-    attackable: Bool[Array, "queries length"],
-    epsilon: Epsilon,
-    keys: Key[Array, " queries"],
-    *,
-    norm: Norm,
-    draws: int,
+def climb(
+    space: PerturbationSpace, start: Float32[Array, "queries length hidden"], best: BestPerturbation, steps: int
 ) -> BestPerturbation:
-    """Return the best of `draws` random points of the ball, the baseline of every gradient attack. Costs draws + 1."""
-    space = PerturbationSpace(objective, context, embeds, attackable, epsilon, norm)
+    """Return the best point of a walk whose step length falls from 2 epsilon to 0 along a cosine, or `best`.
 
-    def draw(best: BestPerturbation, keys: Key[Array, " queries"]) -> tuple[BestPerturbation, None]:
-        delta = space.draw(keys)
-        return best.or_better(delta, space.value(delta)), None
+    Costs 3 * steps + 1.
+    """
 
-    return jax.lax.scan(draw, space.clean(), split_keys(keys, draws))[0]
+    def step(state: tuple[Array, BestPerturbation], fraction: Array) -> tuple[tuple[Array, BestPerturbation], None]:
+        delta, best = state
+        loss, gradient, zero = space.ascend(delta)
+        return (space.step(delta, gradient, fraction * space.epsilon), best.or_better(delta, loss, zero)), None
+
+    (delta, best), _ = jax.lax.scan(step, (start, best), cosine(steps))
+    return best.or_better(delta, space.value(delta))
+
+
+def cosine(steps: int) -> Float32[Array, " steps"]:
+    """Return factors that fall from 2 to nearly 0 along half a period of a cosine."""
+    return 1 + jnp.cos(jnp.pi * jnp.arange(steps) / steps)
 
 
 def _search_fgm(*batch: Any, norm: Norm, **_: int) -> BestPerturbation:
     return fgm(*batch[:-1], norm=norm)  # without keys
 
 
-def _search_random(*batch: Any, norm: Norm, steps: int, restarts: int) -> BestPerturbation:
-    return random_draws(*batch, norm=norm, draws=steps * restarts)
-
-
 FGM = Algorithm("fgm", _search_fgm, gradients=lambda steps, restarts: 1, values=lambda steps, restarts: 1)
 PGD = Algorithm(
     "pgd", pgd, gradients=lambda steps, restarts: restarts * steps, values=lambda steps, restarts: restarts + 1
-)
-RANDOM = Algorithm(
-    "random",
-    _search_random,
-    gradients=lambda steps, restarts: 0,
-    values=lambda steps, restarts: steps * restarts + 1,
 )

@@ -3,23 +3,28 @@
 Input: a `Victim`, a task, a `GradientAttack` and a radius. Output: an `AttackResult`.
 """
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32
 
-from jaxretr.attack.gradient.attack import GradientAttack, Scale, perturb
+from jaxretr.attack.gradient.attack import GradientAttack, Scale, perturb, special_ids
 from jaxretr.attack.gradient.losses import Loss
 from jaxretr.attack.gradient.objective import (
     LanguageObjective,
     LanguageTarget,
+    Layer,
     QueryObjective,
     SplitEncoder,
     Target,
 )
 from jaxretr.attack.result import AttackResult
-from jaxretr.attack.victim import Victim, margin
+from jaxretr.attack.victim import Victim
 from jaxretr.eval.settings import Task
+from jaxretr.perturb.balls import attackable
 
 _LANGUAGE_CANDIDATES = 256
 """Number of hard negatives per query in an attack on language bias. The attack needs passages of many languages."""
+_TEXTS_PER_LANGUAGE = 64  # queries whose tokens represent a language
 
 
 def attack_queries(
@@ -31,8 +36,6 @@ def attack_queries(
     scale: Scale,
     loss: Loss,
     seed: int,
-    smaller: AttackResult | None = None,
-    lost_at: int = 10,
 ) -> AttackResult:
     """Perturb queries so that their relevant passages fall in the ranking.
 
@@ -40,26 +43,49 @@ def attack_queries(
       victim: model and collection.
       task: the attacked task.
       attack: algorithm, norm, layer, steps and restarts.
-      rho: the radius in units of `scale.row_norm`.
+      rho: the radius in units of `scale.row_norm`; for a minimum-norm search, the largest radius that counts.
       scale: scale of the checkpoint, see `measure_scale`.
-      loss: the loss to maximize, over the relevant passages and the hard negatives of the whole corpus.
+      loss: the loss to maximize, over the relevant passages and the hard negatives of the whole corpus. A minimum-norm
+        search needs a loss that is positive exactly if the query is lost, such as `Margin`.
       seed: seed of random starts.
-      smaller: result of this attack at a smaller radius. A query that is lost in this result (at rank `lost_at`)
-        is not attacked again: its perturbation is also within the larger radius.
-      lost_at: a query counts as lost in `smaller` if no relevant passage is in its top `lost_at`.
+
+    Raises:
+      ValueError: the attack starts from language directions, and all queries are in one language.
     """
     candidates = victim.candidates(task)
-    fixed: tuple[np.ndarray, ...] = (
-        victim.corpus(task)[candidates.passages],
-        candidates.relevant,
-        candidates.irrelevant,
-    )
+    corpus = victim.corpus(task)
+    fixed: tuple[np.ndarray, ...] = (corpus[candidates.passages], candidates.relevant, candidates.irrelevant)
+    if attack.algorithm.uses_directions:
+        directions = language_directions(victim, task.query_language, attack.layer)
+        fixed += (np.broadcast_to(directions, (len(task.queries), *directions.shape)),)
     objective = QueryObjective(SplitEncoder(victim.encoder.functions, attack.layer), loss)
-    if smaller is None:
-        return _attack(victim, task, attack, objective, _target, fixed, rho, scale, seed)
-    remaining = np.flatnonzero(margin(smaller.embeddings, victim.corpus(task), candidates, lost_at) <= 0)
-    fixed = tuple(part[remaining] for part in fixed)
-    return _attack(victim, task, attack, objective, _target, fixed, rho, scale, seed, remaining, smaller)
+    return _attack(victim, task, attack, objective, _target, fixed, rho, scale, seed)
+
+
+def language_directions(victim: Victim, language: str, layer: Layer) -> Float32[np.ndarray, "directions hidden"]:
+    """Return the mean token vector of the queries in each other language, minus that of the queries in `language`.
+
+    Raises:
+      ValueError: all queries are in one language.
+    """
+    by_language: dict[str, list[str]] = {}
+    for query in victim.collection.queries:
+        by_language.setdefault(query.language, []).append(query.text)
+    if len(by_language) < 2:
+        raise ValueError(
+            f"all queries are in {language}; the attack from_language needs questions in several languages"
+        )
+    encoder = victim.encoder
+    split, specials = SplitEncoder(encoder.functions, layer), special_ids(encoder)
+
+    def mean(texts: list[str]) -> np.ndarray:
+        ids = encoder.query_tokenization(texts[:_TEXTS_PER_LANGUAGE])
+        tokens, mask = map(jnp.asarray, encoder.query_tokenization.pad(ids, max(map(len, ids))))
+        vectors, free = split.clean(encoder.params, tokens, mask), attackable(tokens, mask, specials)
+        return np.asarray(jnp.mean(vectors, axis=(0, 1), where=free[:, :, None]), np.float32)
+
+    own = mean(by_language.pop(language))
+    return np.stack([mean(by_language[other]) - own for other in sorted(by_language)])
 
 
 def attack_language_bias(
@@ -94,15 +120,8 @@ def attack_language_bias(
     return _attack(victim, task, attack, objective, _language_target, fixed, rho, scale, seed)
 
 
-def _attack(  # type: ignore[no-untyped-def]
-    victim, task, attack, objective, context, fixed, rho, scale, seed, rows=None, smaller: AttackResult | None = None
-) -> AttackResult:
-    """Attack the queries at `rows` of the task (None: all queries).
-
-    The other queries are copied from `smaller`, the result of the attack at a smaller radius.
-    """
+def _attack(victim, task, attack, objective, context, fixed, rho, scale, seed) -> AttackResult:  # type: ignore[no-untyped-def]
     queries = victim.queries_of(task)
-    rows = np.arange(len(queries)) if rows is None else rows
     tokenization = victim.encoder.query_tokenization
     perturbed = perturb(
         victim.encoder,
@@ -110,27 +129,23 @@ def _attack(  # type: ignore[no-untyped-def]
         attack,
         objective,
         context,
-        tokenization([queries[row].text for row in rows]),
+        tokenization([query.text for query in queries]),
         fixed,
         rho * scale.row_norm,
-        names=[queries[row].id for row in rows],
+        names=[query.id for query in queries],
         seed=seed,
         description=f"{attack.algorithm.name}@{rho:g} {task.query_language}",
     )
-    embeddings = np.zeros_like(victim.queries[task.queries]) if smaller is None else smaller.embeddings.copy()
-    deltas = [np.zeros((0, 0), np.float32)] * len(queries) if smaller is None else list(smaller.deltas)
-    embeddings[rows] = perturbed.embeddings
-    for row, delta in zip(rows, perturbed.deltas, strict=True):
-        deltas[row] = delta
-    forward_passes = np.zeros(len(queries))
-    forward_passes[rows] = attack.forward_passes
+    directions = fixed[-1].shape[1] if attack.algorithm.uses_directions else 0
+    sizes = np.where(perturbed.loss > 0, perturbed.sizes / scale.row_norm, np.inf)
     return AttackResult(
         task,
-        embeddings,
-        deltas=tuple(deltas),
+        perturbed.embeddings,
+        deltas=perturbed.deltas,
         changed=np.ones(len(queries), bool),
-        forward_passes=forward_passes,
+        forward_passes=np.full(len(queries), attack.forward_passes + directions, np.float64),
         notes={"zero_gradients": float(perturbed.zero_gradients.sum())} if attack.gradients else {},
+        sizes=sizes if attack.algorithm.minimal else None,
     )
 
 

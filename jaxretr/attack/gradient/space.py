@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
-from jaxretr.perturb.balls import Norm, project, random_start, steepest
+from jaxretr.perturb.balls import Norm, dual_norm, project, random_start, size, steepest
 
 Objective = Callable[[Any, Array], Array]
 """(context, float32 [queries, length, hidden]) -> float32 [queries]."""
@@ -32,12 +32,17 @@ class Algorithm:
       search: (objective, context, embeds, attackable, epsilon, keys, *, norm, steps, restarts) -> `BestPerturbation`.
       gradients: (steps, restarts) -> gradients per query.
       values: (steps, restarts) -> evaluations per query of the objective alone, without its gradient.
+      minimal: the search returns the smallest perturbation that makes the objective positive, instead of the largest
+        objective within the ball.
+      uses_directions: the context must hold `directions`, each of which costs one more value.
     """
 
     name: str
     search: Callable[..., "BestPerturbation"]
     gradients: Callable[[int, int], int]
     values: Callable[[int, int], int]
+    minimal: bool = False
+    uses_directions: bool = False
 
 
 class BestPerturbation(NamedTuple):
@@ -108,14 +113,36 @@ class PerturbationSpace:
         step_size: Float32[Array, " queries"],
     ) -> Float32[Array, "queries length hidden"]:
         """Take one step along the steepest direction and project it onto the ball."""
-        return self.project(delta + step_size[:, None, None] * steepest(gradient, self._norm))
+        return self.project(delta + step_size[:, None, None] * self.steepest(gradient))
+
+    def steepest(self, gradient: Float32[Array, "queries length hidden"]) -> Float32[Array, "queries length hidden"]:
+        """Return the point of the unit ball with the largest inner product with `gradient`."""
+        return steepest(gradient, self._norm)
 
     def project(self, delta: Float32[Array, "queries length hidden"]) -> Float32[Array, "queries length hidden"]:
         return project(delta, self.epsilon, self._norm)
 
+    def size(self, delta: Float32[Array, "queries length hidden"]) -> Float32[Array, " queries"]:
+        """Return the norm of each query's perturbation."""
+        return size(delta, self._norm)
+
+    def slope(self, gradient: Float32[Array, "queries length hidden"]) -> Float32[Array, " queries"]:
+        """Return the rate at which a step along the steepest direction raises the objective."""
+        return dual_norm(gradient, self._norm)
+
+    def within(self, radius: Float32[Array, " queries"]) -> "PerturbationSpace":
+        """Return the same space with balls of another radius."""
+        return PerturbationSpace(self._objective, self._context, self._embeds, self._attackable, radius, self._norm)
+
     def draw(self, keys: Key[Array, " queries"]) -> Float32[Array, "queries length hidden"]:
         """Draw a random point of each query's ball."""
         return random_start(keys, self._attackable, self._embeds.shape[2], self.epsilon, self._norm)
+
+    def nothing(self) -> BestPerturbation:
+        """Return the zero perturbation with the objective -inf, which every point improves."""
+        queries = len(self._embeds)
+        lowest = jnp.full(queries, -jnp.inf, jnp.float32)
+        return BestPerturbation(jnp.zeros_like(self._embeds), lowest, jnp.zeros(queries, jnp.int32))
 
     def clean(self) -> BestPerturbation:
         """Return the zero perturbation, the first candidate for the best point."""

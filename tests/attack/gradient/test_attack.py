@@ -2,16 +2,20 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxretr.attack.gradient.apgd import APGD
 from jaxretr.attack.gradient.attack import GradientAttack, Scale, measure_scale, special_ids
+from jaxretr.attack.gradient.black_box import BLACK_BOX, RANDOM
 from jaxretr.attack.gradient.losses import Margin
 from jaxretr.attack.gradient.passages import PROMOTED_FROM, attack_passages, attacked_passages
-from jaxretr.attack.gradient.pgd import FGM, PGD, RANDOM
-from jaxretr.attack.gradient.queries import attack_language_bias, attack_queries
+from jaxretr.attack.gradient.pgd import FGM, PGD
+from jaxretr.attack.gradient.queries import attack_language_bias, attack_queries, language_directions
+from jaxretr.attack.gradient.space import Algorithm
+from jaxretr.attack.gradient.targeted import FROM_LANGUAGE, TARGETED
 from jaxretr.attack.victim import Victim, margin, relevant_passages
 from jaxretr.model.encode import Encoder
 from jaxretr.model.functions import EncoderFunctions
@@ -85,17 +89,59 @@ def test_without_a_budget_the_queries_are_the_clean_ones() -> None:
         assert not any(delta.any() for delta in found.deltas)
 
 
-def test_a_query_lost_within_a_smaller_budget_keeps_its_perturbation() -> None:
+def test_directions_lead_from_the_mean_token_of_one_language_to_those_of_the_others() -> None:
+    found = language_directions(victim(), "en", "word")
+    table = np.asarray(encoder().params["embeddings"]["word"]["embedding"])
+    means = {}
+    for language in sorted({query.language for query in collection().queries}):
+        ids = encoder().query_tokenization([q.text for q in collection().queries if q.language == language])
+        means[language] = table[[token for row in ids for token in row if token not in special_ids(encoder())]].mean(0)
+    own = means.pop("en")
+    np.testing.assert_allclose(found, [mean - own for mean in means.values()], atol=1e-5)
+    english = dataclasses.replace(
+        collection(), queries=tuple(query for query in collection().queries if query.language == "en")
+    )
+    with pytest.raises(ValueError, match="all queries are in en; the attack from_language needs questions in several"):
+        language_directions(dataclasses.replace(victim(), collection=english), "en", "word")
+
+
+@pytest.mark.parametrize("algorithm", [TARGETED, FROM_LANGUAGE, BLACK_BOX])
+def test_further_searches_find_losses_that_random_points_do_not(algorithm: Algorithm) -> None:
     task = victim().tasks[0]
-    small = attack_queries(victim(), task, ATTACK, rho=0.1, scale=scale(), loss=LOSS, seed=0)
-    candidates = victim().candidates(task)
-    lost = margin(small.embeddings, victim().corpus(task), candidates, 3) > 0
-    assert lost.any() and not lost.all()
-    large = attack_queries(victim(), task, ATTACK, rho=0.6, scale=scale(), loss=LOSS, seed=0, smaller=small, lost_at=3)
-    np.testing.assert_array_equal(large.embeddings[lost], small.embeddings[lost])
-    np.testing.assert_array_equal(large.forward_passes > 0, ~lost)
-    fresh = attack_queries(victim(), task, ATTACK, rho=0.6, scale=scale(), loss=LOSS, seed=0)
-    np.testing.assert_allclose(large.embeddings[~lost], fresh.embeddings[~lost], atol=1e-4)
+    corpus, candidates = victim().corpus(task), victim().candidates(task)
+
+    def margins(attack: GradientAttack) -> np.ndarray:
+        found = attack_queries(victim(), task, attack, rho=0.2, scale=scale(), loss=Margin(10), seed=0)
+        assert all(np.linalg.norm(delta, axis=1).max() <= 0.2 * scale().row_norm * 1.00001 for delta in found.deltas)
+        return margin(found.embeddings, corpus, candidates, 10)
+
+    found, drawn = margins(GradientAttack(algorithm, steps=9)), margins(GradientAttack(RANDOM, steps=100))
+    assert np.all(found > drawn)
+
+
+def test_a_search_without_a_gradient_beats_one_along_a_reversed_gradient() -> None:
+    made = encoder().functions
+    reversed_model = with_functions(Reversed(made.architecture, made.dtype, made.remat, made.dropout_rate))
+    task = victim().tasks[0]
+    corpus, candidates = victim().corpus(task), victim().candidates(task)
+    blind, misled = (
+        margin(
+            attack_queries(
+                reversed_model,
+                task,
+                GradientAttack(algorithm, steps=9),
+                rho=0.2,
+                scale=scale(),
+                loss=Margin(10),
+                seed=0,
+            ).embeddings,
+            corpus,
+            candidates,
+            10,
+        )
+        for algorithm in (BLACK_BOX, PGD)
+    )
+    assert np.all(blind > misled)
 
 
 @pytest.mark.parametrize("goal", ["demote", "promote"])
@@ -139,6 +185,15 @@ class Rounded(EncoderFunctions):
         return jnp.round(super().encode(params, embeds, mask, key) * 64) / 64
 
 
+@dataclasses.dataclass(frozen=True)
+class Reversed(EncoderFunctions):
+    """The same embeddings, the opposite gradient."""
+
+    def encode(self, params, embeds, mask, key=None):
+        encoded = super().encode(params, embeds, mask, key)
+        return 2 * jax.lax.stop_gradient(encoded) - encoded
+
+
 def test_a_model_without_a_gradient_is_an_error() -> None:
     made = encoder().functions
     rounded = Rounded(made.architecture, made.dtype, made.remat, made.dropout_rate)
@@ -168,3 +223,11 @@ def test_forward_passes_are_counted() -> None:
     assert GradientAttack(PGD, steps=20, restarts=2).forward_passes == 2 * 61 + 1
     assert GradientAttack(APGD, steps=19).forward_passes == 61
     assert GradientAttack(RANDOM, steps=50).forward_passes == 51
+    assert GradientAttack(TARGETED, steps=30).forward_passes == 9 * 32 + 2
+    assert GradientAttack(FROM_LANGUAGE, steps=30).forward_passes == 92  # and one per direction
+    assert GradientAttack(BLACK_BOX).forward_passes == 1_011
+    found = attack_queries(
+        victim(), victim().tasks[0], GradientAttack(FROM_LANGUAGE, steps=2), rho=0.1, scale=scale(), loss=LOSS, seed=0
+    )
+    languages = {query.language for query in collection().queries}
+    np.testing.assert_array_equal(found.forward_passes, 3 * 2 + 2 + len(languages) - 1)
