@@ -152,6 +152,7 @@ def deployed(root: Path) -> Iterator[Deployed]:
             ("RAY_AUTH_MODE", "disabled"),
             ("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"),
             ("RAY_USAGE_STATS_ENABLED", "0"),
+            ("RAY_worker_niceness", "0"),  # by default 15: on a busy machine the shards hardly run
         ):
             environment.setenv(name, value)
         import ray
@@ -194,7 +195,7 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
-def until(condition: Callable[[], Any], seconds: float = 180) -> None:
+def until(condition: Callable[[], Any], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

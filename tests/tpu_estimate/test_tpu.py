@@ -39,7 +39,7 @@ def compiled(tmp_path: Path, tiny_root: Path, *flags: str) -> dict:
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "A bound, not a measurement" in done.stdout
+    assert "These figures are bounds, not measurements" in done.stdout
     return json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
 
 
