@@ -1,22 +1,25 @@
 """Check that the gradient attacks are as strong as they look.
 
-Input: a victim. Output: sanity checks with their figures.
+Input: a victim. Output: sanity checks with their figures, over the queries of every task, so of every language.
 
 A model that hides its gradient looks robust without being robust. The signs are known (Athalye et al. 2018, arXiv
-1802.00420; Carlini et al. 2019, arXiv 1902.06705): random points beat the gradient, one step beats many steps, a large
-budget does not reach every query, more steps keep finding more, gradients vanish. Every check compares attacks on the
-same queries.
+1802.00420; Carlini et al. 2019, arXiv 1902.06705): scores without a gradient beat the gradient, one step beats many
+steps, a large budget does not reach every query, more steps keep finding more, gradients vanish. A weak attack makes a
+model look robust as well, so any two attacks are compared in both directions. Every check compares attacks on the same
+queries.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxretr.attack.gradient.apgd import APGD
 from jaxretr.attack.gradient.attack import GradientAttack, Scale, measure_scale
-from jaxretr.attack.gradient.black_box import RANDOM
+from jaxretr.attack.gradient.black_box import BLACK_BOX, RANDOM
+from jaxretr.attack.gradient.minimum_norm import CORE
 from jaxretr.attack.gradient.queries import attack_queries
 from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.record import Check
@@ -27,30 +30,50 @@ from jaxretr.eval.settings import Task
 UNBOUNDED = 3.0
 """Budget at which every query must be lost."""
 CONVERGED = 0.01
-"""Share of the queries that twice the effort may find in addition; at least one query may be found."""
+"""Share of the queries by which an attack may be behind another, or one query if that is more; and the share by which
+twice the steps may change the smallest budget."""
 _BUDGETS: tuple[float, ...] = (0.03, 0.1, 0.3, UNBOUNDED)
 _DRAWN = 2  # number of queries attacked with `DRAWS` random points; each point costs a forward pass
 DRAWS = 10_000
 
 
 class _Outcome(NamedTuple):
-    """Margins [budgets, queries] after an attack, and the number of gradients that were exactly zero."""
+    """What an attack does to the checked queries with a clean success, task by task.
 
-    margins: np.ndarray
+    Attributes:
+      name: name of the attack in reports.
+      lost: per task, whether a query is lost, [budgets, queries].
+      margins: per task, the margin after the attack, [budgets, queries]; () for a minimum-norm search.
+      sizes: per task, the smallest losing budgets of a minimum-norm search; () for other attacks.
+      zero_gradients: number of gradients that were exactly zero.
+    """
+
+    name: str
+    lost: tuple[np.ndarray, ...]
+    margins: tuple[np.ndarray, ...]
+    sizes: tuple[np.ndarray, ...]
     zero_gradients: float
 
-    def lost(self, clean_success: np.ndarray) -> np.ndarray:
-        """Return the number of queries with a clean success that are lost at each budget."""
-        return np.sum(self.margins[:, clean_success] > 0, axis=1)
+    @property
+    def counts(self) -> np.ndarray:
+        """Number of lost queries at each budget."""
+        return np.concatenate(self.lost, axis=1).sum(axis=1)
+
+
+class _Checked(NamedTuple):
+    """A task with its first queries, and which of them have a clean success."""
+
+    task: Task
+    clean_success: np.ndarray
 
 
 def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Iterator[Check]:
-    """Run every check on the first `queries` queries of the first task.
+    """Run every check on the first `queries` queries of each task.
 
     Args:
       victim: model and collection.
       options: norm, layer, steps and seed of the run; the loss is the margin at rank 10.
-      queries: number of queries; two of them are attacked with 10,000 random points.
+      queries: number of queries per task. Two queries of the first task are attacked with 10,000 random points.
 
     Raises:
       ValueError: none of these queries has a relevant passage in the top 10.
@@ -60,73 +83,95 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
         victim.encoder.query_tokenization([query.text for query in victim.collection.queries]),
         options.layer,
     )
-    task = first_queries(victim.tasks[0], queries)
-    few = first_queries(task, _DRAWN)
-    candidates = victim.candidates(task)
-    clean_success = margin(victim.queries[task.queries], victim.corpus(task), candidates, TOP) <= 0
-    if not clean_success.any():
+    tasks = [first_queries(task, queries) for task in victim.tasks]
+    checked = [
+        _Checked(task, margin(victim.queries[task.queries], victim.corpus(task), victim.candidates(task), TOP) <= 0)
+        for task in tasks
+    ]
+    total = sum(int(one.clean_success.sum()) for one in checked)
+    if not total:
         raise ValueError(
-            f"none of the first {queries} queries in {task.query_language} has a relevant passage in its top {TOP}, so "
-            "no query can be lost; check with more queries"
+            f"none of the first {queries} queries of any task has a relevant passage in its top {TOP}, so no query can "
+            "be lost; check with more queries"
         )
+    slack = max(CONVERGED * total, 1)
 
-    def outcome(attack: GradientAttack, on: Task = task, budgets: tuple[float, ...] = _BUDGETS) -> _Outcome:
-        results = [_attacked(victim, on, attack, rho, options, scale) for rho in budgets]
-        passages = victim.candidates(on)
-        margins = [margin(result.embeddings, victim.corpus(on), passages, TOP) for result in results]
-        return _Outcome(np.array(margins), sum(result.notes.get("zero_gradients", 0.0) for result in results))
+    def outcome(
+        name: str, attack: GradientAttack, budgets: tuple[float, ...] = _BUDGETS, on: Sequence[_Checked] = checked
+    ) -> _Outcome:
+        lost, margins, sizes, zero_gradients = [], [], [], 0.0
+        for task, clean_success in on:
+            corpus, candidates = victim.corpus(task), victim.candidates(task)
+            searched = budgets[-1:] if attack.algorithm.minimal else budgets
+            results = [_attacked(victim, task, attack, rho, options, scale) for rho in searched]
+            zero_gradients += sum(result.notes.get("zero_gradients", 0.0) for result in results)
+            if results[0].sizes is not None:
+                sizes.append(results[0].sizes[clean_success])
+                lost.append(sizes[-1] <= np.array(budgets)[:, None])
+            else:
+                after = np.array([margin(result.embeddings, corpus, candidates, TOP) for result in results])
+                margins.append(after[:, clean_success])
+                lost.append(margins[-1] > 0)
+        return _Outcome(name, tuple(lost), tuple(margins), tuple(sizes), zero_gradients)
 
     pgd_attack = options.gradient_attack("pgd")
-    fgm, pgd = outcome(options.gradient_attack("fgm")), outcome(pgd_attack)
-    apgd = outcome(dataclasses.replace(pgd_attack, algorithm=APGD, steps=_equal_steps(pgd_attack.steps)))
-    more_steps = outcome(dataclasses.replace(pgd_attack, steps=2 * pgd_attack.steps))
-    more_restarts = outcome(dataclasses.replace(pgd_attack, restarts=pgd_attack.restarts + 1))
-    one_budget = (options.reference_rho,)  # a random point costs a forward pass
-    random = outcome(dataclasses.replace(pgd_attack, algorithm=RANDOM, steps=DRAWS, restarts=1), few, one_budget)
-    pgd_on_few = outcome(pgd_attack, few, one_budget)
-    curves = {
-        name: (_BUDGETS, tuple((curve.lost(clean_success) / clean_success.sum()).tolist()))
-        for name, curve in (("FGM", fgm), ("PGD", pgd), ("APGD", apgd))
-    }
-    slack = max(CONVERGED * clean_success.sum(), 1)
+    core_attack = dataclasses.replace(pgd_attack, algorithm=CORE)
+    fgm, pgd = outcome("FGM", options.gradient_attack("fgm")), outcome("PGD", pgd_attack)
+    apgd = outcome("APGD", dataclasses.replace(pgd_attack, algorithm=APGD, steps=_equal_steps(pgd_attack.steps)))
+    core = outcome("core", core_attack)
+    curves = {attack.name: (_BUDGETS, tuple((attack.counts / total).tolist())) for attack in (fgm, pgd, apgd, core)}
 
-    def at_least_as_strong(stronger: _Outcome, weaker: _Outcome, name: str) -> Check:
-        gained = stronger.lost(clean_success) - weaker.lost(clean_success)
+    def finds(stronger: _Outcome, weaker: _Outcome, budgets: tuple[float, ...] = _BUDGETS) -> Check:
+        behind = [one.sum(axis=1) - other.sum(axis=1) for one, other in zip(weaker.lost, stronger.lost, strict=True)]
+        passed = np.sum(behind, axis=0).max() <= slack and np.max(behind) <= slack
+        languages = dict.fromkeys(
+            one.task.query_language for one, by in zip(checked, behind, strict=True) if by.max() > slack
+        )
         return Check(
-            name,
-            bool(np.all(gained >= -slack)),
-            f"of {clean_success.sum()} queries, lost at rho {_rhos()}: {_counts(stronger.lost(clean_success))} against "
-            + _counts(weaker.lost(clean_success)),
+            f"{stronger.name} finds what {weaker.name} finds",
+            bool(passed),
+            f"of {total} queries, lost at rho {_rhos(budgets)}: {_numbers(stronger.counts)} against "
+            f"{_numbers(weaker.counts)}"
+            + (f"; more than one query behind in {', '.join(languages)}" if languages else ""),
         )
 
-    def converged(larger: _Outcome, name: str) -> Check:
-        gained = larger.lost(clean_success) - pgd.lost(clean_success)
-        says = f"of {clean_success.sum()} queries, lost beyond PGD's at rho {_rhos()}: {_counts(gained)}"
-        return Check(name, bool(np.all(gained <= slack)), says)
+    yield dataclasses.replace(finds(pgd, fgm), curves=curves)
+    for one, other in itertools.permutations((pgd, apgd, core), 2):
+        yield finds(one, other)
 
-    yield dataclasses.replace(at_least_as_strong(pgd, fgm, "PGD finds what FGM finds"), curves=curves)
-    yield at_least_as_strong(apgd, pgd, "APGD finds what PGD finds at equal forward passes")
-    ahead = (pgd_on_few.margins - random.margins)[0]
+    one_budget = (options.reference_rho,)  # a score costs a forward pass
+    blind = outcome("black box", dataclasses.replace(pgd_attack, algorithm=BLACK_BOX), one_budget)
+    at_one = core._replace(lost=tuple((sizes <= options.reference_rho)[None] for sizes in core.sizes))
+    yield finds(at_one, blind, one_budget)
+    few = [_Checked(first_queries(tasks[0], _DRAWN), np.ones(min(_DRAWN, len(tasks[0].queries)), bool))]
+    random = outcome("", dataclasses.replace(pgd_attack, algorithm=RANDOM, steps=DRAWS, restarts=1), one_budget, few)
+    ahead = (outcome("", pgd_attack, one_budget, few).margins[0] - random.margins[0])[0]
     yield Check(
         f"gradients beat {DRAWS:,} random points",
         bool(np.all(ahead >= 0)),
         f"margin of PGD minus that of the best random point, at rho {options.reference_rho:g}, for each of "
-        f"{len(few.queries)} queries: " + ", ".join(f"{value:.3f}" for value in ahead),
+        f"{len(ahead)} queries: " + ", ".join(f"{value:.3f}" for value in ahead),
     )
-    steps_up = np.diff(pgd.margins.mean(axis=1))
+    means = np.concatenate(pgd.margins, axis=1).mean(axis=1)
     yield Check(
         "a larger budget finds more",
-        bool(np.all(steps_up >= 0)),
-        f"mean margin after PGD at rho {_rhos()}: " + ", ".join(f"{v:.3f}" for v in pgd.margins.mean(axis=1)),
+        bool(np.all(np.diff(means) >= 0)),
+        f"mean margin after PGD at rho {_rhos()}: " + ", ".join(f"{value:.3f}" for value in means),
     )
     yield Check(
         f"every query falls at rho = {UNBOUNDED:g}",
-        bool(pgd.lost(clean_success)[-1] >= (1 - CONVERGED) * clean_success.sum()),
-        f"PGD drives {pgd.lost(clean_success)[-1]} of {clean_success.sum()} queries out of the top {TOP}",
+        bool(pgd.counts[-1] >= (1 - CONVERGED) * total),
+        f"PGD drives {pgd.counts[-1]} of {total} queries out of the top {TOP}",
     )
-    yield converged(more_steps, f"{2 * options.steps} steps find no more than {options.steps}")
-    yield converged(more_restarts, f"{options.restarts + 1} restarts find no more than {options.restarts}")
-    gradients = pgd_attack.gradients * len(task.queries) * len(_BUDGETS)
+    twice = outcome("core", dataclasses.replace(core_attack, steps=2 * core_attack.steps))
+    before, after = (np.log(np.minimum(np.concatenate(found.sizes), UNBOUNDED)) for found in (core, twice))
+    ratio = float(np.exp(np.mean(after - before)))
+    yield Check(
+        f"core has converged after {options.steps} steps",
+        abs(ratio - 1) <= CONVERGED,
+        f"twice the steps change the geometric mean of the smallest rho by {ratio - 1:+.1%}",
+    )
+    gradients = pgd_attack.gradients * sum(len(task.queries) for task in tasks) * len(_BUDGETS)
     yield Check(
         "gradients do not vanish",
         pgd.zero_gradients <= CONVERGED * gradients,
@@ -165,9 +210,9 @@ def _equal_steps(steps: int) -> int:
     return max(1, steps - 1)
 
 
-def _rhos() -> str:
-    return ", ".join(f"{rho:g}" for rho in _BUDGETS)
+def _rhos(budgets: tuple[float, ...] = _BUDGETS) -> str:
+    return ", ".join(f"{rho:g}" for rho in budgets)
 
 
-def _counts(values: np.ndarray) -> str:
+def _numbers(values: np.ndarray) -> str:
     return ", ".join(map(str, values.tolist()))

@@ -32,8 +32,10 @@ def checked(subject: Victim) -> dict[str, Check]:
 @pytest.mark.slow
 def test_an_honest_model_passes_every_check() -> None:
     found = checked(victim("mono"))
-    assert len(found) == 8
-    assert not [(check.name, check.says) for check in found.values() if not check.passed]
+    assert len(found) == 13
+    # An ascent at a fixed budget may miss what core finds; that is what the comparison in both directions is for.
+    may_fail = {"PGD finds what core finds", "APGD finds what core finds"}
+    assert not [(check.name, check.says) for check in found.values() if not check.passed and check.name not in may_fail]
     budgets, lost = found["PGD finds what FGM finds"].curves["PGD"]
     assert budgets[-1] == 3 and lost[-1] == 1
 
@@ -46,10 +48,11 @@ def test_a_model_that_turns_its_gradient_round_is_found_out() -> None:
     found = checked(dataclasses.replace(victim("mono"), encoder=masked))
     assert not found["gradients beat 10,000 random points"].passed
     assert not found["every query falls at rho = 3"].passed
+    assert not found["core finds what black box finds"].passed
 
 
 def test_nothing_to_lose_is_an_error() -> None:
     subject = victim("multi")
     lost = dataclasses.replace(subject, queries=-subject.queries)
-    with pytest.raises(ValueError, match="none of the first 6 queries .* check with more queries"):
+    with pytest.raises(ValueError, match="none of the first 6 queries of any task .* check with more queries"):
         checked(lost)
