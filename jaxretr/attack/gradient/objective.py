@@ -54,13 +54,14 @@ class Target(NamedTuple):
     Attributes:
       params: the encoder's parameters.
       mask: True for the real tokens of the queries.
-      passages: embeddings of each query's relevant passages and hard negatives.
+      passages: embeddings of each query's relevant passages and hard negatives; on a third axis, the translations of
+        an answer if distinct answers are counted.
       relevant, irrelevant: marks in `passages`, see `jaxretr.attack.gradient.losses`.
     """
 
     params: Params
     mask: Bool[Array, "queries length"]
-    passages: Float32[Array, "queries passages dim"]
+    passages: Float32[Array, "queries passages *members dim"]
     relevant: Bool[Array, "queries passages"]
     irrelevant: Bool[Array, "queries passages"]
 
@@ -78,8 +79,12 @@ class QueryObjective:
     def scores(
         self, target: Target, vectors: Float32[Array, "queries length hidden"]
     ) -> Float32[Array, "queries passages"]:
-        """Return the inner products of the queries' embeddings with the passages, in full float32."""
-        return scores_of(self.encoder.encode(target.params, vectors, target.mask), target.passages)
+        """Return the inner products of the queries' embeddings with the passages, in full float32.
+
+        The score of an answer with several translations is their best score.
+        """
+        scores = scores_of(self.encoder.encode(target.params, vectors, target.mask), target.passages)
+        return scores if scores.ndim == 2 else jnp.max(scores, axis=2)
 
 
 class LanguageTarget(NamedTuple):
