@@ -175,14 +175,15 @@ class AttackOptions:
     def threat_model(self) -> dict[str, str]:
         """Return the attacker's goal, knowledge and budget in words, for reports."""
         goals = {
-            "query": f"a changed query loses all relevant passages from its top {TOP}",
+            "query": f"a changed query loses all relevant passages from its top {TOP}"
+            + (" distinct answers" if self.counting == "answers" else ""),
             "demote": "a change makes the best relevant passage fall in rank",
             "promote": f"a change brings an irrelevant passage into the top {TOP}",
             "language": "a changed query retrieves passages in its own language, relevant or not",
         }
         threat = {"goal": goals[self.aim]}
         if self.counting == "answers":
-            threat["counting"] = f"the top {TOP} of lost queries counts distinct answers: parallel passages are one"
+            threat["counting"] = "distinct answers: parallel passages are one answer"
         if set(self.named) & set(names("embedding")):
             threat |= {
                 "gradient attacks": "white box: parameters, corpus and judgements are known; dropout is off",
