@@ -45,7 +45,7 @@ def mixed_pool(collection: RetrievalSet, seed: int) -> RetrievalSet:
     Raises:
       ValueError: the collection has no parallel passages, or the judgements contradict its keys.
     """
-    remedy = "use the full pool (pool='full'), or load a collection with parallel passages"
+    remedy = "use the full pool (--pool full), or load a collection with parallel passages"
     languages = _languages_by_key(collection, "a mixed pool", remedy)
     drawn = {key: _draw(seed, key, sorted(available)) for key, available in languages.items()}
     ids = collection.passage_ids
