@@ -11,7 +11,7 @@ from scipy import special
 
 from jaxretr.attack.gradient.attack import GradientAttack, Scale
 from jaxretr.attack.gradient.losses import InfoNCE, Margin, SmoothRank
-from jaxretr.attack.gradient.objective import QueryObjective, Target
+from jaxretr.attack.gradient.objective import QueryObjective, SplitEncoder, Target
 from jaxretr.attack.gradient.pgd import PGD
 from jaxretr.attack.gradient.queries import attack_queries
 from jaxretr.attack.measures import answer_ranks, attacked_rankings, robustness
@@ -43,8 +43,7 @@ def by_hand(distractors: int = 14) -> tuple[Victim, Task]:
     angle = 0.1 * np.array([int(made.passages[i].key[1:]) for i in pool.order])
     passages = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
     queries = np.float32([[1, 0]])
-    encoder: Any = None
-    return Victim(encoder, made, pool, tasks, queries, passages, distinct_answers(made)[pool.order]), tasks[0]
+    return Victim(encoder(), made, pool, tasks, queries, passages, distinct_answers(made)[pool.order]), tasks[0]
 
 
 def at(answer: float) -> np.ndarray:
@@ -152,8 +151,7 @@ def test_both_countings_agree_if_nothing_is_parallel_within_the_corpus() -> None
         np.testing.assert_array_equal(task.per_query["answer_success@10"], other.per_query["Success@10"])
 
 
-@dataclasses.dataclass(frozen=True)
-class Identity:
+class FirstVector(SplitEncoder):
     """An encoder whose embedding is the first token vector."""
 
     def encode(self, params: Any, vectors: Any, mask: Any) -> Any:
@@ -166,10 +164,11 @@ def test_the_compiled_losses_are_those_of_the_best_translations() -> None:
     places = rng.integers(0, 40, (6, 9, 4))
     relevant, irrelevant = np.zeros((2, 6, 9), bool)
     relevant[:, :2], irrelevant[:, 2:8] = True, True  # the last candidate is padding
-    target = Target({}, np.ones((6, 1), bool), *map(jnp.asarray, (corpus[places], relevant, irrelevant)))
+    fixed = map(jnp.asarray, (np.ones((6, 1), bool), corpus[places], relevant, irrelevant))
+    target, split = Target(encoder().params, *fixed), FirstVector(encoder().functions)
 
     def value(loss: Any) -> np.ndarray:
-        return np.asarray(QueryObjective(Identity(), loss)(target, jnp.asarray(queries[:, None])))  # type: ignore[arg-type]
+        return np.asarray(QueryObjective(split, loss)(target, jnp.asarray(queries[:, None])))
 
     best = np.einsum("qd,qcmd->qcm", queries.astype(np.float64), corpus[places]).max(axis=2)
     for k in (1, 3, 6):
