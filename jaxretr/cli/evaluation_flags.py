@@ -9,6 +9,7 @@ from jaxretr.config import MINI_ENCODER
 from jaxretr.files import model_flag, path_flag
 
 if TYPE_CHECKING:
+    from jaxretr.eval.settings import Setting
     from jaxretr.model.encode import Encoder
     from jaxretr.types import RetrievalSet
 
@@ -69,7 +70,7 @@ def load(args: argparse.Namespace, dtype: str = "float32") -> "tuple[RetrievalSe
     return collection, Encoder.load(model, dtype=dtype, max_length=args.max_length)
 
 
-def settings_of_pool(pool: str, settings: Sequence[str]) -> tuple[str, ...]:
+def settings_of_pool(pool: str, settings: "Sequence[Setting]") -> "tuple[Setting, ...]":
     """Return the settings to measure: `settings`, or `multi` by default for a mixed pool.
 
     Raises:

@@ -194,9 +194,7 @@ def test_an_attack_maximises_the_margin_of_answers() -> None:
     np.testing.assert_array_equal(after <= 0, success)
 
 
-def test_unknown_and_impossible_countings() -> None:
-    with pytest.raises(ValueError, match="unknown counting 'words'; expected one of passages, answers"):
-        Victim.of(encoder(), collection(), "multi", "words")  # type: ignore[arg-type]
+def test_a_collection_without_parallel_passages_has_no_distinct_answers() -> None:
     english = tuple(passage for passage in collection().passages if passage.language == "en")
     qrels = {key: {f"en:p{key[1:]}": 1} for key in collection().qrels}
     one_language = dataclasses.replace(collection(), passages=english, qrels=qrels)
