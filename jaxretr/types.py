@@ -97,6 +97,13 @@ class PassageStore(Sequence[Passage]):
     def take(self, indices: Iterable[SupportsIndex]) -> list[Passage]:
         """Return the passages at `indices`, in that order. One call for many passages is faster than indexing each."""
 
+    def select_rows(self, indices: Sequence[int]) -> Sequence[Passage]:
+        """Return the passages at `indices` as a sequence of their own.
+
+        This reads the texts into memory; subclasses may keep the texts on disk.
+        """
+        return tuple(self.take(indices))
+
     def checksums(self) -> UInt64[np.ndarray, " passages"]:
         """Return a checksum of the id, title and text of each passage.
 
@@ -166,6 +173,12 @@ class RetrievalSet:
         if isinstance(self.passages, PassageStore):
             return self.passages.take(indices)
         return [self.passages[int(i)] for i in indices]
+
+    def select_passages(self, indices: Sequence[int]) -> Sequence[Passage]:
+        """Return the passages at `indices` as the `passages` of a smaller collection."""
+        if isinstance(self.passages, PassageStore):
+            return self.passages.select_rows(indices)
+        return tuple(self.passages[i] for i in indices)
 
 
 def _checksums(items: Iterable[tuple[str, ...]]) -> UInt64[np.ndarray, " items"]:

@@ -85,6 +85,20 @@ def test_the_suite_with_text_language_and_poison(call, tmp_path: Path) -> None:
     assert {one.filter for one in record.detections} >= {"norm", "hubness@10", "nearest clean text"}
 
 
+def test_distinct_answers_and_a_mixed_pool(call, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    by_answers = call(attack="fgm", rho="1", counting="answers", output_dir=tmp_path / "answers")
+    measures = by_answers.settings["multi"].measures
+    assert by_answers.evaluation["counting"] == "answers" and "answer_success@10" in measures
+    assert measures["answer_success@10"] >= measures["Success@10"]
+    assert "success@10 counts distinct answers" in " ".join(capsys.readouterr().out.split())
+    assert "robust success@10, distinct answers" in (tmp_path / "answers" / "report.html").read_text("utf-8")
+    mixed = call(attack="fgm", rho="1", pool="mixed", seed="1", output_dir=tmp_path / "mixed")
+    assert (mixed.evaluation["pool"], mixed.evaluation["pool_seed"]) == ("mixed", 1)
+    assert mixed.collection == f"{by_answers.collection} in a mixed pool of seed 1".replace("seed 0)", "seed 1)")
+    assert mixed.content["passages"] != by_answers.content["passages"]
+    assert [task.passages for task in mixed.settings["multi"].tasks] == [12] * 3
+
+
 def test_a_killed_run_goes_on_after_its_last_whole_trial(call, tmp_path: Path) -> None:
     whole = call(attack="fgm,pgd", rho="0.5")
     (tmp_path / "out" / "trials" / "pgd@0.5.npz").unlink()
@@ -106,6 +120,11 @@ def test_a_killed_run_goes_on_after_its_last_whole_trial(call, tmp_path: Path) -
         ({"languages": "en,fr"}, "fr"),
         ({"attack": "hotflip", "optimise": "1"}, "unrecognized"),
         ({"steps": "0"}, "steps = 0; expected at least 1"),
+        ({"counting": "answers", "languages": "en"}, "counting distinct answers needs parallel passages"),
+        ({"counting": "words"}, "invalid choice: 'words'"),
+        ({"pool": "mixed", "setting": "mono"}, "the setting 'mono' would miss passages; use the setting multi"),
+        ({"pool": "mixed", "languages": "en"}, "a mixed pool needs parallel passages"),
+        ({"pool": "mixed", "counting": "answers"}, "no key occurs in two languages"),
     ],
 )
 def test_bad_input_is_an_error_that_says_what_to_do(

@@ -86,7 +86,7 @@ def test_defaults_and_choices_are_the_library_s() -> None:
     args = vars(attack.attack_flags().parse_args(REQUIRED))
     defaults = {field.name: field.default for field in dataclasses.fields(AttackOptions)}
     assert {name: args[name] for name in defaults if name in args} == {k: v for k, v in defaults.items() if k in args}
-    assert len(defaults.keys() & args.keys()) == 15 and args["measures"] == ATTACK_MEASURES
+    assert len(defaults.keys() & args.keys()) == 16 and args["measures"] == ATTACK_MEASURES
     assert [*choices(attack.attack_flags(), "setting")] == [*SETTINGS]
     args = vars(evaluate.evaluation_flags().parse_args(REQUIRED))
     assert (args["measures"], args["run_depth"], args["runs"]) == (MEASURES, DEPTH, RUNS)

@@ -56,6 +56,16 @@ def test_a_subset_of_languages_and_settings(call, tmp_path: Path) -> None:
     assert [task.query_language for task in results.settings["mono"].tasks] == ["en"]
 
 
+def test_a_mixed_pool_is_measured_in_multi_alone(call, tmp_path: Path) -> None:
+    call(pool="mixed", seed="2")
+    results = Results.load(tmp_path / "out")
+    assert list(results.settings) == ["multi"]
+    assert (results.evaluation["pool"], results.evaluation["pool_seed"]) == ("mixed", 2)
+    assert {task.passages for task in results.settings["multi"].tasks} == {12}
+    with pytest.raises(SystemExit, match="the setting 'cross' would miss passages; use the setting multi, or --pool"):
+        call(pool="mixed", settings="multi,cross", output_dir=tmp_path / "other")
+
+
 def test_a_trained_model_is_called_by_its_run(call, tiny_root: Path, tmp_path: Path) -> None:
     call(settings="mono", languages="en,de")
     assert Results.load(tmp_path / "out").system == tiny_root.name

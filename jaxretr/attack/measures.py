@@ -8,13 +8,20 @@ tests (`scripts/compare.py`) also work on attacked retrieval:
 | `AP`, `nDCG@10`, ... | retrieval with the clean query |
 | `pgd@0.1 AP` | retrieval with the query (or passage) attacked within this budget |
 | `pgd@0.1 robust_success@10` | 1 if a relevant passage stays in the top 10, else 0; NaN without a clean success |
+| `answer_success@10` | 1 if a relevant passage is in the top 10 distinct answers; only with `counting="answers"` |
 | `pgd robust_success@10_area` | area under that curve over the logarithm of the budget, from 0 to 1 |
 | `pgd smallest_budget` | the smallest budget that loses the top 10; the largest budget if none does; exact for
 minimum-norm attacks and the union |
 | `promote@0.1 promoted@10` | 1 if the promoted passage reaches the top 10 |
 | `worst AP` | the worst value over the reference trials and the clean query |
-| `pooled_radius@10` | distance of the clean query vector from losing the top 10, in closed form |
+| `pooled_radius@1`, `@10` | distance of the clean query vector from losing rank 1 or the top 10, in closed form |
 | `hotflip:en poisoned@10` | 1 if a passage poisoned on English queries reaches the top 10 of a held-out query |
+
+If the victim counts distinct answers, parallel passages are one answer in robust success, its area and worst case, the
+smallest budget and the pooled radius. All other measures count passages.
+
+The pooled radius is exact for one relevant passage and rank 1. For several relevant passages, or for the top 10, it is
+a lower bound.
 
 A perturbation within a small budget is also within every larger budget. So along ascending budgets, a lost query stays
 lost, even if the search at a larger budget fails.
@@ -30,7 +37,7 @@ from jaxtyping import Bool, Float64, Int
 from jaxretr.attack.gradient.oracle import pooled_radii
 from jaxretr.attack.result import AttackResult, Trial
 from jaxretr.attack.token.transfer import Poisoning
-from jaxretr.attack.victim import TOP, Victim, relevant_passages
+from jaxretr.attack.victim import TOP, Victim, members_of, relevant_passages
 from jaxretr.eval.bias import BIAS_SETTING, better
 from jaxretr.eval.evaluate import measure_bias, measure_tasks, task_result
 from jaxretr.eval.measures import parse
@@ -40,6 +47,7 @@ from jaxretr.retrieval.exact import count_ahead, ranks, search
 from jaxretr.retrieval.scores import pair_scores, scores_at
 
 SUCCESS = f"robust_success@{TOP}"
+ANSWER_SUCCESS = f"answer_success@{TOP}"
 AREA = f"{SUCCESS}_area"
 SMALLEST = "smallest_budget"
 PROMOTED = f"promoted@{TOP}"
@@ -54,7 +62,7 @@ class Rankings(NamedTuple):
     Attributes:
       ranks: rank of each judged passage, from 1.
       top: the top passages, as positions in the task's corpus.
-      values: measures of the attack itself, by name.
+      values: further measures by name: success by distinct answers, and measures of the attack itself.
       changed: False for queries without a value.
     """
 
@@ -95,7 +103,8 @@ def robustness(
                 task_values |= bias
                 mixes[number] = mixes[number] or mix
             if prefix in success_only:
-                task_values = {f"Success@{TOP}": task_values[f"Success@{TOP}"]}
+                success = success_measure(task_values)
+                task_values = {success: task_values[success]}
             for name, value in task_values.items():
                 values[number][f"{prefix}{name}"] = np.where(ranking.changed, value, np.nan)
     for number, task in enumerate(victim.tasks):
@@ -174,10 +183,15 @@ def ladders(trials: Iterable[Trial]) -> dict[str, list[Trial]]:
     }
 
 
+def success_measure(measures: Iterable[str]) -> str:
+    """Return the measure that robust success derives from: by distinct answers if it is among `measures`."""
+    return ANSWER_SUCCESS if ANSWER_SUCCESS in measures else f"Success@{TOP}"
+
+
 def _summarize(values: dict[str, np.ndarray], trials: Sequence[Trial], number: int) -> None:
     """Add the measures of task `number` that combine several trials: robust success, its area, smallest budget, worst
     case."""
-    name = f"Success@{TOP}"
+    name = success_measure(values)
     clean_success = values[name] > 0
     for trial in trials:
         attacked = values[f"{trial.label} {name}"]
@@ -212,9 +226,43 @@ def _summarize(values: dict[str, np.ndarray], trials: Sequence[Trial], number: i
 
 def _ranked(victim: Victim, task: Task, queries: np.ndarray) -> Rankings:
     corpus = victim.corpus(task)
-    _, top = search(queries, corpus, min(TOP, len(corpus)))
+    _, top = search(queries, corpus, _depth(victim, task))
     judged_ranks = ranks(queries, corpus, task.judged_query, task.judged_passage)
-    return Rankings(judged_ranks, top, {}, np.ones(len(queries), bool))
+    values = _answer_success(victim, task, judged_ranks, top)
+    return Rankings(judged_ranks, top[:, :TOP], values, np.ones(len(queries), bool))
+
+
+def _depth(victim: Victim, task: Task) -> int:
+    """Return how many ranks the measures read: enough for 10 distinct answers if the victim counts answers."""
+    copies = members_of(victim.answers_of(task)).shape[1]
+    return min(TOP * copies, task.num_passages)
+
+
+def _answer_success(victim: Victim, task: Task, judged_ranks: np.ndarray, top: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the success by distinct answers; empty if the victim counts passages."""
+    if victim.answers is None:
+        return {}
+    best = np.full(len(task.queries), np.iinfo(np.int64).max)
+    is_relevant = task.grade > 0
+    np.minimum.at(best, task.judged_query[is_relevant], judged_ranks[is_relevant])
+    return {ANSWER_SUCCESS: (answer_ranks(victim.answers_of(task)[top], best) <= TOP).astype(np.float64)}
+
+
+def answer_ranks(
+    ranked: Int[np.ndarray, "queries depth"], best: Int[np.ndarray, " queries"]
+) -> Int[np.ndarray, " queries"]:
+    """Return the rank of each query's best relevant passage among distinct answers, from 1.
+
+    The rank is 1 plus the number of distinct answers ahead. A rank beyond `depth` is a lower bound: it counts the
+    answers in the first `depth` ranks.
+
+    Args:
+      ranked: number of the answer at each rank, best first.
+      best: rank of the best relevant passage among all passages, from 1.
+    """
+    is_ahead = np.arange(ranked.shape[1]) < best[:, None] - 1
+    ahead = np.sort(np.where(is_ahead, ranked, -1), axis=1)
+    return 1 + (ahead[:, 0] >= 0) + np.count_nonzero(np.diff(ahead, axis=1), axis=1)
 
 
 def _with_replaced(victim: Victim, result: AttackResult, attacked: Int[np.ndarray, " queries"]) -> Rankings:
@@ -239,7 +287,7 @@ def _with_replaced(victim: Victim, result: AttackResult, attacked: Int[np.ndarra
     judged_ranks = judged_ranks - is_ahead(before[query]) + is_ahead(after[query])
     judged_ranks = np.where(passage == attacked[query], reached[query], judged_ranks)
 
-    k = min(TOP, len(corpus))
+    k = _depth(victim, task)
     _, clean = search(queries, corpus, min(k + 1, len(corpus)))
     row, place = np.nonzero(clean != attacked[:, None])
     others = np.full(clean.shape, -np.inf, np.float32)
@@ -247,8 +295,10 @@ def _with_replaced(victim: Victim, result: AttackResult, attacked: Int[np.ndarra
     scores = np.concatenate([others, after[:, None]], 1)
     positions = np.concatenate([clean, attacked[:, None]], 1)
     top = np.take_along_axis(positions, np.lexsort((positions, -scores))[:, :k], 1)
-    values = {"promoted_rank": reached.astype(np.float64), PROMOTED: (reached <= TOP).astype(np.float64)}
-    return Rankings(judged_ranks, top, values if result.goal == "promote" else {}, np.ones(len(queries), bool))
+    values = _answer_success(victim, task, judged_ranks, top)
+    if result.goal == "promote":
+        values |= {"promoted_rank": reached.astype(np.float64), PROMOTED: (reached <= TOP).astype(np.float64)}
+    return Rankings(judged_ranks, top[:, :TOP], values, np.ones(len(queries), bool))
 
 
 def _radii(victim: Victim, task: Task) -> Mapping[str, np.ndarray]:
@@ -256,8 +306,9 @@ def _radii(victim: Victim, task: Task) -> Mapping[str, np.ndarray]:
     padded = np.full((len(relevant), max(map(len, relevant))), -1)
     for row, passages in enumerate(relevant):
         padded[row, : len(passages)] = passages
-    k = min(TOP, task.num_passages)
-    radii = pooled_radii(victim.queries[task.queries], victim.corpus(task), padded, k)
+    members = None if victim.answers is None else members_of(victim.answers_of(task))
+    k = min(TOP, task.num_passages if members is None else len(members))
+    radii = pooled_radii(victim.queries[task.queries], victim.corpus(task), padded, k, members=members)
     return {f"{RADIUS}@{place}": _finite(radii[:, place - 1]) for place in dict.fromkeys((1, k))}
 
 

@@ -17,7 +17,7 @@ from jaxretr.attack.gradient.objective import Layer
 from jaxretr.attack.gradient.union import MEMBERS, UNION
 from jaxretr.attack.registry import ATTACKS, names
 from jaxretr.attack.text.attack import Search
-from jaxretr.attack.victim import TOP
+from jaxretr.attack.victim import TOP, Counting
 from jaxretr.eval.settings import Setting
 from jaxretr.perturb.balls import Norm
 
@@ -82,6 +82,7 @@ class AttackOptions:
       slots: tokens of a poisoned passage.
       poison_passes: budget in forward passes per poisoned passage.
       optimise: share of the questions that poison is optimized on; it is tested on the other questions.
+      counting: whether the top 10 that a query must keep counts passages or distinct answers.
       seed: seed of every random draw.
     """
 
@@ -102,6 +103,7 @@ class AttackOptions:
     slots: int = 50
     poison_passes: int = 5_000
     optimise: float = 0.5
+    counting: Counting = "passages"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -116,6 +118,7 @@ class AttackOptions:
         _one_of("target", self.aim, get_args(Aim))
         _one_of("loss", self.loss, tuple(_LOSSES))
         _one_of("search", self.search, get_args(Search))
+        _one_of("counting", self.counting, get_args(Counting))
         for rho in self.rho:
             if not 0 <= rho < math.inf:
                 raise ValueError(f"rho = {rho} is not a budget; expected 0 or more")
@@ -192,12 +195,15 @@ class AttackOptions:
     def threat_model(self) -> dict[str, str]:
         """Return the attacker's goal, knowledge and budget in words, for reports."""
         goals = {
-            "query": f"a changed query loses all relevant passages from its top {TOP}",
+            "query": f"a changed query loses all relevant passages from its top {TOP}"
+            + (" distinct answers" if self.counting == "answers" else ""),
             "demote": "a change makes the best relevant passage fall in rank",
             "promote": f"a change brings an irrelevant passage into the top {TOP}",
             "language": "a changed query retrieves passages in its own language, relevant or not",
         }
         threat = {"goal": goals[self.aim]}
+        if self.counting == "answers":
+            threat["counting"] = "distinct answers: parallel passages are one answer"
         if set(self.named) & set(names("embedding")):
             threat |= {
                 "gradient attacks": "white box: parameters, corpus and judgements are known; dropout is off",

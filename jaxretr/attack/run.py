@@ -85,7 +85,7 @@ def attack_into(
     }
     begun = (output_dir / RESULTS_FILE).exists() or any((output_dir / "trials").glob("*.npz"))
     claim(output_dir / ATTACK_FILE, identity, begun=begun)
-    victim = Victim.of(encoder, collection, setting)
+    victim = Victim.of(encoder, collection, setting, options.counting)
     trials: list[Trial] = []
     for planned, run in plan(victim, options):
         trials.append(_load_or_run(output_dir, victim, planned, run, trials))

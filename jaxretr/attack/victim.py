@@ -7,11 +7,12 @@ an `AttackResult` (`jaxretr.attack.result`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
+from jaxretr.data.parallel_passages import distinct_answers
 from jaxretr.eval.settings import Pool, Setting, Task, make_tasks
 from jaxretr.model.encode import Encoder
 from jaxretr.retrieval.embeddings import check_embeddings
@@ -24,19 +25,27 @@ TOP = 10
 HARD_NEGATIVES = 64
 """Hard negatives per query that an attack sees: the irrelevant passages with the highest clean scores in the corpus."""
 
-_ROWS = 512  # queries whose candidates' embeddings are gathered at once
+Counting = Literal["passages", "answers"]
+"""What the top 10 counts: every passage, or distinct answers. Parallel passages (equal keys, see
+`jaxretr.data.parallel_passages`) are one answer, and an answer scores as its best translation."""
+
+_GATHERED = 40_000  # candidates' embeddings that are gathered at once
 
 
 class Candidates(NamedTuple):
     """The passages that an attack scores per query: all relevant passages and the hardest irrelevant passages.
 
+    If a victim counts distinct answers, a candidate is an answer. Its passages are on a third axis, padded with copies
+    of the first passage, and its score is the maximum over this axis.
+
     Attributes:
-      passages: positions in the task's corpus. Rows are padded with passages that are neither relevant nor irrelevant.
-      relevant: marks the relevant passages.
-      irrelevant: marks the irrelevant passages.
+      passages: positions in the task's corpus. Rows are padded with candidates that are neither relevant nor
+        irrelevant.
+      relevant: marks the relevant candidates.
+      irrelevant: marks the irrelevant candidates.
     """
 
-    passages: Int[np.ndarray, "queries candidates"]
+    passages: Int[np.ndarray, "queries candidates *members"]
     relevant: Bool[np.ndarray, "queries candidates"]
     irrelevant: Bool[np.ndarray, "queries candidates"]
 
@@ -52,6 +61,7 @@ class Victim:
       tasks: the tasks of the attacked setting.
       queries: clean embeddings in the order of `collection.queries`.
       passages: clean embeddings in the order of `pool`.
+      answers: number of each passage's distinct answer, in the order of `pool`; None counts every passage.
     """
 
     encoder: Encoder
@@ -60,13 +70,17 @@ class Victim:
     tasks: tuple[Task, ...]
     queries: Float32[np.ndarray, "queries dim"] = field(repr=False)
     passages: Float32[np.ndarray, "passages dim"] = field(repr=False)
+    answers: Int[np.ndarray, " passages"] | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, encoder: Encoder, collection: RetrievalSet, setting: Setting) -> "Victim":
+    def of(
+        cls, encoder: Encoder, collection: RetrievalSet, setting: Setting, counting: Counting = "passages"
+    ) -> "Victim":
         """Encode every text once.
 
         Raises:
-          ValueError: the collection does not allow the setting, or the encoder does not compute in float32.
+          ValueError: the collection does not allow the setting or the counting, or the encoder does not compute in
+            float32.
         """
         if encoder.functions.dtype != "float32":
             raise ValueError(
@@ -75,11 +89,12 @@ class Victim:
             )
         pool = Pool.of(collection)
         tasks = tuple(make_tasks(collection, pool, [setting]))
+        answers = distinct_answers(collection)[pool.order] if counting == "answers" else None
         query_texts = [query.text for query in collection.queries]
         passage_texts = [passage.full_text for passage in collection.take_passages(pool.order.tolist())]
         queries = check_embeddings(encoder.encode_query(query_texts), query_texts, "encode_query")
         passages = check_embeddings(encoder.encode_document(passage_texts), passage_texts, "encode_document")
-        return cls(encoder, collection, pool, tasks, queries, passages)
+        return cls(encoder, collection, pool, tasks, queries, passages, answers)
 
     def queries_of(self, task: Task) -> list[Query]:
         """Return the queries of a task."""
@@ -89,24 +104,41 @@ class Victim:
         """Return the clean embeddings of a task's passages."""
         return self.passages[task.passages]
 
+    def answers_of(self, task: Task) -> Int[np.ndarray, " passages"]:
+        """Return the number of the answer of each passage of a task's corpus, without gaps from 0.
+
+        If the victim counts passages, every passage is an answer of its own.
+        """
+        if self.answers is None:
+            return np.arange(task.num_passages)
+        return np.unique(self.answers[task.passages], return_inverse=True)[1]
+
     def candidates(self, task: Task, hard_negatives: int = HARD_NEGATIVES) -> Candidates:
-        """Return, per query of a task, all relevant passages and the `hard_negatives` best irrelevant passages."""
-        relevant = relevant_passages(task)
+        """Return, per query of a task, all relevant passages and the `hard_negatives` best irrelevant passages.
+
+        If the victim counts distinct answers, return all relevant answers and the best irrelevant answers.
+        """
+        answer = self.answers_of(task)
+        members = members_of(answer)
+        passages_of_query = relevant_passages(task)
+        relevant = [_distinct(answer[passages]) for passages in passages_of_query]
         width = max(map(len, relevant))
-        k = min(task.num_passages, hard_negatives + width)
+        k = min(task.num_passages, hard_negatives * members.shape[1] + max(map(len, passages_of_query)))
         _, ranked = search(self.queries[task.queries], self.corpus(task), k)
-        passages = np.zeros((len(relevant), width + hard_negatives), np.int64)
-        is_relevant, is_irrelevant = np.zeros((2, *passages.shape), bool)
-        for row, (answers, top) in enumerate(zip(relevant, ranked, strict=True)):
-            others = top[~np.isin(top, answers)][:hard_negatives]
+        candidates = np.zeros((len(relevant), width + hard_negatives), np.int64)
+        is_relevant, is_irrelevant = np.zeros((2, *candidates.shape), bool)
+        for row, (own, top) in enumerate(zip(relevant, ranked, strict=True)):
+            top_answers = _distinct(answer[top])
+            others = top_answers[~np.isin(top_answers, own)][:hard_negatives]
             if not len(others):
                 raise ValueError(
                     f"every passage of the corpus answers {self.queries_of(task)[row].id}, so no attack can make this "
                     "query fail; attack a larger corpus"
                 )
-            passages[row, : len(answers)] = answers
-            passages[row, width : width + len(others)] = others
-            is_relevant[row, : len(answers)] = is_irrelevant[row, width : width + len(others)] = True
+            candidates[row, : len(own)] = own
+            candidates[row, width : width + len(others)] = others
+            is_relevant[row, : len(own)] = is_irrelevant[row, width : width + len(others)] = True
+        passages = members[candidates] if members.shape[1] > 1 else members[candidates, 0]
         return Candidates(passages, is_relevant, is_irrelevant)
 
     def margins(
@@ -129,18 +161,40 @@ def relevant_passages(task: Task) -> list[Int[np.ndarray, " relevant"]]:
     return np.split(passages[order], np.searchsorted(query[order], np.arange(1, len(task.queries))))
 
 
+def members_of(answers: Int[np.ndarray, " passages"]) -> Int[np.ndarray, "answers members"]:
+    """Return the positions of each answer's passages; a row is padded with copies of its first passage.
+
+    Args:
+      answers: number of the answer of each passage, without gaps from 0.
+    """
+    order = np.argsort(answers, kind="stable")
+    sizes = np.bincount(answers)
+    column = np.arange(sizes.max())
+    return order[(np.cumsum(sizes) - sizes)[:, None] + np.where(column < sizes[:, None], column, 0)]
+
+
+def _distinct(values: Int[np.ndarray, " values"]) -> Int[np.ndarray, " distinct"]:
+    """Return the values without repetition, in the order of their first occurrence."""
+    return values[np.sort(np.unique(values, return_index=True)[1])]
+
+
 def margin(
     queries: Float32[np.ndarray, "queries dim"],
     corpus: Float32[np.ndarray, "passages dim"],
     candidates: Candidates,
     k: int,
 ) -> Float32[np.ndarray, " queries"]:
-    """Return, per query, the score of the k-th best irrelevant candidate minus the best relevant score."""
+    """Return, per query, the score of the k-th best irrelevant candidate minus the best relevant score.
+
+    The score of a candidate with several passages is the best score of these passages.
+    """
     margins = np.empty(len(queries), np.float32)
-    for start in range(0, len(queries), _ROWS):
-        rows = slice(start, start + _ROWS)
+    size = max(1, _GATHERED // int(np.prod(candidates.passages.shape[1:])))
+    for start in range(0, len(queries), size):
+        rows = slice(start, start + size)
         passages, relevant, irrelevant = (part[rows] for part in candidates)
-        scores = pair_scores(queries[rows, None], corpus[passages])
+        scores = pair_scores(queries[rows, None], corpus[passages.reshape(len(passages), -1)])
+        scores = scores.reshape(*relevant.shape, -1).max(axis=2)
         others = np.sort(np.where(irrelevant, scores, -np.inf), axis=1)[:, -k]
         margins[rows] = others - np.max(scores, axis=1, where=relevant, initial=-np.inf)
     return margins

@@ -12,7 +12,7 @@ jaxretr/attack/options.py each option.
 import argparse
 import dataclasses
 
-from jaxretr.cli.evaluation_flags import flags, listed, load, system_name
+from jaxretr.cli.evaluation_flags import flags, listed, load, pool_identity, settings_of_pool, system_name
 
 
 def main() -> None:
@@ -27,15 +27,16 @@ def main() -> None:
     with errors_as_lines("the same command resumes after the last complete attack"):
         parallel.initialize()
         options = AttackOptions(**{name: value for name, value in vars(args).items() if name in fields})
+        settings = settings_of_pool(args.pool, [args.setting] if args.setting else [])
         collection, encoder = load(args)
         results = attack_into(
             args.output_dir,
             encoder,
             collection,
             options,
-            setting=args.setting or ("multi" if len(collection.languages) > 1 else "mono"),
+            setting=settings[0] if settings else "multi" if len(collection.languages) > 1 else "mono",
             system=system_name(args),
-            run_settings={"model": args.model, "max_length": encoder.max_length},
+            run_settings={"model": args.model, "max_length": encoder.max_length, **pool_identity(args)},
             measures=args.measures,
             checks=args.checks,
         )
@@ -68,6 +69,13 @@ def attack_flags() -> argparse.ArgumentParser:
     add("--loss", default="margin", help="loss of gradient attacks on queries (default: %(default)s)")
     add("--steps", type=int, default=20, help="steps of gradient attacks (default: %(default)s)")
     add("--restarts", type=int, default=1, help="random starts of gradient attacks (default: %(default)s)")
+    add(
+        "--counting",
+        default="passages",
+        choices=["passages", "answers"],
+        help="what the top 10 counts: passages, or distinct answers, in which parallel passages are one "
+        "(default: %(default)s)",
+    )
     add("--edits", type=int, default=1, help="edits per query in text attacks (default: %(default)s)")
     add("--search", default="worst_of_k", help="search method of text attacks (default: %(default)s)")
     add("--texts", type=int, default=16, help="texts scored per query in text attacks (default: %(default)s)")

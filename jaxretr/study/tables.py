@@ -136,8 +136,9 @@ def margin_and_sensitivity(analysis: Analysis) -> Iterator[str]:
         yield "### Margin and sensitivity, multi"
         yield wrapped(
             "A query is lost when a change of its words moves its pooled vector beyond its margin, the pooled "
-            "radius@10 (in lengths of that vector). The ratio, smallest ρ over radius, tells how large a change of the "
-            "words makes a move of a given size: the higher, the less sensitive the encoder. Not in the protocol."
+            "radius@10 (in lengths of that vector; a lower bound). The ratio, smallest ρ over radius, tells how large "
+            "a change of the words makes a move of a given size: the higher, the less sensitive the encoder. Not in "
+            "the protocol."
         )
         yield table(["", POOLED_RADIUS_MULTI.title, SMALLEST.title, "ratio"], rows)
 

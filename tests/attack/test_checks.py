@@ -13,7 +13,7 @@ from jaxretr.model.encode import Encoder
 from jaxretr.model.functions import EncoderFunctions
 from tests.attack.parallel_questions import encoder, victim
 
-OPTIONS = AttackOptions(steps=10)
+OPTIONS = AttackOptions(steps=30)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +26,14 @@ class TurnedRound(EncoderFunctions):
 
 
 def checked(subject: Victim) -> dict[str, Check]:
-    return {check.name: check for check in strength_checks(subject, OPTIONS, 6)}
+    return {check.name: check for check in strength_checks(subject, OPTIONS, 4)}
 
 
 @pytest.mark.slow
 def test_an_honest_model_passes_every_check() -> None:
     found = checked(victim("mono"))
     assert len(found) == 13
-    # An ascent at a fixed budget may miss what core finds; that is what the comparison in both directions is for.
-    may_fail = {"PGD finds what core finds", "APGD finds what core finds"}
+    may_fail = {"core has converged after 30 steps"}  # depends on effort
     assert not [(check.name, check.says) for check in found.values() if not check.passed and check.name not in may_fail]
     budgets, lost = found["PGD finds what FGM finds"].curves["PGD"]
     assert budgets[-1] == 3 and lost[-1] == 1
@@ -54,5 +53,5 @@ def test_a_model_that_turns_its_gradient_round_is_found_out() -> None:
 def test_nothing_to_lose_is_an_error() -> None:
     subject = victim("multi")
     lost = dataclasses.replace(subject, queries=-subject.queries)
-    with pytest.raises(ValueError, match="none of the first 6 queries of any task .* check with more queries"):
+    with pytest.raises(ValueError, match="none of the first 4 queries of any task .* check with more queries"):
         checked(lost)

@@ -5,6 +5,9 @@ An attacker who promotes passages marks them as the irrelevant passages. No loss
 not influence the other queries of a batch. Losses are value objects: equal losses compare and hash equal, and share a
 compilation.
 
+If distinct answers are counted, a "passage" of a loss is an answer, and its score is the best score of its translations
+(`QueryObjective.scores`).
+
 A passage may be neither relevant nor irrelevant to a query (batch padding, an unjudged translation of the answer). Such
 a passage does not count. Every query needs at least one passage of each kind; otherwise its value means nothing. If
 there are several relevant passages, the best one counts (in InfoNCE, their sum).
@@ -25,10 +28,10 @@ Loss = Callable[[Array, Array, Array], Array]
 
 
 def scores_of(
-    queries: Float32[Array, "queries dim"], passages: Float32[Array, "queries passages dim"]
-) -> Float32[Array, "queries passages"]:
+    queries: Float32[Array, "queries dim"], passages: Float32[Array, "queries *passages dim"]
+) -> Float32[Array, "queries *passages"]:
     """Return the inner products of each query with its own passages, in full float32."""
-    return jnp.einsum("qd,qpd->qp", queries, passages, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("qd,q...d->q...", queries, passages, precision=jax.lax.Precision.HIGHEST)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ class Target(NamedTuple):
     Attributes:
       params: the encoder's parameters.
       mask: True for the real tokens of the queries.
-      passages: embeddings of each query's relevant passages and hard negatives.
+      passages: embeddings of each query's relevant passages and hard negatives; on a third axis, the translations of
+        an answer if distinct answers are counted.
       relevant, irrelevant: marks in `passages`, see `jaxretr.attack.gradient.losses`.
       directions: per query, differences between the mean token vector of another language and that of the query's
         language; None for attacks that do not use them.
@@ -62,7 +63,7 @@ class Target(NamedTuple):
 
     params: Params
     mask: Bool[Array, "queries length"]
-    passages: Float32[Array, "queries passages dim"]
+    passages: Float32[Array, "queries passages *members dim"]
     relevant: Bool[Array, "queries passages"]
     irrelevant: Bool[Array, "queries passages"]
     directions: Float32[Array, "queries directions hidden"] | None = None
@@ -81,8 +82,12 @@ class QueryObjective:
     def scores(
         self, target: Target, vectors: Float32[Array, "queries length hidden"]
     ) -> Float32[Array, "queries passages"]:
-        """Return the inner products of the queries' embeddings with the passages, in full float32."""
-        return scores_of(self.encoder.encode(target.params, vectors, target.mask), target.passages)
+        """Return the inner products of the queries' embeddings with the passages, in full float32.
+
+        The score of an answer with several translations is their best score.
+        """
+        scores = scores_of(self.encoder.encode(target.params, vectors, target.mask), target.passages)
+        return scores if scores.ndim == 2 else jnp.max(scores, axis=2)
 
 
 class LanguageTarget(NamedTuple):

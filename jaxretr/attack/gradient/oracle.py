@@ -2,7 +2,8 @@
 
 Input: query and passage embeddings. Output: signed L2 distances. The query vectors for which a passage is ahead of the
 relevant passage form a half space, so the distance to it needs no search. The pooled radius is the reference for
-gradient attacks, and a robustness measure by itself.
+gradient attacks, and a robustness measure by itself. It is exact for one relevant passage and the top 1. For several
+relevant passages, or a larger top k, it is a lower bound.
 
 Scaling a query vector does not change its ranking. So the radius is valid with and without normalization after the
 perturbation. It is proportional to the norm of the query vector; for unit vectors it is relative.
@@ -29,10 +30,13 @@ def pooled_radii(
     relevant: Int[np.ndarray, "queries per_query"],
     k: int = 1,
     *,
+    members: Int[np.ndarray, "answers members"] | None = None,
     query_block: int = 512,
     passage_block: int = 8_192,
 ) -> Float32[np.ndarray, "queries k"]:
     """Return the k smallest radii at which irrelevant passages overtake the relevant passages, in ascending order.
+
+    With `members`, return the k smallest radii of distinct answers. An answer overtakes with its nearest translation.
 
     Passage j overtakes p+ at
 
@@ -49,33 +53,37 @@ def pooled_radii(
       relevant: positions in `passages` of each query's relevant passages, at least one per query; rows are padded with
         -1.
       k: number of radii.
+      members: positions of each answer's passages (`jaxretr.attack.victim.members_of`), in rows that are padded with
+        copies of the first passage. All passages of a relevant answer must be in `relevant`. None counts passages.
       query_block, passage_block: vectors compared at once; a device holds a few times `query_block * passage_block`
         values.
 
     Returns:
       Radii in the units of the query vectors. A radius of 0 or below means that the passage is already ahead. Infinity
-      means that fewer than k passages are neither relevant nor copies of a relevant passage.
+      means that fewer than k passages or answers are neither relevant nor copies of a relevant passage.
 
     Raises:
       ValueError: k is not positive, the widths differ, a query has no relevant passage, or a position is out of range.
     """
     _check(queries, passages, relevant, k)
-    passage_block = min(passage_block, len(passages))
+    searched = passages if members is None else Subset(passages, members.ravel())
+    width = 1 if members is None else members.shape[1]
+    passage_block = max(1, min(passage_block, len(searched)) // width) * width  # a block holds whole answers
     blocks = [slice(start, start + query_block) for start in range(0, len(queries), query_block)]
     radii = [jnp.full((len(queries[block]), k), jnp.inf, jnp.float32) for block in blocks]
     positions, place = np.unique(np.maximum(relevant, 0), return_inverse=True)
     answers, place = Subset(passages, positions)[:], place.reshape(relevant.shape)
-    for first in range(0, len(passages), passage_block):
-        start = min(first, len(passages) - passage_block)  # all blocks have one shape: the last repeats some passages
-        rows = jnp.asarray(passages[start : start + passage_block])
+    for first in range(0, len(searched), passage_block):
+        start = min(first, len(searched) - passage_block)  # all blocks have one shape: the last repeats some passages
+        rows = jnp.asarray(searched[start : start + passage_block])
         radii = [
-            _nearest(best, queries[block], answers[place[block]], relevant[block] >= 0, rows, first - start)
+            _nearest(best, queries[block], answers[place[block]], relevant[block] >= 0, rows, first - start, width)
             for best, block in zip(radii, blocks, strict=True)
         ]
     return np.concatenate([np.asarray(best) for best in radii]) if radii else np.empty((0, k), np.float32)
 
 
-@partial(jax.jit, donate_argnums=0)
+@partial(jax.jit, donate_argnums=0, static_argnums=6)
 def _nearest(
     best: Float32[Array, "queries k"],
     queries: Float32[Array, "queries dim"],
@@ -83,10 +91,11 @@ def _nearest(
     real: Bool[Array, "queries per_query"],
     passages: Float32[Array, "passages dim"],
     repeated: Int[Array, ""],
+    members: int,
 ) -> Float32[Array, "queries k"]:
     """Merge the radii of one block of passages into the smallest radii so far.
 
-    The first `repeated` passages of the block were merged before.
+    The first `repeated` passages of the block were merged before. Each `members` consecutive passages are one answer.
     """
     scores = products_of(queries, passages)
     squares = jnp.sum(passages * passages, axis=1)
@@ -103,6 +112,7 @@ def _nearest(
     columns = (jnp.moveaxis(answers, 1, 0), real.T)
     radii, _ = jax.lax.scan(merge_answer, jnp.full_like(scores, -jnp.inf), columns)
     radii = jnp.where(jnp.arange(len(passages)) < repeated, jnp.inf, radii)
+    radii = jnp.min(radii.reshape(len(queries), -1, members), axis=2)
     return -jax.lax.top_k(-jnp.concatenate([best, radii], axis=1), best.shape[1])[0]
 
 

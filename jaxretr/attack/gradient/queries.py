@@ -3,6 +3,8 @@
 Input: a `Victim`, a task, a `GradientAttack` and a radius. Output: an `AttackResult`.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
@@ -109,7 +111,8 @@ def attack_language_bias(
             f"the language bias of queries in {task.query_language} needs passages in {task.query_language} and in "
             "another language; attack the setting 'multi', with both languages in the collection"
         )
-    candidates = victim.candidates(task, _LANGUAGE_CANDIDATES)
+    by_passages = dataclasses.replace(victim, answers=None)  # translations of one answer compete here
+    candidates = by_passages.candidates(task, _LANGUAGE_CANDIDATES)
     passages = victim.corpus(task)[candidates.passages]
     real = candidates.relevant | candidates.irrelevant
     favored = real & (languages[candidates.passages] == query_language)

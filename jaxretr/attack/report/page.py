@@ -83,6 +83,7 @@ def _summary(systems: Sequence[System]) -> list[Rows]:
     measures = [m for m in ("AP", "nDCG@10") if any(m in system.tasks[0].measures for system in systems)]
     labels = [*dict.fromkeys(label for system in systems for label in system.reference), WORST]
     attacks = dict.fromkeys(attack for system in systems for attack in system.ladders())
+    counted = ", distinct answers" if systems[0].counts_answers else ""
     trials = dict.fromkeys(trial.label for system in systems for trial in system.record.trials)
 
     def table(corner: str, rows: Iterable[str], cell: Callable[[System, str], str]) -> Rows:
@@ -90,9 +91,11 @@ def _summary(systems: Sequence[System]) -> list[Rows]:
 
     tables = [
         *(table("mAP" if m == "AP" else m, ["", *labels], partial(_drop, measure=m)) for m in measures),
-        table(f"robust success@{TOP}", labels, lambda system, label: _number(system.success(label))),
-        table("area under success", attacks, lambda system, attack: _number(system.average(f"{attack} {AREA}"))),
-        table("median smallest budget", attacks, _smallest),
+        table(f"robust success@{TOP}{counted}", labels, lambda system, label: _number(system.success(label))),
+        table(
+            f"area under success{counted}", attacks, lambda system, attack: _number(system.average(f"{attack} {AREA}"))
+        ),
+        table(f"median smallest budget{counted}", attacks, _smallest),
         table(f"promoted into the top {TOP}", trials, lambda s, label: _number(s.average(f"{label} {PROMOTED}"))),
         table("forward passes per query", labels, _cost),
     ]

@@ -11,7 +11,7 @@ from itertools import count
 import numpy as np
 
 from jaxretr.attack.defenses import Detection
-from jaxretr.attack.measures import AREA, RADIUS, WORST
+from jaxretr.attack.measures import ANSWER_SUCCESS, AREA, RADIUS, WORST, success_measure
 from jaxretr.attack.record import Check
 from jaxretr.attack.report import plots
 from jaxretr.attack.report.system import System
@@ -76,10 +76,13 @@ def _success(number: int, attack: str, unit: str, of: dict[str, tuple[System, st
             f" At ρ = {middle:g}, the radius divided by the median distance from a token's row to the nearest other "
             f"row is {each}."
         )
-    clean = ", ".join(f"{system.average(f'Success@{TOP}'):.3f} for {one}" for one, system in systems.items())
+    success = success_measure(next(iter(systems.values())).tasks[0].measures)
+    clean = ", ".join(f"{system.average(success):.3f} for {one}" for one, system in systems.items())
+    kept = f"{TOP} distinct answers" if success == ANSWER_SUCCESS else TOP
     caption = (
-        f"Of the queries with a relevant passage in the clean top {TOP}, the share that keep a relevant passage there, "
-        f"by budget. Bands: 95 % bootstrap intervals over questions. Success@{TOP} of all clean queries: {clean}.{says}"
+        f"Of the queries with a relevant passage in the clean top {kept}, the share that keep a relevant passage "
+        f"there, by budget. Bands: 95 % bootstrap intervals over questions. {success.capitalize().replace('_', ' ')} "
+        f"of all clean queries: {clean}.{says}"
     )
     ends = "; ".join(f"{line}, {curve.values[-1]:.2f} at {curve.budgets[-1]:g}" for line, curve in curves.items())
     title = f"robust success@{TOP}" + (f", {attack}" if attack else "")
@@ -164,7 +167,8 @@ def pooled_radius(systems: Sequence[System]) -> Iterator[Picture]:
         says = (
             f"{_of(systems, system)}pooled radius, the distance from the query vector to the nearest vector that loses "
             f"the last relevant passage in the top {measure.partition('@')[2]}, as a share of the vector's length, in "
-            f"closed form (a lower bound); mean {mean([*values.values()]):.3f}. Larger is more robust."
+            "closed form; exact for one relevant passage and the top 1, a lower bound for several relevant passages "
+            f"or a larger top; mean {mean([*values.values()]):.3f}. Larger is more robust."
         )
         asked = system.languages
         if system.record.setting == "cross":

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from jaxretr.attack.measures import PROMOTED, SMALLEST, SUCCESS, WORST
+from jaxretr.attack.measures import ANSWER_SUCCESS, PROMOTED, SMALLEST, SUCCESS, WORST
 from jaxretr.attack.record import TEXTS_FILE, AdversarialText, Record, load_texts
 from jaxretr.attack.result import Trial, Unit
 from jaxretr.eval.compare import check_same_content
@@ -70,6 +70,11 @@ class System:
     @property
     def tasks(self) -> tuple[TaskResult, ...]:
         return self.results.settings[self.record.setting].tasks  # type: ignore[index]
+
+    @property
+    def counts_answers(self) -> bool:
+        """Whether robust success counts distinct answers instead of passages."""
+        return ANSWER_SUCCESS in self.tasks[0].measures
 
     @property
     def languages(self) -> list[str]:
@@ -189,6 +194,12 @@ def check_comparable(systems: Sequence[System]) -> None:
                     f"{first.name} was attacked in the {name} {one!r}, {system.name} in {other!r}; "
                     "make a report for each"
                 )
+        if system.counts_answers != first.counts_answers:
+            answers, passages = (first, system) if first.counts_answers else (system, first)
+            raise ValueError(
+                f"the attacks on {answers.name} count distinct answers, the attacks on {passages.name} count passages; "
+                "make a report for each, or attack both with one counting"
+            )
         if _queries(system) != _queries(first):
             raise ValueError(
                 f"{first.name} and {system.name} were attacked with different queries or passages; attack all systems "

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from rich.console import Group
 from rich.table import Column, Table
 
-from jaxretr.attack.measures import AREA, POISONED, PROMOTED, SMALLEST, SUCCESS, WORST
+from jaxretr.attack.measures import ANSWER_SUCCESS, AREA, POISONED, PROMOTED, SMALLEST, SUCCESS, WORST
 from jaxretr.attack.victim import TOP
 from jaxretr.eval.bias import BIAS_MEASURES
 from jaxretr.eval.results import Results, SettingResult
@@ -31,6 +31,8 @@ def summary(results: Results) -> Group:
     """Return tables of ranking measures per attack and budget, of nDCG@10 by query language, and of whole attacks."""
     (found,) = results.settings.values()
     note = "each mean weights every task equally"
+    if ANSWER_SUCCESS in found.measures:
+        note += f"; success@{TOP} counts distinct answers"
     tables = _table(found, _OF_RANKINGS, results.collection, note), _by_language(found), _table(found, _OF_ATTACKS)
     return Group(*filter(None, tables))
 

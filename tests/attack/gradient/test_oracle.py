@@ -54,6 +54,27 @@ def test_scipy_finds_the_same_radii(queries: np.ndarray, passages: np.ndarray, b
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def test_an_answer_overtakes_with_its_nearest_translation(
+    queries: np.ndarray, passages: np.ndarray, best: np.ndarray
+) -> None:
+    """Answers of one to three passages, spread over the blocks. The answer of the best passage has no other."""
+    for query, top in zip(queries[:4], best, strict=False):
+        others = np.random.default_rng(0).permutation(np.delete(np.arange(PASSAGES), top))
+        answers = [
+            [int(top)],
+            *([a, b, c] for a, b, c in others[:51].reshape(-1, 3).tolist()),
+            *([a] for a in others[51:]),
+        ]
+        members = np.array([[*answer, *[answer[0]] * (3 - len(answer))] for answer in answers])
+        found = pooled_radii(query[None], passages, np.array([[top]]), 3, members=members)
+        radii = [
+            min(to_be_overtaken(query, passages[one], passages[top][None]) for one in answer) for answer in answers[1:]
+        ]
+        np.testing.assert_allclose(found[0], sorted(radii)[:3], rtol=1e-4)
+        blocks = pooled_radii(query[None], passages, np.array([[top]]), 3, members=members, passage_block=20)
+        np.testing.assert_allclose(blocks, found, rtol=1e-5)
+
+
 def test_several_relevant_passages_give_a_lower_bound(queries: np.ndarray, passages: np.ndarray) -> None:
     order = np.argsort(-(queries @ passages.T), axis=1)
     relevant = order[:, :2].copy()
