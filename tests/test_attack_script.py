@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxretr.attack.options import AttackOptions
+from jaxretr.attack.gradient.union import MEMBERS
 from jaxretr.attack.record import Record
 from jaxretr.eval.results import Results
 from jaxretr.parallel import locked
@@ -70,7 +71,8 @@ def test_the_suite_with_text_language_and_poison(call, tmp_path: Path) -> None:
     found = call(attack="suite", rho="0.1,1", languages="en,de", texts="3", poison_passes="400", slots="4")
     measures = found.settings["multi"].measures
     for name in (
-        "pgd robust_success@10_area",
+        "core robust_success@10_area",
+        "core smallest_budget",
         "typos@1 AP",
         "language_switch AP",
         "hotflip:en poisoned@10",
@@ -86,7 +88,7 @@ def test_the_suite_with_text_language_and_poison(call, tmp_path: Path) -> None:
 
 
 def test_distinct_answers_and_a_mixed_pool(call, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    by_answers = call(attack="fgm", rho="1", counting="answers", output_dir=tmp_path / "answers")
+    by_answers = call(attack="fgm", rho="0.1", counting="answers", output_dir=tmp_path / "answers")
     measures = by_answers.settings["multi"].measures
     assert by_answers.evaluation["counting"] == "answers" and "answer_success@10" in measures
     assert measures["answer_success@10"] >= measures["Success@10"]
@@ -97,6 +99,38 @@ def test_distinct_answers_and_a_mixed_pool(call, tmp_path: Path, capsys: pytest.
     assert mixed.collection == f"{by_answers.collection} in a mixed pool of seed 1".replace("seed 0)", "seed 1)")
     assert mixed.content["passages"] != by_answers.content["passages"]
     assert [task.passages for task in mixed.settings["multi"].tasks] == [12] * 3
+
+
+def test_one_minimum_norm_search_gives_success_at_every_budget(call, tmp_path: Path) -> None:
+    found = call(attack="core", rho="0.07").settings["multi"]
+    names = [name for name in found.measures if name.startswith("core")]
+    assert {"core@0.01 robust_success@10", "core@0.07 robust_success@10", "core@1 robust_success@10"} < set(names)
+    assert not [name for name in names if name.endswith("AP")]
+    trials = tmp_path / "out" / "trials"
+    searched = (trials / "core@0.01.npz").stat().st_mtime_ns
+    (trials / "core@0.3.npz").unlink()
+    again = call(attack="core", rho="0.07").settings["multi"]
+    assert again.measures == pytest.approx(found.measures, nan_ok=True)
+    assert (trials / "core@0.01.npz").stat().st_mtime_ns == searched
+    for task in found.tasks:
+        smallest = task.per_query["core smallest_budget"]
+        for budget in (0.01, 0.1, 1.0):
+            kept = task.per_query[f"core@{budget:g} robust_success@10"]
+            np.testing.assert_array_equal(kept[smallest > budget], 1)
+            np.testing.assert_array_equal(kept[smallest < budget], 0)
+
+
+@pytest.mark.slow
+def test_the_union_loses_what_any_member_loses(call, tmp_path: Path) -> None:
+    found = call(attack="union").settings["multi"]
+    for task in found.tasks:
+        union = task.per_query["union@0.1 robust_success@10"]
+        members = [task.per_query[f"{name}@0.1 robust_success@10"] for name in MEMBERS]
+        np.testing.assert_array_equal(union, np.min(members, axis=0))
+    record = Record.load(tmp_path / "out")
+    (reference,) = (trial for trial in record.trials if trial.label == "union@0.1")
+    assert {name for name in reference.facts if name.startswith("lost_by_")} == {f"lost_by_{name}" for name in MEMBERS}
+    assert "lost by core" in (tmp_path / "out" / "report.html").read_text("utf-8")
 
 
 def test_a_killed_run_goes_on_after_its_last_whole_trial(call, tmp_path: Path) -> None:
@@ -117,6 +151,8 @@ def test_a_killed_run_goes_on_after_its_last_whole_trial(call, tmp_path: Path) -
         ({"rho": "-0.1"}, "rho = -0.1 is not a budget; expected 0 or more"),
         ({"target": "world"}, "unknown target 'world'"),
         ({"attack": "typos", "target": "demote"}, "needs a gradient attack"),
+        ({"attack": "core", "target": "demote"}, "core attacks queries only"),
+        ({"attack": "from_language", "languages": "en"}, "needs questions in several languages"),
         ({"languages": "en,fr"}, "fr"),
         ({"attack": "hotflip", "optimise": "1"}, "unrecognized"),
         ({"steps": "0"}, "steps = 0; expected at least 1"),
