@@ -14,6 +14,7 @@ tests (`scripts/compare.py`) also work on attacked retrieval:
 | `worst AP` | the worst value over the reference trials and the clean query |
 | `pooled_radius@10` | distance of the clean query vector from losing the top 10, in closed form |
 | `hotflip:en poisoned@10` | 1 if a passage poisoned on English queries reaches the top 10 of a held-out query |
+| `ceiling:en poisoned@10` | 1 if one of the best vectors for English queries reaches the top 10 of a held-out query |
 
 A perturbation within a small budget is also within every larger budget. So along ascending budgets, a lost query stays
 lost, even if the search at a larger budget fails.
@@ -28,6 +29,7 @@ from jaxtyping import Bool, Float64, Int
 
 from jaxretr.attack.gradient.oracle import pooled_radii
 from jaxretr.attack.result import AttackResult, Trial
+from jaxretr.attack.token.ceiling import BestVectors
 from jaxretr.attack.token.transfer import Poisoning
 from jaxretr.attack.victim import TOP, Victim, relevant_passages
 from jaxretr.eval.bias import BIAS_SETTING, better
@@ -113,7 +115,7 @@ def attacked_rankings(victim: Victim, result: AttackResult) -> Rankings:
     return _with_replaced(victim, result, result.passages)
 
 
-def with_poisoning(results: Results, poisonings: Sequence[Poisoning]) -> Results:
+def with_poisoning(results: Results, poisonings: Sequence[Poisoning | BestVectors]) -> Results:
     """Add the measure "{attack}:{language} poisoned@10" for each language that passages were optimized on.
 
     The value is NaN for the queries that the passages were optimized on.
@@ -121,9 +123,8 @@ def with_poisoning(results: Results, poisonings: Sequence[Poisoning]) -> Results
     for poisoning in poisonings:
         hits = {
             (x, id): float(hit)
-            for x in poisoning.languages
-            for y in poisoning.languages
-            for id, hit in zip(poisoning.query_ids[y], poisoning.hits[x, y], strict=True)
+            for (x, y), hits_of_pair in poisoning.hits.items()
+            for id, hit in zip(poisoning.query_ids[y], hits_of_pair, strict=True)
         }
         settings = {}
         for name, setting in results.settings.items():

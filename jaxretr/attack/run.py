@@ -26,11 +26,11 @@ from jaxretr.attack.gradient.attack import Scale
 from jaxretr.attack.measures import attacked_rankings, robustness, with_poisoning
 from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.record import AdversarialText, Record, save_texts
-from jaxretr.attack.registry import ATTACKS, Run, measure_attack_scale, plan
+from jaxretr.attack.registry import Run, measure_attack_scale, plan
 from jaxretr.attack.report.page import write_report
 from jaxretr.attack.report.system import System
 from jaxretr.attack.result import AttackResult, Trial, load_results, save_results
-from jaxretr.attack.token import poison_with
+from jaxretr.attack.token import BestVectors, PoisonedQueries, best_vectors, check_fits, disjoint_split, poison_with
 from jaxretr.attack.victim import Victim
 from jaxretr.eval.results import RESULTS_FILE, Results
 from jaxretr.eval.runs import claim
@@ -84,18 +84,21 @@ def attack_into(
     }
     begun = (output_dir / RESULTS_FILE).exists() or any((output_dir / "trials").glob("*.npz"))
     claim(output_dir / ATTACK_FILE, identity, begun=begun)
+    if options.poisonings:
+        check_fits(encoder, options.poison_text, options.trigger_length)
     victim = Victim.of(encoder, collection, setting)
+    poisoned, vectors = _ceiling(victim, options) if options.poisons else (None, None)
     trials: list[Trial] = []
     for planned, run in plan(victim, options):
         trials.append(_load_or_run(output_dir, victim, planned, run, trials))
         say(f"{trials[-1].label}: {trials[-1].forward_passes:.0f} forward passes per query")
     poisonings = [
-        poison_with(output_dir, victim, options, name, schedule)
-        for name in options.poisonings
-        if (schedule := ATTACKS[name].schedule)
+        poison_with(output_dir, victim, poisoned, options, name, schedule)
+        for name, schedule in options.poisonings.items()
+        if poisoned
     ]
     results = dataclasses.replace(
-        with_poisoning(robustness(victim, trials, measures=measures), poisonings),
+        with_poisoning(robustness(victim, trials, measures=measures), [*([vectors] if vectors else []), *poisonings]),
         system=system,
         evaluation=identity,
         content=collection.fingerprint,
@@ -110,6 +113,7 @@ def attack_into(
         row_norm=scale.row_norm if scale else None,
         nearest_row=_finite(scale),
         trials=tuple(trials),
+        ceiling=vectors.ceiling if vectors else None,
         transfer=poisonings[0].transfer if poisonings else None,
         detections=tuple(detections(victim, trials, poisonings)),
         checks=tuple(strength_checks(victim, options, checks)) if checks else (),
@@ -119,6 +123,19 @@ def attack_into(
     save_texts(output_dir, texts)
     write_report(output_dir, [System(record, results, tuple(texts))])
     return results
+
+
+def _ceiling(victim: Victim, options: AttackOptions) -> tuple[PoisonedQueries, BestVectors]:
+    """Return the queries that poison is optimized on and tested on, and the best vectors for them."""
+    queries = PoisonedQueries.of(victim, disjoint_split(victim.collection, options.optimise, options.seed))
+    vectors = best_vectors(queries, options.passages, options.seed)
+    hits = vectors.hits
+    found = np.mean([hits[language, language].mean() for language in queries.languages])
+    say(
+        f"ceiling of poisoning, {options.passages} of the best vectors per language: in the top {queries.k} of "
+        f"{found:.0%} of the held-out queries in this language"
+    )
+    return queries, vectors
 
 
 def _load_or_run(output_dir: AnyPath, victim: Victim, planned: Trial, run: Run, done: Sequence[Trial]) -> Trial:
