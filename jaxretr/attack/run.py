@@ -5,7 +5,7 @@ Each attack runs at each budget; an attack that already ran is loaded. Then all 
 | file | content |
 |---|---|
 | `results.json`, `per_query.parquet` | `Results` for scripts/compare.py; names as in `jaxretr.attack.measures` |
-| `attacks.json` | settings and cost of each attack, transfer of poison, detections, checks |
+| `attacks.json` | settings and cost of each attack, ceiling and transfer of poison, detections, checks |
 | `trials/{label}.npz` | the adversarial inputs: perturbed vectors or texts, and their embeddings |
 | `adversarial.jsonl` | texts before and after, with ranks |
 | `poison/` | the searches for poisoned passages |
@@ -87,15 +87,15 @@ def attack_into(
     if options.poisonings:
         check_fits(encoder, options.poison_text, options.trigger_length)
     victim = Victim.of(encoder, collection, setting)
-    poisoned, vectors = _ceiling(victim, options) if options.poisons else (None, None)
+    vectors = _ceiling(victim, options) if options.poisons else None
     trials: list[Trial] = []
     for planned, run in plan(victim, options):
         trials.append(_load_or_run(output_dir, victim, planned, run, trials))
         say(f"{trials[-1].label}: {trials[-1].forward_passes:.0f} forward passes per query")
     poisonings = [
-        poison_with(output_dir, victim, poisoned, options, name, schedule)
+        poison_with(output_dir, victim, vectors.queries, options, name, schedule)
         for name, schedule in options.poisonings.items()
-        if poisoned
+        if vectors
     ]
     results = dataclasses.replace(
         with_poisoning(robustness(victim, trials, measures=measures), [*([vectors] if vectors else []), *poisonings]),
@@ -125,8 +125,8 @@ def attack_into(
     return results
 
 
-def _ceiling(victim: Victim, options: AttackOptions) -> tuple[PoisonedQueries, BestVectors]:
-    """Return the queries that poison is optimized on and tested on, and the best vectors for them."""
+def _ceiling(victim: Victim, options: AttackOptions) -> BestVectors:
+    """Search for the best vectors for one side of the questions, and print their success on the other side."""
     queries = PoisonedQueries.of(victim, disjoint_split(victim.collection, options.optimise, options.seed))
     vectors = best_vectors(queries, options.passages, options.seed)
     hits = vectors.hits
@@ -135,7 +135,7 @@ def _ceiling(victim: Victim, options: AttackOptions) -> tuple[PoisonedQueries, B
         f"ceiling of poisoning, {options.passages} of the best vectors per language: in the top {queries.k} of "
         f"{found:.0%} of the held-out queries in this language"
     )
-    return queries, vectors
+    return vectors
 
 
 def _load_or_run(output_dir: AnyPath, victim: Victim, planned: Trial, run: Run, done: Sequence[Trial]) -> Trial:

@@ -101,7 +101,7 @@ def attack_flags() -> argparse.ArgumentParser:
 def read_text(path: AnyPath) -> str:
     """Return the text in a file, without blanks at its ends."""
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = path.read_text("utf-8").strip()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
     if not text:
