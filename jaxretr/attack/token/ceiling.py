@@ -63,7 +63,7 @@ class BestVectors:
     """
 
     queries: PoisonedQueries
-    vectors: Mapping[str, tuple[Float32[np.ndarray, "passages dim"], ...]] = field(repr=False)
+    vectors: Mapping[str, tuple[Float32[np.ndarray, "_ dim"], ...]] = field(repr=False)
 
     @property
     def attack(self) -> str:
@@ -147,8 +147,8 @@ def _starts(side: Side, best: np.ndarray, number: int, seed: int) -> Iterator[np
     following = np.concatenate([best, (missed if len(missed) else queries).mean(axis=0, keepdims=True)])
     yield following
     try:
-        yield cluster_means(queries, number, seed)
-    except ValueError:  # fewer distinct queries than clusters
+        yield cluster_means(queries, number, seed) if number <= len(queries) else following
+    except ValueError:  # k-means left a cluster empty
         yield following
     random = np.random.default_rng((seed, number))
     for _ in range(_RANDOM_STARTS):

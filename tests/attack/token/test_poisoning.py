@@ -125,7 +125,7 @@ def test_transfer_refuses_what_would_flatter_the_attack(victim: Victim, encoder:
     split = disjoint_split(victim.collection, 0.5, seed=0)
     with pytest.raises(ValueError, match=r"there is no mask for the language 'de', only for en"):
         poison_corpus(victim, PoisonedQueries.of(victim, split, ("en", "de")), {"en": mask}, **settings)
-    with pytest.raises(ValueError, match=r"there are no queries in the language 'fr', only for en, de, el"):
+    with pytest.raises(ValueError, match=r"there are no queries in the language 'fr', only for de, el, en"):
         PoisonedQueries.of(victim, split, ("fr",))
     with pytest.raises(ValueError, match=r"setting 'cross' has several corpora"):
         PoisonedQueries.of(Victim.of(encoder, collection(), "cross"), split)
