@@ -175,6 +175,7 @@ def test_options_that_contradict_each_other() -> None:
         AttackOptions(trigger_slots=0)
     suite, alone = (AttackOptions(attacks=(name,)).poisonings["hotflip"] for name in ("suite", "hotflip"))
     assert (suite.iterations, alone.iterations) == (100, 500)
+    assert len([*AttackOptions(attacks=("suite",), poison_text="buy this").further_aims("multi")]) == 3
     with pytest.raises(ValueError, match="optimise = 1"):
         AttackOptions(optimise=1.0)
     with pytest.raises(ValueError, match="contains a budget twice"):

@@ -171,7 +171,8 @@ class AttackOptions:
         if self.attacks == (SUITE,):
             for aim, attack in SUITE_AIMS.items():
                 if aim != "language" or setting == "multi":
-                    yield dataclasses.replace(self, aim=aim, attacks=(attack,), rho=(self.reference_rho,))
+                    rho = (self.reference_rho,)
+                    yield dataclasses.replace(self, aim=aim, attacks=(attack,), rho=rho, poison_text="")
 
     def budgets(self, attack: str) -> tuple[float, ...]:
         """Return the relative budgets of a gradient attack, ascending."""
