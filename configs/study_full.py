@@ -38,7 +38,7 @@ def get_study() -> Study:
                 attacks,
                 questions=5 * attacks.questions,
                 languages=(),
-                options=dataclasses.replace(attacks.options, steps=20, passages=1, slots=50, poison_passes=5_000),
+                options=dataclasses.replace(attacks.options, steps=20, passages=1, slots=50, poison_passes=None),
             )
             for section, attacks in mini.attacks.items()
         },

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.gradient.union import MEMBERS
+from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.record import Record
+from jaxretr.cli.attack import read_text
 from jaxretr.eval.results import Results
 from jaxretr.parallel import locked
 
@@ -133,6 +134,31 @@ def test_the_union_loses_what_any_member_loses(call, tmp_path: Path) -> None:
     assert "lost by core" in (tmp_path / "out" / "report.html").read_text("utf-8")
 
 
+def test_the_ceiling_and_a_text_with_a_trigger(call, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("en0 en1\n", encoding="utf-8")
+    flags = {"attack": "hotflip", "languages": "en,de", "passages": "2", "trigger_slots": "3", "poison_passes": "400"}
+    found = call(poison_text=text, **flags)
+    measures = found.settings["multi"].measures
+    assert {"ceiling:en poisoned@10", "hotflip:en poisoned@10"} <= measures.keys()
+    record = Record.load(tmp_path / "out")
+    assert record.ceiling is not None and np.array(record.ceiling.success).shape == (2, 2, 2)
+    assert record.transfer is not None and all(0 < count < 100 for count in record.transfer.iterations)
+    assert all(passage.startswith("en0 en1 ") for row in record.transfer.passages for passage in row)
+    assert all(len(passage.split()) == 2 + 3 for row in record.transfer.passages for passage in row)
+    printed = capsys.readouterr().out
+    assert "ceiling of poisoning, 2 of the best vectors per language" in printed
+    assert f"hotflip: 400 forward passes are {record.transfer.iterations[0]} iterations; below 100" in printed
+
+
+def test_the_ceiling_alone(call, tmp_path: Path) -> None:
+    found = call(attack="ceiling", languages="en,de").settings["multi"].measures
+    record = Record.load(tmp_path / "out")
+    assert record.transfer is None and record.ceiling is not None
+    means = np.array(record.ceiling.success[-1]).mean(axis=1)
+    assert [found[f"ceiling:{language} poisoned@10"] for language in ("en", "de")] == pytest.approx(means)
+
+
 def test_a_killed_run_goes_on_after_its_last_whole_trial(call, tmp_path: Path) -> None:
     whole = call(attack="fgm,pgd", rho="0.5")
     (tmp_path / "out" / "trials" / "pgd@0.5.npz").unlink()
@@ -182,7 +208,29 @@ def test_another_attack_into_the_same_directory_is_refused(call) -> None:
         call(attack="fgm", seed="1")
 
 
+def test_a_poison_text_that_cannot_be_used_is_refused(call, tmp_path: Path) -> None:
+    empty, long, binary = (tmp_path / name for name in ("empty.txt", "long.txt", "binary.txt"))
+    empty.write_text(" \n")
+    long.write_text("en0 " * 60)
+    binary.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"empty\.txt is empty; expected the text"):
+        read_text(empty)
+    with pytest.raises(ValueError, match=r"binary\.txt is not UTF-8 text"):
+        read_text(binary)
+    with pytest.raises(SystemExit, match=r"No such file.*nowhere\.txt"):
+        call(attack="hotflip", poison_text=tmp_path / "nowhere.txt")
+    with pytest.raises(SystemExit, match=r"50 tokens does not fit into the passage 'en0.*a shorter text"):
+        call(attack="hotflip", poison_text=long)
+
+
 def test_options_that_contradict_each_other() -> None:
+    with pytest.raises(ValueError, match="poison_text needs an attack that searches for a trigger; add one of hotflip"):
+        AttackOptions(attacks=("ceiling",), poison_text="buy this")
+    with pytest.raises(ValueError, match="trigger_slots = 0 must be at least 1"):
+        AttackOptions(trigger_slots=0)
+    suite, alone = (AttackOptions(attacks=(name,)).poisonings["hotflip"] for name in ("suite", "hotflip"))
+    assert (suite.iterations, alone.iterations) == (100, 500)
+    assert len([*AttackOptions(attacks=("suite",), poison_text="buy this").further_aims("multi")]) == 3
     with pytest.raises(ValueError, match="optimise = 1"):
         AttackOptions(optimise=1.0)
     with pytest.raises(ValueError, match="contains a budget twice"):

@@ -16,6 +16,7 @@ minimum-norm attacks and the union |
 | `worst AP` | the worst value over the reference trials and the clean query |
 | `pooled_radius@1`, `@10` | distance of the clean query vector from losing rank 1 or the top 10, in closed form |
 | `hotflip:en poisoned@10` | 1 if a passage poisoned on English queries reaches the top 10 of a held-out query |
+| `ceiling:en poisoned@10` | 1 if one of the best vectors for English queries reaches the top 10 of a held-out query |
 
 If the victim counts distinct answers, parallel passages are one answer in robust success, its area and worst case, the
 smallest budget and the pooled radius. All other measures count passages.
@@ -36,6 +37,7 @@ from jaxtyping import Bool, Float64, Int
 
 from jaxretr.attack.gradient.oracle import pooled_radii
 from jaxretr.attack.result import AttackResult, Trial
+from jaxretr.attack.token.ceiling import BestVectors
 from jaxretr.attack.token.transfer import Poisoning
 from jaxretr.attack.victim import TOP, Victim, members_of, relevant_passages
 from jaxretr.eval.bias import BIAS_SETTING, better
@@ -130,7 +132,7 @@ def attacked_rankings(victim: Victim, result: AttackResult, budget: float | None
     return _with_replaced(victim, result, result.passages)
 
 
-def with_poisoning(results: Results, poisonings: Sequence[Poisoning]) -> Results:
+def with_poisoning(results: Results, poisonings: Sequence[Poisoning | BestVectors]) -> Results:
     """Add the measure "{attack}:{language} poisoned@10" for each language that passages were optimized on.
 
     The value is NaN for the queries that the passages were optimized on.
@@ -138,9 +140,8 @@ def with_poisoning(results: Results, poisonings: Sequence[Poisoning]) -> Results
     for poisoning in poisonings:
         hits = {
             (x, id): float(hit)
-            for x in poisoning.languages
-            for y in poisoning.languages
-            for id, hit in zip(poisoning.query_ids[y], poisoning.hits[x, y], strict=True)
+            for (x, y), hits_of_pair in poisoning.hits.items()
+            for id, hit in zip(poisoning.query_ids[y], hits_of_pair, strict=True)
         }
         settings = {}
         for name, setting in results.settings.items():

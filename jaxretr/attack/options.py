@@ -17,6 +17,8 @@ from jaxretr.attack.gradient.objective import Layer
 from jaxretr.attack.gradient.union import MEMBERS, UNION
 from jaxretr.attack.registry import ATTACKS, names
 from jaxretr.attack.text.attack import Search
+from jaxretr.attack.token.ceiling import CEILING
+from jaxretr.attack.token.schedules import Schedule
 from jaxretr.attack.victim import TOP, Counting
 from jaxretr.eval.settings import Setting
 from jaxretr.perturb.balls import Norm
@@ -54,6 +56,9 @@ SUITE_ATTACKS = (
     "hotflip",
 )
 """Attacks of the suite with the aim "query"."""
+SUITE_ITERATIONS = 100
+"""Iterations of a search for poisoned passages in the suite. A HotFlip iteration on the mini encoder takes about 2 CPU
+seconds, so a passage takes 3 minutes per language. The 500 iterations outside the suite take 16 minutes."""
 SUITE_AIMS: dict[Aim, str] = {"language": "pgd", "demote": "fgm", "promote": "fgm"}
 """The suite's other aims, with the attack for each. Attacks on passages take one step, since passages are long."""
 _ON_QUERIES = ("fmn", "core", "targeted", "from_language", UNION)  # their objectives need relevant passages
@@ -80,7 +85,10 @@ class AttackOptions:
       texts: number of texts that text attacks and code mixing score per query.
       passages: poisoned passages per language.
       slots: tokens of a poisoned passage.
-      poison_passes: budget in forward passes per poisoned passage.
+      poison_text: fixed text at the start of every poisoned passage; "" if the passage is optimized as a whole.
+      trigger_slots: tokens of the trigger after `poison_text`.
+      poison_passes: budget in forward passes per poisoned passage; None for the iterations of the schedule, or for
+        `SUITE_ITERATIONS` in the suite.
       optimise: share of the questions that poison is optimized on; it is tested on the other questions.
       counting: whether the top 10 that a query must keep counts passages or distinct answers.
       seed: seed of every random draw.
@@ -101,7 +109,9 @@ class AttackOptions:
     texts: int = 16
     passages: int = 1
     slots: int = 50
-    poison_passes: int = 5_000
+    poison_text: str = ""
+    trigger_slots: int = 50
+    poison_passes: int | None = None
     optimise: float = 0.5
     counting: Counting = "passages"
     seed: int = 0
@@ -124,9 +134,13 @@ class AttackOptions:
                 raise ValueError(f"rho = {rho} is not a budget; expected 0 or more")
         if len(set(self.rho)) < len(self.rho):
             raise ValueError(f"rho contains a budget twice: {', '.join(map(str, self.rho))}; remove the repetition")
-        for name in ("draws", "edits", "texts", "passages", "slots", "poison_passes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        for name in ("draws", "edits", "texts", "passages", "slots", "trigger_slots", "poison_passes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} = {value} must be at least 1")
+        if self.poison_text and not self.poisonings:
+            needed = ", ".join(name for name, attack in ATTACKS.items() if attack.schedule)
+            raise ValueError(f"poison_text needs an attack that searches for a trigger; add one of {needed}")
         if not 0 < self.optimise < 1:
             raise ValueError(f"optimise = {self.optimise}; expected a share between 0 and 1, exclusive")
         self.gradient_attack("pgd")  # validates norm, layer, steps and restarts
@@ -147,9 +161,22 @@ class AttackOptions:
         return tuple(dict.fromkeys(itertools.chain.from_iterable(expanded)))
 
     @property
-    def poisonings(self) -> tuple[str, ...]:
-        """Named attacks that poison the corpus."""
-        return tuple(name for name in self.named if ATTACKS[name].schedule)
+    def poisonings(self) -> dict[str, Schedule]:
+        """Named attacks that poison the corpus with texts, and their search schedules."""
+        schedules = {name: schedule for name in self.named if (schedule := ATTACKS[name].schedule)}
+        if self.attacks == (SUITE,):
+            return {n: dataclasses.replace(s, iterations=SUITE_ITERATIONS) for n, s in schedules.items()}
+        return schedules
+
+    @property
+    def poisons(self) -> bool:
+        """Whether a run needs the ceiling of poisoning: it is named itself, or an attack that searches for texts is."""
+        return CEILING in self.named or bool(self.poisonings)
+
+    @property
+    def trigger_length(self) -> int:
+        """Number of tokens that are optimized per poisoned passage."""
+        return self.trigger_slots if self.poison_text else self.slots
 
     def further_aims(self, setting: Setting) -> Iterator["AttackOptions"]:
         """Yield the options of the suite's other aims.
@@ -159,7 +186,8 @@ class AttackOptions:
         if self.attacks == (SUITE,):
             for aim, attack in SUITE_AIMS.items():
                 if aim != "language" or setting == "multi":
-                    yield dataclasses.replace(self, aim=aim, attacks=(attack,), rho=(self.reference_rho,))
+                    rho = (self.reference_rho,)
+                    yield dataclasses.replace(self, aim=aim, attacks=(attack,), rho=rho, poison_text="")
 
     def budgets(self, attack: str) -> tuple[float, ...]:
         """Return the relative budgets of a gradient attack, ascending."""
@@ -216,11 +244,14 @@ class AttackOptions:
             threat["text attacks"] = (
                 f"black box: scores are known; {self.edits} edits, {self.search} of {self.texts} texts"
             )
-        if self.poisonings:
+        if self.poisons:
             threat["poisoning"] = (
-                f"white box; {self.passages} passages of {self.slots} tokens per language, optimized on "
-                f"{self.optimise:.0%} of the questions, tested on the others"
+                f"white box; {self.passages} passages per language, optimized on {self.optimise:.0%} of the questions, "
+                "tested on the others"
             )
+        if self.poisonings:
+            fixed = f" after a fixed text of {len(self.poison_text.split())} words" if self.poison_text else ""
+            threat["poisoned passage"] = f"{self.trigger_length} tokens in the script of the language{fixed}"
         return threat
 
 

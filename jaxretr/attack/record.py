@@ -13,6 +13,7 @@ from typing import Any
 from jaxretr import json_lines
 from jaxretr.attack.defenses import Detection
 from jaxretr.attack.result import Trial
+from jaxretr.attack.token.ceiling import Ceiling
 from jaxretr.attack.token.transfer import Transfer
 from jaxretr.files import AnyPath, replaced_file, write_json
 
@@ -77,6 +78,7 @@ class Record:
       transfer: transfer of corpus poisoning between languages; None without poisoning.
       detections: what each filter catches.
       checks: checks of the attacks' strength.
+      ceiling: success of the best vectors as poison; None without poisoning.
     """
 
     system: str
@@ -89,6 +91,7 @@ class Record:
     transfer: Transfer | None = None
     detections: tuple[Detection, ...] = ()
     checks: tuple[Check, ...] = ()
+    ceiling: Ceiling | None = None
 
     def save(self, directory: AnyPath) -> None:
         """Write `attacks.json`, atomically."""
@@ -112,6 +115,7 @@ class Record:
             **content
             | {
                 "trials": tuple(Trial.from_json(trial) for trial in content["trials"]),
+                "ceiling": Ceiling(**_tuples(content["ceiling"])) if content.get("ceiling") else None,
                 "transfer": Transfer(**_tuples(content["transfer"])) if content["transfer"] else None,
                 "detections": tuple(Detection(**_tuples(detection)) for detection in content["detections"]),
                 "checks": tuple(Check(**check | {"curves": _tuples(check["curves"])}) for check in content["checks"]),

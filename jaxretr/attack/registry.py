@@ -27,6 +27,7 @@ from jaxretr.attack.language import code_mixing, language_directions, language_s
 from jaxretr.attack.language.directions import DIRECTIONS, Direction
 from jaxretr.attack.result import AttackResult, Family, Trial
 from jaxretr.attack.text.attack import text_attack
+from jaxretr.attack.token.ceiling import CEILING
 from jaxretr.attack.token.schedules import AGGD, GASLITE, GCG, HOTFLIP, Schedule
 from jaxretr.attack.victim import Victim
 from jaxretr.eval.settings import Task
@@ -81,8 +82,11 @@ def text(perturb: Perturb) -> Attack:
     return Attack("text", partial(_text_trials, perturb=perturb))
 
 
-def poisoning(schedule: Schedule) -> Attack:
-    """Return corpus poisoning by one search schedule; see `jaxretr.attack.token.transfer`."""
+def poisoning(schedule: Schedule | None) -> Attack:
+    """Return corpus poisoning by one search schedule, see `jaxretr.attack.token.transfer`.
+
+    Without a schedule, only the ceiling is measured, see `jaxretr.attack.token.ceiling`.
+    """
     return Attack("token", lambda name, context: iter(()), schedule=schedule)
 
 
@@ -187,6 +191,7 @@ ATTACKS: dict[str, Attack] = {
     "language_switch": Attack("language", _language_switch_trials),
     "code_mixing": Attack("language", _code_mixing_trials),
     "language_direction": Attack("language", _direction_trials),
+    CEILING: poisoning(None),
     "hotflip": poisoning(HOTFLIP),
     "aggd": poisoning(AGGD),
     "gcg": poisoning(GCG),

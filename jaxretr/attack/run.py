@@ -5,7 +5,7 @@ Each attack runs at each budget; an attack that already ran is loaded. Then all 
 | file | content |
 |---|---|
 | `results.json`, `per_query.parquet` | `Results` for scripts/compare.py; names as in `jaxretr.attack.measures` |
-| `attacks.json` | settings and cost of each attack, transfer of poison, detections, checks |
+| `attacks.json` | settings and cost of each attack, ceiling and transfer of poison, detections, checks |
 | `trials/{label}.npz` | the adversarial inputs: perturbed vectors or texts, and their embeddings |
 | `adversarial.jsonl` | texts before and after, with ranks |
 | `poison/` | the searches for poisoned passages |
@@ -27,11 +27,11 @@ from jaxretr.attack.gradient.union import UNION, union_trials
 from jaxretr.attack.measures import attacked_rankings, robustness, with_poisoning
 from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.record import AdversarialText, Record, save_texts
-from jaxretr.attack.registry import ATTACKS, Run, measure_attack_scale, plan
+from jaxretr.attack.registry import Run, measure_attack_scale, plan
 from jaxretr.attack.report.page import write_report
 from jaxretr.attack.report.system import System
 from jaxretr.attack.result import AttackResult, Trial, load_results, save_results
-from jaxretr.attack.token import poison_with
+from jaxretr.attack.token import BestVectors, PoisonedQueries, best_vectors, check_fits, disjoint_split, poison_with
 from jaxretr.attack.victim import Victim
 from jaxretr.eval.results import RESULTS_FILE, Results
 from jaxretr.eval.runs import claim
@@ -85,7 +85,10 @@ def attack_into(
     }
     begun = (output_dir / RESULTS_FILE).exists() or any((output_dir / "trials").glob("*.npz"))
     claim(output_dir / ATTACK_FILE, identity, begun=begun)
+    if options.poisonings:
+        check_fits(encoder, options.poison_text, options.trigger_length)
     victim = Victim.of(encoder, collection, setting, options.counting)
+    vectors = _ceiling(victim, options) if options.poisons else None
     trials: list[Trial] = []
     for planned, run in plan(victim, options):
         trials.append(_load_or_run(output_dir, victim, planned, run, trials))
@@ -94,12 +97,12 @@ def attack_into(
     if scale and UNION in options.attacks:
         trials += union_trials(victim, trials, options.budgets(UNION), options.reference_rho, scale)
     poisonings = [
-        poison_with(output_dir, victim, options, name, schedule)
-        for name in options.poisonings
-        if (schedule := ATTACKS[name].schedule)
+        poison_with(output_dir, victim, vectors.queries, options, name, schedule)
+        for name, schedule in options.poisonings.items()
+        if vectors
     ]
     results = dataclasses.replace(
-        with_poisoning(robustness(victim, trials, measures=measures), poisonings),
+        with_poisoning(robustness(victim, trials, measures=measures), [*([vectors] if vectors else []), *poisonings]),
         system=system,
         evaluation=identity,
         content=collection.fingerprint,
@@ -113,6 +116,7 @@ def attack_into(
         row_norm=scale.row_norm if scale else None,
         nearest_row=_finite(scale),
         trials=tuple(trials),
+        ceiling=vectors.ceiling if vectors else None,
         transfer=poisonings[0].transfer if poisonings else None,
         detections=tuple(detections(victim, trials, poisonings)),
         checks=tuple(strength_checks(victim, options, checks)) if checks else (),
@@ -122,6 +126,19 @@ def attack_into(
     save_texts(output_dir, texts)
     write_report(output_dir, [System(record, results, tuple(texts))])
     return results
+
+
+def _ceiling(victim: Victim, options: AttackOptions) -> BestVectors:
+    """Search for the best vectors for one side of the questions, and print their success on the other side."""
+    queries = PoisonedQueries.of(victim, disjoint_split(victim.collection, options.optimise, options.seed))
+    vectors = best_vectors(queries, options.passages, options.seed)
+    hits = vectors.hits
+    found = np.mean([hits[language, language].mean() for language in queries.languages])
+    say(
+        f"ceiling of poisoning, {options.passages} of the best vectors per language: in the top {queries.k} of "
+        f"{found:.0%} of the held-out queries in this language"
+    )
+    return vectors
 
 
 def _load_or_run(output_dir: AnyPath, victim: Victim, planned: Trial, run: Run, done: Sequence[Trial]) -> Trial:

@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 
 from jaxretr.cli.evaluation_flags import flags, listed, load, pool_identity, settings_of_pool, system_name
+from jaxretr.files import AnyPath, path_flag
 
 
 def main() -> None:
@@ -26,6 +27,7 @@ def main() -> None:
     fields = [field.name for field in dataclasses.fields(AttackOptions)]
     with errors_as_lines("the same command resumes after the last complete attack"):
         parallel.initialize()
+        args.poison_text = read_text(args.poison_text) if args.poison_text else ""
         options = AttackOptions(**{name: value for name, value in vars(args).items() if name in fields})
         settings = settings_of_pool(args.pool, [args.setting] if args.setting else [])
         collection, encoder = load(args)
@@ -81,7 +83,20 @@ def attack_flags() -> argparse.ArgumentParser:
     add("--texts", type=int, default=16, help="texts scored per query in text attacks (default: %(default)s)")
     add("--passages", type=int, default=1, help="poisoned passages per language (default: %(default)s)")
     add("--slots", type=int, default=50, help="tokens per poisoned passage (default: %(default)s)")
-    add("--poison_passes", type=int, default=5_000, help="forward passes per poisoned passage (default: %(default)s)")
+    add(
+        "--poison_text",
+        type=path_flag,
+        default=None,
+        help="file with a text that every poisoned passage starts with; only the trigger after the text is optimized",
+    )
+    add(
+        "--trigger_slots", type=int, default=50, help="tokens of the trigger after --poison_text (default: %(default)s)"
+    )
+    add(
+        "--poison_passes",
+        type=int,
+        help="forward passes per poisoned passage (default: 500 iterations; 100 for gaslite and in the suite)",
+    )
     add(
         "--checks",
         type=int,
@@ -89,6 +104,17 @@ def attack_flags() -> argparse.ArgumentParser:
         help="number of queries for the checks of gradient attacks; 0 skips the checks (default: %(default)s)",
     )
     return parser
+
+
+def read_text(path: AnyPath) -> str:
+    """Return the text in a file, without blanks at its ends."""
+    try:
+        text = path.read_text("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    if not text:
+        raise ValueError(f"{path} is empty; expected the text that every poisoned passage starts with")
+    return text
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ from jaxretr.attack.defenses import Detection
 from jaxretr.attack.record import AdversarialText, Check, Record
 from jaxretr.attack.report.system import System
 from jaxretr.attack.result import Trial
-from jaxretr.attack.token import Transfer
+from jaxretr.attack.token import Ceiling, Transfer
 from jaxretr.eval.results import Results, SettingResult, TaskResult, mean
 
 HOSTILE = '<script>alert("x")</script>'
@@ -47,6 +47,7 @@ def example(
         transfer=_transfer(strength),
         detections=tuple(_detections(random)),
         checks=_checks(tasks),
+        ceiling=_ceiling(strength),
     )
     results = Results(collection, {setting: SettingResult(tasks)}, name)  # type: ignore[dict-item]
     return System(record, results, texts())
@@ -154,9 +155,16 @@ def _trials() -> tuple[Trial, ...]:
 def _transfer(strength: float) -> Transfer:
     success = np.full((3, 3), 0.2 / strength) + 0.6 / strength * np.eye(3)
     passages = (("مفتاح \u2067النهر\u2069 capital",), (f"Hauptstadt {HOSTILE} \u202e",), ("the capital ▁river 河",))
-    return Transfer(
-        "hotflip", 10, LANGUAGES, LANGUAGES, tuple(map(tuple, success.tolist())), (12,) * 3, passages, (9e3,) * 3
-    )
+    rows = tuple(map(tuple, success.tolist()))
+    return Transfer("hotflip", 10, LANGUAGES, LANGUAGES, rows, (12,) * 3, passages, (9e3,) * 3, (81,) * 3)
+
+
+def _ceiling(strength: float) -> Ceiling:
+    """With one, two and three passages; the success grows with the passages and is larger in the same language."""
+    success = [(0.3 + 0.1 * n) / strength + 0.3 / strength * np.eye(3) for n in range(3)]
+    optimised = tuple((0.7 + 0.1 * n,) * 3 for n in range(3))
+    rows = tuple(tuple(map(tuple, one.tolist())) for one in success)
+    return Ceiling(10, LANGUAGES, LANGUAGES, optimised, rows, (11,) * 3, (12,) * 3)
 
 
 def _detections(random: np.random.Generator) -> list[Detection]:

@@ -160,6 +160,26 @@ def test_transfer_bias_radius(two: list[System], page: Page) -> None:
         assert {f"{task.measures['pooled_radius@10']:.3f}" for task in system.tasks} <= printed(svg)
 
 
+def test_the_ceiling_of_poisoning_and_the_poisoned_passages_beside_it(two: list[System], page: Page) -> None:
+    part = section(page, "Ceiling of poisoning")
+    first, second = part.iter("table")
+    for system, shown in zip(two, (first, second), strict=True):
+        ceiling, transfer = system.record.ceiling, system.record.transfer
+        heading, *rows = [[cell.text_content() for cell in row] for row in shown.iter("tr")]
+        assert heading[1:4] == ["ceiling, optimization queries", "ceiling, held out", "in other languages"]
+        assert heading[4:] == ["hotflip, held out", "in other languages", "iterations"]
+        for i, row in enumerate(rows):
+            cells = [LANGUAGES[i], f"{ceiling.optimised[-1][i]:.3f} of 11"]
+            for success in (ceiling.success[-1][i], transfer.success[i]):
+                cells += [f"{success[i]:.3f}", f"{np.mean([v for j, v in enumerate(success) if j != i]):.3f}"]
+            assert row == [*cells, "81"]
+    pictures = [*part.iter("svg")]
+    names = {"optimization queries", "held out, same language", "held out, other languages", "hotflip, same language"}
+    assert len(pictures) == 2 and all(names | {"poisoned passages"} <= printed(svg) for svg in pictures)
+    assert "With 3 passages: 0.90 optimization queries, 0.80 held out, same language" in part.text_content()
+    assert "81 iterations, 9,000 forward passes" in section(page, "Adversarial strings").text_content()
+
+
 def test_detection_and_checks(two: list[System], page: Page) -> None:
     (first, _) = section(page, "Detection").iter("table")
     shown = [[cell.text_content() for cell in row] for row in first.iter("tr")]
@@ -284,7 +304,10 @@ def test_every_picture_is_a_file(directory: Path, page: Page) -> None:
 
 def test_sections_without_data_are_left_out(tmp_path: Path) -> None:
     bare = dataclasses.replace(
-        changed(example(setting="cross"), trials=(), transfer=None, detections=(), checks=(), threat_model={}), texts=()
+        changed(
+            example(setting="cross"), trials=(), transfer=None, ceiling=None, detections=(), checks=(), threat_model={}
+        ),
+        texts=(),
     )
     tasks = tuple(
         dataclasses.replace(task, measures={"AP": task.measures["AP"]}, per_query={"AP": task.per_query["AP"]})

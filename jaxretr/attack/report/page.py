@@ -54,6 +54,7 @@ def write_report(directory: AnyPath, systems: Sequence[System]) -> AnyPath:
         {
             "success": pictures.success_curves(systems),
             "languages": pictures.by_language(systems),
+            "ceiling": pictures.ceiling(systems),
             "transfer": pictures.transfer(systems),
             "bias": pictures.language_bias(systems),
             "radius": pictures.pooled_radius(systems),
@@ -67,6 +68,7 @@ def write_report(directory: AnyPath, systems: Sequence[System]) -> AnyPath:
         top=TOP,
         summary=_summary(systems),
         same_attacks=len({tuple(sorted(system.reference)) for system in systems}) == 1,
+        poisoning={system.name: _poisoning(system) for system in systems if system.record.ceiling},
         detection={system.name: _detection(system) for system in systems if system.record.detections},
         checks={system.name: _checks(system) for system in systems if system.record.checks},
         strings=shown,
@@ -100,6 +102,34 @@ def _summary(systems: Sequence[System]) -> list[Rows]:
         table("forward passes per query", labels, _cost),
     ]
     return [rows for rows in tables if rows]
+
+
+def _poisoning(system: System) -> Rows:
+    """Return the success of the best vectors and of the poisoned passages, one row per language optimized on."""
+    ceiling, transfer = system.record.ceiling, system.record.transfer
+    if ceiling is None:
+        return []
+
+    def row(success: Sequence[float], language: str, tested_on: Sequence[str]) -> list[str]:
+        within, across = pictures.within_and_across([success], [language], tested_on)
+        return [_number(within), _number(across)]
+
+    heading = ["language", "ceiling, optimization queries", "ceiling, held out", "in other languages"]
+    if transfer:
+        heading += [f"{transfer.attack}, held out", "in other languages", "iterations"]
+    table = [heading]
+    for i, language in enumerate(ceiling.optimised_on):
+        table.append(
+            [
+                language,
+                f"{ceiling.optimised[-1][i]:.3f} of {ceiling.optimise_queries[i]}",
+                *row(ceiling.success[-1][i], language, ceiling.tested_on),
+            ]
+        )
+        if transfer:
+            iterations = f"{transfer.iterations[i]:,}" if transfer.iterations else "–"
+            table[-1] += [*row(transfer.success[i], language, transfer.tested_on), iterations]
+    return table
 
 
 def _detection(system: System) -> Rows:

@@ -151,6 +151,42 @@ def transfer(systems: Sequence[System]) -> Iterator[Picture]:
         yield Picture(f"transfer_{number}", figure, says, says)
 
 
+def ceiling(systems: Sequence[System]) -> Iterator[Picture]:
+    """Draw the success of the best vectors over the number of passages, and that of the poisoned passages beside it."""
+    for number, system in enumerate(systems, 1):
+        of = system.record.ceiling
+        if of is None or len(of.success) < 2:
+            continue
+        numbers = [float(n) for n in range(1, len(of.success) + 1)]
+        held_out = [within_and_across(success, of.optimised_on, of.tested_on) for success in of.success]
+        values = {
+            "optimization queries": [mean(row) for row in of.optimised],
+            "held out, same language": [within for within, _ in held_out],
+            "held out, other languages": [across for _, across in held_out],
+        }
+        lines = {name: plots.Line(numbers, line) for name, line in values.items() if not any(map(math.isnan, line))}
+        found = system.record.transfer
+        if found:
+            success = within_and_across(found.success, found.optimised_on, found.tested_on)[0]
+            lines[f"{found.attack}, same language"] = plots.Line(numbers[-1:], [success])
+        says = (
+            f"{_of(systems, system)}share of the queries with a vector in the top {of.k}, if the best unit vectors are "
+            f"the poisoned passages, by the number of passages per language; mean over languages. With "
+            f"{len(numbers)} passages: {', '.join(f'{line.values[-1]:.2f} {name}' for name, line in lines.items())}."
+        )
+        figure = plots.curves(lines, UNITS["passages"], f"ceiling of poisoning{_named(systems, system)}")
+        yield Picture(f"ceiling_{number}", figure, says, says)
+
+
+def within_and_across(
+    success: Sequence[Sequence[float]], optimised_on: Sequence[str], tested_on: Sequence[str]
+) -> tuple[float, float]:
+    """Return the mean success in the language optimized on, and in the other languages (NaN if there is none)."""
+    values = np.array(success, np.float64)
+    same = np.array([[row == column for column in tested_on] for row in optimised_on])
+    return mean(values[same].tolist()), mean(values[~same].tolist())
+
+
 def pooled_radius(systems: Sequence[System]) -> Iterator[Picture]:
     """Draw the pooled radius: how far the clean query vector is from losing its rank.
 

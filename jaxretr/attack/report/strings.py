@@ -87,9 +87,17 @@ def adversarial_strings(system: System) -> list[StringList]:
             lists.append(StringList(label, note, [*map(_query, shown)], are_queries=True))
     of = system.record.transfer
     if of and any(of.passages):
+        iterations = [f"{count:,} iterations, " for count in of.iterations] or [""] * len(of.optimised_on)
         entries = [
-            Entry(language, f"{cost:,.0f} forward passes", [*map(visible, texts)], hidden_characters("".join(texts)))
-            for language, cost, texts in zip(of.optimised_on, of.forward_passes, of.passages, strict=True)
+            Entry(
+                language,
+                f"{length}{cost:,.0f} forward passes",
+                [*map(visible, texts)],
+                hidden_characters("".join(texts)),
+            )
+            for language, length, cost, texts in zip(
+                of.optimised_on, iterations, of.forward_passes, of.passages, strict=True
+            )
         ]
         note = "by the language of the queries they were optimised on"
         lists.append(StringList(f"poisoned passages, {of.attack}", note, entries, are_queries=False))

@@ -95,6 +95,14 @@ class Engine:
         finalists = self.finalists if self.schedule.scored(slots, allowed) > self.finalists else 0
         return self.schedule.cost(slots, allowed) + self.schedule.rounds(slots) * finalists
 
+    def passes(self, iterations: int, slots: int, allowed: int, texts: int = 1) -> int:
+        """Return the forward passes of a search of `iterations` iterations for a trigger of `texts` texts."""
+        return texts * (1 + iterations * self.cost(slots, allowed))
+
+    def iterations(self, forward_passes: int, slots: int, allowed: int, texts: int = 1) -> int:
+        """Return how many iterations `forward_passes` pay for, which is the inverse of `passes`."""
+        return max(0, forward_passes // texts - 1) // self.cost(slots, allowed)
+
     def start(self, shared: Shared, problem: Problem) -> State:
         """Draw random allowed tokens. Costs one forward pass per text."""
         slots = problem.template.slots.shape[1]

@@ -5,13 +5,10 @@ change without a new compilation.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32
-
-from jaxretr.attack.gradient.losses import Loss, scores_of
+from jaxtyping import Array, Float32
 
 
 @dataclass(frozen=True)
@@ -25,22 +22,3 @@ class Similarity:
         self, targets: Float32[Array, "texts dim"], embeddings: Float32[Array, "texts dim"]
     ) -> Float32[Array, ""]:
         return jnp.einsum("td,td->", targets, embeddings, precision=jax.lax.Precision.HIGHEST) / len(embeddings)
-
-
-class Judged(NamedTuple):
-    """Passages per query that decide whether the query is lost; see `jaxretr.attack.gradient.losses`."""
-
-    passages: Float32[Array, "texts candidates dim"]
-    relevant: Bool[Array, "texts candidates"]
-    irrelevant: Bool[Array, "texts candidates"]
-
-
-@dataclass(frozen=True)
-class QueryLoss:
-    """The mean over queries of a loss of their scores; the context is `Judged`."""
-
-    loss: Loss
-
-    def __call__(self, judged: Judged, embeddings: Float32[Array, "texts dim"]) -> Float32[Array, ""]:
-        scores = scores_of(embeddings, judged.passages)
-        return jnp.mean(self.loss(scores, judged.relevant, judged.irrelevant))

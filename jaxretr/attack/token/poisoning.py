@@ -18,7 +18,7 @@ from jaxretr.files import AnyPath
 from jaxretr.model.encode import Encoder
 
 SLOTS = 50
-"""Tokens of an adversarial passage."""
+"""Tokens of a trigger."""
 
 
 def cluster_means(
@@ -38,37 +38,53 @@ def cluster_means(
     return means.astype(np.float32)
 
 
+def check_fits(encoder: Encoder, text: str, slots: int) -> None:
+    """Check that a trigger of `slots` tokens fits after a text.
+
+    Raises:
+      ValueError: truncation would cut the trigger.
+    """
+    make_template(encoder, "passage", [Frame(before=text)], slots)
+
+
 def poison(
     encoder: Encoder,
     targets: Float32[np.ndarray, "passages dim"],
     mask: Bool[np.ndarray, " vocab"],
     *,
+    text: str = "",
     slots: int = SLOTS,
     schedule: Schedule = HOTFLIP,
-    forward_passes: int,
+    forward_passes: int | None = None,
     seed: int,
     resume: AnyPath | None = None,
 ) -> Triggers:
     """Search for one adversarial passage per target, as similar to the target as possible.
+
+    A passage is a fixed text followed by a trigger, and only the trigger is optimized. Without a text, the passage is
+    the trigger.
 
     Args:
       encoder: the victim.
       targets: mean queries, such as from `cluster_means`; the mean similarity to the queries is the similarity to their
         mean.
       mask: rows of the embedding table that the passages may use, see `Vocabulary`.
-      slots: tokens per passage.
+      text: the fixed text, the same in all passages.
+      slots: tokens per trigger.
       schedule: the candidates of an iteration.
-      forward_passes: search budget per passage.
+      forward_passes: search budget per passage; None for the default number of iterations of the schedule.
       seed: seed of all draws.
       resume: see `jaxretr.attack.token.search`.
 
     Raises:
-      ValueError: see `jaxretr.attack.token.search` and `make_template`.
+      ValueError: the trigger does not fit after the text; see also `jaxretr.attack.token.search`.
     """
-    single = make_template(encoder, "passage", [Frame()], slots)
+    frame = Frame(before=text)
+    single = make_template(encoder, "passage", [frame], slots)
     template = Template(*(np.repeat(part[None], len(targets), axis=0) for part in single))
     context = targets[:, None]
     engine = Engine(encoder.functions, Similarity(), schedule)
+    if forward_passes is None:
+        forward_passes = engine.passes(schedule.iterations, slots, int(mask.sum()))
     trace = search(encoder, engine, template, context, mask, forward_passes=forward_passes, seed=seed, resume=resume)
-    frames = [[Frame()]] * len(targets)
-    return best_strings(encoder, "passage", frames, template, engine.objective, context, trace)
+    return best_strings(encoder, "passage", [[frame]] * len(targets), template, engine.objective, context, trace)

@@ -8,7 +8,7 @@ Compare schedules at equal cost. The cost counts encodings of one sequence; a gr
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
@@ -35,9 +35,17 @@ class Proposals(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """Which replacements an iteration tries, and how many."""
+    """Which replacements an iteration tries, and how many.
+
+    Attributes:
+      candidates: replacements per round.
+      iterations: default length of a search.
+      fewest: shortest search whose low success says something about the model; a shorter search prints a warning.
+    """
 
     candidates: int
+    iterations: int = field(default=500, kw_only=True)
+    fewest: int = field(default=100, kw_only=True)
 
     @property
     def gradient_flips(self) -> int:
@@ -162,13 +170,14 @@ class Sampled(Schedule):
 
 
 HOTFLIP = Positionwise(candidates=100)
-"""One position at a time (Zhong et al. 2023, arXiv 2310.19156)."""
+"""One position at a time (Zhong et al. 2023, arXiv 2310.19156). The published program runs 5,000 iterations."""
 AGGD = RankedFirst(candidates=100)
-"""Approximate greedy gradient descent (Su et al. 2024, arXiv 2406.05087)."""
+"""Approximate greedy gradient descent (Su et al. 2024, arXiv 2406.05087); 1,000 iterations in the published program."""
 GCG = Sampled(candidates=512)
-"""Greedy coordinate gradient (Zou et al. 2023, arXiv 2307.15043). Unlike in the original, triggers never get worse."""
-GASLITE = Positionwise(candidates=128, positions=20, flips=50)
-"""Ben-Tov and Sharif (2024), arXiv 2412.20953."""
+"""Greedy coordinate gradient (Zou et al. 2023, arXiv 2307.15043), 500 iterations as published. Unlike in the original,
+triggers never get worse."""
+GASLITE = Positionwise(candidates=128, positions=20, flips=50, iterations=100, fewest=30)
+"""Ben-Tov and Sharif (2024), arXiv 2412.20953; 100 iterations as published."""
 
 
 def _best_of_each(

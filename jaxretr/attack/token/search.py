@@ -75,12 +75,11 @@ def search(
     if not len(allowed):
         raise ValueError("the mask allows no token; expected at least one")
     triggers, texts, slots = template.slots.shape
-    cost = engine.cost(slots, len(allowed))
-    iterations = (forward_passes // texts - 1) // cost
+    iterations = engine.iterations(forward_passes, slots, len(allowed), texts)
     if iterations < 1:
         raise ValueError(
             f"a budget of {forward_passes} forward passes does not cover one iteration of {engine.schedule}; "
-            f"with {texts} texts per trigger, expected at least {texts * (1 + cost)}"
+            f"with {texts} texts per trigger, expected at least {engine.passes(1, slots, len(allowed), texts)}"
         )
     table = jax.jit(engine.encoder.embed_tokens)(encoder.params, allowed[None])[0]
     shared = Shared(encoder.params, parallel.replicate(allowed), parallel.replicate(table))
@@ -103,7 +102,8 @@ def search(
                 with replaced_file(resume) as partial, partial.open("wb") as file:
                     np.savez(file, digest=digest, **path._asdict())
             bar.update(task, completed=len(path.value) - 1)
-    return Trace(path.ids[: iterations + 1], path.value[: iterations + 1], texts * (1 + iterations * cost))
+    cost = engine.passes(iterations, slots, len(allowed), texts)
+    return Trace(path.ids[: iterations + 1], path.value[: iterations + 1], cost)
 
 
 def _over_devices(tree: Any) -> Any:

@@ -75,7 +75,8 @@ def make_template(encoder: Encoder, role: Role, frames: Sequence[Frame], slots: 
         if len(place) != slots:
             raise ValueError(
                 f"a trigger of {slots} tokens does not fit into the {role} {frame.text('[trigger]')[:60]!r}; cut to "
-                f"{tokenize.max_len} tokens, it keeps {len(place)} of them; use a shorter trigger, or a prefix"
+                f"{tokenize.max_len} tokens, it keeps {len(place)} of them; use fewer trigger tokens, a shorter text, "
+                "or a larger max_length"
             )
     batch = tokenize.pad(rows, length=max(map(len, rows)))
     return Template(batch.ids, batch.mask, np.stack(places).astype(np.int32))

@@ -1,31 +1,29 @@
 """Corpus poisoning across languages: passages optimized on queries in one language, tested in every language.
 
-Input: a victim in the setting `multi` or `mono`, and queries divided by meaning. Output: a `Poisoning`: for every pair
-of languages, the held-out queries that have a poisoned passage in their top k.
+Input: a victim and `PoisonedQueries`. Output: a `Poisoning`: for every pair of languages, the held-out queries that
+have a poisoned passage in their top k.
 
-ASR@k, the attack success rate, is the share of held-out queries with a poisoned passage in the top k. No new ranking is
-needed: the best poisoned passage is in the top k if and only if it scores higher than the k-th clean passage, for any
-number of poisoned passages.
+ASR@k, the attack success rate, is the share of held-out queries with a poisoned passage in the top k.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float64
 
 from jaxretr.attack.language.alignment import WITHOUT_BLANKS
 from jaxretr.attack.token.decoding import Triggers
+from jaxretr.attack.token.engine import Engine
+from jaxretr.attack.token.objectives import Similarity
+from jaxretr.attack.token.poisoned_queries import PoisonedQueries
 from jaxretr.attack.token.poisoning import SLOTS, cluster_means, poison
 from jaxretr.attack.token.schedules import HOTFLIP, Schedule
-from jaxretr.attack.token.split import Split, check_disjoint, disjoint_split
 from jaxretr.attack.token.vocabulary import Vocabulary
-from jaxretr.attack.victim import TOP, Victim
+from jaxretr.attack.victim import Victim
 from jaxretr.files import AnyPath
-from jaxretr.retrieval.embeddings import Rows
-from jaxretr.retrieval.exact import search
-from jaxretr.retrieval.scores import scores_at
+from jaxretr.tracking import say
 
 if TYPE_CHECKING:
     from jaxretr.attack.options import AttackOptions
@@ -44,6 +42,7 @@ class Transfer:
       queries: number of held-out queries per column.
       passages: the poisoned passages of each row, as strings.
       forward_passes: mean cost per passage of each row.
+      iterations: iterations of the search of each row; () in a file of an earlier version.
     """
 
     attack: str
@@ -54,6 +53,7 @@ class Transfer:
     queries: tuple[int, ...]
     passages: tuple[tuple[str, ...], ...]
     forward_passes: tuple[float, ...]
+    iterations: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,64 +93,50 @@ class Poisoning:
             queries=tuple(len(self.query_ids[language]) for language in self.languages),
             passages=tuple(tuple(text for (text,) in self.passages[x].texts) for x in self.languages),
             forward_passes=tuple(float(self.passages[x].forward_passes.mean()) for x in self.languages),
+            iterations=tuple(len(self.passages[x].searched_values) - 1 for x in self.languages),
         )
 
 
 def poison_corpus(
     victim: Victim,
-    split: Split,
+    queries: PoisonedQueries,
     masks: Mapping[str, Bool[np.ndarray, " vocab"]],
     *,
     attack: str = "hotflip",
-    languages: Sequence[str] = (),
     clusters: int,
-    k: int = TOP,
+    text: str = "",
     slots: int = SLOTS,
     schedule: Schedule = HOTFLIP,
-    forward_passes: int,
+    forward_passes: int | None = None,
     seed: int,
     resume: AnyPath | None = None,
 ) -> Poisoning:
     """Poison the corpus once per language, and test every poisoned corpus in all languages.
 
     Args:
-      victim: in the setting `multi` or `mono`.
-      split: queries to optimize on and queries to test on, see `disjoint_split`.
+      victim: the attacked model and collection.
+      queries: queries of this victim to optimize on and to test on.
       masks: language -> rows of the embedding table that its passages may use. Equal masks compare languages of
         queries; masks by script compare languages of passages as well.
       attack: name of the schedule in results.
-      languages: languages to compare; () for all languages of the victim's tasks.
       clusters: poisoned passages per language.
-      k: the k of ASR@k.
-      slots, schedule, forward_passes, seed: see `poison`.
+      text, slots, schedule, forward_passes, seed: see `poison`.
       resume: directory of unfinished searches, one file per language.
 
     Raises:
-      ValueError: the victim is in the setting `cross`, both sides of the split share a question, a language has no
-        query on one side, or a mask is missing.
+      ValueError: a mask is missing; see also `poison`.
     """
-    if any(task.setting == "cross" for task in victim.tasks):
-        raise ValueError("setting 'cross' has several corpora per query; measure transfer in 'multi' or 'mono'")
-    queries = victim.collection.queries
-    check_disjoint((queries[i] for i in split.optimise), (queries[i] for i in split.test))
-    tasks = {task.query_language: task for task in victim.tasks}
-    languages = tuple(languages or tasks)
-    optimise, test = {}, {}
+    languages = queries.languages
     for language in languages:
-        if language not in tasks or language not in masks:
-            what, known = ("queries", tasks) if language not in tasks else ("mask", masks)
-            raise ValueError(f"there is no {what} for the language {language!r}, only for {', '.join(known)}")
-        optimise[language], test[language] = (np.intersect1d(tasks[language].queries, side) for side in split)
-        if not len(optimise[language]) or not len(test[language]):
-            raise ValueError(f"one side of the split has no query in {language!r}; use another seed or fraction")
-    limits = {y: thresholds(victim.queries[test[y]], victim.corpus(tasks[y]), k) for y in languages}
+        if language not in masks:
+            raise ValueError(f"there is no mask for the language {language!r}, only for {', '.join(masks)}")
     passages, hits = {}, {}
     for x in languages:
-        targets = cluster_means(victim.queries[optimise[x]], clusters, seed)
         passages[x] = poison(
             victim.encoder,
-            targets,
+            cluster_means(queries.optimise[x].embeddings, clusters, seed),
             masks[x],
+            text=text,
             slots=slots,
             schedule=schedule,
             forward_passes=forward_passes,
@@ -158,67 +144,48 @@ def poison_corpus(
             resume=resume / f"{x}.npz" if resume else None,
         )
         for y in languages:
-            hits[x, y] = reaches_top(victim.queries[test[y]], passages[x].embeddings[:, 0], limits[y])
-    ids = {y: tuple(queries[i].id for i in test[y]) for y in languages}
-    return Poisoning(attack, languages, k, ids, hits, passages)
+            hits[x, y] = queries.test[y].hits(passages[x].embeddings[:, 0])
+    ids = {y: queries.test[y].ids for y in languages}
+    return Poisoning(attack, languages, queries.k, ids, hits, passages)
 
 
 def poison_with(
-    output_dir: AnyPath, victim: Victim, options: "AttackOptions", attack: str, schedule: Schedule
+    output_dir: AnyPath,
+    victim: Victim,
+    queries: PoisonedQueries,
+    options: "AttackOptions",
+    attack: str,
+    schedule: Schedule,
 ) -> Poisoning:
     """Poison the corpus according to the options of a run; unfinished searches are kept below `output_dir` and resumed.
 
-    The passages of a language use its own script. They are tested on questions that no passage was optimized on, in any
-    language.
+    The trigger of a language uses its own script.
     """
     vocabulary = Vocabulary.of(victim.encoder)
-    languages = dict.fromkeys(task.query_language for task in victim.tasks)
     # In a language without blanks between words, few pieces begin a word.
-    masks = {x: vocabulary.in_language(x, word_initial=x not in WITHOUT_BLANKS) for x in languages}
+    masks = {x: vocabulary.in_language(x, word_initial=x not in WITHOUT_BLANKS) for x in queries.languages}
+    if options.poison_passes is not None:
+        engine, allowed = (
+            Engine(victim.encoder.functions, Similarity(), schedule),
+            int(masks[queries.languages[0]].sum()),
+        )
+        iterations = engine.iterations(options.poison_passes, options.trigger_length, allowed)
+        if iterations < schedule.fewest:
+            say(
+                f"{attack}: {options.poison_passes:,} forward passes are {iterations} iterations; below "
+                f"{schedule.fewest}, a low success does not show that the model is robust. Without --poison_passes, "
+                f"the search runs {schedule.iterations} iterations"
+            )
     return poison_corpus(
         victim,
-        disjoint_split(victim.collection, options.optimise, options.seed),
+        queries,
         masks,
         attack=attack,
         clusters=options.passages,
-        slots=options.slots,
+        text=options.poison_text,
+        slots=options.trigger_length,
         schedule=schedule,
         forward_passes=options.poison_passes,
         seed=options.seed,
         resume=output_dir / "poison" / attack,
     )
-
-
-def thresholds(queries: Float32[np.ndarray, "queries dim"], passages: Rows, k: int) -> Float32[np.ndarray, " queries"]:
-    """Return the score of each query's k-th passage in the clean corpus.
-
-    Raises:
-      ValueError: the corpus has fewer than `k` passages.
-    """
-    return _scores_at_rank(queries, passages, k)
-
-
-def reaches_top(
-    queries: Float32[np.ndarray, "queries dim"],
-    adversarial: Float32[np.ndarray, "adversarial dim"],
-    thresholds: Float32[np.ndarray, " queries"],
-) -> Bool[np.ndarray, " queries"]:
-    """Return which queries have an adversarial passage in their top k after all adversarial passages join the corpus.
-
-    An adversarial passage with exactly the score of the k-th clean passage ranks behind it, as if it were appended to
-    the corpus.
-
-    Args:
-      queries: embeddings of held-out queries.
-      adversarial: embeddings of the adversarial passages, computed from their strings.
-      thresholds: see the function `thresholds`.
-    """
-    return _scores_at_rank(queries, adversarial, 1) > thresholds
-
-
-def _scores_at_rank(
-    queries: Float32[np.ndarray, "queries dim"], passages: Rows, rank: int
-) -> Float32[np.ndarray, " queries"]:
-    """Return, per query, the score of the passage at a rank, comparable with the scores of other searches."""
-    _, positions = search(queries, passages, rank)
-    return scores_at(queries, passages, np.arange(len(queries)), positions[:, -1])

@@ -95,6 +95,11 @@ def test_the_objective_never_falls_and_masks_hold(encoder: Encoder, german: np.n
     assert trace.forward_passes == 1 + 10 * engine.cost(SLOTS, int(german.sum()))
 
 
+def test_default_searches_are_not_short() -> None:
+    lengths = {schedule: (schedule.iterations, schedule.fewest) for schedule in (HOTFLIP, AGGD, GCG, GASLITE)}
+    assert lengths == {HOTFLIP: (500, 100), AGGD: (500, 100), GCG: (500, 100), GASLITE: (100, 30)}
+
+
 def test_published_schedules_cost_what_their_papers_say() -> None:
     costs = {"hotflip": HOTFLIP, "aggd": AGGD, "gcg": GCG, "gaslite": GASLITE}
     assert {name: schedule.cost(50, 250_000) for name, schedule in costs.items()} == {

@@ -1,10 +1,15 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from jaxretr.attack.token.poisoning import cluster_means, poison
+from jaxretr.attack.token.engine import Engine
+from jaxretr.attack.token.objectives import Similarity
+from jaxretr.attack.token.poisoned_queries import PoisonedQueries, reaches_top, thresholds
+from jaxretr.attack.token.poisoning import check_fits, cluster_means, poison
 from jaxretr.attack.token.split import Split, disjoint_split
 from jaxretr.attack.token.template import tokenization
-from jaxretr.attack.token.transfer import poison_corpus, reaches_top, thresholds
+from jaxretr.attack.token.transfer import poison_corpus
 from jaxretr.attack.token.vocabulary import Vocabulary
 from jaxretr.attack.victim import Victim
 from jaxretr.model.encode import Encoder
@@ -89,13 +94,13 @@ def test_transfer_is_success_on_the_held_out_queries_of_every_language(victim: V
     mask = Vocabulary.of(victim.encoder).admissible()
     settings = {
         "clusters": 2,
-        "k": K,
         "slots": 4,
         "schedule": cases.SCHEDULES["hotflip"],
         "forward_passes": 120,
         "seed": 0,
     }
-    found = poison_corpus(victim, split, dict.fromkeys(("en", "el"), mask), languages=("en", "el"), **settings)
+    queries = PoisonedQueries.of(victim, split, ("en", "el"), K)
+    found = poison_corpus(victim, queries, dict.fromkeys(("en", "el"), mask), **settings)
     assert found.matrix.shape == (2, 2)
     held_out = {victim.collection.queries[i].id for i in split.test}
     position = {query.id: i for i, query in enumerate(victim.collection.queries)}
@@ -116,9 +121,46 @@ def test_transfer_refuses_what_would_flatter_the_attack(victim: Victim, encoder:
     mask = Vocabulary.of(encoder).admissible()
     settings = {"clusters": 1, "forward_passes": 120, "seed": 0}
     with pytest.raises(ValueError, match=r"question 'q0' is on both sides"):
-        poison_corpus(victim, Split(everywhere[:24], everywhere[24:]), {"en": mask}, **settings)
+        PoisonedQueries.of(victim, Split(everywhere[:24], everywhere[24:]))
     split = disjoint_split(victim.collection, 0.5, seed=0)
     with pytest.raises(ValueError, match=r"there is no mask for the language 'de', only for en"):
-        poison_corpus(victim, split, {"en": mask}, languages=("en", "de"), **settings)
+        poison_corpus(victim, PoisonedQueries.of(victim, split, ("en", "de")), {"en": mask}, **settings)
+    with pytest.raises(ValueError, match=r"there are no queries in the language 'fr', only for de, el, en"):
+        PoisonedQueries.of(victim, split, ("fr",))
     with pytest.raises(ValueError, match=r"setting 'cross' has several corpora"):
-        poison_corpus(Victim.of(encoder, collection(), "cross"), split, {"en": mask}, **settings)
+        PoisonedQueries.of(Victim.of(encoder, collection(), "cross"), split)
+
+
+def test_a_text_of_the_attackers_stays_and_its_trigger_is_optimized(encoder: Encoder, german: np.ndarray) -> None:
+    targets = encoder.encode_query([f"en{i} en{i + 7}" for i in range(4)], progress=False)
+    text = "el1 el2 el1"
+    clean = targets @ encoder.encode_document([text], progress=False)[0]
+    settings = {"slots": 3, "schedule": cases.SCHEDULES["hotflip"], "forward_passes": 200, "seed": 0}
+    found = poison(encoder, targets, german, text=text, **settings)
+    expected = [f"{text} {trigger}" for trigger in found.strings]
+    assert [passage for (passage,) in found.texts] == expected
+    attacked = np.sum(encoder.encode_document(expected, progress=False) * targets, axis=1)
+    np.testing.assert_allclose(found.values, attacked, atol=1e-6)
+    assert found.survives.all()
+    assert np.mean(attacked) > np.mean(clean) + 0.02
+    assert all(word.startswith("de") for trigger in found.strings for word in trigger.split())
+
+
+def test_a_text_without_room_for_the_trigger_is_refused(encoder: Encoder) -> None:
+    check_fits(encoder, "el1 el2", 3)
+    with pytest.raises(
+        ValueError, match=r"3 tokens does not fit.*keeps 0 of them; use fewer trigger tokens, a shorter"
+    ):
+        check_fits(encoder, "el1 " * 60, 3)
+
+
+def test_without_a_budget_a_search_has_the_iterations_of_its_schedule(encoder: Encoder, german: np.ndarray) -> None:
+    schedule = dataclasses.replace(cases.SCHEDULES["hotflip"], iterations=7)
+    found = poison(encoder, cases.mean_queries(encoder, 1), german, slots=3, schedule=schedule, seed=0)
+    assert len(found.searched_values) - 1 == 7
+    engine = Engine(encoder.functions, Similarity(), schedule)
+    for texts in (1, 3):
+        for iterations in (0, 1, 7):
+            passes = engine.passes(iterations, 3, 30, texts)
+            assert engine.iterations(passes, 3, 30, texts) == iterations
+            assert engine.iterations(passes - 1, 3, 30, texts) == max(0, iterations - 1)
