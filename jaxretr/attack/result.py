@@ -17,12 +17,14 @@ from jaxtyping import Bool, Float, Float32, Int
 from jaxretr.eval.settings import Task
 from jaxretr.files import AnyPath, local_copy, replaced_file
 
-Family = Literal["embedding", "passage", "text", "language", "token"]
+Family = Literal["embedding", "passage", "text", "prompt", "language", "token"]
 """What an attack changes."""
 Unit = Literal["rho", "radius", "edits", "words", ""]
 """Unit of a budget: a share of the mean row norm, a radius around unit query vectors, edits, words, or no budget."""
 Goal = Literal["demote", "promote"]
 """Goal of an attack on passages: the best relevant passage falls, or an irrelevant passage rises."""
+Prompt = Literal["query", "none", "passage"]
+"""The prompt before a query: the prompt of queries, no prompt, or the prompt of passages."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class AttackResult:
       passages: for an attack on passages, the attacked passage of each query as a position in the task's corpus. Each
         query meets its own attacked passage in an otherwise clean corpus. None for an attack on queries.
       goal: goal of an attack on passages; "" for an attack on queries.
+      prompts: the prompt before each query; () for an attack that keeps the prompt of queries.
     """
 
     task: Task
@@ -52,6 +55,7 @@ class AttackResult:
     notes: dict[str, float] = field(default_factory=dict)
     passages: Int[np.ndarray, " queries"] | None = field(default=None, repr=False)
     goal: Goal | Literal[""] = ""
+    prompts: tuple[Prompt, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def save_results(directory: AnyPath, trial: Trial) -> None:
         arrays[f"{number}/lengths"] = np.array([len(delta) for delta in result.deltas], np.int64)
         if result.deltas:
             arrays[f"{number}/deltas"] = np.concatenate([delta for delta in result.deltas if len(delta)])
-        metadata: dict[str, Any] = {"notes": result.notes}
+        metadata: dict[str, Any] = {"notes": result.notes, "prompts": result.prompts}
         if result.passages is None:
             metadata["texts"] = result.texts
             arrays[f"{number}/changed"] = result.changed
@@ -164,6 +168,7 @@ def _read(arrays: Any, number: int, task: Task) -> AttackResult:
         notes=metadata["notes"],
         passages=arrays[f"{number}/passages"] if attacks_passages else None,
         goal=metadata.get("goal", ""),
+        prompts=tuple(metadata.get("prompts", ())),
     )
 
 
