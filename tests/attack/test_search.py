@@ -180,8 +180,10 @@ def test_a_beam_passes_by_a_first_edit_that_leads_nowhere():
 def test_a_beam_scores_all_queries_in_one_batch_a_round_and_keeps_to_its_budget():
     score = Score(*ASKED)
     found = beam(substitutions, ASKED, score, token_ids=TOKENS, edits=3, budget=192, seed=0)
-    assert [len(batch) for batch in score.batches] == [len(ASKED), *[64 * len(ASKED)] * 3]
-    assert all(one.forward_passes == 193 and one.edits == 3 for one in found)
+    assert len(score.batches) == 4  # the clean texts, and one batch an edit
+    assert sum(one.forward_passes for one in found) == len(score.scored)
+    assert all(one.forward_passes <= 193 for one in found)
+    assert max(one.forward_passes for one in found) == 193
     assert BEAM > 1
 
 

@@ -5,6 +5,7 @@ Input: a `Victim`, one of its tasks, and one or several kinds of edits from `jax
 through the normalizer and the tokenizer.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -71,6 +72,8 @@ def text_attack(
     if smaller:
         reached = margin(smaller.embeddings, victim.corpus(task), candidates, margin_k)
         rows = np.flatnonzero(smaller.changed & (reached <= 0))
+        if not len(rows):
+            return dataclasses.replace(smaller, forward_passes=np.zeros(len(all_queries)))
     queries, token_ids = [all_queries[row] for row in rows], victim.encoder.query_tokenization
 
     def score(positions: np.ndarray, texts: list[str]) -> np.ndarray:
