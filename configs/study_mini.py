@@ -15,6 +15,7 @@ WRITTEN = AttackOptions(
     attacks=("pgd", "typos", "homoglyphs", "invisible", "language_switch", "code_mixing"),
     rho=LADDER,
     steps=10,
+    search="worst_of_k",
     texts=8,
 )
 POISON = AttackOptions(attacks=("hotflip",), slots=30, poison_passes=1_000)

@@ -67,6 +67,13 @@ def test_it_prints_clean_and_attacked_measures_and_leaves_everything(
     assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
 
 
+def test_a_surrogate(call, tiny_root: Path, tmp_path: Path) -> None:
+    results = call(attack="homoglyphs", texts="4", edits="2", surrogate=tiny_root / "model")
+    assert results.system == f"{tiny_root.name} → {tiny_root.name}"
+    assert {"homoglyphs@1 AP", "homoglyphs@2 AP"} <= results.settings["multi"].measures.keys()
+    assert (tmp_path / "out" / "surrogate" / "trials" / "homoglyphs@2.npz").exists()
+
+
 @pytest.mark.slow
 def test_the_suite_with_text_language_and_poison(call, tmp_path: Path) -> None:
     found = call(attack="suite", rho="0.1,1", languages="en,de", texts="3", poison_passes="400", slots="4")

@@ -89,7 +89,7 @@ def robustness(
     rankings: dict[str, list[Rankings]] = {"": clean}
     for trial in trials:
         rankings[f"{trial.label} "] = [attacked_rankings(victim, result, trial.budget) for result in trial.results]
-    success_only = {f"{trial.label} " for trial in trials if any(result.sizes is not None for result in trial.results)}
+    success_only = {f"{trial.label} " for trial in trials if any(result.success_only for result in trial.results)}
     parsed = parse(dict.fromkeys([*measures, f"Success@{TOP}"]))
     values: list[dict[str, np.ndarray]] = [{} for _ in victim.tasks]
     mixes: list[dict[str, float]] = [{} for _ in victim.tasks]
@@ -208,6 +208,7 @@ def _summarize(values: dict[str, np.ndarray], trials: Sequence[Trial], number: i
         smallest = np.array(budgets)[lost.argmax(axis=0)]
         sizes = ladder[0].results[number].sizes
         if sizes is not None:  # exact instead of on the grid of budgets
+            sizes = np.where(curve[-1] < 1, sizes, np.inf)  # from a surrogate, not every result loses the query
             smallest = np.minimum(sizes, budgets[-1])
             log_size = np.log(np.maximum(sizes, budgets[0]) / budgets[0]) / np.log(budgets[-1] / budgets[0])
             values[f"{attack} {AREA}"] = np.where(np.isnan(curve[0]), np.nan, np.minimum(log_size, 1))

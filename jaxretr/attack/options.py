@@ -50,6 +50,8 @@ SUITE_ATTACKS = (
     "homoglyphs",
     "reorderings",
     "deleted_letters",
+    "combined",
+    "prompts",
     "language_switch",
     "code_mixing",
     "language_direction",
@@ -80,9 +82,10 @@ class AttackOptions:
       norm, layer, steps, restarts: see `GradientAttack`.
       draws: number of points that `random` draws.
       loss: loss that gradient attacks on queries maximize: `margin` at rank 10, `info_nce` or `smooth_rank`.
-      edits: edits per query in text attacks; `code_mixing` replaces three words per edit.
+      edits: maximum number of edits per query in text attacks. Each smaller number of edits is a trial of its own, so
+        the measures contain the smallest number that loses a query. `code_mixing` replaces three words per edit.
       search: search method of text attacks.
-      texts: number of texts that text attacks and code mixing score per query.
+      texts: number of texts that text attacks and code mixing score per query and edit.
       passages: poisoned passages per language.
       slots: tokens of a poisoned passage.
       poison_text: fixed text at the start of every poisoned passage; "" if the passage is optimized as a whole.
@@ -105,8 +108,8 @@ class AttackOptions:
     draws: int = 100
     loss: str = "margin"
     edits: int = 1
-    search: Search = "worst_of_k"
-    texts: int = 16
+    search: Search = "beam"
+    texts: int = 64
     passages: int = 1
     slots: int = 50
     poison_text: str = ""
@@ -242,7 +245,7 @@ class AttackOptions:
             }
         if set(self.named) & set(names("text")):
             threat["text attacks"] = (
-                f"black box: scores are known; {self.edits} edits, {self.search} of {self.texts} texts"
+                f"black box: scores are known; {self.edits} edits, {self.search}, {self.texts} texts per edit"
             )
         if self.poisons:
             threat["poisoning"] = (

@@ -26,16 +26,30 @@ from jaxretr.attack.gradient.targeted import FROM_LANGUAGE, TARGETED
 from jaxretr.attack.language import code_mixing, language_directions, language_switch
 from jaxretr.attack.language.directions import DIRECTIONS, Direction
 from jaxretr.attack.result import AttackResult, Family, Trial
-from jaxretr.attack.text.attack import text_attack
+from jaxretr.attack.text.attack import text_attack, together
+from jaxretr.attack.text.prompts import prompt_attack
 from jaxretr.attack.token.ceiling import CEILING
 from jaxretr.attack.token.schedules import AGGD, GASLITE, GCG, HOTFLIP, Schedule
 from jaxretr.attack.victim import Victim
 from jaxretr.eval.settings import Task
 from jaxretr.perturb.balls import Norm
-from jaxretr.perturb.text import PERTURBATIONS, Perturb
+from jaxretr.perturb.text import (
+    PERTURBATIONS,
+    Perturb,
+    cases,
+    homoglyphs,
+    invisible,
+    typos,
+    without_diacritics,
+    wrong_diacritics,
+)
 
 if TYPE_CHECKING:
     from jaxretr.attack.options import AttackOptions
+
+COMBINED = (typos, homoglyphs, invisible, cases, without_diacritics, wrong_diacritics)
+"""Kinds of edits that the attack `combined` chooses from at each edit."""
+_PER_KIND = 32  # texts of each kind that `combined` draws from per text
 
 Run = Callable[[Task, AttackResult | None], AttackResult]
 """(task, result of the same attack at the next smaller budget or None) -> result at this budget."""
@@ -133,16 +147,23 @@ def _gradient_run(victim: Victim, options: "AttackOptions", attack: GradientAtta
 
 def _text_trials(name: str, context: Context, *, perturb: Perturb) -> Iterator[tuple[Trial, Run]]:
     victim, options, _ = context
-    run = partial(
-        text_attack,
-        victim,
-        perturb=perturb,
-        search=options.search,
-        edits=options.edits,
-        budget=options.texts,
-        seed=options.seed,
-    )
-    yield Trial(name, "text", float(options.edits), "edits", reference=True), _independent(run)
+    for edits in range(1, options.edits + 1):
+        run = partial(
+            text_attack,
+            victim,
+            perturb=perturb,
+            search=options.search,
+            edits=edits,
+            budget=options.texts * edits,
+            seed=options.seed,
+        )
+        trial = Trial(name, "text", float(edits), "edits", reference=edits == options.edits)
+        yield trial, partial(_after_smaller, run)
+
+
+def _prompt_trials(name: str, context: Context) -> Iterator[tuple[Trial, Run]]:
+    run = partial(prompt_attack, context.victim)
+    yield Trial(name, "prompt", None, "", reference=True), _independent(run)
 
 
 def _language_switch_trials(name: str, context: Context) -> Iterator[tuple[Trial, Run]]:
@@ -153,7 +174,7 @@ def _language_switch_trials(name: str, context: Context) -> Iterator[tuple[Trial
 def _code_mixing_trials(name: str, context: Context) -> Iterator[tuple[Trial, Run]]:
     victim, options, _ = context
     words = 3 * options.edits
-    run = partial(code_mixing, victim, words=words, budget=options.texts, seed=options.seed)
+    run = partial(code_mixing, victim, words=words, budget=options.texts * options.edits, seed=options.seed)
     yield Trial(name, "language", float(words), "words", reference=True), _independent(run)
 
 
@@ -168,6 +189,10 @@ def _direction_trials(name: str, context: Context) -> Iterator[tuple[Trial, Run]
 
 def _move(victim: Victim, direction: Direction, radius: float, seed: int, task: Task) -> AttackResult:
     return language_directions(victim, task, [radius], seed=seed)[direction][0]
+
+
+def _after_smaller(run: Callable[..., AttackResult], task: Task, smaller: AttackResult | None) -> AttackResult:
+    return run(task=task, smaller=smaller)
 
 
 def _independent(run: Callable[[Task], AttackResult]) -> Run:
@@ -188,6 +213,8 @@ ATTACKS: dict[str, Attack] = {
     "from_language": gradient(FROM_LANGUAGE),
     "black_box": gradient(BLACK_BOX),
     **{name: text(perturb) for name, perturb in PERTURBATIONS.items()},
+    "combined": text(together(COMBINED, per_kind=_PER_KIND)),
+    "prompts": Attack("prompt", _prompt_trials),
     "language_switch": Attack("language", _language_switch_trials),
     "code_mixing": Attack("language", _code_mixing_trials),
     "language_direction": Attack("language", _direction_trials),

@@ -17,12 +17,14 @@ from jaxtyping import Bool, Float, Float32, Int
 from jaxretr.eval.settings import Task
 from jaxretr.files import AnyPath, local_copy, replaced_file
 
-Family = Literal["embedding", "passage", "text", "language", "token"]
+Family = Literal["embedding", "passage", "text", "prompt", "language", "token"]
 """What an attack changes."""
 Unit = Literal["rho", "radius", "edits", "words", ""]
 """Unit of a budget: a share of the mean row norm, a radius around unit query vectors, edits, words, or no budget."""
 Goal = Literal["demote", "promote"]
 """Goal of an attack on passages: the best relevant passage falls, or an irrelevant passage rises."""
+Prompt = Literal["query", "none", "passage"]
+"""The prompt before a query: the prompt of queries, no prompt, or the prompt of passages."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ class AttackResult:
       sizes: for a search for the smallest perturbation, the size of each query's result in the unit of the budget;
         infinite if no perturbation within the largest budget loses the query. A trial counts the results within its
         budget. They tell which queries are lost, but not how far relevant passages can fall. None for other attacks.
+      prompts: the prompt before each query; () for an attack that keeps the prompt of queries.
+      carried: whether some rows are results of the same attack at a smaller budget, at which the query was lost. They
+        tell which queries are lost, but not how far relevant passages can fall.
     """
 
     task: Task
@@ -56,6 +61,13 @@ class AttackResult:
     passages: Int[np.ndarray, " queries"] | None = field(default=None, repr=False)
     goal: Goal | Literal[""] = ""
     sizes: Float[np.ndarray, " queries"] | None = field(default=None, repr=False)
+    prompts: tuple[Prompt, ...] = field(default=(), repr=False)
+    carried: bool = False
+
+    @property
+    def success_only(self) -> bool:
+        """Whether the result tells which queries are lost, but not how far relevant passages can fall."""
+        return self.carried or self.sizes is not None
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,7 @@ def save_results(directory: AnyPath, trial: Trial) -> None:
         arrays[f"{number}/lengths"] = np.array([len(delta) for delta in result.deltas], np.int64)
         if result.deltas:
             arrays[f"{number}/deltas"] = np.concatenate([delta for delta in result.deltas if len(delta)])
-        metadata: dict[str, Any] = {"notes": result.notes}
+        metadata: dict[str, Any] = {"notes": result.notes, "prompts": result.prompts, "carried": result.carried}
         if result.sizes is not None:
             arrays[f"{number}/sizes"] = result.sizes
         if result.passages is None:
@@ -171,6 +183,8 @@ def _read(arrays: Any, number: int, task: Task) -> AttackResult:
         passages=arrays[f"{number}/passages"] if attacks_passages else None,
         goal=metadata.get("goal", ""),
         sizes=arrays.get(f"{number}/sizes"),
+        prompts=tuple(metadata["prompts"]),
+        carried=metadata["carried"],
     )
 
 

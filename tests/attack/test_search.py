@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxretr.attack.text.search import greedy, random_edits, worst_of_k
+from jaxretr.attack.text.search import BEAM, beam, greedy, random_edits, worst_of_k
 from jaxretr.perturb.text import deletions, homoglyphs, substitutions, typos
 from jaxretr.types import Query
 from tests.perturb.text.queries import QUERIES
@@ -41,6 +41,7 @@ SEARCHES = {
     "random": lambda *args: random_edits(*args, token_ids=TOKENS, seed=0),
     "worst of k": lambda *args: worst_of_k(*args, token_ids=TOKENS, k=8, edits=2, seed=0),
     "greedy": lambda *args: greedy(*args, token_ids=TOKENS, edits=3, budget=12, seed=0),
+    "beam": lambda *args: beam(*args, token_ids=TOKENS, edits=3, budget=12, seed=0),
 }
 
 
@@ -157,6 +158,44 @@ def test_greedy_stops_where_nothing_is_worse():
     [found] = greedy(deletions, [query("city", "en")], score, token_ids=TOKENS, edits=5, budget=1000, seed=0)
     assert (found.text, found.score, found.edits) == ("city", 1, 0)
     assert len(calls) == 2
+
+
+def test_a_beam_passes_by_a_first_edit_that_leads_nowhere():
+    gains = {"xa": 2.0, "xb": 1.0, "xaa": 2.1, "xab": 2.2, "xba": 5.0}
+
+    def score(rows, texts):
+        return np.array([gains.get(text, 0.0) for text in texts])
+
+    def either(text, language):
+        return [text + "a", text + "b"]
+
+    arguments = {"token_ids": TOKENS, "edits": 2, "budget": 20, "seed": 0}
+    [narrow] = greedy(either, [query("x", "en")], score, **arguments)
+    [wide] = beam(either, [query("x", "en")], score, **arguments, width=2)
+    assert (narrow.text, narrow.score, narrow.edits) == ("xab", 2.2, 2)
+    assert (wide.text, wide.score, wide.edits) == ("xba", 5.0, 2)
+    assert narrow.forward_passes == 5 and wide.forward_passes == 7  # no text is scored twice
+
+
+def test_a_beam_scores_all_queries_in_one_batch_a_round_and_keeps_to_its_budget():
+    score = Score(*ASKED)
+    found = beam(substitutions, ASKED, score, token_ids=TOKENS, edits=3, budget=192, seed=0)
+    assert len(score.batches) == 4  # the clean texts, and one batch an edit
+    assert sum(one.forward_passes for one in found) == len(score.scored)
+    assert all(one.forward_passes <= 193 for one in found)
+    assert max(one.forward_passes for one in found) == 193
+    assert BEAM > 1
+
+
+def test_a_search_stops_at_a_lost_query():
+    asked = [query("Paris Rome", "en"), query("city", "en")]
+    score = Score(*asked)
+    first, second = beam(
+        homoglyphs, asked, score, token_ids=TOKENS, edits=3, budget=30, seed=0, lost_above=1.005
+    )  # in "city", the first edit gains at most 1.003
+    assert first.edits == 1 and first.forward_passes == 11 and first.score > 1.005
+    assert second.edits == 2 and second.forward_passes > 11
+    assert len(score.batches) == 3
 
 
 def test_errors():

@@ -46,10 +46,9 @@ def union_trials(
         passes = {name: np.zeros(len(clean)) for name in lost}
         for trial in counted:
             result = trial.results[number]
-            found = result.sizes
-            if found is None:
-                is_lost = margin(result.embeddings, corpus, candidates, TOP) > 0
-                found = np.where(is_lost, trial.budget or 0.0, np.inf)
+            is_lost = margin(result.embeddings, corpus, candidates, TOP) > 0
+            found = np.where(is_lost, (trial.budget or 0.0) if result.sizes is None else result.sizes, np.inf)
+            if result.sizes is None:
                 passes[trial.attack] = passes[trial.attack] + result.forward_passes
             else:
                 passes[trial.attack] = result.forward_passes  # one search serves all budgets

@@ -1,4 +1,4 @@
-"""Black-box search for the perturbed texts that hurt most: the worst of k draws, or greedy search edit by edit.
+"""Black-box search for the perturbed texts that hurt most: the worst of k draws, or a beam search edit by edit.
 
 Input: queries, a perturbation, a tokenizer, and a function that scores texts. Output: per query, the worst text found
 and its cost. Every round scores the candidates of all queries in one batch. The result of a query does not depend on
@@ -7,12 +7,14 @@ the other queries.
 An edit that the tokenizer's normalizer undoes, or that truncation removes, is never drawn and costs nothing.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxretr.attack.result import AttackResult
 from jaxretr.attack.victim import Candidates, Victim
@@ -23,6 +25,9 @@ from jaxretr.types import Query
 Score = Callable[[Int[np.ndarray, " texts"], list[str]], Float[np.ndarray, " texts"]]
 """(rows, texts) -> gain of the attacker who asks `texts[i]` instead of query `rows[i]`. One call is one batch; one text
 is one forward pass."""
+
+BEAM = 4
+"""Number of texts per query that a round of `beam` starts from."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +88,25 @@ def attacked_by_texts(
     task: Task,
     texts: Sequence[str],
     *,
-    changed: Sequence[bool],
-    forward_passes: Sequence[int],
+    changed: Sequence[bool] | Bool[np.ndarray, " queries"],
+    forward_passes: Sequence[int] | Float[np.ndarray, " queries"],
     notes: dict[str, float],
 ) -> AttackResult:
-    """Return the `AttackResult` for `texts` as queries; an unchanged text keeps its clean embedding, bit for bit."""
+    """Return the `AttackResult` for `texts` as queries.
+
+    An unchanged text, or the text of another query of the collection, keeps its clean embedding, bit for bit.
+    """
     embeddings = victim.queries[task.queries].copy()
-    edited = [
-        i for i, (text, query) in enumerate(zip(texts, victim.queries_of(task), strict=True)) if text != query.text
-    ]
-    embeddings[edited] = victim.encoder.encode_query([texts[i] for i in edited], progress=False)
+    positions = {query.text: position for position, query in enumerate(victim.collection.queries)}
+    edited = []
+    for row, (text, query) in enumerate(zip(texts, victim.queries_of(task), strict=True)):
+        if text == query.text:
+            continue
+        if text in positions:
+            embeddings[row] = victim.queries[positions[text]]
+        else:
+            edited.append(row)
+    embeddings[edited] = victim.encoder.encode_query([texts[row] for row in edited], progress=False)
     return AttackResult(
         task,
         embeddings,
@@ -150,14 +164,24 @@ def worst_of_k(
     return results
 
 
-def greedy(
-    perturb: Perturb, queries: Sequence[Query], score: Score, *, token_ids: TokenIds, edits: int, budget: int, seed: int
+def beam(
+    perturb: Perturb,
+    queries: Sequence[Query],
+    score: Score,
+    *,
+    token_ids: TokenIds,
+    edits: int,
+    budget: int,
+    seed: int,
+    width: int = BEAM,
+    lost_above: float = math.inf,
 ) -> list[Found]:
-    """Make one edit after the other, each the worst of its candidates. Costs at most budget + 1 forward passes.
+    """Add one edit per round to the worst texts found so far. Costs at most budget + 1 forward passes per query.
 
-    One batch scores the candidates of one edit. The remaining budget is shared evenly among the remaining edits. If an
-    edit has more candidates than its share, a random subset is scored. Texts whose token ids were scored before are
-    not scored again. The search for a query ends early if all candidates were scored and none is worse than the text.
+    A round scores texts one edit away from the `width` worst texts, for all queries in one batch. The remaining budget
+    is shared evenly among the remaining rounds. If a round has more candidates than its share, a random subset is
+    scored. Texts whose token ids were scored before are not scored again. The search for a query ends early if all
+    candidates were scored and none is among the worst, or if the query is lost.
 
     Args:
       perturb: the kind of edit.
@@ -167,6 +191,8 @@ def greedy(
       edits: maximum number of edits.
       budget: texts scored per query besides the clean text.
       seed: seed of the draws.
+      width: number of texts that a round starts from.
+      lost_above: a query is lost if a round finds a score above this value.
 
     Raises:
       ValueError: the budget is smaller than one candidate per edit.
@@ -177,16 +203,22 @@ def greedy(
     clean = _scored(score, np.arange(len(queries)), [query.text for query in queries])
     clean_ids = token_ids([query.text for query in queries])
     states = [
-        _GreedyState(offer, offer.query.text, float(value), budget, generator(offer.query.text, seed), {tuple(ids)})
+        _BeamState(
+            offer, [_Text(offer.query.text, float(value), 0)], budget, generator(offer.query.text, seed), {tuple(ids)}
+        )
         for offer, value, ids in zip(offers, clean, clean_ids, strict=True)
     ]
     for remaining in range(edits, 0, -1):
         proposals = [state.propose(remaining) for state in states]
         if not any(proposals):
             break
-        for state, texts, scores in zip(states, proposals, score_lists(score, proposals), strict=True):
-            state.take(texts, scores)
-    return [state.offer.found(state.text, state.score, state.edits, 1 + budget - state.left) for state in states]
+        for state, scores in zip(states, score_lists(score, proposals), strict=True):
+            state.take(scores, width, lost_above)
+    return [state.offer.found(*state.front[0], 1 + budget - state.left) for state in states]
+
+
+greedy = partial(beam, width=1)
+"""Make one edit after the other, each the worst of its candidates; arguments as `beam`, without `width`."""
 
 
 @dataclass(frozen=True)
@@ -216,41 +248,48 @@ class _Offer:
         return Found(text, score, edits, forward_passes, len(self.first) + self.undone, self.undone)
 
 
-@dataclass
-class _GreedyState:
-    """State of the greedy search for one query."""
+class _Text(NamedTuple):
+    """A scored text and the number of edits between this text and the clean text."""
 
-    offer: _Offer
     text: str
     score: float
+    edits: int
+
+
+@dataclass
+class _BeamState:
+    """State of the beam search for one query."""
+
+    offer: _Offer
+    front: list[_Text]  # the texts that the next round starts from, the worst text first
     left: int  # number of texts left in the budget
     rng: np.random.Generator
     seen: set[tuple[int, ...]]  # token ids of all texts scored
-    edits: int = 0
+    proposed: list[tuple[str, int]] = field(default_factory=list)  # texts being scored, and their numbers of edits
     complete: bool = False  # whether the last proposal contained all new candidates
     over: bool = False
 
     def propose(self, remaining: int) -> list[str]:
         """Return the texts to score next, with `remaining` edits left."""
-        if self.over:
-            return []
-        offered = self.offer.around(self.text, self.offer.query.language)
-        fresh: dict[tuple[int, ...], str] = {}
-        for candidate, ids in zip(offered, self.offer.token_ids(offered), strict=True):
-            if tuple(ids) not in self.seen:
-                fresh.setdefault(tuple(ids), candidate)
+        fresh: dict[tuple[int, ...], tuple[str, int]] = {}
+        for base in [] if self.over else self.front:
+            offered = self.offer.around(base.text, self.offer.query.language)
+            for candidate, ids in zip(offered, self.offer.token_ids(offered), strict=True):
+                if tuple(ids) not in self.seen:
+                    fresh.setdefault(tuple(ids), (candidate, base.edits + 1))
         selected = [list(fresh)[i] for i in sorted(self.rng.permutation(len(fresh))[: self.left // remaining])]
         self.seen.update(selected)
         self.left -= len(selected)
         self.complete = len(selected) == len(fresh)
-        return [fresh[ids] for ids in selected]
+        self.proposed = [fresh[ids] for ids in selected]
+        return [text for text, _ in self.proposed]
 
-    def take(self, texts: list[str], scores: np.ndarray) -> None:
-        """Continue from the worst proposed text if it is worse than the current text."""
-        if len(texts) and scores.max() > self.score:
-            self.text, self.score, self.edits = texts[int(scores.argmax())], float(scores.max()), self.edits + 1
-        elif self.complete or not texts:
-            self.over = True
+    def take(self, scores: np.ndarray, width: int, lost_above: float) -> None:
+        """Continue from the worst of the old and the proposed texts; an old text wins a tie."""
+        scored = [_Text(text, float(value), edits) for (text, edits), value in zip(self.proposed, scores, strict=True)]
+        front = sorted([*self.front, *scored], key=lambda text: -text.score)[:width]
+        exhausted = front == self.front and (self.complete or not scored)
+        self.front, self.over = front, exhausted or front[0].score > lost_above
 
 
 def _scored(score: Score, rows: Int[np.ndarray, " texts"], texts: list[str]) -> np.ndarray:
