@@ -5,7 +5,7 @@ text, and per language the ROC of clean against adversarial scores. No filter ne
 
 - `text_norms`: the length of the pooled vector, which optimized passages stretch (Zhong et al. 2023, arXiv 2310.19156);
 - `hubness.occurrences`: number of top-k lists that contain a passage (hubness, Radovanović et al. 2010, JMLR 11);
-- `hubness.hub_scores`: hubness, with ties broken by mean similarity: the score of an index's gate (`jaxretr.index.gate`);
+- `hubness.hub_scores`: hubness with ties broken by mean similarity, as in the gate of an index (`jaxretr.index.gate`);
 - `hubness.mean_similarity`: hubness without a threshold;
 - `nearest_distance`: distance of a text from the nearest clean text.
 

@@ -94,7 +94,7 @@ def locate(path: Path) -> list[Path]:
 
 
 def read_queries(path: Path) -> list[tuple[str | None, str]]:
-    """Read queries from a JSON-lines file in BEIR's layout, `{"_id"?, "text"}`.
+    """Read queries: JSON lines in BEIR's layout, `{"_id"?, "text"}`, or a `.tsv` file with the columns id and text.
 
     Returns:
       Pairs of id and text; the id is None if the query has none.
@@ -105,14 +105,24 @@ def read_queries(path: Path) -> list[tuple[str | None, str]]:
         names the file and line.
     """
     queries: list[tuple[str | None, str]] = []
-    for number, row in files.json_lines(path):
-        text, column = files.text(row, "text", path, number), _first_present(row, _FIELDS["id"])
+    for number, id, text in _tsv_queries(path) if path.name.endswith((".tsv", ".tsv.gz")) else _json_queries(path):
         if not text.strip():
             raise ValueError(f"{path}, line {number}: the query has no text; expected a nonempty text")
-        queries.append((column and files.field(row, column, path, number), text))
+        queries.append((id, text))
     if not queries:
         raise ValueError(f"{path} holds no query; expected at least one")
     return queries
+
+
+def _json_queries(path: Path) -> Iterator[tuple[int, str | None, str]]:
+    for number, row in files.json_lines(path):
+        text, column = files.text(row, "text", path, number), _first_present(row, _FIELDS["id"])
+        yield number, column and files.field(row, column, path, number), text
+
+
+def _tsv_queries(path: Path) -> Iterator[tuple[int, str, str]]:
+    for number, (id, text) in files.table(path, 2):
+        yield number, id, text
 
 
 def make_passage(

@@ -53,9 +53,7 @@ def occurrences(
     return np.concatenate(counts)
 
 
-def mean_similarity(
-    passages: Rows, queries: Float32[np.ndarray, "queries dim"]
-) -> Float32[np.ndarray, " passages"]:
+def mean_similarity(passages: Rows, queries: Float32[np.ndarray, "queries dim"]) -> Float32[np.ndarray, " passages"]:
     """Return the mean similarity of each passage to the reference queries, which is its similarity to their mean."""
     mean = queries.mean(axis=0)
     return np.concatenate([pair_scores(rows, mean) for rows in row_blocks(passages, passages.shape[1])])
@@ -66,8 +64,8 @@ def hub_scores(
 ) -> Float64[np.ndarray, " passages"]:
     """Return the `occurrences` of each passage, plus a tie-break between 0 and 1.
 
-    The tie-break increases with `mean_similarity`. It orders passages with equal counts, and so most passages of a large
-    corpus, which reach no query. Without the tie-break, no threshold could separate them.
+    The tie-break increases with `mean_similarity`. Without the tie-break, many passages of a large corpus have equal
+    counts, and no threshold is exceeded by the wanted share of the passages.
     """
     tie_break = 0.5 + np.arctan(mean_similarity(passages, queries).astype(np.float64)) / np.pi
     return occurrences(passages, queries, kth) + tie_break
