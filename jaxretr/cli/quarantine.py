@@ -13,7 +13,7 @@ import argparse
 import contextlib
 from typing import TYPE_CHECKING
 
-from jaxretr.files import model_flag, path_flag
+from jaxretr.files import local_copy, model_flag, path_flag
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,12 +49,13 @@ def main() -> None:
 
 def set_gate(args: argparse.Namespace) -> None:
     """Give each index or shard a gate."""
+    from jaxretr.index.corpus import read_sentinels
     from jaxretr.index.encoder import load_encoder
-    from jaxretr.index.gate import FALSE_POSITIVE_RATE, read_sentinels
+    from jaxretr.index.gate import FALSE_POSITIVE_RATE
     from jaxretr.index.index import Index
 
     rate = FALSE_POSITIVE_RATE if args.false_positives is None else args.false_positives
-    sentinels = read_sentinels(args.sentinels, rate)
+    sentinels = read_sentinels(local_copy(args.sentinels), rate)
     with contextlib.ExitStack() as opened:
         indexes = [opened.enter_context(Index.open(directory, writable=True)) for directory in args.index]
         encoder = load_encoder(indexes[0].describe(), args.model)

@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 
 from jaxretr.data import schema
 from jaxretr.data.sources import base, files, parquet
+from jaxretr.index.gate import check_sentinels
 from jaxretr.index.types import UNKNOWN_LANGUAGE, IndexedPassage, is_metadata_value
 from jaxretr.tokenization import clean_text
 from jaxretr.tracking import say
@@ -112,6 +113,18 @@ def read_queries(path: Path) -> list[tuple[str | None, str]]:
     if not queries:
         raise ValueError(f"{path} holds no query; expected at least one")
     return queries
+
+
+def read_sentinels(path: Path, false_positive_rate: float) -> list[str]:
+    """Return the texts of the sentinel queries in a file (`read_queries`), each once.
+
+    Raises:
+      FileNotFoundError: the file does not exist.
+      ValueError: as for `read_queries`, or the false-positive rate is not between 0 and 1.
+    """
+    sentinels = list(dict.fromkeys(text for _, text in read_queries(path)))
+    check_sentinels(sentinels, false_positive_rate)
+    return sentinels
 
 
 def _json_queries(path: Path) -> Iterator[tuple[int, str | None, str]]:

@@ -21,9 +21,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
-from jaxretr.files import AnyPath, local_copy
 from jaxretr.fingerprint import checksum
-from jaxretr.index.corpus import read_queries
 from jaxretr.index.types import Verdict
 from jaxretr.retrieval.embeddings import Rows, Subset
 from jaxretr.retrieval.hubness import hub_scores, kth_scores, threshold
@@ -121,18 +119,6 @@ def check_sentinels(sentinels: Sequence[str], false_positive_rate: float) -> Non
         raise ValueError(f"the false-positive rate is {false_positive_rate}; expected more than 0 and less than 1")
     if not sentinels:
         raise ValueError("there is no sentinel query; expected at least one, such as the past queries of your users")
-
-
-def read_sentinels(path: AnyPath, false_positive_rate: float) -> list[str]:
-    """Return the texts of the sentinel queries in a file (`corpus.read_queries`), each once.
-
-    Raises:
-      FileNotFoundError: the file does not exist.
-      ValueError: the file is not in a layout of queries or has no query, or the rate is not between 0 and 1.
-    """
-    sentinels = list(dict.fromkeys(text for _, text in read_queries(local_copy(path))))
-    check_sentinels(sentinels, false_positive_rate)
-    return sentinels
 
 
 def calibrate(

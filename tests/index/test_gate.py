@@ -13,7 +13,8 @@ import pytest
 
 from jaxretr.index import Index, IndexedPassage, SearchOptions, build, layout
 from jaxretr.index.build import BuildOptions, build_index
-from jaxretr.index.gate import SentinelGate, calibrate, dump_verdict, load_verdict, read_sentinels
+from jaxretr.index.corpus import read_sentinels
+from jaxretr.index.gate import SentinelGate, calibrate, dump_verdict, load_verdict
 from jaxretr.index.types import Verdict
 from tests.index import made
 from tests.index.test_power_cut import Stub, power_cuts
@@ -27,7 +28,7 @@ CLEAN = -HUB
 
 
 def axes(*counts: int) -> np.ndarray:
-    """Passages that score 0.5 for the first `count` of twenty sentinels, which are unit vectors, and 0 for the others."""
+    """Passages that score 0.5 for the first `count` of twenty sentinels, the unit vectors, and 0 for the others."""
     return np.where(np.arange(20) < np.asarray(counts)[:, None], 0.5, 0).astype(np.float32)
 
 
@@ -366,19 +367,21 @@ def test_the_quarantine_survives_power_cuts(tmp_path: Path, monkeypatch: pytest.
             assert must_serve <= served <= may_serve
             assert not gated or index.describe()["gate"] is not None
 
-    with power_cuts(root, monkeypatch, tmp_path / "left", check):
-        with Index.open(root / "index", writable=True) as index:
-            index.set_gate(SENTINELS, QUERIES, RATE)
-            gated = True
-            hubs = [IndexedPassage(f"h{i}", "hub") for i in range(4)]
-            assert index.upsert(hubs, np.tile(HUB, (4, 1))) == ["h0", "h1", "h2", "h3"]
-            may_serve.add("h1")
-            index.release(["h1"])
-            must_serve.add("h1")
-            index.compact()
-            may_serve.add("h2")
-            index.release(["h2"])
-            must_serve.add("h2")
+    with (
+        power_cuts(root, monkeypatch, tmp_path / "left", check),
+        Index.open(root / "index", writable=True) as index,
+    ):
+        index.set_gate(SENTINELS, QUERIES, RATE)
+        gated = True
+        hubs = [IndexedPassage(f"h{i}", "hub") for i in range(4)]
+        assert index.upsert(hubs, np.tile(HUB, (4, 1))) == ["h0", "h1", "h2", "h3"]
+        may_serve.add("h1")
+        index.release(["h1"])
+        must_serve.add("h1")
+        index.compact()
+        may_serve.add("h2")
+        index.release(["h2"])
+        must_serve.add("h2")
 
 
 def test_a_build_with_sentinels(tmp_path: Path) -> None:
