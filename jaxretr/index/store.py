@@ -66,7 +66,7 @@ class Change:
 
     added: range
     deleted: Int[np.ndarray, " rows"]
-    quarantined: Int[np.ndarray, " rows"]
+    quarantined: Int[np.ndarray, " quarantined"]
 
 
 class State(NamedTuple):

@@ -51,7 +51,9 @@ def test_scores_and_thresholds_by_hand(by_hand: tuple[SentinelGate, dict[int, Ve
     assert gate.thresholds == {"en": 2.0, "th": pytest.approx(score(19))}  # 5 of 100 Thai passages are above 19
     assert gate.pooled_threshold == pytest.approx(score(17))  # 15 of 300 passages are above 17
     assert sorted(verdicts) == [295, 296, 297, 298, 299]
-    assert verdicts[295] == Verdict(20, pytest.approx(score(20)), gate.thresholds["th"], "th", tuple(SENTINELS[:3]))
+    one = verdicts[295]
+    assert one == Verdict(20, one.score, gate.thresholds["th"], "th", tuple(SENTINELS[:3]))
+    assert one.score == pytest.approx(score(20))
 
 
 @pytest.mark.parametrize(
