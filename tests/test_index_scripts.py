@@ -86,6 +86,26 @@ def test_what_is_refused(index: Path, corpus: Path, tmp_path: Path) -> None:
     assert "error: expected at least one query" in run("search.py", "--index", index, " ", fails=True)
 
 
+def test_a_gate_is_built_in_and_its_quarantine_listed_and_released(
+    corpus: Path, tiny_root: Path, tmp_path: Path
+) -> None:
+    sentinels = tmp_path / "sentinels.tsv"
+    sentinels.write_text("".join(f"{i}\t{language}{i}\n" for language in ("en", "de") for i in range(20)))
+    gate, flags = ("--sentinels", sentinels), ("--model", tiny_root / "model", "--corpus", corpus)
+    run("build_index.py", *flags, "--index", tmp_path / "a", *gate, "--false_positives", 0.1)
+    run("build_index.py", *flags, "--index", tmp_path / "b")
+    added = run("quarantine.py", "--index", tmp_path / "b", *gate, "--false_positives", 0.1)
+    described = [json.loads(run("search.py", "--index", tmp_path / name, "--describe")) for name in ("a", "b")]
+    assert described[0]["gate"] == described[1]["gate"]
+    held = described[0]["gate"]["quarantined"]
+    assert 0 < held <= 4 and f"{held} passages in quarantine, {40 - held} served" in added
+    listed = run("quarantine.py", "--index", tmp_path / "a")
+    assert f"{held} passages in quarantine, {40 - held} served" in listed and "threshold" in listed
+    assert f"released {held} of {held} passages" in run("quarantine.py", "--index", tmp_path / "a", "--release_all")
+    assert "0 passages in quarantine, 40 served" in run("quarantine.py", "--index", tmp_path / "a")
+    assert "released 0 of 1 passages" in run("quarantine.py", "--index", tmp_path / "a", "--release", "en1")
+
+
 def test_a_parquet_file_rewritten_in_place_is_another_corpus(
     tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

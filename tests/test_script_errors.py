@@ -90,6 +90,7 @@ def run(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 BUILD = ("build_index.py", "--index", "{out}/index", *MODEL, "--corpus")
 GOOD = (*BUILD, "{root}/corpus.jsonl")
+GATE = (*GOOD, "--sentinels", "{root}/query_without_id.jsonl")
 SEARCH = ("search.py", "--index", "{index}")
 EVALUATE = (
     "evaluate.py",
@@ -120,6 +121,12 @@ ATTACK = ("attack.py", *EVALUATE[1:], "{root}/beir")
         ((*GOOD, "--queries", "{root}/empty"), "holds no query"),
         ((*GOOD, "--queries", "{root}/folder"), "folder'; expected a file there"),
         ((*GOOD, "--queries", "{root}/none"), "No such file or directory: '"),
+        ((*GOOD, "--sentinels", "{root}/empty"), "holds no query"),
+        ((*GOOD, "--sentinels", "{root}/list"), "expected a JSON object, found '[1]'"),
+        ((*GOOD, "--sentinels", "{root}/folder"), "folder'; expected a file there"),
+        ((*GATE, "--false_positives", "0"), "the false-positive rate is 0.0; expected more than 0 and less than 1"),
+        ((*GATE, "--false_positives", "1"), "the false-positive rate is 1.0"),
+        ((*GOOD, "--false_positives", "0.1"), "--false_positives is a setting of the gate; set --sentinels, too"),
         ((*GOOD, "--max_length", "0"), "max_length is 0"),
         ((*GOOD, "--batch_size", "0"), "batch_size is 0"),
         ((*GOOD, "--language", ""), "language is ''"),
@@ -133,6 +140,15 @@ ATTACK = ("attack.py", *EVALUATE[1:], "{root}/beir")
             "has no weights",
         ),
         (("build_index.py", "--index", "{out}/i", "--compact"), "holds no index"),
+        # quarantine.py
+        (
+            ("quarantine.py", "--index", "{index}"),
+            "the index has no gate, so no passage is quarantined; add a gate with",
+        ),
+        (("quarantine.py", "--index", "{index}", "--release", "c"), "the index has no gate"),
+        (("quarantine.py", "--index", "{index}", "--false_positives", "0.1"), "set --sentinels, too"),
+        (("quarantine.py", "--index", "{index}", "--sentinels", "{root}/empty"), "holds no query"),
+        (("quarantine.py", "--index", "{root}/text"), "holds no index"),
         # search.py
         ((*SEARCH, "q", "--where", "year"), "'year' is not a condition; expected KEY=VALUE"),
         ((*SEARCH, "q", "--where", "year=[]"), "expected a list of texts"),

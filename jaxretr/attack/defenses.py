@@ -4,33 +4,34 @@ Input: embeddings (or texts) of clean and adversarial texts. Output: one score p
 text, and per language the ROC of clean against adversarial scores. No filter needs a language model:
 
 - `text_norms`: the length of the pooled vector, which optimized passages stretch (Zhong et al. 2023, arXiv 2310.19156);
-- `occurrences`: number of top-k lists that contain a passage (hubness, Radovanović et al. 2010, JMLR 11);
-- `mean_similarity`: hubness without a threshold;
+- `hubness.occurrences`: number of top-k lists that contain a passage (hubness, Radovanović et al. 2010, JMLR 11);
+- `hubness.hub_scores`: hubness with ties broken by mean similarity, as in the gate of an index (`jaxretr.index.gate`);
+- `hubness.mean_similarity`: hubness without a threshold;
 - `nearest_distance`: distance of a text from the nearest clean text.
 
 Thresholds are set per language on the clean texts of that language. `detections` runs every filter on the attacks of a
 run. Perturbed queries are scored by the length of their pooled vector and the distance to the nearest clean query.
-Poisoned passages are scored by the same two filters, and by hubness among questions that they were not optimized on.
+Poisoned passages are scored by the same two filters, and by hubness, the score of the gate, and mean similarity among
+questions that they were not optimized on, which stand for sentinel queries.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, Int64
+from jaxtyping import Float, Float32, Int
 
 from jaxretr.attack.result import Trial
 from jaxretr.attack.token.transfer import Poisoning
 from jaxretr.attack.victim import TOP, Victim
 from jaxretr.model.encode import Encoder
-from jaxretr.retrieval.exact import search
-from jaxretr.retrieval.scores import largest_norm, rounding_error, scores_at
+from jaxretr.retrieval.hubness import hub_scores, kth_scores, mean_similarity, occurrences, row_blocks, threshold
 
 MAX_FALSE_POSITIVE_RATE = 0.01
 """Share of clean texts of a language that a filter may reject."""
 
 _NORM, _NEAREST, _HUBNESS, _SIMILARITY = "norm", "nearest clean text", f"hubness@{TOP}", "mean similarity"
-_AT_ONCE = 1 << 24  # similarities in memory
+_SENTINELS = "sentinels"
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,6 @@ def detect(
     return results
 
 
-def threshold(clean: Float[np.ndarray, " clean"], max_false_positive_rate: float) -> float:
-    """Return the lowest score such that at most this share of the clean scores is above it."""
-    return float(np.sort(clean)[::-1][int(max_false_positive_rate * len(clean))])
-
-
 def text_norms(encoder: Encoder, texts: Sequence[str], *, queries: bool) -> Float32[np.ndarray, " texts"]:
     """Return the L2 norm of each text's pooled vector before normalization.
 
@@ -142,44 +138,6 @@ def text_norms(encoder: Encoder, texts: Sequence[str], *, queries: bool) -> Floa
     """
     tokenization = encoder.query_tokenization if queries else encoder.passage_tokenization
     return encoder.pooled_norms(tokenization(texts))
-
-
-def occurrences(
-    passages: Float32[np.ndarray, "passages dim"],
-    queries: Float32[np.ndarray, "queries dim"],
-    corpus: Float32[np.ndarray, "corpus dim"],
-    k: int,
-) -> Int64[np.ndarray, " passages"]:
-    """Return the k-occurrence of each passage: the number of reference queries with this passage in their top k.
-
-    Args:
-      passages: passages of the corpus, or new passages. Each new passage is counted as if it were the only addition.
-      queries: reference queries, such as past queries, but not the queries that an attack was optimized on.
-      corpus: clean passages, at least k.
-      k: length of a top-k list.
-
-    Returns:
-      The number of queries for which fewer than k passages of the corpus score higher; a tie counts for the passage.
-    """
-    _, positions = search(queries, corpus, k)
-    kth = scores_at(queries, corpus, np.arange(len(queries)), positions[:, -1])
-    error = rounding_error(queries, largest_norm(passages))
-    counts = []
-    for rows in _blocks(passages, len(queries)):
-        products = rows @ queries.T
-        count = (products > kth + error).sum(axis=1)
-        # Products round differently from scores. Near the k-th score, scores decide.
-        row, query = np.nonzero(np.abs(products - kth) <= error)
-        np.add.at(count, row, scores_at(queries, rows, query, row) >= kth[query])
-        counts.append(count)
-    return np.concatenate(counts)
-
-
-def mean_similarity(
-    passages: Float32[np.ndarray, "passages dim"], queries: Float32[np.ndarray, "queries dim"]
-) -> Float32[np.ndarray, " passages"]:
-    """Return the mean similarity of each passage to the reference queries, which is its similarity to their mean."""
-    return passages @ queries.mean(axis=0)
 
 
 def nearest_distance(
@@ -202,19 +160,13 @@ def nearest_distance(
       ValueError: a text has no reference of another group.
     """
     distances, start = [], 0
-    for rows in _blocks(embeddings, len(references)):
+    for rows in row_blocks(embeddings, len(references)):
         same_group = groups[start : start + len(rows), None] == reference_groups
         if same_group.all(axis=1).any():
             raise ValueError("a text has no reference of another group; add references besides its own clean text")
         distances.append(1 - np.where(same_group, -np.inf, rows @ references.T).max(axis=1))
         start += len(rows)
     return np.concatenate(distances).astype(np.float32)
-
-
-def _blocks(rows: np.ndarray, width: int) -> list[np.ndarray]:
-    """Split rows into blocks whose products with `width` other rows fit into memory."""
-    size = max(1, _AT_ONCE // max(width, 1))
-    return [rows[start : start + size] for start in range(0, max(len(rows), 1), size)]
 
 
 def _detect_queries(victim: Victim, trials: Sequence[Trial]) -> Iterator[Detection]:
@@ -250,6 +202,7 @@ def _detect_passages(victim: Victim, poisoning: Poisoning) -> Iterator[Detection
     vectors = np.concatenate([poisoning.passages[x].embeddings[:, 0] for x in poisoning.languages])
     passages = victim.passages
     passage_texts = [passage.full_text for passage in victim.collection.take_passages(victim.pool.order.tolist())]
+    kth = kth_scores(reference, passages, TOP)
     passage_groups, no_group = np.arange(len(passages)), np.full(len(vectors), -1)
     for name, clean, score in (
         (
@@ -262,11 +215,8 @@ def _detect_passages(victim: Victim, poisoning: Poisoning) -> Iterator[Detection
             nearest_distance(passages, passages, passage_groups, passage_groups),
             nearest_distance(vectors, passages, no_group, passage_groups),
         ),
-        (
-            _HUBNESS,
-            occurrences(passages, reference, passages, TOP),
-            occurrences(vectors, reference, passages, TOP),
-        ),
+        (_HUBNESS, occurrences(passages, reference, kth), occurrences(vectors, reference, kth)),
+        (_SENTINELS, hub_scores(passages, reference, kth), hub_scores(vectors, reference, kth)),
         (_SIMILARITY, mean_similarity(passages, reference), mean_similarity(vectors, reference)),
     ):
         yield from detect(clean, score, languages, poison_languages, filter=name, attack=poisoning.attack)

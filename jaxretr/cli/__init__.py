@@ -20,6 +20,7 @@ COMMANDS = {
     "import-weights": "convert weights in another format to a saved model",
     "build-index": "build an index of a corpus",
     "search": "search an index",
+    "quarantine": "list and release the passages that the gate of an index holds back, or add a gate",
     "serve": "serve an index over HTTP, with a search page",
     "study": "train and compare recipes over several seeds",
     "compile-tpu": "predict memory and speed on a TPU slice, without a TPU",

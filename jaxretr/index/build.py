@@ -4,6 +4,7 @@ The build writes to a directory beside the current generation, one shard of embe
 memory holds at most one segment, a killed build can resume, and the existing index serves until the new index is done.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -23,11 +24,12 @@ from jaxretr.fingerprint import checksum, differences
 from jaxretr.index import approximate, layout
 from jaxretr.index.approximate import EXACT_UP_TO, ScannSettings, build_scann
 from jaxretr.index.encoder import describe_encoder
+from jaxretr.index.gate import FALSE_POSITIVE_RATE, check_sentinels
 from jaxretr.index.generation import Generation
 from jaxretr.index.store import Store, keys
 from jaxretr.index.tuning import measure
 from jaxretr.index.types import IndexedPassage
-from jaxretr.index.vectors import STORAGES, Storage, write_vectors
+from jaxretr.index.vectors import STORAGES, SelectedRows, Storage, write_vectors
 from jaxretr.model.encode import Encoder
 from jaxretr.retrieval.embeddings import Rows, embed
 from jaxretr.tracking import progress_bar, say
@@ -92,6 +94,8 @@ def build_index(
     source: Any,
     model: str,
     queries: Sequence[str] = (),
+    sentinels: Sequence[str] = (),
+    false_positive_rate: float = FALSE_POSITIVE_RATE,
     options: BuildOptions | None = None,
     overwrite: bool = False,
     batch_size: int = 32,
@@ -106,6 +110,8 @@ def build_index(
         existing index is kept, only if `source` is unchanged.
       model: name or path of the encoder's model; recorded so that a search can load it.
       queries: typical queries for tuning and for measuring recall; by default, titles and beginnings of passages.
+      sentinels: texts of sentinel queries; the index gets a gate (`jaxretr.index.gate`) unless this is empty.
+      false_positive_rate: share of a language's passages that the gate may quarantine.
       options: settings of the build.
       overwrite: replace an existing index that was built from another corpus, model, or options.
       batch_size: as in `Encoder.encode_document`.
@@ -114,14 +120,18 @@ def build_index(
       The content of index.json.
 
     Raises:
-      ValueError: the corpus is empty or invalid, or an id occurs twice.
+      ValueError: the corpus is empty or invalid, an id occurs twice, or the false-positive rate is not between 0 and 1.
       FileExistsError: the directory holds an index that was built from another corpus, model, or options.
       RuntimeError: another process updates the index.
     """
     options = options or BuildOptions()
     fingerprint = encoder.fingerprint
     made_from = {"source": source, "fingerprint": fingerprint, "options": dataclasses.asdict(options)}
-    made_from = json.loads(json.dumps(made_from | {"queries": checksum(queries)}))
+    made_from |= {"queries": checksum(queries)}
+    if sentinels:
+        check_sentinels(sentinels, false_positive_rate)
+        made_from |= {"gate": {"sentinels": checksum(sentinels), "false_positive_rate": false_positive_rate}}
+    made_from = json.loads(json.dumps(made_from))
     with layout.lock(directory):
         work = directory / layout.BUILD
         if (directory / layout.INDEX).exists() and not overwrite:
@@ -156,6 +166,12 @@ def build_index(
                 _save(generation / "queries.npy", vectors)
             about = write_generation(generation, store, rows, options)
             store.checkpoint()
+        if sentinels:
+            vectors = encoder.encode_query(list(sentinels), batch_size=batch_size)
+            unplaced = about | {"generation": generation.name, "files": {}}
+            with contextlib.closing(Generation(work, unplaced, writable=True)) as built:
+                built.set_gate(sentinels, vectors, false_positive_rate)
+                built.store.checkpoint()
         about["measured"]["queries_from"] = "file" if queries else "titles and beginnings of passages"
         about = _finish(directory, generation, about | describe_encoder(encoder, model) | {"made_from": made_from})
         shutil.rmtree(work)
@@ -227,8 +243,11 @@ def rebuild(
         for block in former.store.live(revision):
             new.append([passage for _, passage in block], 0)
             positions += [row for row, _ in block]
+        if former.gate is not None:
+            marks = former.store.marks()
+            new.set_gate(former.gate, {row: marks[old] for row, old in enumerate(positions) if old in marks})
         shutil.copy(former.path / "queries.npy", generation / "queries.npy")
-        rows = _SelectedRows(vectors, np.asarray(positions, np.int64), former.about["dim"])
+        rows = SelectedRows(vectors, np.asarray(positions, np.int64), former.about["dim"])
         described = write_generation(generation, new, rows, options)
         new.checkpoint()
     return former.about | described
@@ -347,17 +366,3 @@ class _Texts(Sequence[str]):
             return self._store.full_texts(rows, rows + 1)[0]
         start, stop, _ = rows.indices(self._length)
         return self._store.full_texts(start, stop)
-
-
-class _SelectedRows:
-    """`Rows` at selected positions."""
-
-    def __init__(self, take: Callable[[np.ndarray], np.ndarray], positions: np.ndarray, dim: int):
-        self._take, self._positions = take, positions
-        self.shape = (len(positions), dim)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice, /) -> np.ndarray:
-        return self._take(self._positions[rows])

@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 
 from jaxretr.data import schema
 from jaxretr.data.sources import base, files, parquet
+from jaxretr.index.gate import check_sentinels
 from jaxretr.index.types import UNKNOWN_LANGUAGE, IndexedPassage, is_metadata_value
 from jaxretr.tokenization import clean_text
 from jaxretr.tracking import say
@@ -94,7 +95,7 @@ def locate(path: Path) -> list[Path]:
 
 
 def read_queries(path: Path) -> list[tuple[str | None, str]]:
-    """Read queries from a JSON-lines file in BEIR's layout, `{"_id"?, "text"}`.
+    """Read queries: JSON lines in BEIR's layout, `{"_id"?, "text"}`, or a `.tsv` file with the columns id and text.
 
     Returns:
       Pairs of id and text; the id is None if the query has none.
@@ -105,14 +106,36 @@ def read_queries(path: Path) -> list[tuple[str | None, str]]:
         names the file and line.
     """
     queries: list[tuple[str | None, str]] = []
-    for number, row in files.json_lines(path):
-        text, column = files.text(row, "text", path, number), _first_present(row, _FIELDS["id"])
+    for number, id, text in _tsv_queries(path) if path.name.endswith((".tsv", ".tsv.gz")) else _json_queries(path):
         if not text.strip():
             raise ValueError(f"{path}, line {number}: the query has no text; expected a nonempty text")
-        queries.append((column and files.field(row, column, path, number), text))
+        queries.append((id, text))
     if not queries:
         raise ValueError(f"{path} holds no query; expected at least one")
     return queries
+
+
+def read_sentinels(path: Path, false_positive_rate: float) -> list[str]:
+    """Return the texts of the sentinel queries in a file (`read_queries`), each once.
+
+    Raises:
+      FileNotFoundError: the file does not exist.
+      ValueError: as for `read_queries`, or the false-positive rate is not between 0 and 1.
+    """
+    sentinels = list(dict.fromkeys(text for _, text in read_queries(path)))
+    check_sentinels(sentinels, false_positive_rate)
+    return sentinels
+
+
+def _json_queries(path: Path) -> Iterator[tuple[int, str | None, str]]:
+    for number, row in files.json_lines(path):
+        text, column = files.text(row, "text", path, number), _first_present(row, _FIELDS["id"])
+        yield number, column and files.field(row, column, path, number), text
+
+
+def _tsv_queries(path: Path) -> Iterator[tuple[int, str, str]]:
+    for number, (id, text) in files.table(path, 2):
+        yield number, id, text
 
 
 def make_passage(

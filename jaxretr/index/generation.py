@@ -1,6 +1,7 @@
 """An open generation of an index: its files, its state in memory, and its updates."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from jaxtyping import Float32, Int, UInt64
 
 from jaxretr.index import approximate, layout
 from jaxretr.index.approximate import ScannSearcher, ScannSettings
+from jaxretr.index.gate import calibrate, dump_verdict
+from jaxretr.index.quarantine import Mark
 from jaxretr.index.search import Part, Snapshot
-from jaxretr.index.store import Store, keys
+from jaxretr.index.store import Change, Store, keys
 from jaxretr.index.types import DamagedIndexError, IndexedPassage
-from jaxretr.index.vectors import Vectors
+from jaxretr.index.vectors import SelectedRows, Vectors
 
 
 class Generation:
@@ -27,6 +30,7 @@ class Generation:
     Attributes:
       snapshot: state that searches use. It never changes; each update replaces it.
       store: the passages. Later updates never remove the passages of the rows of `snapshot`.
+      gate: judges upserted passages; None if the index has no gate.
 
     Raises:
       DamagedIndexError, FileNotFoundError: a file is missing or damaged.
@@ -46,6 +50,7 @@ class Generation:
             raise DamagedIndexError(f"{self.path} is damaged ({error!r}); restore the index, or rebuild it") from error
         self.store = Store(self.path / layout.STORE, writable=writable)
         try:
+            self.gate = self.store.gate()
             self.snapshot = self._read()
         except BaseException:
             self.close()
@@ -55,26 +60,87 @@ class Generation:
     def close(self) -> None:
         self.store.close()
 
-    def update(self, passages: Sequence[IndexedPassage], vectors: np.ndarray, deleted: Sequence[str]) -> int:
-        """Delete passages by id, then add or replace passages; return the number of rows deleted or replaced.
+    def update(
+        self,
+        passages: Sequence[IndexedPassage],
+        vectors: np.ndarray,
+        deleted: Sequence[str],
+        marks: Mapping[int, Mark] | None = None,
+    ) -> Change:
+        """Delete passages by id, then add or replace passages.
 
         The update is on disk when this returns; if this raises, nothing has changed.
+
+        Args:
+          passages, vectors: passages to add, and their vectors.
+          deleted: ids to delete.
+          marks: marks of the added passages, by position; None lets the gate judge the passages.
         """
-        if self._interrupted:
-            self.snapshot, self._interrupted = self._read(), False
-        try:
-            with self.store.update(passages, vectors, deleted) as change:
+        with self._changing():
+            if marks is None:
+                marks = self._judge(passages, vectors)
+            with self.store.update(passages, vectors, deleted, marks) as change:
                 # Compute the snapshot before the store commits: if memory runs out, the update rolls back.
                 snapshot = _without(self.snapshot, change.deleted)
                 if passages:
                     languages = [passage.language for passage in passages]
                     snapshot = self._with(snapshot, languages, keys(passage.id for passage in passages), vectors)
+                snapshot = _quarantine(snapshot, change.quarantined)
             self.snapshot = snapshot
+        return change
+
+    def release(self, ids: Sequence[str]) -> int:
+        """Serve quarantined passages, and return their number; other ids are skipped. Durable like `update`."""
+        with self._changing():
+            with self.store.release(ids) as rows:
+                snapshot = _release(self.snapshot, rows)
+            self.snapshot = snapshot
+        return len(rows)
+
+    def set_gate(
+        self, sentinels: Sequence[str], vectors: Float32[np.ndarray, "sentinels dim"], false_positive_rate: float
+    ) -> None:
+        """Replace the gate, and judge all passages except released passages. Durable like `update`.
+
+        Args:
+          sentinels, vectors: texts and vectors of the sentinel queries.
+          false_positive_rate: as for `gate.calibrate`.
+
+        Raises:
+          ValueError: as for `gate.calibrate`.
+        """
+        with self._changing():
+            snapshot = self.snapshot
+            alive = np.flatnonzero(np.concatenate([part.alive for part in snapshot.parts]))
+            rows = np.union1d(alive, snapshot.quarantined)
+            numbers = np.concatenate([part.language for part in snapshot.parts])[rows]
+            languages = [snapshot.languages[number] for number in numbers.tolist()]
+            stored = SelectedRows(self.vectors(), rows, self.about["dim"])
+            gate, verdicts = calibrate(sentinels, vectors, stored, languages, false_positive_rate)
+            marks = {int(rows[place]): Mark(dump_verdict(verdict), False) for place, verdict in verdicts.items()}
+            self.store.set_gate(gate, marks)
+            self.gate = gate
+            self.snapshot = self._read()
+
+    def _judge(self, passages: Sequence[IndexedPassage], vectors: np.ndarray) -> dict[int, Mark]:
+        if self.gate is None or not passages:
+            return {}
+        verdicts = self.gate.judge(vectors, [passage.language for passage in passages])
+        rejected = {position: Mark(dump_verdict(verdict), False) for position, verdict in verdicts.items()}
+        return rejected | self.store.admitted(passages)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Make sure that after an interrupted change, the next change starts from the store's content."""
+        if self._interrupted:
+            self.gate, self.snapshot = self.store.gate(), self._read()
+            self._interrupted = False
+        try:
+            yield
         except BaseException:
-            # Ctrl-C may fall between the commit and the new snapshot, so the next update reads the store again.
+            # Ctrl-C may fall between the commit and the new snapshot, so the next change reads the store again.
             self._interrupted = True
             raise
-        return len(change.deleted)
 
     def vectors(self) -> Callable[[Int[np.ndarray, " rows"]], Float32[np.ndarray, "rows dim"]]:
         """Return a function that gathers vectors of the present snapshot by row number."""
@@ -97,7 +163,7 @@ class Generation:
         snapshot = self._base
         if state.languages:
             snapshot = self._with(snapshot, state.languages, state.keys, state.vectors)
-        return _without(snapshot, state.deleted)
+        return _quarantine(_without(snapshot, state.deleted), state.quarantined)
 
     def _with(
         self, snapshot: Snapshot, labels: Sequence[str], row_keys: UInt64[np.ndarray, " rows"], vectors: np.ndarray
@@ -118,7 +184,7 @@ class Generation:
         np.add.at(sums, language, vectors)
         counts = np.bincount(language, minlength=len(language_names))
         counts[: len(snapshot.counts)] += snapshot.counts
-        return Snapshot((*snapshot.parts[:-1], part), tuple(language_names), sums, counts)
+        return Snapshot((*snapshot.parts[:-1], part), tuple(language_names), sums, counts, snapshot.quarantined)
 
 
 class _Growing:
@@ -197,16 +263,33 @@ def _open_searcher(path: Path, settings: ScannSettings) -> ScannSearcher:
 
 
 def _without(snapshot: Snapshot, rows: Int[np.ndarray, " rows"]) -> Snapshot:
-    """Return a snapshot without the given rows."""
-    if not len(rows):
-        return snapshot
+    """Return a snapshot without the given rows, which may be quarantined."""
+    return _changed(snapshot, rows, False, np.setdiff1d(snapshot.quarantined, rows)) if len(rows) else snapshot
+
+
+def _quarantine(snapshot: Snapshot, rows: Int[np.ndarray, " rows"]) -> Snapshot:
+    """Return a snapshot that holds back the given rows."""
+    return _changed(snapshot, rows, False, np.union1d(snapshot.quarantined, rows)) if len(rows) else snapshot
+
+
+def _release(snapshot: Snapshot, rows: Int[np.ndarray, " rows"]) -> Snapshot:
+    """Return a snapshot that serves the given rows, which are quarantined in `snapshot`."""
+    return _changed(snapshot, rows, True, np.setdiff1d(snapshot.quarantined, rows)) if len(rows) else snapshot
+
+
+def _changed(
+    snapshot: Snapshot, rows: Int[np.ndarray, " rows"], alive: bool, quarantined: Int[np.ndarray, " quarantined"]
+) -> Snapshot:
+    """Return a snapshot in which the given rows are alive or not."""
     parts, sums, counts = list(snapshot.parts), snapshot.sums.copy(), snapshot.counts.copy()
+    sign = 1 if alive else -1
     for number, part in enumerate(parts):
         inside = rows[(rows >= part.start) & (rows < part.start + len(part))] - part.start
+        inside = inside[part.alive[inside] != alive]
         if len(inside):
-            alive = part.alive.copy()
-            alive[inside] = False
-            parts[number] = replace(part, alive=alive)
-            np.subtract.at(sums, part.language[inside], part.take(inside))
-            np.subtract.at(counts, part.language[inside], 1)
-    return Snapshot(tuple(parts), snapshot.languages, sums, counts)
+            part_alive = part.alive.copy()
+            part_alive[inside] = alive
+            parts[number] = replace(part, alive=part_alive)
+            np.add.at(sums, part.language[inside], sign * part.take(inside))
+            np.add.at(counts, part.language[inside], sign)
+    return Snapshot(tuple(parts), snapshot.languages, sums, counts, quarantined)

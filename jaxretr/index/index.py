@@ -5,7 +5,8 @@ A process that opens the index only for reading does not see later updates.
 
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,9 +18,10 @@ from jaxretr.files import AnyPath, on_disk, sync_directory
 from jaxretr.index import layout
 from jaxretr.index.build import rebuild
 from jaxretr.index.filters import check_options
+from jaxretr.index.gate import FALSE_POSITIVE_RATE, HOW_TO_ADD
 from jaxretr.index.generation import Generation, open_current
 from jaxretr.index.search import RowHits, Snapshot, search
-from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
+from jaxretr.index.types import Answer, Hit, IndexedPassage, Quarantined, SearchOptions
 
 
 class Index:
@@ -92,7 +94,7 @@ class Index:
 
     @property
     def languages(self) -> dict[str, int]:
-        """Number of passages per language."""
+        """Number of passages per language, without quarantined passages."""
         return _counts(self._snapshot)
 
     @property
@@ -151,8 +153,13 @@ class Index:
         passages = store.take({int(row) for result in results for row in result.rows})
         return [_answer(result, passages) for result in results]
 
-    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None:
+    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> list[str]:
         """Add passages; replace passages whose ids already exist. The update is atomic, and on disk when this returns.
+
+        If the index has a gate, it judges every passage, except a released passage that keeps its title and text.
+
+        Returns:
+          The ids of the passages that the gate quarantined. They replace existing passages, but searches skip them.
 
         Raises:
           ValueError: an id occurs twice, or the vectors do not match the passages.
@@ -160,15 +167,65 @@ class Index:
           RuntimeError: the index was not opened for updates.
         """
         check_passages(passages, vectors, self.dim)
-        self._update(passages, vectors, ())
+        with self._writing() as current:
+            change = current.update(passages, vectors, ())
+        return [passages[row - change.added.start].id for row in change.quarantined.tolist()]
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete the passages with these ids and return how many existed. The deletion is on disk when this returns.
 
+        Quarantined passages are deleted, too.
+
         Raises:
           OSError, RuntimeError: as for `upsert`.
         """
-        return self._update((), np.empty((0, self.dim), np.float32), ids)
+        with self._writing() as current:
+            return len(current.update((), np.empty((0, self.dim), np.float32), ids).deleted)
+
+    def set_gate(
+        self,
+        sentinels: Sequence[str],
+        vectors: Float32[np.ndarray, "sentinels dim"],
+        false_positive_rate: float = FALSE_POSITIVE_RATE,
+    ) -> None:
+        """Add a gate to the index, or replace it, and judge all passages (`jaxretr.index.gate`).
+
+        The thresholds come from the present passages, including quarantined passages. Released passages stay admitted.
+
+        Args:
+          sentinels, vectors: texts and vectors of the sentinel queries.
+          false_positive_rate: share of a language's passages that the gate may quarantine.
+
+        Raises:
+          ValueError: there is no sentinel or no passage, the rate is not between 0 and 1, or the vectors do not match.
+          OSError, RuntimeError: as for `upsert`.
+        """
+        with self._compaction_lock, self._writing() as current:
+            current.set_gate(sentinels, vectors, false_positive_rate)
+
+    def quarantine(self, limit: int, after: str = "") -> list[Quarantined]:
+        """Return at most `limit` quarantined passages in order of id; only ids above `after`, for the next page.
+
+        Raises:
+          ValueError: the index has no gate.
+        """
+        current = self._current
+        _check_gate(current)
+        return current.store.quarantined(limit, after)
+
+    def release(self, ids: Sequence[str]) -> int:
+        """Serve quarantined passages until their text changes; skip other ids. On disk when this returns.
+
+        Returns:
+          The number of passages released.
+
+        Raises:
+          ValueError: the index has no gate.
+          OSError, RuntimeError: as for `upsert`.
+        """
+        with self._writing() as current:
+            _check_gate(current)
+            return current.release(ids)
 
     def compact(self) -> None:
         """Rebuild the index from its current passages, so that upserted passages are searched like all others.
@@ -206,10 +263,12 @@ class Index:
     def _replace(self, former: Generation, revision: int, new: Generation) -> None:
         """Make a new generation current, after applying the updates that `former` received after `revision`."""
         self._check_writable()
-        deleted, added = former.store.changes_since(revision)
-        if deleted or added:
-            vectors = np.asarray([vector for _, vector in added], np.float32).reshape(len(added), self.dim)
-            new.update([passage for passage, _ in added], vectors, deleted)
+        changes = former.store.changes_since(revision)
+        if changes.deleted or changes.passages:
+            vectors = np.asarray(changes.vectors, np.float32).reshape(len(changes.passages), self.dim)
+            new.update(changes.passages, vectors, changes.deleted, changes.marks)
+        if changes.released:
+            new.release(changes.released)
         self._pending = new
         try:
             layout.switch(self.directory, new.about)
@@ -240,15 +299,20 @@ class Index:
         current = self._current
         about, snapshot = current.about, current.snapshot
         base = sum(segment["rows"] for segment in about["segments"])
-        deleted = base - sum(int(np.count_nonzero(part.alive)) for part in snapshot.parts[:-1])
+        alive = sum(int(np.count_nonzero(part.alive)) for part in snapshot.parts[:-1])
+        held = int(np.count_nonzero(snapshot.quarantined < base))
         passages = int(snapshot.counts.sum())
+        gate = None
+        if current.gate is not None:
+            gate = current.gate.describe() | {"quarantined": len(snapshot.quarantined)}
         keys = current.store.metadata_keys()
         return about | {
             "passages": passages,
             "languages": _counts(snapshot),
             "metadata": keys,
             "metadata_kinds": current.store.metadata_kinds(keys),
-            "since_built": {"upserted": passages - base + deleted, "deleted": deleted},
+            "since_built": {"upserted": passages - alive, "deleted": base - alive - held},
+            "gate": gate,
             "search": "ScaNN" if any(part.searcher for part in snapshot.parts) else "exact",
         }
 
@@ -256,11 +320,13 @@ class Index:
     def _snapshot(self) -> Snapshot:
         return self._current.snapshot
 
-    def _update(self, passages: Sequence[IndexedPassage], vectors: np.ndarray, deleted: Sequence[str]) -> int:
+    @contextmanager
+    def _writing(self) -> Iterator[Generation]:
+        """Yield the current generation for an update."""
         with self._write_lock:
             self._check_writable()
             self._finish_switch()
-            return self._current.update(passages, vectors, deleted)
+            yield self._current
 
     def _check_writable(self) -> None:
         if not self.writable:
@@ -288,6 +354,11 @@ def check_passages(passages: Sequence[IndexedPassage], vectors: np.ndarray, dim:
             f"vectors of shape {vectors.shape} for {len(passages)} passages; expected finite numbers of shape "
             f"[{len(passages)}, {dim}]"
         )
+
+
+def _check_gate(generation: Generation) -> None:
+    if generation.gate is None:
+        raise ValueError(f"the index has no gate, so no passage is quarantined; {HOW_TO_ADD}")
 
 
 def _counts(snapshot: Snapshot) -> dict[str, int]:

@@ -38,7 +38,7 @@ class Part:
       searcher: ScaNN searcher; None if every row is scored.
       language: language number of each row.
       keys: key of each row; breaks ties.
-      alive: which rows are not deleted.
+      alive: which rows are neither deleted nor quarantined.
     """
 
     start: int
@@ -90,12 +90,14 @@ class Snapshot:
       languages: name of each language, by number.
       sums: sum of the live vectors in each language.
       counts: number of live vectors in each language.
+      quarantined: numbers of the rows that the gate holds back, in ascending order; they are not alive.
     """
 
     parts: tuple[Part, ...]
     languages: tuple[str, ...]
     sums: Float64[np.ndarray, "languages dim"]
     counts: Int[np.ndarray, " languages"]
+    quarantined: Int[np.ndarray, " quarantined"] = field(default_factory=lambda: np.empty(0, np.int64))
     _masks: _Masks = field(default_factory=_Masks, compare=False, repr=False)  # see `allowed`
 
     @functools.cached_property

@@ -17,11 +17,15 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from jaxretr.index.filters import KINDS, check_options
+from jaxretr.index.gate import HOW_TO_ADD
 from jaxretr.index.index import Index, check_passages, check_queries
 from jaxretr.index.store import keys
-from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
+from jaxretr.index.types import Answer, Hit, IndexedPassage, Quarantined, SearchOptions
 from jaxretr.retrieval.calibration import language_means
 from jaxretr.tracking import say
+
+_GATE = ("sentinels", "checksum", "top", "false_positive_rate")
+"""Settings of a gate that all shards must share; thresholds are set by the passages of each shard."""
 
 
 @runtime_checkable
@@ -35,9 +39,13 @@ class Shard(Protocol):
         language_means: Mapping[str, Float32[np.ndarray, " dim"]] | None = None,
     ) -> list[Answer]: ...
 
-    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None: ...
+    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> list[str]: ...
 
     def delete(self, ids: Sequence[str]) -> int: ...
+
+    def quarantine(self, limit: int, after: str = "") -> list[Quarantined]: ...
+
+    def release(self, ids: Sequence[str]) -> int: ...
 
     def compact(self) -> None: ...
 
@@ -59,7 +67,7 @@ class ShardedIndex:
       shards: all shards of one index, each once, in any order; all of them must answer during construction.
 
     Raises:
-      ValueError: a shard is missing, or belongs to another index or model.
+      ValueError: a shard is missing, or belongs to another index or model, or the shards have different gates.
     """
 
     def __init__(self, shards: Sequence[Shard]):
@@ -69,6 +77,14 @@ class ShardedIndex:
         if sorted(numbers) != list(range(options[0]["num_shards"])) or len({a["fingerprint"] for a in self._about}) > 1:
             given = ", ".join(f"{o['shard']} of {o['num_shards']}" for o in options)
             raise ValueError(f"expected all shards of one index, each once, all built by one model; got shards {given}")
+        gates = {
+            None if about["gate"] is None else tuple(about["gate"][name] for name in _GATE) for about in self._about
+        }
+        if len(gates) > 1:
+            raise ValueError(
+                "the shards have different gates, so whether a passage is quarantined would depend on its shard; "
+                f"{HOW_TO_ADD}, with --index for each shard"
+            )
         order = np.argsort(numbers).tolist()
         self._shards = [shards[place] for place in order]
         self._about = [self._about[place] for place in order]
@@ -97,7 +113,7 @@ class ShardedIndex:
             for query_options, *shard_answers in zip(options, *available, strict=True)
         ]
 
-    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None:
+    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> list[str]:
         """See `Searchable.upsert`; the update is atomic only within each shard.
 
         Raises:
@@ -107,20 +123,34 @@ class ShardedIndex:
         check_passages(passages, vectors, self._about[0]["dim"])
         shard_of = self._shard_of([passage.id for passage in passages])
 
-        def write(shard: Shard, number: int) -> None:
+        def write(shard: Shard, number: int) -> list[str]:
             rows = np.flatnonzero(shard_of == number)
-            shard.upsert([passages[row] for row in rows.tolist()], vectors[rows])
+            return shard.upsert([passages[row] for row in rows.tolist()], vectors[rows])
 
-        self._write(write, np.unique(shard_of))
+        quarantined = {id for shard_ids in self._write(write, np.unique(shard_of)) for id in shard_ids}
+        return [passage.id for passage in passages if passage.id in quarantined]
 
     def delete(self, ids: Sequence[str]) -> int:
         """See `Searchable.delete`. Raises the errors of `upsert`."""
-        shard_of = self._shard_of(ids)
+        return self._count(lambda shard, shard_ids: shard.delete(shard_ids), ids)
 
-        def write(shard: Shard, number: int) -> int:
-            return shard.delete([id for id, id_shard in zip(ids, shard_of, strict=True) if id_shard == number])
+    def quarantine(self, limit: int, after: str = "") -> list[Quarantined]:
+        """See `Searchable.quarantine`.
 
-        return sum(self._write(write, np.unique(shard_of)))
+        Raises:
+          ValueError: the index has no gate.
+          ConnectionError: a shard does not answer.
+        """
+        self._check_gate()
+        pages = self._ask(lambda shard, _: shard.quarantine(limit, after))
+        if None in pages:
+            raise ConnectionError(f"shard {pages.index(None)} does not answer; try again later")
+        return sorted((one for page in pages for one in page), key=lambda one: one.passage.id.encode())[:limit]
+
+    def release(self, ids: Sequence[str]) -> int:
+        """See `Searchable.release`. Raises ValueError if the index has no gate, and the errors of `upsert`."""
+        self._check_gate()
+        return self._count(lambda shard, shard_ids: shard.release(shard_ids), ids)
 
     def compact(self) -> None:
         """Compact one shard after another; see `Index.compact`.
@@ -169,8 +199,20 @@ class ShardedIndex:
             "metadata": self.metadata,
             "metadata_kinds": self._metadata_kinds,
             "since_built": since_built,
+            "gate": self._gate(),
             "shards": list(self._about),
         }
+
+    def _gate(self) -> dict[str, Any] | None:
+        """Return the description of the gate without the thresholds, which belong to single shards."""
+        gates = [about["gate"] for about in self._about]
+        if gates[0] is None:
+            return None
+        return {name: gates[0][name] for name in _GATE} | {"quarantined": sum(gate["quarantined"] for gate in gates)}
+
+    def _check_gate(self) -> None:
+        if self._about[0]["gate"] is None:
+            raise ValueError(f"the index has no gate, so no passage is quarantined; {HOW_TO_ADD}")
 
     def close(self) -> None:
         """Close all shards."""
@@ -203,6 +245,15 @@ class ShardedIndex:
             return result
 
         return list(self._pool.map(answer, self._shards, itertools.count()))
+
+    def _count(self, change: Callable[[Shard, Sequence[str]], int], ids: Sequence[str]) -> int:
+        """Call `change` with each shard and its share of the ids, and return the sum of the results."""
+        shard_of = self._shard_of(ids)
+
+        def write(shard: Shard, number: int) -> int:
+            return change(shard, [id for id, id_shard in zip(ids, shard_of, strict=True) if id_shard == number])
+
+        return sum(self._write(write, np.unique(shard_of)))
 
     def _write(self, write: Callable[[Shard, int], Any], numbers: np.ndarray) -> list[Any]:
         with self._writing:

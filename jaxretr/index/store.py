@@ -20,9 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int, UInt64
 
+from jaxretr.index import quarantine
 from jaxretr.index.database import Reader, explained, open_writer
 from jaxretr.index.filters import KINDS, json_forms
-from jaxretr.index.types import IndexedPassage, MetadataValue, wanted_values
+from jaxretr.index.gate import SentinelGate, load_verdict
+from jaxretr.index.quarantine import Mark
+from jaxretr.index.types import IndexedPassage, MetadataValue, Quarantined, wanted_values
 
 # The indexes find rows by number, by the id of a live passage, and by metadata. `deleted` is the revision that deleted
 # a row. WITHOUT ROWID stores metadata values together with their row numbers.
@@ -58,10 +61,12 @@ class Change:
     Attributes:
       added: numbers of the added rows, in the order of the passages given.
       deleted: numbers of the rows that were deleted or replaced.
+      quarantined: numbers of the added rows that are quarantined.
     """
 
     added: range
     deleted: Int[np.ndarray, " rows"]
+    quarantined: Int[np.ndarray, " quarantined"]
 
 
 class State(NamedTuple):
@@ -71,6 +76,7 @@ class State(NamedTuple):
       revision: number of the last update.
       languages, keys, vectors: values of the upserted rows, in row order.
       deleted: numbers of all rows that were deleted or replaced.
+      quarantined: numbers of all rows that are quarantined.
     """
 
     revision: int
@@ -78,6 +84,24 @@ class State(NamedTuple):
     keys: UInt64[np.ndarray, " rows"]
     vectors: Float32[np.ndarray, "rows dim"]
     deleted: Int[np.ndarray, " deleted"]
+    quarantined: Int[np.ndarray, " quarantined"]
+
+
+class LaterChanges(NamedTuple):
+    """Updates of a store after a revision.
+
+    Attributes:
+      deleted: ids to delete.
+      passages, vectors: passages to add, and their vectors.
+      marks: marks of the added passages, by position.
+      released: ids of earlier passages that are admitted, including passages that were released before.
+    """
+
+    deleted: list[str]
+    passages: list[IndexedPassage]
+    vectors: list[np.ndarray]
+    marks: dict[int, Mark]
+    released: list[str]
 
 
 class Store:
@@ -186,11 +210,13 @@ class Store:
         with self._reader.snapshot() as rows:
             added = rows("SELECT language, id, vector FROM passages WHERE row >= ? ORDER BY row", (start,))
             deleted = rows("SELECT row FROM passages WHERE deleted IS NOT NULL")
+            held = quarantine.held_rows(rows)
             self.revision = rows(_REVISION)[0][0]
         vectors = np.frombuffer(b"".join(vector for *_, vector in added), np.float32).reshape(len(added), dim)
         languages = [language for language, *_ in added]
         deleted_rows = np.asarray(deleted, np.int64).reshape(-1)
-        return State(self.revision, languages, keys(id for _, id, _ in added), vectors, deleted_rows)
+        row_keys = keys(id for _, id, _ in added)
+        return State(self.revision, languages, row_keys, vectors, deleted_rows, np.asarray(held, np.int64))
 
     def matching(self, where: Mapping[str, MetadataValue | Sequence[MetadataValue]]) -> Int[np.ndarray, " rows"]:
         """Return the rows whose metadata has, under every key of `where`, the value or one of the values given."""
@@ -228,11 +254,20 @@ class Store:
 
     @contextmanager
     def update(
-        self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"], deleted: Sequence[str]
+        self,
+        passages: Sequence[IndexedPassage],
+        vectors: Float32[np.ndarray, "passages dim"],
+        deleted: Sequence[str],
+        marks: Mapping[int, Mark],
     ) -> Iterator[Change]:
         """Delete passages by id, then add or replace passages, in one transaction.
 
         The transaction commits when the block ends, and rolls back if the block raises.
+
+        Args:
+          passages, vectors: passages to add, and their vectors.
+          deleted: ids to delete.
+          marks: marks of the added passages, by position.
 
         Raises:
           OSError: the store cannot be written, for example because the disk is full.
@@ -249,18 +284,29 @@ class Store:
                 ]
             start = connection.execute("SELECT coalesce(max(row) + 1, 0) FROM passages").fetchone()[0]
             _insert(connection, start, passages, [vector.tobytes() for vector in vectors], revision)
-            yield Change(range(start, start + len(passages)), np.asarray(deleted_rows, np.int64))
+            if marks:
+                quarantine.write_marks(connection, {start + position: mark for position, mark in marks.items()})
+            held = [start + position for position, mark in sorted(marks.items()) if not mark.released]
+            added = range(start, start + len(passages))
+            yield Change(added, np.asarray(deleted_rows, np.int64), np.asarray(held, np.int64))
         self.revision = revision
 
-    def changes_since(self, revision: int) -> tuple[list[str], list[tuple[IndexedPassage, np.ndarray]]]:
-        """Return the updates after `revision`: first the ids to delete, then the passages and vectors to add."""
+    def changes_since(self, revision: int) -> LaterChanges:
+        """Return the updates after `revision`."""
         with self._reader.snapshot() as rows:
             deleted = rows("SELECT DISTINCT id FROM passages WHERE deleted > ? AND revision <= ?", (revision, revision))
             added = rows(
-                f"SELECT vector, {_COLUMNS} FROM passages WHERE revision > ? AND deleted IS NULL ORDER BY row",
+                f"SELECT row, vector, {_COLUMNS} FROM passages WHERE revision > ? AND deleted IS NULL ORDER BY row",
                 (revision,),
             )
-        return [id for (id,) in deleted], [(_passage(row), np.frombuffer(vector, np.float32)) for vector, *row in added]
+            all_marks, released = quarantine.read_marks(rows), quarantine.released_ids(rows, revision)
+        return LaterChanges(
+            [id for (id,) in deleted],
+            [_passage(columns) for _, _, *columns in added],
+            [np.frombuffer(vector, np.float32) for _, vector, *_ in added],
+            {position: all_marks[row] for position, (row, *_) in enumerate(added) if row in all_marks},
+            released,
+        )
 
     def live(self, revision: int) -> Iterator[list[tuple[int, IndexedPassage]]]:
         """Yield rows and passages that were live after `revision`, in row order, up to 4,096 at a time."""
@@ -275,6 +321,44 @@ class Store:
                 return
             yield [(row, _passage(columns)) for row, *columns in rows]
             last = rows[-1][0]
+
+    # The gate.
+
+    def gate(self) -> SentinelGate | None:
+        """Return the gate, or None if the store has none."""
+        return quarantine.read_gate(self._read)
+
+    def set_gate(self, gate: SentinelGate, marks: Mapping[int, Mark]) -> None:
+        """Replace the gate, and the marks of all rows that are not released.
+
+        Args:
+          gate: the new gate.
+          marks: row -> mark.
+        """
+        with self._transaction() as connection:
+            quarantine.write_gate(connection, gate, marks)
+
+    def marks(self) -> dict[int, Mark]:
+        """Return the marks of all rows, including deleted rows."""
+        return quarantine.read_marks(self._read)
+
+    def admitted(self, passages: Sequence[IndexedPassage]) -> dict[int, Mark]:
+        """Return the marks of released passages whose title and text equal those in `passages`, by position."""
+        return quarantine.admitted(self._read, passages)
+
+    def quarantined(self, limit: int, after: str) -> list[Quarantined]:
+        """Return quarantined passages in order of id, from the first id above `after`; the store must have a gate."""
+        rows = quarantine.page(self._read, _COLUMNS, limit, after)
+        return [Quarantined(_passage(columns), load_verdict(verdict)) for verdict, *columns in rows]
+
+    @contextmanager
+    def release(self, ids: Sequence[str]) -> Iterator[Int[np.ndarray, " rows"]]:
+        """Admit quarantined passages by id, and yield their rows; other ids are skipped. The store must have a gate.
+
+        The transaction commits when the block ends, and rolls back if the block raises.
+        """
+        with self._transaction() as connection:
+            yield np.asarray(quarantine.release(connection, ids), np.int64)
 
     def checkpoint(self) -> None:
         """Move everything from the write-ahead log into the file.

@@ -116,6 +116,33 @@ class Answer:
     missing_shards: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why the gate of an index rejects a passage; `jaxretr.index.gate` defines the score.
+
+    Attributes:
+      count: number of sentinel queries that the passage answers.
+      score: the count plus a tie-break below 1.
+      threshold: highest score that is admitted.
+      language: language whose passages set the threshold; None if it was set by the passages of all languages.
+      sentinels: sentinel queries that the passage answers best.
+    """
+
+    count: int
+    score: float
+    threshold: float
+    language: str | None
+    sentinels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A passage that is stored, but not served, because the gate rejected it."""
+
+    passage: IndexedPassage
+    verdict: Verdict
+
+
 @runtime_checkable
 class Searchable(Protocol):
     """An index, or several shards that are searched as one index. All methods are thread-safe."""
@@ -129,8 +156,13 @@ class Searchable(Protocol):
         """
         ...
 
-    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None:
+    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> list[str]:
         """Add passages; replace passages whose ids already exist. The update is atomic, and on disk when this returns.
+
+        If the index has a gate, it judges every passage, except a released passage that keeps its title and text.
+
+        Returns:
+          The ids of the passages that the gate quarantined. They replace existing passages, but searches skip them.
 
         Raises:
           ValueError: an id occurs twice, or the vectors do not match the passages.
@@ -139,7 +171,29 @@ class Searchable(Protocol):
         ...
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete the passages with these ids and return how many existed. The deletion is on disk when this returns."""
+        """Delete the passages with these ids and return how many existed. The deletion is on disk when this returns.
+
+        Quarantined passages are deleted, too.
+        """
+        ...
+
+    def quarantine(self, limit: int, after: str = "") -> list[Quarantined]:
+        """Return at most `limit` quarantined passages in order of id; only ids above `after`, for the next page.
+
+        Raises:
+          ValueError: the index has no gate.
+        """
+        ...
+
+    def release(self, ids: Sequence[str]) -> int:
+        """Serve quarantined passages until their text changes; skip other ids. On disk when this returns.
+
+        Returns:
+          The number of passages released.
+
+        Raises:
+          ValueError: the index has no gate.
+        """
         ...
 
     def compact(self) -> None:
@@ -148,13 +202,14 @@ class Searchable(Protocol):
 
     @property
     def languages(self) -> Mapping[str, int]:
-        """Number of passages per language."""
+        """Number of passages per language, without quarantined passages."""
         ...
 
     def describe(self) -> dict[str, Any]:
         """Return size, settings, measured recall and latency, as JSON.
 
-        `since_built` has the numbers of passages upserted and deleted since the index was built or compacted.
+        `since_built` has the numbers of passages upserted and deleted since the index was built or compacted. `gate`
+        has the settings and thresholds of the gate, and the number of quarantined passages; None without a gate.
         """
         ...
 

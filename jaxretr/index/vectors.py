@@ -8,7 +8,7 @@
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -62,6 +62,26 @@ class Vectors:
         if scales is not None:
             return stored * scales[..., None]
         return (stored.view(ml_dtypes.bfloat16) if stored.dtype == np.uint16 else stored).astype(np.float32, copy=False)
+
+
+class SelectedRows:
+    """`Rows` at selected positions.
+
+    Args:
+      take: gathers rows by number.
+      positions: number of each row of the selection.
+      dim: width of the rows.
+    """
+
+    def __init__(self, take: Callable[[np.ndarray], np.ndarray], positions: Int[np.ndarray, " n"], dim: int):
+        self._take, self._positions = take, positions
+        self.shape: tuple[int, int] = (len(positions), dim)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice, /) -> Float32[np.ndarray, "rows dim"]:
+        return self._take(self._positions[rows])
 
 
 def write_vectors(

@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -28,6 +28,7 @@ from jaxretr.serve.requests import (
     DeleteRequest,
     EmbeddingsRequest,
     PutRequest,
+    ReleaseRequest,
     SearchRequest,
     requests,
 )
@@ -38,6 +39,7 @@ from jaxretr.serve.responses import JSONResponse
 from jaxretr.serve.root_path import RootPath, route_path
 from jaxretr.serve.service import Service
 
+_PAGE = 100  # default number of quarantined passages in a response
 _BODY_ERRORS = (400, 408, 413, 415, 422, 500, 503)  # error statuses of every endpoint that takes a body
 _ENCODING_ERRORS = (*_BODY_ERRORS, 504)  # error statuses of every endpoint that encodes texts
 
@@ -159,6 +161,26 @@ def create_app(
             """Start to rebuild the index from its passages, so that new passages are searched like all others."""
             return JSONResponse(service.compact(), 202)
 
+        @route("POST", "/quarantine/release", responses.Released, (*_BODY_ERRORS, 507))
+        @_with_body(models.release)
+        async def release_passages(request: Request, body: ReleaseRequest) -> Response:
+            """Serve quarantined passages until their text changes. The response comes when the release is on disk."""
+            log(request.scope, texts=len(body.ids))
+            return JSONResponse(await service.release(body))
+
+    default_page = min(_PAGE, options.max_texts)
+
+    @route("GET", "/quarantine", responses.Quarantine, (422, 500, 503))
+    def list_quarantine(
+        limit: Annotated[int, Query(ge=1, le=options.max_texts)] = default_page,
+        after: Annotated[str, Query(max_length=512)] = "",
+    ) -> Response:
+        """List the passages that the gate of the index holds back, in order of id.
+
+        `after` is an id: the page begins with the first id above it.
+        """
+        return JSONResponse(service.quarantine(limit, after))
+
     @route("GET", "/info", responses.Info)
     def info() -> Response:
         """Describe the served index and model, and the limits on requests."""
@@ -279,6 +301,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _read_only_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == 404 and route_path(request.scope).startswith("/passages"):
+    if error.status_code == 404 and route_path(request.scope).startswith(("/passages", "/quarantine/")):
         return error_response(404, "passages cannot be changed: the service was started without --writable")
     return await _http_error(request, error)

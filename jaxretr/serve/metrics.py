@@ -43,7 +43,10 @@ class Metrics:
             "jaxretr_search_seconds", "Time to search a batch", buckets=_SECONDS, registry=registry
         )
         self._changes = Counter(
-            "jaxretr_changed_passages", "Passages durably written or deleted", ["change"], registry=registry
+            "jaxretr_changed_passages",
+            "Passages durably written, deleted, held, released",
+            ["change"],
+            registry=registry,
         )
         self.ready = Gauge("jaxretr_ready", "1 if warm and not shutting down, else 0", registry=registry)
         Gauge("jaxretr_index_passages", "Passages in the index", registry=registry).set_function(passages)

@@ -28,7 +28,7 @@ from ray.exceptions import RayTaskError
 from jaxretr.index.encoder import load_encoder
 from jaxretr.index.index import Index
 from jaxretr.index.shards import ShardedIndex
-from jaxretr.index.types import Answer, IndexedPassage, SearchOptions
+from jaxretr.index.types import Answer, IndexedPassage, Quarantined, SearchOptions
 from jaxretr.serve.app import create_app
 from jaxretr.serve.auth import LOOPBACK
 from jaxretr.serve.options import ServiceOptions
@@ -167,7 +167,7 @@ class IndexShard:
         return await self._run(self._searching, self._index.search_shard, queries, options, language_means)
 
     async def write(self, method: str, arguments: Sequence[Any], until: float) -> Any:
-        """Call `Index.upsert` or `Index.delete`.
+        """Call `Index.upsert`, `Index.delete` or `Index.release`.
 
         Args:
           method: name of the method.
@@ -188,6 +188,10 @@ class IndexShard:
                 self._state = uuid.uuid4().hex
 
         return await self._run(self._writing, write)
+
+    async def quarantine(self, limit: int, after: str) -> list[Quarantined]:
+        """Call `Index.quarantine`."""
+        return await asyncio.to_thread(self._index.quarantine, limit, after)
 
     async def compact(self) -> None:
         """Call `Index.compact`."""
@@ -238,11 +242,17 @@ class RemoteShard:
     ) -> list[Answer]:
         return self._ask(self._handle.search, queries, options, language_means, timeout=self._timeout)
 
-    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> None:
-        self._write("upsert", passages, vectors)
+    def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> list[str]:
+        return self._write("upsert", passages, vectors)
 
     def delete(self, ids: Sequence[str]) -> int:
         return self._write("delete", ids)
+
+    def quarantine(self, limit: int, after: str = "") -> list[Quarantined]:
+        return self._ask(self._handle.quarantine, limit, after, timeout=self._timeout)
+
+    def release(self, ids: Sequence[str]) -> int:
+        return self._write("release", ids)
 
     def compact(self) -> None:
         self._ask(self._handle.compact, timeout=None)

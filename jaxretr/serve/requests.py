@@ -212,6 +212,12 @@ class DeleteRequest(Request):
     ids: list[Id]
 
 
+class ReleaseRequest(Request):
+    """Ids of quarantined passages to serve."""
+
+    ids: list[Id]
+
+
 class Requests(NamedTuple):
     """The request models with the limits of one service."""
 
@@ -219,6 +225,7 @@ class Requests(NamedTuple):
     embeddings: type[EmbeddingsRequest]
     put: type[PutRequest]
     delete: type[DeleteRequest]
+    release: type[ReleaseRequest]
 
 
 def requests(options: ServiceOptions, dim: int) -> Requests:
@@ -261,4 +268,5 @@ def requests(options: ServiceOptions, dim: int) -> Requests:
         ),
         create_model("PutRequest", __base__=PutRequest, passages=(several(put), ...)),
         create_model("DeleteRequest", __base__=DeleteRequest, ids=(several(Id), ...)),
+        create_model("ReleaseRequest", __base__=ReleaseRequest, ids=(several(Id), ...)),
     )

@@ -4,7 +4,9 @@ The models are never instantiated: the functions build equal JSON directly from 
 """
 
 import base64
+import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +14,7 @@ from jaxtyping import Float32
 from pydantic import BaseModel, ConfigDict
 from starlette import responses
 
-from jaxretr.index.types import Answer, Hit, MetadataValue
+from jaxretr.index.types import Answer, Hit, MetadataValue, Quarantined
 
 
 class JSONResponse(responses.JSONResponse):
@@ -100,15 +102,58 @@ class Models(_Answer):
 
 
 class Upserted(_Answer):
-    """Number of passages added or replaced; they are on disk."""
+    """Number of passages added or replaced; they are on disk.
+
+    If the index has a gate, `quarantined` has the ids of the passages among them that are stored, but not served. The
+    field is absent if there are none.
+    """
 
     upserted: int
+    quarantined: list[str] = []
 
 
 class Deleted(_Answer):
     """Number of passages that existed and were deleted."""
 
     deleted: int
+
+
+class Verdict(_Answer):
+    """Why a passage is quarantined: it answers more sentinel queries than other passages of its language.
+
+    `score` is `count`, the number of sentinel queries that the passage answers, plus a tie-break below 1. `language` is
+    null if the passages of all languages set the threshold. `sentinels` has the queries that the passage answers best.
+    """
+
+    count: int
+    score: float
+    threshold: float
+    language: str | None
+    sentinels: list[str]
+
+
+class QuarantinedPassage(_Answer):
+    """A passage that is stored, but not served."""
+
+    id: str
+    language: str
+    title: str
+    text: str
+    metadata: dict[str, MetadataValue]
+    verdict: Verdict
+
+
+class Quarantine(_Answer):
+    """Quarantined passages in order of id; `next` is the value of `after` for the next page, null on the last page."""
+
+    passages: list[QuarantinedPassage]
+    next: str | None
+
+
+class Released(_Answer):
+    """Number of passages that were quarantined and are served now."""
+
+    released: int
 
 
 class Compaction(_Answer):
@@ -161,6 +206,22 @@ def found(hit: Hit) -> dict[str, Any]:
         "text": passage.text,
         "metadata": dict(passage.metadata),
     }
+
+
+def quarantine(page: Sequence[Quarantined], limit: int) -> dict[str, Any]:
+    """Return a `Quarantine` for at most `limit` passages; a further passage in `page` shows that there are more."""
+    passages = [
+        {
+            "id": one.passage.id,
+            "language": one.passage.language,
+            "title": one.passage.title,
+            "text": one.passage.text,
+            "metadata": dict(one.passage.metadata),
+            "verdict": dataclasses.asdict(one.verdict),
+        }
+        for one in page[:limit]
+    ]
+    return {"passages": passages, "next": page[limit - 1].passage.id if len(page) > limit else None}
 
 
 def hits(answer: Answer) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from jaxretr.serve.batching import Batcher, Kind
 from jaxretr.serve.errors import ServiceError, index_error, shown
 from jaxretr.serve.metrics import Metrics
 from jaxretr.serve.options import ServiceOptions
-from jaxretr.serve.requests import DeleteRequest, EmbeddingsRequest, PutRequest, SearchRequest
+from jaxretr.serve.requests import DeleteRequest, EmbeddingsRequest, PutRequest, ReleaseRequest, SearchRequest
 from jaxretr.serve.warm_up import encoder_batch_size, shapes
 from jaxretr.tracking import progress_bar, say
 
@@ -111,15 +111,30 @@ class Service:
         passages = [passage.passage() for passage in request.passages]
         async with self._deadline():
             vectors = await self._batcher.embed("passage", [passage.full_text for passage in passages])
-        await self._write(lambda: self.index.upsert(passages, vectors))
+        quarantined = await self._write(lambda: self.index.upsert(passages, vectors))
         self.metrics.changed("upserted", len(passages))
-        return {"upserted": len(passages)}
+        self.metrics.changed("quarantined", len(quarantined))
+        return {"upserted": len(passages)} | ({"quarantined": quarantined} if quarantined else {})
 
     async def delete(self, request: DeleteRequest) -> dict[str, Any]:
         """Return `Deleted` after the change is on disk."""
         deleted = await self._write(lambda: self.index.delete(request.ids))
         self.metrics.changed("deleted", deleted)
         return {"deleted": deleted}
+
+    def quarantine(self, limit: int, after: str) -> dict[str, Any]:
+        """Return a `Quarantine`."""
+        try:
+            page = self.index.quarantine(limit + 1, after)
+        except Exception as error:
+            raise index_error(error, writing=False) from error
+        return responses.quarantine(page, limit)
+
+    async def release(self, request: ReleaseRequest) -> dict[str, Any]:
+        """Return `Released` after the change is on disk."""
+        released = await self._write(lambda: self.index.release(request.ids))
+        self.metrics.changed("released", released)
+        return {"released": released}
 
     def compact(self) -> dict[str, Any]:
         """Start a compaction in the background and return a `Compaction`."""

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from jaxretr.attack.defenses import detect, mean_similarity, nearest_distance, occurrences, text_norms, threshold
+from jaxretr.attack.defenses import detect, nearest_distance, text_norms
+from jaxretr.retrieval.hubness import hub_scores, kth_scores, mean_similarity, occurrences, threshold
 from tests import tiny
 
 SCORES = st.lists(st.integers(-3, 3), min_size=1, max_size=40)
@@ -88,19 +89,25 @@ def units(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def test_occurrences_equal_full_rankings(monkeypatch):
-    monkeypatch.setattr("jaxretr.attack.defenses._AT_ONCE", 100)
+    monkeypatch.setattr("jaxretr.retrieval.hubness._AT_ONCE", 100)
     rng = np.random.default_rng(0)
     corpus, queries, others = units(rng, 40), units(rng, 30), units(rng, 7)
     top = np.argsort(-(queries @ corpus.T), axis=1)[:, :5]
-    np.testing.assert_array_equal(occurrences(corpus, queries, corpus, 5), np.bincount(top.ravel(), minlength=40))
-    for other, count in zip(others, occurrences(others, queries, corpus, 5), strict=True):
+    kth = kth_scores(queries, corpus, 5)
+    np.testing.assert_array_equal(occurrences(corpus, queries, kth), np.bincount(top.ravel(), minlength=40))
+    for other, count in zip(others, occurrences(others, queries, kth), strict=True):
         ranked = np.argsort(-(queries @ np.vstack([corpus, other]).T), axis=1)[:, :5]
         assert count == (ranked == 40).any(axis=1).sum()
     np.testing.assert_allclose(mean_similarity(others, queries), (others @ queries.T).mean(axis=1), atol=1e-6)
+    for rows in (corpus, others):
+        scores = hub_scores(rows, queries, kth)
+        np.testing.assert_array_equal(np.floor(scores), occurrences(rows, queries, kth))
+        by_count_and_mean = np.lexsort((mean_similarity(rows, queries), occurrences(rows, queries, kth)))
+        np.testing.assert_array_equal(np.argsort(scores), by_count_and_mean)
 
 
 def test_nearest_distance_skips_the_own_group(monkeypatch):
-    monkeypatch.setattr("jaxretr.attack.defenses._AT_ONCE", 100)
+    monkeypatch.setattr("jaxretr.retrieval.hubness._AT_ONCE", 100)
     rng = np.random.default_rng(0)
     references, groups = units(rng, 30), np.arange(30) // 3
     found = nearest_distance(references, references, groups, groups)

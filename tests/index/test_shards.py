@@ -11,7 +11,7 @@ import pytest
 from jaxretr.index import Index, IndexedPassage, SearchOptions
 from jaxretr.index.shards import ShardedIndex, open_shards
 from jaxretr.index.store import keys
-from jaxretr.index.types import Answer
+from jaxretr.index.types import Answer, Quarantined
 from tests.index import made
 
 OPTIONS = [
@@ -40,11 +40,17 @@ class Unsteady:
     def search_shard(self, *arguments: Any) -> list[Answer]:
         return self._do(lambda: self.index.search_shard(*arguments))
 
-    def upsert(self, *arguments: Any) -> None:
-        self._do(lambda: self.index.upsert(*arguments))
+    def upsert(self, *arguments: Any) -> list[str]:
+        return self._do(lambda: self.index.upsert(*arguments))
 
     def delete(self, ids: Sequence[str]) -> int:
         return self._do(lambda: self.index.delete(ids))
+
+    def quarantine(self, *arguments: Any) -> list[Quarantined]:
+        return self._do(lambda: self.index.quarantine(*arguments))
+
+    def release(self, ids: Sequence[str]) -> int:
+        return self._do(lambda: self.index.release(ids))
 
     def compact(self) -> None:
         self._do(self.index.compact)
@@ -222,3 +228,33 @@ def test_shards_that_are_not_all_of_one_index_are_refused(directories: Sequence[
     made.build(tmp_path / "half", 400, shard=1, num_shards=2)
     with pytest.raises(ValueError, match="got shards 1 of 2, 0 of 3, 2 of 3"):
         open_shards([tmp_path / "half", *directories[1:]])
+
+
+def test_a_gate_over_shards(directories: Sequence[Path], shards: Sequence[Unsteady]) -> None:
+    """Each shard judges its own passages; the answers of all shards form one list."""
+    sentinels, vectors = [f"s{i}" for i in range(60)], made.vectors(60, seed=1)
+    with pytest.raises(ValueError, match="the index has no gate, so no passage is quarantined; add a gate with"):
+        ShardedIndex(shards).quarantine(10)
+    for number, shard in enumerate(shards):
+        shard.index.set_gate(sentinels, vectors, 0.05)
+        if number == 0:
+            with pytest.raises(ValueError, match="the shards have different gates"):
+                ShardedIndex(shards)
+    together = ShardedIndex(shards)
+    held = [one.passage.id for one in together.quarantine(1000)]
+    assert held == sorted(one.passage.id for shard in shards for one in shard.index.quarantine(1000)) and held
+    assert together.describe()["gate"]["quarantined"] == len(held) == 400 - len(together)
+    hubs = [IndexedPassage(f"hub{i}", "text", language="en") for i in range(12)]
+    rows = np.tile(10 * vectors.mean(0), (12, 1))
+    assert together.upsert(hubs, rows) == [passage.id for passage in hubs]
+    pages, after = [], ""
+    while page := together.quarantine(5, after):
+        pages += page
+        after = page[-1].passage.id
+    assert [one.passage.id for one in pages] == sorted([*held, *(passage.id for passage in hubs)])
+    assert together.release(["hub3", "hub4", "unknown"]) == 2
+    assert {"hub3", "hub4"} <= {hit.passage.id for hit in search(together, SearchOptions(k=1000))[0].hits}
+    assert together.delete(["hub3", "hub5"]) == 2 and len(together.quarantine(1000)) == len(held) + 9
+    shards[1].trouble = ConnectionError("gone")
+    with pytest.raises(ConnectionError, match="shard 1 does not answer"):
+        together.quarantine(5)

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from jaxretr.index.types import Answer, Hit, IndexedPassage, SearchOptions
+from jaxretr.index.types import Answer, Hit, IndexedPassage, Quarantined, SearchOptions, Verdict
 from jaxretr.model.encode import Encoder
 from jaxretr.serve.app import create_app
 from jaxretr.serve.options import ServiceOptions
@@ -27,7 +27,7 @@ QUICK = ServiceOptions(max_batch=8, max_passage_batch=8, writable=True)
 
 
 class MemoryIndex:
-    """Exact search.
+    """Exact search. Passages with the word "hub" are quarantined.
 
     Attributes:
       trouble, unreadable: what the next writes, and the next reads, raise.
@@ -36,6 +36,7 @@ class MemoryIndex:
 
     def __init__(self) -> None:
         self.passages: dict[str, IndexedPassage] = {}
+        self.held: dict[str, IndexedPassage] = {}
         self.vectors: dict[str, np.ndarray] = {}
         self.trouble: Exception | None = None
         self.unreadable: Exception | None = None
@@ -66,17 +67,36 @@ class MemoryIndex:
         found.sort(key=lambda hit: -hit.score)
         return Answer(tuple(found[: options.k]), self.missing_shards)
 
-    def upsert(self, passages: Sequence[IndexedPassage], vectors: np.ndarray) -> None:
+    def upsert(self, passages: Sequence[IndexedPassage], vectors: np.ndarray) -> list[str]:
         time.sleep(self.delay)
         if self.trouble is not None:
             raise self.trouble
-        self.passages |= {passage.id: passage for passage in passages}
-        self.vectors |= {passage.id: vector for passage, vector in zip(passages, vectors, strict=True)}
+        for passage, vector in zip(passages, vectors, strict=True):
+            is_hub = "hub" in passage.text.split()
+            kept, other = (self.held, self.passages) if is_hub else (self.passages, self.held)
+            kept[passage.id] = passage
+            other.pop(passage.id, None)
+            self.vectors[passage.id] = vector
+        return [passage.id for passage in passages if passage.id in self.held]
 
     def delete(self, ids: Sequence[str]) -> int:
         if self.trouble is not None:
             raise self.trouble
-        return sum(self.passages.pop(id, None) is not None for id in ids)
+        gone = [kept.pop(id, None) for id in ids for kept in (self.passages, self.held)]
+        return sum(passage is not None for passage in gone)
+
+    def quarantine(self, limit: int, after: str = "") -> list[Quarantined]:
+        if self.unreadable is not None:
+            raise self.unreadable
+        ids = sorted(id for id in self.held if id > after)[:limit]
+        return [Quarantined(self.held[id], Verdict(7, 7.5, 2.0, None, ("a", "b"))) for id in ids]
+
+    def release(self, ids: Sequence[str]) -> int:
+        if self.trouble is not None:
+            raise self.trouble
+        released = {id: self.held.pop(id) for id in {*ids} & self.held.keys()}
+        self.passages |= released
+        return len(released)
 
     @property
     def languages(self) -> dict[str, int]:

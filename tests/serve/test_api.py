@@ -146,6 +146,8 @@ def test_passages_cannot_be_changed_unless_writable() -> None:
         assert "without --writable" in error(client.put("/passages", json={"passages": PASSAGES}), 404)
         assert "without --writable" in error(client.post("/passages/delete", json={"ids": ["en1"]}), 404)
         assert "without --writable" in error(client.post("/passages/compact"), 404)
+        assert "without --writable" in error(client.post("/quarantine/release", json={"ids": ["en1"]}), 404)
+        assert client.get("/quarantine").json() == {"passages": [], "next": None}
         assert "openapi.json" in error(client.get("/nowhere"), 404)
         assert client.get("/info").json()["writable"] is False
 
@@ -242,6 +244,40 @@ def test_the_error_of_a_shard_is_not_told_to_clients(client: httpx.Client, runni
     running.index.trouble.__cause__ = OSError("/srv/index is full")
     message = error(client.post("/passages/delete", json={"ids": ["en1"]}), 503)
     assert message.startswith("shard 1 did not do its part; repeat the whole request") and "/srv" not in message
+
+
+# ---- The gate ----
+
+
+def test_what_the_gate_holds_back(client: httpx.Client) -> None:
+    texts = {"b": "a hub", "x": "fine", "a": "hub"}
+    new = [{"id": id, "text": text, "metadata": {"year": 1}} for id, text in texts.items()]
+    assert client.put("/passages", json={"passages": new}).json() == {"upserted": 3, "quarantined": ["b", "a"]}
+    assert "b" not in ids(client.post("/search", json={"query": "a", "k": 20}))
+    verdict = {"count": 7, "score": 7.5, "threshold": 2.0, "language": None, "sentinels": ["a", "b"]}
+    listed = client.get("/quarantine").json()
+    assert [one["id"] for one in listed["passages"]] == ["a", "b"] and listed["next"] is None
+    passage = {"id": "b", "language": "und", "title": "", "text": "a hub", "metadata": {"year": 1}}
+    assert listed["passages"][1] == passage | {"verdict": verdict}
+    first = client.get("/quarantine", params={"limit": 1}).json()
+    assert ([one["id"] for one in first["passages"]], first["next"]) == (["a"], "a")
+    last = client.get("/quarantine", params={"limit": 1, "after": "a"}).json()
+    assert ([one["id"] for one in last["passages"]], last["next"]) == (["b"], None)
+    for limit in ("0", "11", "x"):
+        assert "limit" in error(client.get("/quarantine", params={"limit": limit}), 422)
+    assert client.post("/quarantine/release", json={"ids": ["b", "x", "unknown"]}).json() == {"released": 1}
+    assert "b" in ids(client.post("/search", json={"query": "a", "k": 20}))
+    assert client.post("/passages/delete", json={"ids": ["a"]}).json() == {"deleted": 1}
+    assert client.get("/quarantine").json() == {"passages": [], "next": None}
+    metrics = client.get("/metrics").text
+    assert 'jaxretr_changed_passages_total{change="quarantined"} 2.0' in metrics
+    assert 'jaxretr_changed_passages_total{change="released"} 1.0' in metrics
+
+
+def test_an_index_without_a_gate_says_how_to_add_it(client: httpx.Client, running: Running) -> None:
+    running.index.trouble = running.index.unreadable = ValueError("the index has no gate; add a gate with …")
+    assert "the index has no gate; add a gate" in error(client.get("/quarantine"), 422)
+    assert "the index has no gate; add a gate" in error(client.post("/quarantine/release", json={"ids": ["a"]}), 422)
 
 
 # ---- About the service ----

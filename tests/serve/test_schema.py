@@ -6,6 +6,7 @@ from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import schemathesis
 from fastapi import FastAPI
@@ -14,8 +15,16 @@ from schemathesis.generation import GenerationMode
 from schemathesis.python.asgi import get_client
 from schemathesis.specs.openapi import checks
 
+from jaxretr.index.types import IndexedPassage
 from jaxretr.serve.app import create_app
-from jaxretr.serve.requests import DeleteRequest, EmbeddingsRequest, PassageToPut, PutRequest, SearchRequest
+from jaxretr.serve.requests import (
+    DeleteRequest,
+    EmbeddingsRequest,
+    PassageToPut,
+    PutRequest,
+    ReleaseRequest,
+    SearchRequest,
+)
 from tests.serve.fakes import QUICK, MemoryIndex, StubEncoder, until
 
 UNCHECKED = [
@@ -30,7 +39,9 @@ SMALL = dataclasses.replace(QUICK, max_texts=3, max_text_characters=40)
 
 @pytest.fixture
 def app() -> FastAPI:
-    made = create_app(MemoryIndex(), StubEncoder(), SMALL, write_log=lambda line: None)
+    index = MemoryIndex()
+    index.upsert([IndexedPassage(f"hub{i}", "a hub", metadata={"i": i}) for i in range(5)], np.ones((5, 16)))
+    made = create_app(index, StubEncoder(), SMALL, write_log=lambda line: None)
     with get_client(made):  # starts it; it stops with the test
         until(lambda: made.state.service.unready is None)
     return made
@@ -42,6 +53,8 @@ OPERATIONS = [
     ("PUT", "/passages"),
     ("POST", "/passages/compact"),
     ("POST", "/passages/delete"),
+    ("GET", "/quarantine"),
+    ("POST", "/quarantine/release"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/{id}"),
     ("GET", "/info"),
@@ -82,7 +95,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
     max_leaves=8,
 )
-MODELS = (SearchRequest, EmbeddingsRequest, PutRequest, PassageToPut, DeleteRequest)
+MODELS = (SearchRequest, EmbeddingsRequest, PutRequest, PassageToPut, DeleteRequest, ReleaseRequest)
 FIELDS = st.sampled_from(sorted({name for model in MODELS for name in model.model_fields}))
 OBJECTS = st.dictionaries(FIELDS, JSON | st.lists(st.dictionaries(FIELDS, JSON, max_size=4), max_size=3), max_size=6)
 
@@ -91,7 +104,9 @@ OBJECTS = st.dictionaries(FIELDS, JSON | st.lists(st.dictionaries(FIELDS, JSON, 
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
 )
 @hypothesis.given(
-    path=st.sampled_from(["/search", "/v1/embeddings", "/passages", "/passages/delete", "/info", "/x"]),
+    path=st.sampled_from(
+        ["/search", "/v1/embeddings", "/passages", "/passages/delete", "/quarantine/release", "/info", "/x"]
+    ),
     content=st.binary(max_size=200) | OBJECTS.map(lambda value: json.dumps(value).encode()) | JSON.map(json.dumps),
     headers=st.dictionaries(
         st.sampled_from(["X-Request-ID", "Authorization", "Accept", "Content-Type", "Content-Length", "Expect"]),
