@@ -1,4 +1,4 @@
-"""A small part of configs/study_hardening.py, for about an hour on two cores: FGM at two radii, one seed, 30 updates.
+"""A small part of configs/study_hardening.py, for about an hour on two cores: FGM at two radii, one seed, 30 updates of 16 pairs.
 
 uv run scripts/study.py --config configs/study_hardening_quick.py --output_dir runs/hardening-quick
 """
@@ -18,15 +18,15 @@ def get_study() -> Study:
         full,
         base=dataclasses.replace(
             full.base,
-            train=dataclasses.replace(full.base.train, steps=30, warmup_steps=5),
+            train=dataclasses.replace(full.base.train, steps=30, batch_size=16, warmup_steps=5),
             checkpoint_every_steps=15,
-            log_every_steps=5,
         ),
         arms={name: dataclasses.replace(arm, seeds=arm.seeds[:1]) for name, arm in chosen.items()},
+        max_length=64,
         attacks={
             section: dataclasses.replace(
                 attacks,
-                questions=30,
+                questions=24,
                 languages=("en", "de", "es"),
                 options=dataclasses.replace(attacks.options, rho=(0.03, 0.1, 0.3), steps=10),
             )
