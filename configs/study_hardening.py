@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from jaxretr.attack.options import AttackOptions
 from jaxretr.config import EvaluationConfig, HardeningConfig
 from jaxretr.configs import study_mini
-from jaxretr.study.design import Arm, Attacks, Collection, Study
+from jaxretr.study.design import Arm, Attacks, Collection, Section, Study
 
-SECTIONS = ("clean", "cross")
+SECTIONS: tuple[Section, ...] = ("clean", "cross")
 RHO = (0.003, 0.01, 0.03, 0.1)
 WEIGHTS = (1.0, 0.25)
 SIDES = ("queries", "both")

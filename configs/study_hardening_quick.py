@@ -1,6 +1,8 @@
-"""A small part of configs/study_hardening.py, for about an hour on two cores: FGM at two radii, one seed, 30 updates of 16 pairs.
+"""A small part of configs/study_hardening.py, for about an hour on two cores:
 
-uv run scripts/study.py --config configs/study_hardening_quick.py --output_dir runs/hardening-quick
+    uv run scripts/study.py --config configs/study_hardening_quick.py --output_dir runs/hardening-quick
+
+FGM at two radii, one seed, 30 updates of 16 pairs. Such short trainings show the direction of effects, not their size.
 """
 
 import dataclasses

@@ -136,6 +136,17 @@ class Study:
         baseline, arm, *_ = self.arms
         return baseline, arm
 
+    @property
+    def unhardened(self) -> str:
+        """The arm that hardened arms are compared with: the last arm of `contrast` that is not hardened."""
+        baseline, arm = self.contrast
+        return baseline if self.compares_hardening else arm
+
+    @property
+    def compares_hardening(self) -> bool:
+        """Whether the study compares ways of hardening, and not kinds of batches."""
+        return bool(self.arms[self.contrast[1]].hardening.method)
+
     def runs(self) -> Iterator[Run]:
         """Yield every run, first seeds first, so that an interrupted study covers the arms in order of importance."""
         most = max(len(arm.seeds) for arm in self.arms.values())
