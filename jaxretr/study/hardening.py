@@ -50,7 +50,7 @@ def results(analysis: Analysis, where: str) -> Iterator[str]:
     )
     yield f"### Differences from {study.unhardened}"
     yield wrapped(
-        f"The first row holds the values of {study.unhardened}. The other rows hold differences with 95 % intervals, "
+        "Arms without hardening have their values. Hardened arms have differences with 95 % intervals, "
         f"in bold if p < .05 after Holm's correction over all {sum(map(len, tested.values()))} differences. Tests are "
         "over questions; an arm with one seed has no variance between trainings."
     )
@@ -118,12 +118,12 @@ def strength(hardening: HardeningConfig) -> float:
 
 
 def _tested(analysis: Analysis, measures: tuple[Measure, ...]) -> dict[str, list[Contrast]]:
-    """Return the contrasts of every arm that has a value of each measure, corrected together."""
+    """Return the contrasts of every hardened arm that has a value of each measure, corrected together."""
     baseline = analysis.study.unhardened
     contrasts = {
         arm: [c for measure in measures if (c := analysis.contrast(arm, measure, baseline=baseline))]
         for arm in analysis.arms
-        if arm != baseline
+        if analysis.study.arms[arm].hardening.method
     }
     measured = {arm: of_arm for arm, of_arm in contrasts.items() if len(of_arm) == len(measures)}
     corrected = iter(family([contrast for of_arm in measured.values() for contrast in of_arm]))
@@ -132,9 +132,11 @@ def _tested(analysis: Analysis, measures: tuple[Measure, ...]) -> dict[str, list
 
 def _differences(analysis: Analysis, robustness: Measure, tested: dict[str, list[Contrast]]) -> str:
     measures = (*CLEAN, robustness)
-    baseline = analysis.study.unhardened
-    values = [analysis.values(baseline, measure) for measure in measures]
-    rows = [[baseline, *(number(sum(v) / len(v), 3) if v else "–" for v in values)]]
+    rows = []
+    for arm in analysis.arms:
+        if not analysis.study.arms[arm].hardening.method:
+            values = [analysis.values(arm, measure) for measure in measures]
+            rows.append([arm, *(number(sum(v) / len(v), 3) if v else "–" for v in values)])
     for arm, (robust, *clean) in tested.items():
         cells = (with_interval(c) for c in (*clean, robust))
         marked = (f"**{cell}**" if c.significant else cell for c, cell in zip((*clean, robust), cells, strict=True))
