@@ -108,7 +108,7 @@ def strength(hardening: HardeningConfig) -> float:
     """Return the value that orders the strengths of one method."""
     match hardening.method:
         case "translations":
-            return hardening.translations
+            return float(hardening.translations)
         case "typos":
             return hardening.weight
         case "freelb":
