@@ -192,6 +192,7 @@ class HardeningConfig:
       rho: radius of the ball around each text's word embeddings, relative to the mean norm of a word embedding.
       norm: what the radius bounds: "token_l2" (the change of each token), "linf" (each entry of it) or "frobenius" (the
         changes of all tokens as one vector).
+      sides: texts whose word embeddings fgm, pgd, freelb and vat perturb: "both" (queries and passages) or "queries".
       steps: gradient steps of pgd and freelb, power iterations of vat.
       weight: weight of the adversarial term (fgm, pgd) or of the regularization term (vat, typos).
       edits: typos per query.
@@ -201,6 +202,7 @@ class HardeningConfig:
     method: str = ""
     rho: float = 0.1
     norm: str = "token_l2"
+    sides: str = "both"
     steps: int = 3
     weight: float = 1.0
     edits: int = 1
@@ -212,6 +214,7 @@ class HardeningConfig:
         _check(0 < self.rho < math.inf, "hardening.rho", self.rho, "a positive number")
         norms = ("token_l2", "linf", "frobenius")
         _check(self.norm in norms, "hardening.norm", self.norm, "token_l2, linf or frobenius")
+        _check(self.sides in ("both", "queries"), "hardening.sides", self.sides, "both or queries")
         _check(0 < self.weight < math.inf, "hardening.weight", self.weight, "a positive number")
         for name in ("steps", "edits", "translations"):
             _check(getattr(self, name) >= 1, f"hardening.{name}", getattr(self, name), "at least 1")

@@ -44,7 +44,17 @@ from jaxretr.tokenization import Tokenization
 from jaxretr.tracking import Tracker, console, say
 from jaxretr.train.checkpoint import Checkpoints
 from jaxretr.train.early_stopping import EarlyStopping
-from jaxretr.train.hardening import Budget, Hardening, fgm, freelb, pgd, self_teaching, vat, worst_translations
+from jaxretr.train.hardening import (
+    Budget,
+    Hardening,
+    Sides,
+    fgm,
+    freelb,
+    pgd,
+    self_teaching,
+    vat,
+    worst_translations,
+)
 from jaxretr.train.loop import Schedule, fit
 from jaxretr.train.loss import loss_by_name
 from jaxretr.train.optimizer import adamw, learning_rate_schedule
@@ -265,7 +275,7 @@ def load_encoder(config: Config) -> Encoder:
 
 def _hardening(config: Config, special_ids: tuple[int, ...]) -> Hardening | None:
     hardening = config.hardening
-    budget = Budget(hardening.rho, cast(Norm, hardening.norm), special_ids)
+    budget = Budget(hardening.rho, cast(Norm, hardening.norm), special_ids, cast(Sides, hardening.sides))
     methods: dict[str, Hardening | None] = {
         "": None,
         "fgm": partial(fgm, budget=budget, weight=hardening.weight),

@@ -95,6 +95,10 @@ def test_hardened_recipes_differ_in_hardening(method: str) -> None:
             lambda: HardeningConfig(norm="l2"),
             "hardening.norm='l2' is not allowed; expected token_l2, linf or",
         ),
+        (
+            lambda: HardeningConfig(sides="passages"),
+            "hardening.sides='passages' is not allowed; expected both or queries",
+        ),
         (lambda: HardeningConfig(weight=float("inf")), "hardening.weight=inf"),
         (lambda: HardeningConfig(steps=0), "hardening.steps=0"),
         (lambda: HardeningConfig(edits=0), "hardening.edits=0"),

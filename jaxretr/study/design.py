@@ -55,11 +55,13 @@ class Collection:
       name: name of the data set.
       data_dir: directory of its published files; "" if it is downloaded.
       candidates: kind of passages to retrieve; "" if the data set has only one kind.
+      split: split of the queries; "" for the default of the data set.
     """
 
     name: str
     data_dir: str = ""
     candidates: str = ""
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Study:
     Attributes:
       base: training config that all arms share; its `evaluation` is the validation that selects learning rates.
       arms: name -> recipe. The first arm is the baseline, the second the arm in question.
-      rates: learning rates that each arm with `rate_of=""` tries with its first seed.
+      rates: learning rates that each arm with `rate_of=""` tries with its first seed; a single rate is used untried.
       collection: the collection that is searched in several languages.
       further: further collections, evaluated clean in every setting that they allow. Tests use the first collection.
       max_length: tokens of a text in evaluation; longer texts are truncated.
@@ -133,6 +135,17 @@ class Study:
         """The baseline and the arm in question."""
         baseline, arm, *_ = self.arms
         return baseline, arm
+
+    @property
+    def unhardened(self) -> str:
+        """The arm that hardened arms are compared with: the last arm of `contrast` that is not hardened."""
+        baseline, arm = self.contrast
+        return baseline if self.compares_hardening else arm
+
+    @property
+    def compares_hardening(self) -> bool:
+        """Whether the study compares ways of hardening, and not kinds of batches."""
+        return bool(self.arms[self.contrast[1]].hardening.method)
 
     def runs(self) -> Iterator[Run]:
         """Yield every run, first seeds first, so that an interrupted study covers the arms in order of importance."""

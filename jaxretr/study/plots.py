@@ -1,12 +1,13 @@
 """Figures of a study, in the style of `jaxretr.eval.plots`: no figure relies on hue alone."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxretr.attack.report.plots import Line, curves
+from jaxretr.attack.report.plots import Line, curves, looks
 from jaxretr.eval.plots import PALETTE, ROW, STYLE
 from jaxretr.study.analysis import Contrast
 
@@ -80,4 +81,61 @@ def over_alpha(values: Mapping[float, Mapping[str, float]]) -> Figure:
         axes.set_xticks(list(values), [f"{alpha:g}" for alpha in values])
         axes.set_xlabel("α: share of monolingual batches")
         axes.set_title("mAP, clean")
+    return figure
+
+
+class Mark(NamedTuple):
+    """A mark of `trade_off`: robustness, clean quality in each panel, and a number that orders the strengths."""
+
+    robustness: float
+    quality: tuple[float, ...]
+    strength: float
+
+
+def trade_off(
+    lines: Mapping[str, Sequence[Mark]],
+    references: Mapping[str, Mark],
+    panels: Sequence[str],
+    x_title: str,
+) -> Figure:
+    """Draw clean quality over robustness: a panel for each measure of quality, a line for each method.
+
+    Args:
+      lines: "method" or "method, sides" -> marks; equal methods share color and marker, hollow for queries alone.
+      references: marks without a line; dashed lines go through the first.
+      panels: titles of the measures of quality.
+      x_title: title of the measure of robustness.
+    """
+    methods = list(dict.fromkeys(name.partition(",")[0] for name in lines))
+    look_of = dict(zip(methods, looks(len(methods)), strict=True))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.5 * len(panels) + 0.4, 3.1), layout="constrained")
+        for panel, (axes, title) in enumerate(
+            zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True)
+        ):
+            axes.spines[:].set_visible(False)
+            axes.tick_params(length=0)
+            axes.grid(color=PALETTE["rule"], linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.set_title(title)
+            for name, marks in lines.items():
+                look = look_of[name.partition(",")[0]]
+                ordered = sorted(marks)
+                x, y = [mark.robustness for mark in ordered], [mark.quality[panel] for mark in ordered]
+                axes.plot(x, y, **look | {"marker": ""}, linewidth=1.1, alpha=0.7)
+                ranks = {strength: rank for rank, strength in enumerate(sorted({mark.strength for mark in marks}))}
+                sizes = [18 + 22 * ranks[mark.strength] for mark in ordered]
+                fill = PALETTE["paper"] if name.endswith(", queries") else look["color"]
+                axes.scatter(
+                    x, y, sizes, facecolor=fill, edgecolor=look["color"], marker=look["marker"], label=name, zorder=3
+                )
+            for number, (name, mark) in enumerate(references.items()):
+                at = mark.robustness, mark.quality[panel]
+                axes.scatter(*at, 60, color=PALETTE["ink"], marker="*" if number == 0 else "x", label=name, zorder=4)
+                if number == 0:
+                    axes.axvline(at[0], color=PALETTE["muted"], linewidth=0.8, linestyle=(0, (3, 2)))
+                    axes.axhline(at[1], color=PALETTE["muted"], linewidth=0.8, linestyle=(0, (3, 2)))
+        figure.supxlabel(x_title, size=9, color=PALETTE["muted"])
+        handles, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper left", ncols=4, frameon=False, fontsize=8, handletextpad=0.2)
     return figure

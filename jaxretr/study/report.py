@@ -3,7 +3,8 @@
 Input: records. Output: figures and the generated blocks of a Markdown page.
 
 The page (question, protocol) is written by hand, except for the blocks between `<!-- answer -->`, `<!-- results -->`
-and their end marks. To write up another study, start from a copy of docs/study.md.
+and their end marks. To write up another study, start from a copy of docs/study.md. A study that compares ways of
+hardening has a page of its own (`jaxretr.study.hardening`).
 """
 
 import os
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 
 from jaxretr.eval.plots import png
 from jaxretr.files import replaced_file
-from jaxretr.study import plots, tables
+from jaxretr.study import hardening, plots, tables
 from jaxretr.study.analysis import CLEAN, PRIMARY, SECONDARY, Analysis, Measure, family
 from jaxretr.study.design import Study
 from jaxretr.study.records import load_all
@@ -39,14 +40,20 @@ def write_page(study: Study, directory: Path) -> Path:
         )
     analysis = Analysis(records, study)
     page = directory.with_name(f"{directory.name}.md")
-    text = (page if page.exists() else TEMPLATE).read_text("utf-8")
-    blocks = {"answer": answer(analysis), "results": "\n\n".join(results(analysis, directory, page.parent))}
+    if study.compares_hardening:
+        text = page.read_text("utf-8") if page.exists() else hardening.TEMPLATE
+        blocks = {"results": "\n\n".join(hardening.results(analysis, _link(directory, page.parent)))}
+        drawn = hardening.figures(analysis)
+    else:
+        text = (page if page.exists() else TEMPLATE).read_text("utf-8")
+        blocks = {"answer": answer(analysis), "results": "\n\n".join(results(analysis, directory, page.parent))}
+        drawn = figures(analysis)
     for name, content in blocks.items():
         block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not block.search(text):
             raise ValueError(f"{page} has no block <!-- {name} --> … <!-- /{name} -->; add the block")
         text = block.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)  # type: ignore[misc]
-    for name, figure in figures(analysis):
+    for name, figure in drawn:
         with replaced_file(directory / f"{name}.png") as partial:
             partial.write_bytes(png(figure))
     with replaced_file(page) as partial:
@@ -99,7 +106,7 @@ def answer(analysis: Analysis) -> str:
 
 def results(analysis: Analysis, directory: Path, base: Path) -> Iterator[str]:
     """Yield the parts of the results block."""
-    where = Path(os.path.relpath(directory, base)).as_posix()
+    where = _link(directory, base)
     baseline, arm_in_question = analysis.study.contrast
     yield wrapped(
         f"From {len(analysis.records)} records in `{where}/results`; `uv run scripts/study.py --record "
@@ -135,6 +142,10 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
         yield "differences", plots.differences(primary, [one for one in analysis.secondary if one.measure.is_share])
     if len(by_alpha := _by_alpha(analysis)) > 2:
         yield "alpha", plots.over_alpha(by_alpha)
+
+
+def _link(directory: Path, base: Path) -> str:
+    return Path(os.path.relpath(directory, base)).as_posix()
 
 
 def _success(analysis: Analysis, arm: str) -> dict[float, list[float]]:

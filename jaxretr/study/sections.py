@@ -68,6 +68,7 @@ class Files:
             directory if collection.data_dir or directory.exists() else None,
             cache_dir=self.cache,
             candidates=collection.candidates or None,
+            split=collection.split or None,
             **drawn,
         )
 

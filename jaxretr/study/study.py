@@ -6,12 +6,14 @@ an interrupted study. Several processes may each run some of the arms.
 """
 
 import dataclasses
+import datetime
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from jaxretr.run import load_encoder
-from jaxretr.study.design import BM25, Run, Study
+from jaxretr.study.design import BM25, Run, Section, Study
 from jaxretr.study.provenance import Provenance
 from jaxretr.study.records import RunRecord, SectionRecord
 from jaxretr.study.sections import Files, RememberingEncoder, measure, measure_lexical
@@ -47,14 +49,25 @@ def run_study(
     for kind, names, known in (("arms", arms, study.arms), ("sections", sections, measured)):
         if unknown := sorted(set(names) - set(known)):
             raise ValueError(f"unknown {kind} {unknown}; the study has {', '.join(known)}")
-    todo = [run for run in study.runs() if not arms or run.arm in arms]
-    for number, run in enumerate(todo, 1):
+
+    def missing_of(run: Run, record: RunRecord) -> list[Section]:
+        return [s for s in study.sections_of(run) if (not sections or s in sections) and s not in record.sections]
+
+    todo = [
+        run
+        for run in study.runs()
+        if (not arms or run.arm in arms) and missing_of(run, _record_so_far(study, run, records))
+    ]
+    started = time.perf_counter()
+    for number, run in enumerate(todo):
         record = _record_so_far(study, run, records)
-        missing = [s for s in study.sections_of(run) if (not sections or s in sections) and s not in record.sections]
-        if not missing:
+        missing = missing_of(run, record)
+        if not missing:  # measured by another process in the meantime
             continue
         record.check_model()
-        say(f"run {number} of {len(todo)}: {run.name}")
+        seconds = (time.perf_counter() - started) / number * (len(todo) - number) if number else None
+        left = f", about {datetime.timedelta(seconds=round(seconds))} left" if seconds else ""
+        say(f"run {number + 1} of {len(todo)}: {run.name}{left}")
         files = Files(collections, Path(study.base.data.data_dir), output_dir / "sections" / run.name)
         if run.arm == BM25:
             fingerprint = load_encoder(study.base).fingerprint

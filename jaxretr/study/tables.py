@@ -96,7 +96,7 @@ def matched(analysis: Analysis) -> Iterator[str]:
 
 def hardening(analysis: Analysis) -> Iterator[str]:
     """Yield a comparison of each hardened arm with the arm that has the same batches."""
-    baseline = analysis.study.contrast[1]
+    baseline = analysis.study.unhardened
     tested = [
         analysis.contrast(arm, measure, baseline=baseline)
         for arm in analysis.trained

@@ -30,11 +30,15 @@ MATCHED_BY = "multi/nDCG@10"
 def chosen_rate(study: Study, arm: str, directory: Path) -> tuple[float, dict[str, float]]:
     """Return the learning rate of an arm, and the criterion of each rate that was tried; train missing models.
 
+    A single rate is not tried: it is returned without a criterion.
+
     Args:
       study: the study, with the rates to try.
       arm: name of the arm.
       directory: directory of all trainings.
     """
+    if len(study.rates) == 1:
+        return study.rates[0], {}
     rate_arm = study.arms[arm].rate_of or arm
     first = Run(rate_arm, study.arms[rate_arm].seeds[0])
     tried = {rate: criterion(_train(study, first, rate, directory)) for rate in study.rates}

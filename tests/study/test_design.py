@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxretr.config import HardeningConfig
 from jaxretr.study.design import Arm, Run, Study
 from tests.study import made
 
@@ -41,6 +42,28 @@ def test_shipped_designs(name: str, tmp_path: Path) -> None:
     once = {"checks", "poison"}  # under seed 0, as docs/study.md says
     assert {run.seed for run in study.runs() if once & set(study.sections_of(run))} == {0}
     assert study.collection.name == "xquad-r" and "xquad" not in study.base.evaluation.dataset
+
+
+@pytest.mark.parametrize(("name", "trained"), [("study_hardening", 61), ("study_hardening_quick", 9)])
+def test_shipped_designs_of_hardening(name: str, trained: int, tmp_path: Path) -> None:
+    """Equal updates on equal batches from one encoder, measured on validation pages only."""
+    study: Study = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_study"]()
+    assert study.compares_hardening and study.unhardened == study.contrast[0] == "hybrid"
+    configs = {run.arm: study.config(run, 1e-4, tmp_path) for run in study.runs() if study.arms[run.arm].seeds}
+    assert len(configs) == trained
+    assert len({str(config.hardening) for config in configs.values()}) == trained
+    assert {arm for arm, config in configs.items() if not config.hardening.method} == {"hybrid"}
+    plain = {str(dataclasses.replace(c, hardening=HardeningConfig(), output_dir="", seed=0)) for c in configs.values()}
+    assert len(plain) == 1
+    assert (study.collection.name, study.collection.split) == ("libreoffice_help", "validation")
+    assert not study.further and study.base.evaluation.dataset == "none" and len(study.rates) == 1
+    for arm in study.arms.values():
+        assert set(arm.all_sections) == {"clean", *study.attacks}
+
+
+def test_kinds_of_batches_are_not_hardening(tmp_path: Path) -> None:
+    study = made.study(tmp_path)
+    assert not study.compares_hardening and study.unhardened == "hybrid"
 
 
 def test_first_seeds_come_first(tmp_path: Path) -> None:

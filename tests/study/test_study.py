@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -67,6 +68,7 @@ def test_from_nothing_to_the_page_and_on(
         real_run_path(str(SCRIPT), run_name="__main__")
 
     call("--arms", "hybrid", "--sections", "clean")
+    assert re.search(r"run 2 of 2: hybrid-1, about \d:\d\d:\d\d left", capsys.readouterr().out)
     results = tmp_path / "out" / "record" / "results"
     assert sorted(path.name for path in results.iterdir()) == ["hybrid-0.json", "hybrid-1.json"]
     assert set(load_all(results)["hybrid-0"].sections) == {"clean"}

@@ -24,6 +24,7 @@ from tests.train.test_step import BATCH, batch, shares
 SPECIAL = (0, 1, 2, 5)
 OBJECTIVE = Objective(functions(TINY), 0.05, True)
 BUDGET = Budget(0.3, "token_l2", SPECIAL)
+QUERIES = Budget(0.3, "token_l2", SPECIAL, "queries")
 PARAMS = jax.tree.map(lambda leaf: leaf * 5, init_params(TINY, jax.random.key(0)))  # away from the linear regime
 
 METHODS: dict[str, Hardening] = {
@@ -33,6 +34,10 @@ METHODS: dict[str, Hardening] = {
     "vat": partial(vat, budget=BUDGET, steps=1, weight=0.7),
     "typos": partial(self_teaching, weight=0.7),
     "translations": worst_translations,
+    "fgm of queries": partial(fgm, budget=QUERIES, weight=0.7),
+    "pgd of queries": partial(pgd, budget=QUERIES, steps=2, weight=0.7),
+    "freelb of queries": partial(freelb, budget=QUERIES, steps=3),
+    "vat of queries": partial(vat, budget=QUERIES, steps=1, weight=0.7),
 }
 
 
@@ -87,7 +92,8 @@ def test_eight_devices_equal_one(name: str) -> None:
     assert_close(eight_grads, one_grads, atol=1e-4)
 
 
-def test_fgm_by_hand() -> None:
+@pytest.mark.parametrize("budget", [BUDGET, QUERIES], ids=lambda budget: budget.sides)
+def test_fgm_by_hand(budget: Budget) -> None:
     """All of it written out for one device, with the radius of each side."""
     data = batch(3)
     encoder = OBJECTIVE.encoder
@@ -116,9 +122,11 @@ def test_fgm_by_hand() -> None:
         for g, mask, epsilon in zip(gradient, free, radius, strict=True):
             g = np.asarray(g) * mask[:, :, None]
             delta.append(epsilon * g / np.maximum(np.linalg.norm(g, axis=2, keepdims=True), 1e-30))
+        if budget.sides == "queries":
+            delta[1] = zero[1]
         clean, adversarial = loss(PARAMS, *zero), loss(PARAMS, *delta)
         expected = jax.tree.map(lambda a, b: np.asarray(a + 0.7 * b), grads, jax.grad(loss)(PARAMS, *delta))
-    found, found_grads = run(METHODS["fgm"], data)
+    found, found_grads = run(partial(fgm, budget=budget, weight=0.7), data)
     assert adversarial > clean + 0.1  # the adversary has something to do
     assert found.clean_loss == pytest.approx(float(clean), rel=1e-4)
     assert found.adversarial_loss == pytest.approx(float(adversarial), rel=1e-4)
@@ -150,6 +158,25 @@ def test_perturbations_stay_in_their_balls_and_off_padding_and_special_tokens(no
             if number < 2:  # every text draws for itself
                 assert len(np.unique(delta[side][free])) > 0.99 * delta[side][free].size
         assert np.asarray(size(jnp.asarray(perturbations[2][side]), norm)).max() == pytest.approx(radius, rel=1e-4)
+
+
+def test_with_queries_alone_no_passage_moves() -> None:
+    data = extended(2)
+
+    def found(params, data, key):
+        words = OBJECTIVE.word_embeddings(params, data)
+        both, queries = (Space.of(words, data, budget) for budget in (BUDGET, QUERIES))
+        points = [
+            (space.draw(words, key), space.draw_entries(words, key), space.ascend(space.zero(words), words, 1.0))
+            for space in (both, queries)
+        ]
+        return queries.epsilon[1], *points
+
+    radius, both, queries = one_device(found, PARAMS, data, jax.random.key(2))
+    assert (radius == 0).all()
+    for of_both, of_queries in zip(both, queries, strict=True):
+        np.testing.assert_array_equal(of_queries.queries, of_both.queries)
+        assert (of_queries.passages == 0).all() and np.abs(of_both.passages).max() > 0
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def curves(
         _frame(axes)
         axes.set_xscale("log")
         axes.minorticks_off()
-        for (_, line), look in zip(lines.items(), _looks(len(lines)), strict=True):
+        for (_, line), look in zip(lines.items(), looks(len(lines)), strict=True):
             x, y = list(line.budgets), list(line.values)
             if line.low is not None and line.high is not None:
                 axes.fill_between(
@@ -145,7 +145,7 @@ def roc_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence
     columns = min(4, len(panels))
     rows = math.ceil(len(panels) / columns)
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
-    looks = dict(zip(names, _looks(len(names)), strict=True))
+    look_of = dict(zip(names, looks(len(names)), strict=True))
     with matplotlib.rc_context(STYLE):
         width = max(3.0, _PANEL * columns + 0.6)
         figure = Figure(figsize=(width, _PANEL * rows + 0.55 + 0.2 * len(names)), layout="constrained")
@@ -161,7 +161,7 @@ def roc_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence
             axes.axvline(rate, color=PALETTE["muted"], linewidth=0.8, linestyle=(0, (3, 2)))
             for name, (false, true) in panel.items():
                 x = np.maximum(false, _LOWEST_RATE)
-                look = looks[name] | {"marker": ""}
+                look = look_of[name] | {"marker": ""}
                 axes.step(x, true, where="post", **look, linewidth=1.6, label=name)
             axes.set_xlim(_LOWEST_RATE, 1)
             axes.set_ylim(0, 1.02)
@@ -170,12 +170,13 @@ def roc_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence
             axes.set_title(language, color=PALETTE["ink"])
         figure.supxlabel("clean texts refused", size=9, color=PALETTE["muted"])
         figure.supylabel("adversarial texts refused", size=9, color=PALETTE["muted"])
-        handles = [matplotlib.lines.Line2D([], [], **looks[name] | {"marker": ""}, linewidth=1.6) for name in names]
+        handles = [matplotlib.lines.Line2D([], [], **look_of[name] | {"marker": ""}, linewidth=1.6) for name in names]
         figure.legend(handles, names, loc="outside upper left", ncols=1, frameon=False, handlelength=3, fontsize=8)
     return figure
 
 
-def _looks(count: int) -> list[dict[str, Any]]:
+def looks(count: int) -> list[dict[str, Any]]:
+    """Return color, dashes and marker for each of `count` lines."""
     return [_LINES[i % len(_LINES)] for i in range(count)]
 
 
@@ -203,7 +204,7 @@ def _readable(ticks: Sequence[float], first: Sequence[str]) -> tuple[list[float]
 def _name_ends(axes: Axes, lines: Mapping[str, Line]) -> None:
     """Write the name and marker of each line right of its end, spaced apart, with a thin line to the end."""
     ends = [line.values[-1] for line in lines.values()]
-    for (name, line), at, look in zip(lines.items(), spread(ends, 0.075), _looks(len(lines)), strict=True):
+    for (name, line), at, look in zip(lines.items(), spread(ends, 0.075), looks(len(lines)), strict=True):
         axes.text(1.075, at, name, va="center", transform=axes.transAxes)
         axes.plot([1.05], [at], **look | {"linestyle": ""}, markersize=4.5, clip_on=False, transform=axes.transAxes)
         thread = ConnectionPatch(

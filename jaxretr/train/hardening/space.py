@@ -5,7 +5,7 @@ inside its text's ball (`jaxretr.perturb.balls`). Padding and special tokens nev
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ from jaxretr.perturb.balls import Norm
 from jaxretr.train.objective import WordEmbeddings, passage_texts
 from jaxretr.types import TokenBatch
 
+Sides = Literal["both", "queries"]
+"""The texts of a batch that an adversary may move."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -29,11 +32,13 @@ class Budget:
         its word embeddings, because the radius grows too.
       norm: norm of the ball.
       special_ids: tokens that never move.
+      sides: texts that may move; with "queries", passages stay clean.
     """
 
     rho: float
     norm: Norm
     special_ids: tuple[int, ...]
+    sides: Sides = "both"
 
 
 class Space(NamedTuple):
@@ -53,14 +58,16 @@ class Space(NamedTuple):
     def of(cls, words: WordEmbeddings, batch: PairBatch, budget: Budget) -> "Space":
         """Measure the clean word embeddings of all devices; no gradient flows into the radii."""
 
-        def side(tokens: TokenBatch, clean: Array) -> tuple[Array, Array]:
+        def side(tokens: TokenBatch, clean: Array, moves: bool = True) -> tuple[Array, Array]:
             attackable = balls.attackable(tokens.ids, tokens.mask, budget.special_ids)
+            if not moves:
+                attackable = jnp.zeros_like(attackable)
             return attackable, jnp.full(len(attackable), budget.rho) * _mean_row_norm(
                 jax.lax.stop_gradient(clean), attackable
             )
 
         queries, query_epsilon = side(batch.queries, words.queries)
-        passages, passage_epsilon = side(passage_texts(batch), words.passages)
+        passages, passage_epsilon = side(passage_texts(batch), words.passages, budget.sides == "both")
         return cls((queries, passages), (query_epsilon, passage_epsilon), budget.norm)
 
     def zero(self, words: WordEmbeddings) -> WordEmbeddings:
