@@ -70,7 +70,7 @@ def test_it_prints_clean_and_attacked_measures_and_leaves_everything(
 def test_a_surrogate(call, tiny_root: Path, tmp_path: Path) -> None:
     results = call(attack="homoglyphs", texts="4", edits="2", surrogate=tiny_root / "model")
     assert results.system == f"{tiny_root.name} → {tiny_root.name}"
-    assert {"homoglyphs@1 AP", "homoglyphs@2 AP"} <= results.settings["multi"].measures.keys()
+    assert {"homoglyphs@1 AP", "homoglyphs@2 robust_success@10"} <= results.settings["multi"].measures.keys()
     assert (tmp_path / "out" / "surrogate" / "trials" / "homoglyphs@2.npz").exists()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Float64, Int
 
 from jaxretr.eval.settings import Task
 from jaxretr.files import AnyPath, local_copy, replaced_file
@@ -60,7 +60,7 @@ class AttackResult:
     notes: dict[str, float] = field(default_factory=dict)
     passages: Int[np.ndarray, " queries"] | None = field(default=None, repr=False)
     goal: Goal | Literal[""] = ""
-    sizes: Float[np.ndarray, " queries"] | None = field(default=None, repr=False)
+    sizes: Float64[np.ndarray, " queries"] | None = field(default=None, repr=False)
     prompts: tuple[Prompt, ...] = field(default=(), repr=False)
     carried: bool = False
 

@@ -106,7 +106,7 @@ def test_the_attacked_model_meets_the_surrogates_inputs(tmp_path: Path) -> None:
     record = Record.load(tmp_path)
     for task, own in zip(results.settings["multi"].tasks, clean.settings["multi"].tasks, strict=True):
         np.testing.assert_array_equal(task.per_query["AP"], own.per_query["AP"])
-    for label in ("pgd@1", "homoglyphs@1"):
+    for label in ("pgd@0.1", "homoglyphs@1"):
         assert results.settings["multi"].measures[f"{label} AP"] > clean.settings["multi"].measures[f"{label} AP"], (
             label
         )

@@ -140,7 +140,7 @@ def _attack(victim, task, attack, objective, context, fixed, rho, scale, seed) -
         description=f"{attack.algorithm.name}@{rho:g} {task.query_language}",
     )
     directions = fixed[-1].shape[1] if attack.algorithm.uses_directions else 0
-    sizes = np.where(perturbed.loss > 0, perturbed.sizes / scale.row_norm, np.inf)
+    sizes = np.where(perturbed.loss > 0, perturbed.sizes.astype(np.float64) / scale.row_norm, np.inf)
     return AttackResult(
         task,
         perturbed.embeddings,
