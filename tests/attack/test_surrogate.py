@@ -100,16 +100,15 @@ def test_from_a_model_to_itself_is_the_attack_itself(tmp_path: Path) -> None:
 
 
 def test_the_attacked_model_meets_the_surrogates_inputs(tmp_path: Path) -> None:
-    options = AttackOptions(attacks=("pgd", "homoglyphs"), rho=(0.1, 1.0), steps=3, texts=6)
+    options = AttackOptions(attacks=("pgd", "homoglyphs"), rho=(0.1, 1.0), steps=10, texts=6)
     results = run(tmp_path, other(), encoder(), options, collection())
     clean = run(tmp_path / "own", other(), None, options, collection())
     record = Record.load(tmp_path)
     for task, own in zip(results.settings["multi"].tasks, clean.settings["multi"].tasks, strict=True):
         np.testing.assert_array_equal(task.per_query["AP"], own.per_query["AP"])
-    for label in ("pgd@0.1", "homoglyphs@1"):
-        assert results.settings["multi"].measures[f"{label} AP"] > clean.settings["multi"].measures[f"{label} AP"], (
-            label
-        )
+    moved, white_box = results.settings["multi"].measures, clean.settings["multi"].measures
+    assert moved["homoglyphs@1 AP"] > white_box["homoglyphs@1 AP"]
+    assert moved["pgd@0.1 robust_success@10"] > white_box["pgd@0.1 robust_success@10"]
     scales = [measure_attack_scale(one, options).row_norm for one in (victim(), attacked())]
     assert record.row_norm == pytest.approx(scales[1]) and scales[1] > 1.5 * scales[0]
     for trial in record.trials:
