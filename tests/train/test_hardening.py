@@ -166,11 +166,10 @@ def test_with_queries_alone_no_passage_moves() -> None:
     def found(params, data, key):
         words = OBJECTIVE.word_embeddings(params, data)
         both, queries = (Space.of(words, data, budget) for budget in (BUDGET, QUERIES))
-        points = [
+        return [
             (space.draw(words, key), space.draw_entries(words, key), space.ascend(space.zero(words), words, 1.0))
             for space in (both, queries)
         ]
-        return points
 
     both, queries = one_device(found, PARAMS, data, jax.random.key(2))
     for of_both, of_queries in zip(both, queries, strict=True):
