@@ -4,6 +4,7 @@ Input: clean word embeddings, the special tokens, a relative radius and a norm. 
 inside its text's ball (`jaxretr.perturb.balls`). Padding and special tokens never move.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -47,28 +48,29 @@ class Space(NamedTuple):
     Attributes:
       attackable: positions that may move, per side.
       epsilon: radius of each text's ball, in the units of the word embeddings.
+      moves: whether the texts of the side move at all, per side.
       norm: norm of the ball.
     """
 
     attackable: tuple[Bool[Array, "queries query_length"], Bool[Array, "passages passage_length"]]
     epsilon: tuple[Float32[Array, " queries"], Float32[Array, " passages"]]
+    moves: tuple[bool, bool]
     norm: Norm
 
     @classmethod
     def of(cls, words: WordEmbeddings, batch: PairBatch, budget: Budget) -> "Space":
         """Measure the clean word embeddings of all devices; no gradient flows into the radii."""
 
-        def side(tokens: TokenBatch, clean: Array, moves: bool = True) -> tuple[Array, Array]:
+        def side(tokens: TokenBatch, clean: Array) -> tuple[Array, Array]:
             attackable = balls.attackable(tokens.ids, tokens.mask, budget.special_ids)
-            if not moves:
-                attackable = jnp.zeros_like(attackable)
             return attackable, jnp.full(len(attackable), budget.rho) * _mean_row_norm(
                 jax.lax.stop_gradient(clean), attackable
             )
 
         queries, query_epsilon = side(batch.queries, words.queries)
-        passages, passage_epsilon = side(passage_texts(batch), words.passages, budget.sides == "both")
-        return cls((queries, passages), (query_epsilon, passage_epsilon), budget.norm)
+        passages, passage_epsilon = side(passage_texts(batch), words.passages)
+        moves = (True, budget.sides == "both")
+        return cls((queries, passages), (query_epsilon, passage_epsilon), moves, budget.norm)
 
     def zero(self, words: WordEmbeddings) -> WordEmbeddings:
         """Return the zero perturbation."""
@@ -80,7 +82,7 @@ class Space(NamedTuple):
         def side(clean: Array, attackable: Array, epsilon: Array, keys: Array) -> Array:
             return balls.random_start(keys, attackable, clean.shape[2], epsilon, self.norm)
 
-        return WordEmbeddings(*map(side, words, self.attackable, self.epsilon, self.keys(key)))
+        return self._each_side(side, words, self.attackable, self.epsilon, self.keys(key))
 
     def draw_entries(self, words: WordEmbeddings, key: Key[Array, ""]) -> WordEmbeddings:
         """Draw FreeLB's start: every entry is uniform in ± radius / sqrt(n), where the norm covers n entries.
@@ -97,7 +99,7 @@ class Space(NamedTuple):
             entries = jnp.float32(1 if self.norm == "linf" else shape[1]) * tokens
             return jnp.where(attackable[:, :, None], uniform * (epsilon / jnp.sqrt(entries))[:, None, None], 0)
 
-        return WordEmbeddings(*map(side, words, self.attackable, self.epsilon, self.keys(key)))
+        return self._each_side(side, words, self.attackable, self.epsilon, self.keys(key))
 
     def keys(self, key: Key[Array, ""]) -> tuple[Key[Array, " queries"], Key[Array, " passages"]]:
         """Return one key per text, by its position in the global batch."""
@@ -114,12 +116,11 @@ class Space(NamedTuple):
 
     def steepest(self, gradient: WordEmbeddings) -> WordEmbeddings:
         """Return the direction, of length 1 in the norm, of steepest ascent; zero for texts that cannot move."""
-        return WordEmbeddings(
-            *(
-                balls.steepest(jnp.where(attackable[:, :, None], side, 0), self.norm)
-                for side, attackable in zip(gradient, self.attackable, strict=True)
-            )
-        )
+
+        def side(gradient: Array, attackable: Array) -> Array:
+            return balls.steepest(jnp.where(attackable[:, :, None], gradient, 0), self.norm)
+
+        return self._each_side(side, gradient, self.attackable)
 
     def ascend(self, delta: WordEmbeddings, gradient: WordEmbeddings, size: float) -> WordEmbeddings:
         """Take one step along the steepest direction, `size` radii long, and project onto the ball."""
@@ -127,7 +128,21 @@ class Space(NamedTuple):
         def side(delta: Array, direction: Array, epsilon: Array) -> Array:
             return balls.project(delta + size * epsilon[:, None, None] * direction, epsilon, self.norm)
 
-        return WordEmbeddings(*map(side, delta, self.steepest(gradient), self.epsilon))
+        return self._each_side(side, delta, self.steepest(gradient), self.epsilon)
+
+    def _each_side(
+        self, side: Callable[..., Array], words: WordEmbeddings, *others: tuple[Array, Array]
+    ) -> WordEmbeddings:
+        """Apply `side` to each side of the arguments; a side that does not move is 0.
+
+        These zeros are built without operations, because XLA would evaluate operations on constants when it compiles.
+        """
+        return WordEmbeddings(
+            *(
+                side(*arguments) if moves else jnp.zeros_like(arguments[0])
+                for moves, *arguments in zip(self.moves, words, *others, strict=True)
+            )
+        )
 
 
 def moved(words: WordEmbeddings, delta: WordEmbeddings) -> WordEmbeddings:
