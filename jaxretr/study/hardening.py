@@ -87,6 +87,8 @@ def robustness_measure(analysis: Analysis) -> Measure:
 
 def verdict(tested: dict[str, list[Contrast]]) -> str:
     """Return which arms gain robustness significantly and certainly lose less than `LOSS` of every clean mAP."""
+    if not tested:
+        return "No hardened arm is measured completely yet."
     kept = [
         arm
         for arm, (robust, *clean) in tested.items()

@@ -59,6 +59,7 @@ def test_a_certain_loss_of_clean_quality_is_not_recommended(tmp_path: Path) -> N
     assert robustness.name == "multi/pgd robust_success@10_area"
     robust, clean = (analysis.contrast("queries", robustness), analysis.contrast("both", robustness))
     assert robust and clean
+    assert "No hardened arm is measured" in hardening.verdict({})
     assert "clean mAP: none." in hardening.verdict({"queries": [robust, clean]})
     assert "clean mAP: queries." in hardening.verdict({"queries": [robust, robust]})
 
