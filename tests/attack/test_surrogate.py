@@ -81,6 +81,7 @@ def run(
     )
 
 
+@pytest.mark.slow
 def test_from_a_model_to_itself_is_the_attack_itself(tmp_path: Path) -> None:
     plain, moved = run(tmp_path / "plain", encoder(), None), run(tmp_path / "moved", encoder(), encoder())
     for one, same in zip(plain.settings["multi"].tasks, moved.settings["multi"].tasks, strict=True):

@@ -334,6 +334,7 @@ for number in range(100_000):
 """
 
 
+@pytest.mark.slow
 def test_the_quarantine_survives_kill_9(directory: Path) -> None:
     for moment in (5, 41, 60):  # in the middle of a compaction too
         with subprocess.Popen(

@@ -40,7 +40,7 @@ def test_power_iteration_finds_the_top_eigenvector_of_the_divergence() -> None:
         return (Scores(jnp.sin(delta.queries[0, 1:3].reshape(1, 6) + 0.3) @ mixing, own),)
 
     free = jnp.asarray([[False, True, True]])
-    space = Space((free, jnp.zeros((1, 1), bool)), (jnp.ones(1), jnp.ones(1)), "frobenius")
+    space = Space((free, jnp.zeros((1, 1), bool)), (jnp.ones(1), jnp.ones(1)), (True, False), "frobenius")
     start = WordEmbeddings(jnp.asarray(rng.normal(size=(1, 3, 3)), jnp.float32), jnp.zeros((1, 1, 3)))
     found = sensitive_direction(scores, space, start, 60)
 
