@@ -116,7 +116,9 @@ def transfer(victim: Victim, result: AttackResult, *, layer: Layer, scaling: flo
 
 
 def transfer_poisoning(victim: Victim, queries: PoisonedQueries, poisoning: Poisoning) -> Poisoning:
-    """Return a poisoning of the surrogate's corpus with the hits of its strings in the attacked model's corpus.
+    """Measure the poisoned passages of the surrogate on the attacked model.
+
+    Return `poisoning` with its strings embedded by the attacked model, and with the held-out queries that they hit.
 
     Args:
       victim: the attacked model.

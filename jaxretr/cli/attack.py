@@ -89,7 +89,12 @@ def attack_flags() -> argparse.ArgumentParser:
     add("--layer", default="word", help="layer that gradient attacks perturb: word or post_ln (default: %(default)s)")
     add("--loss", default="margin", help="loss of gradient attacks on queries (default: %(default)s)")
     add("--steps", type=int, default=30, help="steps of gradient attacks (default: %(default)s)")
-    add("--restarts", type=int, default=1, help="random starts of gradient attacks (default: %(default)s)")
+    add(
+        "--restarts",
+        type=int,
+        default=1,
+        help="runs of a gradient attack from different starting points (default: %(default)s)",
+    )
     add(
         "--counting",
         default="passages",

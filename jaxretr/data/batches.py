@@ -127,8 +127,8 @@ class PairReader:
       fixed_length: pad to the maximum length instead of a bucket length. Several processes need this: they must agree
         on the shape, but each process sees only its own rows.
       typos: makes the queries with typos; None for none.
-      packed_pairs: number of pairs whose texts are packed together; 0 disables packing. Queries with typos and
-        translations cannot be packed.
+      packed_pairs: number of pairs whose texts are packed together; 0 disables packing. Neither translations nor
+        queries with typos can be packed.
       packed_rows: number of rows for every group of `packed_pairs` pairs. If the texts do not fit, the longest texts
         lose their last tokens. 0 uses the number of rows that the texts need.
     """

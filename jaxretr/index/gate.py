@@ -3,9 +3,9 @@
 Sentinel queries are real queries of the user. A passage answers a sentinel if it scores at least as high as the
 sentinel's `TOP`-th best passage of the index. The score of a passage is the number of sentinels that it answers, plus a
 tie-break below 1 that increases with its mean similarity to the sentinels (`hubness.hub_scores`). A passage is
-quarantined if its score exceeds the threshold of its language. The threshold is set so that a given share of the
-index's own passages in this language, the false-positive rate, exceeds it. A passage that answers at most one sentinel
-is never quarantined.
+quarantined if its score exceeds the threshold of its language. The threshold is the lowest score that at most a
+given share of the index's own passages in this language exceed. This share is the false-positive rate. A passage that
+answers at most one sentinel is never quarantined.
 
 The own passages are the passages of the index when `calibrate` is called. Later updates change neither the thresholds
 nor the `TOP`-th scores. So the verdict on a passage depends only on its vector and its language.
@@ -28,7 +28,7 @@ from jaxretr.retrieval.hubness import hub_scores, kth_scores, threshold
 from jaxretr.tracking import say
 
 TOP = 10
-"""A passage answers a sentinel if it is at least as good as this best own passage, counted from 1."""
+"""A passage answers a sentinel if it scores at least as high as the own passage at this rank, counted from 1."""
 FALSE_POSITIVE_RATE = 0.01
 """Default share of a language's own passages that are quarantined."""
 HOW_TO_ADD = "add a gate with `jaxretr quarantine --index DIR --sentinels FILE`, which encodes only the queries"

@@ -198,7 +198,8 @@ def _answer(
 ) -> tuple[RowHits, bool]:
     """Return the best candidates, and whether the answer is settled.
 
-    The answer is settled if no passage outside the candidates can score higher.
+    The answer is settled if no passage outside the candidates can belong to it. For a part with a ScaNN searcher, this
+    assumes that the searcher missed none of the best `depth` rows.
     """
     rows, scores, keys, languages = [], [], [], []
     unseen = np.float32(-np.inf)  # upper bound on the score of passages that are not candidates
@@ -209,7 +210,7 @@ def _answer(
         if not len(part_rows):
             continue
         exact = pair_scores(query, part.take(part_rows))
-        if len(part_rows) >= depth:  # every other passage of the part scores less than the `depth`-th candidate
+        if len(part_rows) >= depth:  # the other allowed rows score less than the `depth`-th candidate
             below = np.nextafter(np.partition(exact, -depth)[-depth], np.float32(-np.inf))
             unseen = max(unseen, below - penalty.min())
         rows.append(part.start + part_rows)

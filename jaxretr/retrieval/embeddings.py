@@ -2,7 +2,7 @@
 
 A directory holds shards, `00000-<digest>.npy` and so on, and `embeddings.json`, which describes them and is written
 last. A digest covers a shard's texts and the fingerprint of the encoder. So a killed run resumes with the missing
-shards, and earlier embeddings stay complete until the new embeddings are.
+shards, and the earlier embeddings stay readable until the new embeddings are complete.
 """
 
 import hashlib
@@ -122,8 +122,8 @@ def embed(
 ) -> Embeddings:
     """Embed texts into a directory. Shards that an earlier run finished with equal texts and fingerprint are kept.
 
-    If several processes call this, each embeds its share of the shards into the directory, which they must share; then
-    `encode` must not wait for the other processes. All processes return when all are done.
+    If several processes call `embed`, each process embeds its share of the shards. All processes need access to the
+    directory, and `encode` must not wait for other processes. All processes return when all are done.
 
     Args:
       texts: at least one text; read one shard at a time, so they need not be in memory.

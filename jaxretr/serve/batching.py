@@ -46,9 +46,9 @@ class Batcher:
     While the device is busy, requests wait; when it becomes free, the waiting requests form the next batch. The device
     does not wait for more requests, with one exception. Clients often send their next request right after a
     response. So after a batch, the device waits at most `max_wait_ms` for these requests. The wait ends early if the
-    next batch is full, or if as many requests wait as were in the last batch and in the queues at its end. Passages are
-    encoded if no query waits, or after `MAX_QUERY_BATCHES_AHEAD` query batches have overtaken them. A canceled request
-    leaves the queue.
+    next batch is full. It also ends if enough requests are queued: the number in the last batch plus the number that
+    were queued when this batch ended. Passages are encoded if no query is queued, if two searches run or wait, or after
+    `MAX_QUERY_BATCHES_AHEAD` query batches have overtaken the passages. A canceled request leaves the queue.
 
     At most `max_queue` texts of each kind wait. A request is queued one batch at a time, but all its texts count from
     the start.

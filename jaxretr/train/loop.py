@@ -74,7 +74,7 @@ def fit(
       state: replicated; is donated.
       step: `train.step.make_step` under `parallel.pmap`.
       batches: this process's rows of the batches, starting at number `state.step`.
-      key: the run's dropout key.
+      key: the run's random key, for dropout and hardening.
       schedule: when to log, save and evaluate.
       checkpoints: where states are saved.
       tracker: where figures are logged.
@@ -102,7 +102,8 @@ def fit(
         GracefulShutdown() as interruption,
         StepProgress("training", total=schedule.steps, completed=first) as progress,
     ):
-        if schedule.evaluates_after(first):  # a checkpoint is written before its state is evaluated
+        # A checkpoint is written before its state is evaluated, so a resumed run may lack this evaluation: repeat it.
+        if schedule.evaluates_after(first):
             evaluate_now(first)
         window = _Window()
         for number in range(first + 1, schedule.steps + 1):

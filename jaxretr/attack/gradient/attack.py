@@ -37,7 +37,7 @@ class GradientAttack:
       norm: norm of the ball, see `jaxretr.perturb.balls`.
       layer: layer of the perturbed token vectors, see `jaxretr.attack.gradient.objective`.
       steps: steps per restart; number of draws for `RANDOM`; `FGM` and `BLACK_BOX` ignore this value.
-      restarts: number of random starting points in the ball.
+      restarts: number of runs, or of random starting points; see the algorithm.
     """
 
     algorithm: Algorithm = PGD

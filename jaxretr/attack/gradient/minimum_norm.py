@@ -85,7 +85,10 @@ def core(
     steps: int = 30,
     restarts: int = 1,
 ) -> BestPerturbation:
-    """Return the smallest result of `fmn` from zero and `restarts` random points, and of `pgd` within a smaller ball.
+    """Return the smallest losing perturbation of several searches.
+
+    The searches are `fmn` from zero, `fmn` from `restarts` random points, and one ascent as in `pgd`. The ascent starts
+    from the smallest result of `fmn`, projected onto a ball of 97 % of its size, and stays in this ball.
 
     Costs (restarts + 1) * (3 steps + 1) + 3 ceil(steps / 3) + 10: 222 by default.
     """

@@ -1,7 +1,7 @@
 """The union of gradient attacks: per query, the smallest budget at which any member loses it.
 
-Input: the trials of the members, run. Output: trials of the union, one per budget. A robustness figure is worth what
-its strongest attack is worth; the union is the strongest attack that its members form.
+Input: the trials of the members, run. Output: trials of the union, one per budget. A robustness figure is only as
+reliable as the strongest attack behind it. The union is at least as strong as each of its members.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ from jaxretr.attack.victim import TOP, Victim, margin
 
 UNION = "union"
 MEMBERS = ("core", "pgd", "apgd", "apgd_rank", "targeted", "from_language", "black_box")
-"""Attacks of the union: minimum norm, ascents on two losses, two more starting points, and one without a gradient."""
+"""Attacks of the union: a minimum-norm search, ascents on two losses, ascents toward single distractors, an ascent
+from a move toward another language, and a search without gradients."""
 
 
 def union_trials(
@@ -31,8 +32,8 @@ def union_trials(
 
     Returns:
       One trial per budget. `sizes` of its results is the smallest budget at which a member loses the query. The facts
-      of the trial at the reference budget say per member how many queries with a clean success it loses
-      (`lost_by_{name}`), and how many no other member loses (`only_by_{name}`).
+      of the trial at the reference budget count queries that have a clean success: for each member, the queries that
+      the member loses (`lost_by_{name}`), and the queries that only this member loses (`only_by_{name}`).
     """
     counted = [trial for trial in trials if trial.attack in MEMBERS and trial.unit == "rho"]
     results: list[AttackResult] = []

@@ -32,7 +32,9 @@ _SHARPENING = 30.0  # first temperature over last temperature
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The success of the best vectors, as stored in `attacks.json`. Number n counts from 1 passage per language.
+    """The success of the best vectors, as stored in `attacks.json`.
+
+    Index 0 of the axis `number` holds the success with 1 vector per language, index 1 with 2 vectors, and so on.
 
     Attributes:
       k: ranks that a vector must reach.
@@ -80,7 +82,7 @@ class BestVectors:
 
     @property
     def hits(self) -> dict[tuple[str, str], Bool[np.ndarray, " queries"]]:
-        """(language optimized on, language tested on) -> which held-out queries the largest number of vectors hits."""
+        """(language optimized on, language tested on) -> which held-out queries are hit if all vectors are added."""
         return {(x, y): side.hits(self.vectors[x][-1]) for x in self.languages for y, side in self.queries.test.items()}
 
     @property
