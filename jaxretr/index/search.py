@@ -210,7 +210,7 @@ def _answer(
         if not len(part_rows):
             continue
         exact = pair_scores(query, part.take(part_rows))
-        if len(part_rows) >= depth:  # the other allowed rows score less than the `depth`-th candidate
+        if len(part_rows) >= depth:  # if the searcher is right, the other allowed rows score less than this candidate
             below = np.nextafter(np.partition(exact, -depth)[-depth], np.float32(-np.inf))
             unseen = max(unseen, below - penalty.min())
         rows.append(part.start + part_rows)

@@ -68,7 +68,7 @@ def pgd(
 
     The first run starts at zero, the other `restarts - 1` runs start at random points of the ball. Madry et al.
     (arXiv 1706.06083) start at random and take steps of one length. In hundreds of dimensions, a random point is at the
-    edge of the ball in a useless direction. Costs restarts * (3 steps + 1) + 1.
+    edge of the ball in a useless direction; docs/robustness.md has figures of both. Costs restarts * (3 steps + 1) + 1.
     """
     space = PerturbationSpace(objective, context, embeds, attackable, epsilon, norm)
 
