@@ -139,6 +139,9 @@ def test_the_union_loses_what_any_member_loses(call, tmp_path: Path) -> None:
     (reference,) = (trial for trial in record.trials if trial.label == "union@0.1")
     assert {name for name in reference.facts if name.startswith("lost_by_")} == {f"lost_by_{name}" for name in MEMBERS}
     assert "lost by core" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    english = call(attack="union", languages="en", steps="1", output_dir=tmp_path / "english").settings["mono"]
+    assert "union smallest_budget" in english.measures
+    assert not [name for name in english.measures if name.startswith("from_language")]
 
 
 def test_the_ceiling_and_a_text_with_a_trigger(call, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,7 @@ from jaxretr.perturb.text import (
     without_diacritics,
     wrong_diacritics,
 )
+from jaxretr.tracking import say
 
 if TYPE_CHECKING:
     from jaxretr.attack.options import AttackOptions
@@ -115,6 +116,11 @@ def _gradient_trials(
         options = dataclasses.replace(options, loss=loss or "margin")
     if scale is None:
         raise AssertionError("a gradient attack has no scale")
+    if attack.algorithm.uses_directions and name not in options.attacks:
+        languages = {query.language for query in victim.collection.queries}
+        if len(languages) == 1:  # a member of the union, not asked for by name
+            say(f"the union leaves {name} out: all queries are in {languages.pop()}")
+            return
     for rho in options.budgets(name):
         epsilon = rho * scale.row_norm
         trial = Trial(

@@ -58,13 +58,13 @@ def attack_queries(
     corpus = victim.corpus(task)
     fixed: tuple[np.ndarray, ...] = (corpus[candidates.passages], candidates.relevant, candidates.irrelevant)
     if attack.algorithm.uses_directions:
-        directions = language_directions(victim, task.query_language, attack.layer)
+        directions = token_directions(victim, task.query_language, attack.layer)
         fixed += (np.broadcast_to(directions, (len(task.queries), *directions.shape)),)
     objective = QueryObjective(SplitEncoder(victim.encoder.functions, attack.layer), loss)
     return _attack(victim, task, attack, objective, _target, fixed, rho, scale, seed)
 
 
-def language_directions(victim: Victim, language: str, layer: Layer) -> Float32[np.ndarray, "directions hidden"]:
+def token_directions(victim: Victim, language: str, layer: Layer) -> Float32[np.ndarray, "directions hidden"]:
     """Return the mean token vector of the queries in each other language, minus that of the queries in `language`.
 
     Raises:

@@ -13,7 +13,7 @@ from jaxretr.attack.gradient.black_box import BLACK_BOX, RANDOM
 from jaxretr.attack.gradient.losses import Margin
 from jaxretr.attack.gradient.passages import PROMOTED_FROM, attack_passages, attacked_passages
 from jaxretr.attack.gradient.pgd import FGM, PGD
-from jaxretr.attack.gradient.queries import attack_language_bias, attack_queries, language_directions
+from jaxretr.attack.gradient.queries import attack_language_bias, attack_queries, token_directions
 from jaxretr.attack.gradient.space import Algorithm
 from jaxretr.attack.gradient.targeted import FROM_LANGUAGE, TARGETED
 from jaxretr.attack.victim import Victim, margin, relevant_passages
@@ -90,7 +90,7 @@ def test_without_a_budget_the_queries_are_the_clean_ones() -> None:
 
 
 def test_directions_lead_from_the_mean_token_of_one_language_to_those_of_the_others() -> None:
-    found = language_directions(victim(), "en", "word")
+    found = token_directions(victim(), "en", "word")
     table = np.asarray(encoder().params["embeddings"]["word"]["embedding"])
     means = {}
     for language in sorted({query.language for query in collection().queries}):
@@ -102,7 +102,7 @@ def test_directions_lead_from_the_mean_token_of_one_language_to_those_of_the_oth
         collection(), queries=tuple(query for query in collection().queries if query.language == "en")
     )
     with pytest.raises(ValueError, match="all queries are in en; the attack from_language needs questions in several"):
-        language_directions(dataclasses.replace(victim(), collection=english), "en", "word")
+        token_directions(dataclasses.replace(victim(), collection=english), "en", "word")
 
 
 @pytest.mark.parametrize("algorithm", [TARGETED, FROM_LANGUAGE, BLACK_BOX])
