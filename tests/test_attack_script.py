@@ -130,7 +130,7 @@ def test_one_minimum_norm_search_gives_success_at_every_budget(call, tmp_path: P
 
 @pytest.mark.slow
 def test_the_union_loses_what_any_member_loses(call, tmp_path: Path) -> None:
-    found = call(attack="union").settings["multi"]
+    found = call(attack="union", languages="en,de", steps="1").settings["multi"]
     for task in found.tasks:
         union = task.per_query["union@0.1 robust_success@10"]
         members = [task.per_query[f"{name}@0.1 robust_success@10"] for name in MEMBERS]

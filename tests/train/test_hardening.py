@@ -35,8 +35,6 @@ METHODS: dict[str, Hardening] = {
     "typos": partial(self_teaching, weight=0.7),
     "translations": worst_translations,
     "fgm of queries": partial(fgm, budget=QUERIES, weight=0.7),
-    "pgd of queries": partial(pgd, budget=QUERIES, steps=2, weight=0.7),
-    "freelb of queries": partial(freelb, budget=QUERIES, steps=3),
     "vat of queries": partial(vat, budget=QUERIES, steps=1, weight=0.7),
 }
 
