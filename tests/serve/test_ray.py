@@ -170,7 +170,8 @@ def deployed(root: Path) -> Iterator[Deployed]:
         ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
         address = ray.get_runtime_context().gcs_address
         command = [Path(sys.executable).parent / "serve", "run", "--address", address, root / "serve.yaml"]
-        running = subprocess.Popen(command)
+        # A shell ignores SIGINT in its background jobs, and so would `serve run`, which stops on SIGINT.
+        running = subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         try:
             with (
                 httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
