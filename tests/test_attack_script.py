@@ -95,6 +95,7 @@ def test_the_suite_with_text_language_and_poison(call, tmp_path: Path) -> None:
     assert {one.filter for one in record.detections} >= {"norm", "hubness@10", "nearest clean text"}
 
 
+@pytest.mark.slow
 def test_distinct_answers_and_a_mixed_pool(call, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     by_answers = call(attack="fgm", rho="0.1", counting="answers", output_dir=tmp_path / "answers")
     measures = by_answers.settings["multi"].measures
@@ -144,6 +145,7 @@ def test_the_union_loses_what_any_member_loses(call, tmp_path: Path) -> None:
     assert not [name for name in english.measures if name.startswith("from_language")]
 
 
+@pytest.mark.slow
 def test_the_ceiling_and_a_text_with_a_trigger(call, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "text.txt"
     text.write_text("en0 en1\n", encoding="utf-8")

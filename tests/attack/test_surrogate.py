@@ -100,6 +100,7 @@ def test_from_a_model_to_itself_is_the_attack_itself(tmp_path: Path) -> None:
         run(tmp_path / "moved", encoder(), other())
 
 
+@pytest.mark.slow
 def test_the_attacked_model_meets_the_surrogates_inputs(tmp_path: Path) -> None:
     options = AttackOptions(attacks=("pgd", "homoglyphs"), rho=(0.1, 1.0), steps=10, texts=6)
     results = run(tmp_path, other(), encoder(), options, collection())

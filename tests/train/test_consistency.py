@@ -71,6 +71,7 @@ def test_clean_queries_as_typos_teach_nothing() -> None:
     assert_close(grads, clean, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_self_teaching_does_not_flow_into_the_teacher() -> None:
     """Against the gradient with teacher scores computed once, as numbers."""
     data = extended(2)

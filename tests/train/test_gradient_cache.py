@@ -48,6 +48,7 @@ def test_without_dropout_it_is_the_gradient_of_the_whole_batch(columns: int, chu
     assert_equal(our_grads, their_grads)
 
 
+@pytest.mark.slow
 def test_with_dropout_it_is_the_gradient_of_the_chunks_encoded_together() -> None:
     objective = Objective(functions(TINY, dropout_rate=0.3), 0.05, False)
     key, size = jax.random.key(5), 4

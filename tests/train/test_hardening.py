@@ -192,6 +192,7 @@ def test_without_room_to_move_it_is_the_clean_gradient(name: str, terms: float) 
     assert_close(grads, jax.tree.map(lambda leaf: terms * leaf, clean), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_freelb_averages_over_the_points_of_the_walk_and_starts_at_random() -> None:
     """Two steps written out."""
     data = extended(1)

@@ -10,6 +10,7 @@ from tests.tiny import TINY
 from tests.train.test_hardening import BATCH, OBJECTIVE, PARAMS, assert_close, extended, one_device
 
 
+@pytest.mark.slow
 def test_the_pair_with_the_largest_loss_is_trained_on() -> None:
     """Each pair on offer is put into the planned batch in turn, and its loss read off the scores in float64."""
     data = extended(2)

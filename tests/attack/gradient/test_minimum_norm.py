@@ -110,6 +110,7 @@ def test_a_query_that_is_lost_clean_has_size_zero() -> None:
     assert np.all(found.loss > 0)
 
 
+@pytest.mark.slow
 def test_core_loses_what_pgd_loses_at_every_budget() -> None:
     task = victim().tasks[0]
     scale = measure_scale(encoder(), encoder().query_tokenization([q.text for q in victim().queries_of(task)]), "word")
