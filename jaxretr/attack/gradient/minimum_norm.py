@@ -1,31 +1,21 @@
 """Minimum-norm attacks: the smallest perturbation that loses a query.
 
-Arguments are the same as in `jaxretr.attack.gradient.pgd`, except that `epsilon` is the largest radius that counts. The
-objective must be positive exactly if the query is lost, as `Margin` is. The result of a query is the smallest losing
-perturbation that was found. A query without one keeps the zero perturbation, and its loss is not positive.
+Input: a `PerturbationSpace`. Its radius is the largest that counts, and its objective must be positive exactly if the
+query is lost, as `Margin` is. Output: per query, the smallest losing perturbation that was found. A query without one
+keeps the zero perturbation, and its loss is not positive.
 
 One minimum-norm search replaces a ladder of attacks at fixed radii: the size of its result gives robust success at
 every radius.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32, Key
+from jaxtyping import Array, Float32, Key
 
 from jaxretr.attack.gradient.pgd import climb, cosine
-from jaxretr.attack.gradient.space import (
-    Algorithm,
-    BestPerturbation,
-    Epsilon,
-    Objective,
-    PerturbationSpace,
-    choose,
-    split_keys,
-)
-from jaxretr.perturb.balls import Norm
+from jaxretr.attack.gradient.space import Algorithm, BestPerturbation, PerturbationSpace, choose, split_keys
 
 _RADIUS_STEP = 0.2  # share by which the radius changes in the first step; it falls along the cosine
 _SHRUNK = 0.97  # `core` searches within this share of the smallest radius found
@@ -48,19 +38,7 @@ class _Walk(NamedTuple):
     size: Float32[Array, " queries"]
 
 
-@partial(jax.jit, static_argnames=("objective", "norm", "steps", "restarts"))
-def fmn(
-    objective: Objective,
-    context: Any,
-    embeds: Float32[Array, "queries length hidden"],
-    attackable: Bool[Array, "queries length"],
-    epsilon: Epsilon,
-    keys: Key[Array, " queries"],
-    *,
-    norm: Norm,
-    steps: int = 30,
-    restarts: int = 1,
-) -> BestPerturbation:
+def fmn(space: PerturbationSpace, keys: Key[Array, " queries"], steps: int, restarts: int) -> BestPerturbation:
     """Search for the smallest losing perturbation by steps within a radius that adapts.
 
     Fast minimum norm (Pintor et al. 2021, arXiv 2102.12827). Before a query is lost, the radius is the distance at
@@ -68,23 +46,10 @@ def fmn(
     not. The first run starts at zero; the others start at random points of the smallest losing ball. Here the step is a
     multiple of the radius, from 2 to 0 along a cosine, as in `pgd`. Costs restarts * (3 steps + 1) + 9.
     """
-    space = PerturbationSpace(objective, context, embeds, attackable, epsilon, norm)
     return _polished(space, *_restarted(space, keys, steps, restarts))
 
 
-@partial(jax.jit, static_argnames=("objective", "norm", "steps", "restarts"))
-def core(
-    objective: Objective,
-    context: Any,
-    embeds: Float32[Array, "queries length hidden"],
-    attackable: Bool[Array, "queries length"],
-    epsilon: Epsilon,
-    keys: Key[Array, " queries"],
-    *,
-    norm: Norm,
-    steps: int = 30,
-    restarts: int = 1,
-) -> BestPerturbation:
+def core(space: PerturbationSpace, keys: Key[Array, " queries"], steps: int, restarts: int) -> BestPerturbation:
     """Return the smallest losing perturbation of several searches.
 
     The searches are `fmn` from zero, `fmn` from `restarts` random points, and one ascent as in `pgd`. The ascent starts
@@ -92,10 +57,9 @@ def core(
 
     Costs (restarts + 1) * (3 steps + 1) + 3 ceil(steps / 3) + 10: 222 by default.
     """
-    space = PerturbationSpace(objective, context, embeds, attackable, epsilon, norm)
     best, size = _restarted(space, keys, steps, restarts + 1)
     smaller = space.within(_SHRUNK * jnp.minimum(size, space.epsilon))
-    start = choose(jnp.isfinite(size), smaller.project(best.delta), jnp.zeros_like(best.delta))
+    start = choose(jnp.isfinite(size), smaller.project(best.delta), space.zero)
     found = climb(smaller, start, smaller.nothing(), -(-steps // 3))
     return _polished(space, *_smaller(space, best, size, found))
 

@@ -1,8 +1,8 @@
 """Building blocks of gradient attacks: the objective over perturbations of a batch, and the best point found.
 
 Input: an objective, clean embeddings, radii and a norm. Output: values, gradients, steps that stay in the ball, and the
-`BestPerturbation`. An attack combines these blocks into an `Algorithm`. `jaxretr.attack.gradient.pgd` describes the
-arguments.
+`BestPerturbation`. A gradient attack is a search that combines these blocks, and an `Algorithm` that names the search
+and counts its cost.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,19 @@ Epsilon = Float[Array, " queries"] | Float[Array, ""] | float
 """One radius for all queries, or one per query."""
 
 
+Search = Callable[["PerturbationSpace", Key[Array, " queries"], int, int], "BestPerturbation"]
+"""(space, one random key per query, steps, restarts) -> the best perturbation."""
+
+
 @dataclass(frozen=True)
 class Algorithm:
     """A search for the best perturbation, and its cost.
 
+        best = PGD(objective, context, embeds, attackable, epsilon, keys, norm="token_l2", steps=20, restarts=2)
+
     Attributes:
       name: name of the attack, as users spell it.
-      search: (objective, context, embeds, attackable, epsilon, keys, *, norm, steps, restarts) -> `BestPerturbation`.
+      search: the search.
       gradients: (steps, restarts) -> gradients per query.
       values: (steps, restarts) -> evaluations per query of the objective alone, without its gradient.
       minimal: the search returns the smallest perturbation that makes the objective positive, instead of the largest
@@ -38,11 +44,45 @@ class Algorithm:
     """
 
     name: str
-    search: Callable[..., "BestPerturbation"]
+    search: Search
     gradients: Callable[[int, int], int]
     values: Callable[[int, int], int]
     minimal: bool = False
     uses_directions: bool = False
+
+    @partial(jax.jit, static_argnames=("self", "objective", "norm", "steps", "restarts"))
+    def __call__(
+        self,
+        objective: Objective,
+        context: Any,
+        embeds: Float32[Array, "queries length hidden"],
+        attackable: Bool[Array, "queries length"],
+        epsilon: Epsilon,
+        keys: Key[Array, " queries"],
+        *,
+        norm: Norm,
+        steps: int = 30,
+        restarts: int = 1,
+    ) -> "BestPerturbation":
+        """Run the search; one compiled function of a batch of queries.
+
+        Radii, embeddings and everything in `context` may change without a new compilation.
+
+        Args:
+          objective: (context, embeds) -> one value per query, to be maximized; hashable, such as `QueryObjective`. The
+            value of a query may depend on its own embeddings only.
+          context: a pytree of everything else that the objective needs, such as `Target`.
+          embeds: clean embeddings.
+          attackable: the positions that may change; at other positions the perturbation is exactly zero.
+          epsilon: radius, a scalar or one per query. At 0 the perturbation is exactly zero. For a minimum-norm search,
+            the largest radius that counts.
+          keys: one random key per query. The result of a query does not depend on its batch.
+          norm: norm of the ball, see `jaxretr.perturb.balls`.
+          steps: steps of each run; some searches ignore this value.
+          restarts: number of runs from different starting points; some searches ignore this value.
+        """
+        space = PerturbationSpace(objective, context, embeds, attackable, epsilon, norm)
+        return self.search(space, keys, steps, restarts)
 
 
 class BestPerturbation(NamedTuple):
@@ -87,11 +127,12 @@ class PerturbationSpace:
         norm: Norm,
     ) -> None:
         self.epsilon = jnp.broadcast_to(jnp.asarray(epsilon, jnp.float32), len(embeds))
-        self._objective, self._context, self._embeds = objective, context, embeds
-        self._attackable, self._norm = attackable, norm
+        self.objective, self.context, self.embeds = objective, context, embeds
+        self.attackable, self.zero = attackable, jnp.zeros_like(embeds)
+        self._norm = norm
 
     def value(self, delta: Float32[Array, "queries length hidden"]) -> Float32[Array, " queries"]:
-        return self._objective(self._context, self._embeds + delta)
+        return self.objective(self.context, self.embeds + delta)
 
     def ascend(
         self, delta: Float32[Array, "queries length hidden"]
@@ -103,7 +144,7 @@ class PerturbationSpace:
             return values.sum(), values  # the sum's gradient holds the gradient of each query
 
         gradient, values = jax.grad(total, has_aux=True)(delta)
-        gradient = jnp.where(self._attackable[:, :, None], gradient, 0)
+        gradient = jnp.where(self.attackable[:, :, None], gradient, 0)
         return values, gradient, jnp.all(gradient == 0, axis=(1, 2)).astype(jnp.int32)
 
     def step(
@@ -132,22 +173,24 @@ class PerturbationSpace:
 
     def within(self, radius: Float32[Array, " queries"]) -> "PerturbationSpace":
         """Return the same space with balls of another radius."""
-        return PerturbationSpace(self._objective, self._context, self._embeds, self._attackable, radius, self._norm)
+        return PerturbationSpace(self.objective, self.context, self.embeds, self.attackable, radius, self._norm)
+
+    def aimed(self, objective: Objective, context: Any) -> "PerturbationSpace":
+        """Return the same balls with another objective and its context."""
+        return PerturbationSpace(objective, context, self.embeds, self.attackable, self.epsilon, self._norm)
 
     def draw(self, keys: Key[Array, " queries"]) -> Float32[Array, "queries length hidden"]:
         """Draw a random point of each query's ball."""
-        return random_start(keys, self._attackable, self._embeds.shape[2], self.epsilon, self._norm)
+        return random_start(keys, self.attackable, self.embeds.shape[2], self.epsilon, self._norm)
 
     def nothing(self) -> BestPerturbation:
         """Return the zero perturbation with the objective -inf, which every point improves."""
-        queries = len(self._embeds)
-        lowest = jnp.full(queries, -jnp.inf, jnp.float32)
-        return BestPerturbation(jnp.zeros_like(self._embeds), lowest, jnp.zeros(queries, jnp.int32))
+        lowest = jnp.full(len(self.zero), -jnp.inf, jnp.float32)
+        return BestPerturbation(self.zero, lowest, jnp.zeros(len(self.zero), jnp.int32))
 
     def clean(self) -> BestPerturbation:
         """Return the zero perturbation, the first candidate for the best point."""
-        zero = jnp.zeros_like(self._embeds)
-        return BestPerturbation(zero, self.value(zero), jnp.zeros(len(zero), jnp.int32))
+        return BestPerturbation(self.zero, self.value(self.zero), jnp.zeros(len(self.zero), jnp.int32))
 
 
 def choose(

@@ -4,10 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxretr.attack.gradient import core, fmn, pooled_radii
+from jaxretr.attack.gradient import CORE, FMN, pooled_radii
 from jaxretr.attack.gradient.attack import GradientAttack, measure_scale
 from jaxretr.attack.gradient.losses import Margin
-from jaxretr.attack.gradient.minimum_norm import CORE, FMN
 from jaxretr.attack.gradient.pgd import PGD
 from jaxretr.attack.gradient.queries import attack_queries
 from jaxretr.attack.victim import margin
@@ -26,7 +25,7 @@ from tests.attack.gradient.models import (
 )
 from tests.attack.parallel_questions import encoder, victim
 
-SEARCHES = {"fmn": fmn, "core": core}
+SEARCHES = {"fmn": FMN, "core": CORE}
 
 
 def below_zero(context, embeds):
@@ -88,7 +87,7 @@ def test_no_result_is_below_the_pooled_radius() -> None:
     radii = pooled_radii(queries, passages, best[:, None])[:, 0]
     context = (jnp.asarray(passages), jnp.asarray(best))
     arguments = (jnp.asarray(queries[:, None]), jnp.ones((12, 1), bool), 3.0, keys(queries=12))
-    sizes = np.asarray(balls.size(core(pooled_margin, context, *arguments, norm="token_l2").delta, "token_l2"))
+    sizes = np.asarray(balls.size(CORE(pooled_margin, context, *arguments, norm="token_l2").delta, "token_l2"))
     assert np.all(sizes >= radii * (1 - 1e-4))
     assert np.sum(sizes <= radii * 1.01) >= 9  # the others end at a distractor that is not the nearest
 
@@ -105,7 +104,7 @@ def test_what_cannot_be_lost_within_the_largest_radius_keeps_the_zero_perturbati
 def test_a_query_that_is_lost_clean_has_size_zero() -> None:
     weights, embeds = normal(0, QUERIES, LENGTH, HIDDEN), normal(1, QUERIES, LENGTH, HIDDEN)
     context = (jnp.asarray(weights), jnp.asarray((weights * embeds).sum((1, 2)) - 1))
-    found = fmn(below_zero, context, jnp.asarray(embeds), jnp.asarray(some_attackable()), 1.0, keys(), norm="linf")
+    found = FMN(below_zero, context, jnp.asarray(embeds), jnp.asarray(some_attackable()), 1.0, keys(), norm="linf")
     np.testing.assert_array_equal(found.delta, 0)
     assert np.all(found.loss > 0)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jaxretr.attack.gradient import InfoNCE, Margin, QueryObjective, Target, fgm, pgd
+from jaxretr.attack.gradient import FGM, PGD, InfoNCE, Margin, QueryObjective, Target
 from jaxretr.attack.gradient.objective import (
     LanguageObjective,
     LanguageTarget,
@@ -65,8 +65,8 @@ def test_the_gradient_is_that_of_finite_differences_in_float64(batch) -> None:
 def test_without_a_budget_scores_are_the_clean_ones_bit_for_bit(batch) -> None:
     target, embeds, free, _ = batch
     for delta in (
-        fgm(OBJECTIVE, target, embeds, free, 0.0, norm="token_l2").delta,
-        pgd(OBJECTIVE, target, embeds, free, 0.0, keys(0, QUERIES), norm="token_l2", steps=3).delta,
+        FGM(OBJECTIVE, target, embeds, free, 0.0, keys(0, QUERIES), norm="token_l2").delta,
+        PGD(OBJECTIVE, target, embeds, free, 0.0, keys(0, QUERIES), norm="token_l2", steps=3).delta,
     ):
         np.testing.assert_array_equal(OBJECTIVE.scores(target, embeds + delta), OBJECTIVE.scores(target, embeds))
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from jaxretr.attack.gradient import pgd, pooled_radii
+from jaxretr.attack.gradient import PGD, pooled_radii
 from tests.attack.gradient.models import keys, normal, pooled_margin
 
 QUERIES, PASSAGES, DIM = 12, 60, 8
@@ -98,7 +98,7 @@ def test_pgd_on_the_pooled_vector_meets_it_within_one_percent(
     def margins(share: float) -> np.ndarray:
         epsilon = jnp.asarray(share * radii)
         return np.asarray(
-            pgd(
+            PGD(
                 pooled_margin, context, *arguments, epsilon, keys(0, QUERIES), norm="token_l2", steps=50, restarts=10
             ).loss
         )
