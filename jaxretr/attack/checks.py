@@ -30,8 +30,8 @@ from jaxretr.eval.settings import Task
 UNBOUNDED = 3.0
 """Budget at which every query must be lost."""
 CONVERGED = 0.01
-"""Share of the queries by which an attack may be behind another, or one query if that is more; and the share by which
-twice the steps may change the smallest budget."""
+"""Share of the queries by which an attack may be behind another, of each task and of all, or one query if that is more;
+and the share by which twice the steps may change the smallest budget."""
 _BUDGETS: tuple[float, ...] = (0.03, 0.1, 0.3, UNBOUNDED)
 _DRAWN = 2  # number of queries attacked with `DRAWS` random points; each point costs a forward pass
 DRAWS = 10_000
@@ -94,7 +94,6 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
             f"none of the first {queries} queries of any task has a relevant passage in its top {TOP}, so no query can "
             "be lost; check with more queries"
         )
-    slack = max(CONVERGED * total, 1)
 
     def outcome(
         name: str, attack: GradientAttack, budgets: tuple[float, ...] = _BUDGETS, on: Sequence[_Checked] = checked
@@ -123,16 +122,16 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
 
     def finds(stronger: _Outcome, weaker: _Outcome, budgets: tuple[float, ...] = _BUDGETS) -> Check:
         behind = [one.sum(axis=1) - other.sum(axis=1) for one, other in zip(weaker.lost, stronger.lost, strict=True)]
-        passed = np.sum(behind, axis=0).max() <= slack and np.max(behind) <= slack
+        allowed = [max(CONVERGED * one.clean_success.sum(), 1) for one in checked]
         languages = dict.fromkeys(
-            one.task.query_language for one, by in zip(checked, behind, strict=True) if by.max() > slack
+            one.task.query_language for one, by, limit in zip(checked, behind, allowed, strict=True) if by.max() > limit
         )
+        passed = np.sum(behind, axis=0).max() <= max(CONVERGED * total, 1) and not languages
         return Check(
             f"{stronger.name} finds what {weaker.name} finds",
             bool(passed),
             f"of {total} queries, lost at rho {_rhos(budgets)}: {_numbers(stronger.counts)} against "
-            f"{_numbers(weaker.counts)}"
-            + (f"; more than one query behind in {', '.join(languages)}" if languages else ""),
+            f"{_numbers(weaker.counts)}" + (f"; behind in {', '.join(languages)}" if languages else ""),
         )
 
     yield dataclasses.replace(finds(pgd, fgm), curves=curves)

@@ -30,13 +30,13 @@ lost, even if the search at a larger budget fails.
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Float64
 
 from jaxretr.attack.gradient.oracle import pooled_radii
-from jaxretr.attack.result import AttackResult, Trial
+from jaxretr.attack.rankings import ANSWER_SUCCESS, Rankings, attacked_rankings, clean_rankings
+from jaxretr.attack.result import Trial
 from jaxretr.attack.token.ceiling import BestVectors
 from jaxretr.attack.token.transfer import Poisoning
 from jaxretr.attack.victim import TOP, Victim, members_of, relevant_passages
@@ -45,33 +45,13 @@ from jaxretr.eval.evaluate import measure_bias, measure_tasks, task_result
 from jaxretr.eval.measures import parse
 from jaxretr.eval.results import Results, SettingResult, mean
 from jaxretr.eval.settings import Task
-from jaxretr.retrieval.exact import count_ahead, ranks, search
-from jaxretr.retrieval.scores import pair_scores, scores_at
 
 SUCCESS = f"robust_success@{TOP}"
-ANSWER_SUCCESS = f"answer_success@{TOP}"
 AREA = f"{SUCCESS}_area"
 SMALLEST = "smallest_budget"
-PROMOTED = f"promoted@{TOP}"
 RADIUS = "pooled_radius"
 WORST = "worst"
 POISONED = f"poisoned@{TOP}"
-
-
-class Rankings(NamedTuple):
-    """Rankings of a task's queries.
-
-    Attributes:
-      ranks: rank of each judged passage, from 1.
-      top: the top passages, as positions in the task's corpus.
-      values: further measures by name: success by distinct answers, and measures of the attack itself.
-      changed: False for queries without a value.
-    """
-
-    ranks: Int[np.ndarray, " judged"]
-    top: Int[np.ndarray, "queries k"]
-    values: dict[str, Float64[np.ndarray, " queries"]]
-    changed: Bool[np.ndarray, " queries"]
 
 
 def robustness(
@@ -85,7 +65,7 @@ def robustness(
       measures: names of measures as ir_measures spells them.
       with_radius: whether to compute the pooled radius.
     """
-    clean = [_ranked(victim, task, victim.queries[task.queries]) for task in victim.tasks]
+    clean = [clean_rankings(victim, task) for task in victim.tasks]
     rankings: dict[str, list[Rankings]] = {"": clean}
     for trial in trials:
         rankings[f"{trial.label} "] = [attacked_rankings(victim, result, trial.budget) for result in trial.results]
@@ -119,17 +99,6 @@ def robustness(
         for task, value, mix in zip(victim.tasks, values, mixes, strict=True)
     ]
     return Results(victim.collection.name, {setting: SettingResult(tuple(tasks))})
-
-
-def attacked_rankings(victim: Victim, result: AttackResult, budget: float | None = None) -> Rankings:
-    """Rank the corpus under an attack within a budget; only a minimum-norm search needs the budget."""
-    if result.sizes is not None:
-        within = result.sizes <= (np.inf if budget is None else budget)
-        queries = np.where(within[:, None], result.embeddings, victim.queries[result.task.queries])
-        return _ranked(victim, result.task, queries)
-    if result.passages is None:
-        return _ranked(victim, result.task, result.embeddings)._replace(changed=result.changed)
-    return _with_replaced(victim, result, result.passages)
 
 
 def with_poisoning(results: Results, poisonings: Sequence[Poisoning | BestVectors]) -> Results:
@@ -224,83 +193,6 @@ def _summarize(values: dict[str, np.ndarray], trials: Sequence[Trial], number: i
             else:
                 values[f"{WORST} {measure}"] = np.fmin.reduce([values[measure], *attacked_values])
         values[f"{WORST} {SUCCESS}"] = np.where(clean_success, values[f"{WORST} {name}"], np.nan)
-
-
-def _ranked(victim: Victim, task: Task, queries: np.ndarray) -> Rankings:
-    corpus = victim.corpus(task)
-    _, top = search(queries, corpus, _depth(victim, task))
-    judged_ranks = ranks(queries, corpus, task.judged_query, task.judged_passage)
-    values = _answer_success(victim, task, judged_ranks, top)
-    return Rankings(judged_ranks, top[:, :TOP], values, np.ones(len(queries), bool))
-
-
-def _depth(victim: Victim, task: Task) -> int:
-    """Return how many ranks the measures read: enough for 10 distinct answers if the victim counts answers."""
-    copies = members_of(victim.answers_of(task)).shape[1]
-    return min(TOP * copies, task.num_passages)
-
-
-def _answer_success(victim: Victim, task: Task, judged_ranks: np.ndarray, top: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the success by distinct answers; empty if the victim counts passages."""
-    if victim.answers is None:
-        return {}
-    best = np.full(len(task.queries), np.iinfo(np.int64).max)
-    is_relevant = task.grade > 0
-    np.minimum.at(best, task.judged_query[is_relevant], judged_ranks[is_relevant])
-    return {ANSWER_SUCCESS: (answer_ranks(victim.answers_of(task)[top], best) <= TOP).astype(np.float64)}
-
-
-def answer_ranks(
-    ranked: Int[np.ndarray, "queries depth"], best: Int[np.ndarray, " queries"]
-) -> Int[np.ndarray, " queries"]:
-    """Return the rank of each query's best relevant passage among distinct answers, from 1.
-
-    The rank is 1 plus the number of distinct answers ahead. A rank beyond `depth` is a lower bound: it counts the
-    answers in the first `depth` ranks.
-
-    Args:
-      ranked: number of the answer at each rank, best first.
-      best: rank of the best relevant passage among all passages, from 1.
-    """
-    is_ahead = np.arange(ranked.shape[1]) < best[:, None] - 1
-    ahead = np.sort(np.where(is_ahead, ranked, -1), axis=1)
-    return 1 + (ahead[:, 0] >= 0) + np.count_nonzero(np.diff(ahead, axis=1), axis=1)
-
-
-def _with_replaced(victim: Victim, result: AttackResult, attacked: Int[np.ndarray, " queries"]) -> Rankings:
-    """Rank a corpus in which the attacked passage of each query replaces the clean passage."""
-    task, corpus = result.task, victim.corpus(result.task)
-    queries, all_queries = victim.queries[task.queries], np.arange(len(task.queries))
-    before = scores_at(queries, corpus, all_queries, attacked)
-    after = pair_scores(queries, result.embeddings)
-
-    # Only the attacked passage moves: it passes the passages whose scores lie between its old and its new score.
-    query, passage = task.judged_query, task.judged_passage
-    at = np.concatenate([attacked, passage])
-    score = np.concatenate([after, scores_at(queries, corpus, query, passage)])
-    ahead = count_ahead(queries, corpus, np.concatenate([all_queries, query]), at, score).astype(np.int64)
-    reached, judged_ranks = 1 + ahead[: len(attacked)], 1 + ahead[len(attacked) :]
-    judged_scores = score[len(attacked) :]
-
-    def is_ahead(attacked_scores: np.ndarray) -> np.ndarray:
-        tie = (attacked_scores == judged_scores) & (attacked[query] < passage)
-        return (attacked_scores > judged_scores) | tie
-
-    judged_ranks = judged_ranks - is_ahead(before[query]) + is_ahead(after[query])
-    judged_ranks = np.where(passage == attacked[query], reached[query], judged_ranks)
-
-    k = _depth(victim, task)
-    _, clean = search(queries, corpus, min(k + 1, len(corpus)))
-    row, place = np.nonzero(clean != attacked[:, None])
-    others = np.full(clean.shape, -np.inf, np.float32)
-    others[row, place] = scores_at(queries, corpus, row, clean[row, place])
-    scores = np.concatenate([others, after[:, None]], 1)
-    positions = np.concatenate([clean, attacked[:, None]], 1)
-    top = np.take_along_axis(positions, np.lexsort((positions, -scores))[:, :k], 1)
-    values = _answer_success(victim, task, judged_ranks, top)
-    if result.goal == "promote":
-        values |= {"promoted_rank": reached.astype(np.float64), PROMOTED: (reached <= TOP).astype(np.float64)}
-    return Rankings(judged_ranks, top[:, :TOP], values, np.ones(len(queries), bool))
 
 
 def _radii(victim: Victim, task: Task) -> Mapping[str, np.ndarray]:

@@ -25,8 +25,9 @@ from jaxretr.attack.checks import strength_checks
 from jaxretr.attack.defenses import detections
 from jaxretr.attack.gradient.attack import Scale
 from jaxretr.attack.gradient.union import UNION, union_trials
-from jaxretr.attack.measures import attacked_rankings, robustness, with_poisoning
+from jaxretr.attack.measures import robustness, with_poisoning
 from jaxretr.attack.options import AttackOptions
+from jaxretr.attack.rankings import attacked_rankings, best_relevant_ranks, clean_rankings
 from jaxretr.attack.record import AdversarialText, Record, save_texts
 from jaxretr.attack.registry import Run, measure_attack_scale, plan
 from jaxretr.attack.report.page import write_report
@@ -219,18 +220,12 @@ def _load_or_run(output_dir: AnyPath, victim: Victim, planned: Trial, run: Run, 
 def _adversarial_texts(victim: Victim, trials: Sequence[Trial]) -> Iterator[AdversarialText]:
     """Yield every text that an attack made, with the rank of the best relevant passage before and after."""
     for number, task in enumerate(victim.tasks):
-        clean = AttackResult(
-            task,
-            victim.queries[task.queries],
-            changed=np.ones(len(task.queries), bool),
-            forward_passes=np.ones(len(task.queries)),
-        )
-        before = _best_ranks(victim, clean)
+        before = best_relevant_ranks(task, clean_rankings(victim, task).ranks)
         for trial in trials:
             result = trial.results[number]
             if not result.texts:
                 continue
-            after = _best_ranks(victim, result)
+            after = best_relevant_ranks(task, attacked_rankings(victim, result).ranks)
             for row, query in enumerate(victim.queries_of(task)):
                 if result.texts[row] != query.text:
                     yield AdversarialText(
@@ -242,15 +237,6 @@ def _adversarial_texts(victim: Victim, trials: Sequence[Trial]) -> Iterator[Adve
                         rank_before=int(before[row]),
                         rank_after=int(after[row]),
                     )
-
-
-def _best_ranks(victim: Victim, result: AttackResult) -> np.ndarray:
-    """Return the rank of the best relevant passage per query."""
-    task = result.task
-    best = np.full(len(task.queries), np.iinfo(np.int64).max)
-    is_relevant = task.grade > 0
-    np.minimum.at(best, task.judged_query[is_relevant], attacked_rankings(victim, result).ranks[is_relevant])
-    return best
 
 
 def _finite(scale: Scale | None) -> float | None:

@@ -14,7 +14,8 @@ from jaxretr.attack.gradient.losses import InfoNCE, Margin, SmoothRank
 from jaxretr.attack.gradient.objective import QueryObjective, SplitEncoder, Target
 from jaxretr.attack.gradient.pgd import PGD
 from jaxretr.attack.gradient.queries import attack_queries
-from jaxretr.attack.measures import answer_ranks, attacked_rankings, robustness
+from jaxretr.attack.measures import robustness
+from jaxretr.attack.rankings import answer_ranks, attacked_rankings
 from jaxretr.attack.result import AttackResult, Trial
 from jaxretr.attack.victim import Candidates, Victim, margin, members_of, relevant_passages
 from jaxretr.data.parallel_passages import distinct_answers

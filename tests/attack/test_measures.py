@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxretr.attack.measures import area, attacked_rankings, robustness
+from jaxretr.attack.measures import area, robustness
+from jaxretr.attack.rankings import attacked_rankings
 from jaxretr.attack.result import AttackResult, Trial
 from jaxretr.attack.victim import Candidates, Victim, margin, relevant_passages
 from jaxretr.eval.settings import Task

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
 
-from jaxretr.attack.measures import AREA, PROMOTED, WORST
+from jaxretr.attack.measures import AREA, WORST
+from jaxretr.attack.rankings import PROMOTED
 from jaxretr.attack.report import pictures
 from jaxretr.attack.report.strings import adversarial_strings, legend
 from jaxretr.attack.report.system import System, check_comparable

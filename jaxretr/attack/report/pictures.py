@@ -11,7 +11,8 @@ from itertools import count
 import numpy as np
 
 from jaxretr.attack.defenses import Detection
-from jaxretr.attack.measures import ANSWER_SUCCESS, AREA, RADIUS, WORST, success_measure
+from jaxretr.attack.measures import AREA, RADIUS, WORST, success_measure
+from jaxretr.attack.rankings import ANSWER_SUCCESS
 from jaxretr.attack.record import Check
 from jaxretr.attack.report import plots
 from jaxretr.attack.report.system import System

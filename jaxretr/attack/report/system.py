@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from jaxretr.attack.measures import ANSWER_SUCCESS, PROMOTED, SMALLEST, SUCCESS, WORST
+from jaxretr.attack.measures import SMALLEST, SUCCESS, WORST
+from jaxretr.attack.rankings import ANSWER_SUCCESS, PROMOTED
 from jaxretr.attack.record import TEXTS_FILE, AdversarialText, Record, load_texts
 from jaxretr.attack.result import Trial, Unit
 from jaxretr.eval.compare import check_same_content

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from rich.console import Group
 from rich.table import Column, Table
 
-from jaxretr.attack.measures import ANSWER_SUCCESS, AREA, POISONED, PROMOTED, SMALLEST, SUCCESS, WORST
+from jaxretr.attack.measures import AREA, POISONED, SMALLEST, SUCCESS, WORST
+from jaxretr.attack.rankings import ANSWER_SUCCESS, PROMOTED
 from jaxretr.attack.victim import TOP
 from jaxretr.eval.bias import BIAS_MEASURES
 from jaxretr.eval.results import Results, SettingResult

@@ -3,7 +3,7 @@
 from jaxretr.attack.token.ceiling import CEILING, BestVectors, Ceiling, best_vectors
 from jaxretr.attack.token.decoding import Triggers
 from jaxretr.attack.token.objectives import Similarity
-from jaxretr.attack.token.poisoned_queries import PoisonedQueries, reaches_top, thresholds
+from jaxretr.attack.token.poisoned_queries import PoisonedQueries, reaches_top
 from jaxretr.attack.token.poisoning import check_fits, cluster_means, poison
 from jaxretr.attack.token.schedules import AGGD, GASLITE, GCG, HOTFLIP, Schedule
 from jaxretr.attack.token.split import Split, check_disjoint, disjoint_split
@@ -36,5 +36,4 @@ __all__ = [
     "poison_corpus",
     "poison_with",
     "reaches_top",
-    "thresholds",
 ]

@@ -14,9 +14,7 @@ from jaxtyping import Bool, Float32
 
 from jaxretr.attack.token.split import Split, check_disjoint
 from jaxretr.attack.victim import TOP, Victim
-from jaxretr.retrieval.embeddings import Rows
-from jaxretr.retrieval.exact import search
-from jaxretr.retrieval.scores import scores_at
+from jaxretr.retrieval.hubness import kth_scores
 
 
 @dataclass(frozen=True)
@@ -82,22 +80,13 @@ class PoisonedQueries:
                         f"one side of the split has no query in {language!r}; use another seed or fraction"
                     )
                 embeddings = victim.queries[rows]
-                limits = thresholds(embeddings, victim.corpus(tasks[language]), k)
+                limits = kth_scores(embeddings, victim.corpus(tasks[language]), k)
                 side[language] = Side(tuple(queries[i].id for i in rows), embeddings, limits)
         return cls(k, *sides)
 
     @property
     def languages(self) -> tuple[str, ...]:
         return tuple(self.test)
-
-
-def thresholds(queries: Float32[np.ndarray, "queries dim"], passages: Rows, k: int) -> Float32[np.ndarray, " queries"]:
-    """Return the score of each query's k-th passage in the clean corpus.
-
-    Raises:
-      ValueError: the corpus has fewer than `k` passages.
-    """
-    return _scores_at_rank(queries, passages, k)
 
 
 def reaches_top(
@@ -113,14 +102,6 @@ def reaches_top(
     Args:
       queries: embeddings of queries.
       adversarial: embeddings of the adversarial passages, computed from their strings.
-      thresholds: see the function `thresholds`.
+      thresholds: `kth_scores` of the queries in the corpus of clean passages.
     """
-    return _scores_at_rank(queries, adversarial, 1) > thresholds
-
-
-def _scores_at_rank(
-    queries: Float32[np.ndarray, "queries dim"], passages: Rows, rank: int
-) -> Float32[np.ndarray, " queries"]:
-    """Return, per query, the score of the passage at a rank, comparable with the scores of other searches."""
-    _, positions = search(queries, passages, rank)
-    return scores_at(queries, passages, np.arange(len(queries)), positions[:, -1])
+    return kth_scores(queries, adversarial, 1) > thresholds

@@ -5,7 +5,7 @@ import pytest
 
 from jaxretr.attack.token.engine import Engine
 from jaxretr.attack.token.objectives import Similarity
-from jaxretr.attack.token.poisoned_queries import PoisonedQueries, reaches_top, thresholds
+from jaxretr.attack.token.poisoned_queries import PoisonedQueries, reaches_top
 from jaxretr.attack.token.poisoning import check_fits, cluster_means, poison
 from jaxretr.attack.token.split import Split, disjoint_split
 from jaxretr.attack.token.template import tokenization
@@ -13,6 +13,7 @@ from jaxretr.attack.token.transfer import poison_corpus
 from jaxretr.attack.token.vocabulary import Vocabulary
 from jaxretr.attack.victim import Victim
 from jaxretr.model.encode import Encoder
+from jaxretr.retrieval.hubness import kth_scores
 from jaxretr.types import Passage, Query, RetrievalSet
 from tests import tiny
 from tests.attack.token import cases
@@ -81,7 +82,7 @@ def test_success_is_what_ranking_the_poisoned_corpus_shows() -> None:
     queries, passages, adversarial = (random.normal(size=(n, 6)).astype(np.float32) for n in (40, 50, 4))
     adversarial[0] = passages[7]  # ties stay behind
     for count in (1, 4):
-        hit = reaches_top(queries, adversarial[:count], thresholds(queries, passages, K))
+        hit = reaches_top(queries, adversarial[:count], kth_scores(queries, passages, K))
         scores = np.concatenate([queries @ passages.T, queries @ adversarial[:count].T], axis=1)
         scores[:, 50] = scores[:, 7]
         ranked = np.argsort(-scores, axis=1, kind="stable")[:, :K]
