@@ -124,8 +124,8 @@ async def soak(
     diary.began = time.monotonic()
     watching = asyncio.create_task(watch(server, diary))
     clients = [asyncio.create_task(client) for client in load.clients(searchers)]
-    load.go_on()
     for moment, what in [*sorted(moments), (seconds, "look")]:
+        load.go_on()  # not after the last look: a write that is cancelled has no known outcome
         waiting = asyncio.create_task(asyncio.sleep(moment + diary.paused - diary.now))
         await asyncio.wait([waiting, *clients], return_when=asyncio.FIRST_COMPLETED)
         if broken := [client for client in clients if client.done()]:
@@ -141,7 +141,6 @@ async def soak(
         diary.settled.update({"happened": happened, "did not": not_happened})
         diary.note(f"{what}: {len(truth):,} passages are there, {len(truth.complaints)} complaints")
         diary.paused += diary.now - pause
-        load.go_on()
     for task in (watching, *clients):
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
