@@ -223,7 +223,7 @@ def test_the_gradient_attack_of_the_guide(norm: balls.Norm, tmp_path: Path) -> N
     module = load(tmp_path / "bim.py", blocks(ROOT / "docs/how-to/add_an_attack.md", "python")[2])
     weights, embeds = jnp.asarray(normal(0, QUERIES, LENGTH, HIDDEN)), jnp.asarray(normal(1, QUERIES, LENGTH, HIDDEN))
     attackable = jnp.asarray(some_attackable())
-    found = module.BIM.search(linear, weights, embeds, attackable, 0.5, keys(), norm=norm, steps=10, restarts=1)
+    found = module.BIM(linear, weights, embeds, attackable, 0.5, keys(), norm=norm, steps=10, restarts=1)
     assert np.all(balls.size(found.delta, norm) <= 0.5 * (1 + 1e-5))
     assert np.all(found.loss > linear(weights, embeds))
     assert not np.any(found.delta[~some_attackable()])
