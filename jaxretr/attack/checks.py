@@ -83,7 +83,7 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
         victim.encoder.query_tokenization([query.text for query in victim.collection.queries]),
         options.layer,
     )
-    tasks = [first_queries(task, queries) for task in victim.tasks]
+    tasks = [task.restricted(range(min(queries, len(task.queries)))) for task in victim.tasks]
     checked = [
         _Checked(task, margin(victim.queries[task.queries], victim.corpus(task), victim.candidates(task), TOP) <= 0)
         for task in tasks
@@ -99,10 +99,11 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
         name: str, attack: GradientAttack, budgets: tuple[float, ...] = _BUDGETS, on: Sequence[_Checked] = checked
     ) -> _Outcome:
         lost, margins, sizes, zero_gradients = [], [], [], 0.0
-        for task, clean_success in on:
+        searched = budgets[-1:] if attack.algorithm.minimal else budgets
+        tasks = [one.task for one in on]
+        by_budget = [_attacked(victim, tasks, attack, rho, options, scale) for rho in searched]
+        for (task, clean_success), results in zip(on, zip(*by_budget, strict=True), strict=True):
             corpus, candidates = victim.corpus(task), victim.candidates(task)
-            searched = budgets[-1:] if attack.algorithm.minimal else budgets
-            results = [_attacked(victim, task, attack, rho, options, scale) for rho in searched]
             zero_gradients += sum(result.notes.get("zero_gradients", 0.0) for result in results)
             if results[0].sizes is not None:
                 sizes.append(results[0].sizes[clean_success])
@@ -142,7 +143,8 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
     blind = outcome("black box", dataclasses.replace(pgd_attack, algorithm=BLACK_BOX), one_budget)
     at_one = core._replace(lost=tuple((sizes <= options.reference_rho)[None] for sizes in core.sizes))
     yield finds(at_one, blind, one_budget)
-    few = [_Checked(first_queries(tasks[0], _DRAWN), np.ones(min(_DRAWN, len(tasks[0].queries)), bool))]
+    drawn = min(_DRAWN, len(tasks[0].queries))
+    few = [_Checked(tasks[0].restricted(range(drawn)), np.ones(drawn, bool))]
     random = outcome("", dataclasses.replace(pgd_attack, algorithm=RANDOM, steps=DRAWS, restarts=1), one_budget, few)
     ahead = (outcome("", pgd_attack, one_budget, few).margins[0] - random.margins[0])[0]
     yield Check(
@@ -178,24 +180,17 @@ def strength_checks(victim: Victim, options: AttackOptions, queries: int) -> Ite
     )
 
 
-def first_queries(task: Task, count: int) -> Task:
-    """Return the task restricted to its first `count` queries."""
-    kept = task.judged_query < count
-    return dataclasses.replace(
-        task,
-        queries=task.queries[:count],
-        judged_query=task.judged_query[kept],
-        judged_passage=task.judged_passage[kept],
-        grade=task.grade[kept],
-    )
-
-
 def _attacked(
-    victim: Victim, task: Task, attack: GradientAttack, rho: float, options: AttackOptions, scale: Scale
-) -> AttackResult:
+    victim: Victim,
+    tasks: Sequence[Task],
+    attack: GradientAttack,
+    rho: float,
+    options: AttackOptions,
+    scale: Scale,
+) -> list[AttackResult]:
     return attack_queries(
         victim,
-        task,
+        tasks,
         attack,
         rho=rho,
         scale=scale,

@@ -32,6 +32,10 @@ Aim = Literal["query", "demote", "promote", "language"]
 - "language": perturb queries, so that passages in the query's own language fill the top ranks.
 """
 
+Pairs = Literal["all", "drawn"]
+"""Pairs of languages that the setting `cross` attacks."""
+DRAWN: Pairs = "drawn"
+
 SUITE = "suite"
 LADDER = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 """Relative budgets of robust-success curves."""
@@ -94,6 +98,10 @@ class AttackOptions:
         `SUITE_ITERATIONS` in the suite.
       optimise: share of the questions that poison is optimized on; it is tested on the other questions.
       counting: whether the top 10 that a query must keep counts passages or distinct answers.
+      pairs: in the setting `cross`, whether a query is attacked in all pairs of languages or searches one corpus in
+        another language, drawn by the seed. The results of drawn pairs have one task per query language, whose corpus
+        is called "drawn".
+      calibrate: subtract the mean embedding of each language from its passages (setting `multi`).
       seed: seed of every random draw.
     """
 
@@ -117,6 +125,8 @@ class AttackOptions:
     poison_passes: int | None = None
     optimise: float = 0.5
     counting: Counting = "passages"
+    pairs: Pairs = "all"
+    calibrate: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -132,6 +142,7 @@ class AttackOptions:
         _one_of("loss", self.loss, tuple(_LOSSES))
         _one_of("search", self.search, get_args(Search))
         _one_of("counting", self.counting, get_args(Counting))
+        _one_of("pairs", self.pairs, get_args(Pairs))
         for rho in self.rho:
             if not 0 <= rho < math.inf:
                 raise ValueError(f"rho = {rho} is not a budget; expected 0 or more")
@@ -152,6 +163,11 @@ class AttackOptions:
             for name in self.named:
                 if name in _ON_QUERIES:
                     raise ValueError(f"{name} attacks queries only; leave target {self.aim!r} out, or use pgd")
+        if self.calibrate and (self.poisons or self.aim in ("demote", "promote") or self.attacks == (SUITE,)):
+            raise ValueError(
+                "calibrate subtracts language means from clean passages only, so attacks on passages and the corpus "
+                "are not available with it; name attacks on queries"
+            )
         if self.aim != "query" and not set(self.named) & set(gradient):
             raise ValueError(f"target {self.aim!r} needs a gradient attack; add one of {', '.join(gradient)}")
 

@@ -8,7 +8,7 @@ and the function that runs it on one task.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,8 +52,8 @@ COMBINED = (typos, homoglyphs, invisible, cases, without_diacritics, wrong_diacr
 """Kinds of edits that the attack `combined` chooses from at each edit."""
 _PER_KIND = 32  # texts of each kind that `combined` draws from per text
 
-Run = Callable[[Task, AttackResult | None], AttackResult]
-"""(task, result of the same attack at the next smaller budget or None) -> result at this budget."""
+Run = Callable[[Sequence[Task], Sequence[AttackResult] | None], Sequence[AttackResult]]
+"""(tasks, their results of the same attack at the next smaller budget or None) -> their results at this budget."""
 
 
 class Context(NamedTuple):
@@ -140,10 +140,12 @@ def _gradient_run(victim: Victim, options: "AttackOptions", attack: GradientAtta
         case "query":
             run = partial(attack_queries, victim, attack=attack, scale=scale, loss=options.query_loss, seed=seed)
             if attack.algorithm.minimal:  # one search serves all budgets
-                return lambda task, before: (
-                    dataclasses.replace(before, deltas=()) if before else run(task, rho=options.largest_rho)
+                return lambda tasks, before: (
+                    [dataclasses.replace(result, deltas=()) for result in before]
+                    if before
+                    else run(tasks, rho=options.largest_rho)
                 )
-            return _independent(partial(run, rho=rho))
+            return lambda tasks, _: run(tasks, rho=rho)
         case "language":
             return _independent(partial(attack_language_bias, victim, attack=attack, rho=rho, scale=scale, seed=seed))
     return _independent(
@@ -164,7 +166,7 @@ def _text_trials(name: str, context: Context, *, perturb: Perturb) -> Iterator[t
             seed=options.seed,
         )
         trial = Trial(name, "text", float(edits), "edits", reference=edits == options.edits)
-        yield trial, partial(_after_smaller, run)
+        yield trial, _after_smaller(run)
 
 
 def _prompt_trials(name: str, context: Context) -> Iterator[tuple[Trial, Run]]:
@@ -197,13 +199,16 @@ def _move(victim: Victim, direction: Direction, radius: float, seed: int, task: 
     return language_directions(victim, task, [radius], seed=seed)[direction][0]
 
 
-def _after_smaller(run: Callable[..., AttackResult], task: Task, smaller: AttackResult | None) -> AttackResult:
-    return run(task=task, smaller=smaller)
+def _after_smaller(run: Callable[..., AttackResult]) -> Run:
+    """Return a `Run` that attacks one task after the other and passes each the result at the smaller budget."""
+    return lambda tasks, before: [
+        run(task=task, smaller=before[number] if before else None) for number, task in enumerate(tasks)
+    ]
 
 
 def _independent(run: Callable[[Task], AttackResult]) -> Run:
-    """Return a `Run` that ignores the result at the smaller budget."""
-    return lambda task, _: run(task)
+    """Return a `Run` that attacks one task after the other and ignores the results at the smaller budget."""
+    return lambda tasks, _: [run(task) for task in tasks]
 
 
 ATTACKS: dict[str, Attack] = {

@@ -26,7 +26,7 @@ from jaxretr.attack.defenses import detections
 from jaxretr.attack.gradient.attack import Scale
 from jaxretr.attack.gradient.union import UNION, union_trials
 from jaxretr.attack.measures import robustness, with_poisoning
-from jaxretr.attack.options import AttackOptions
+from jaxretr.attack.options import DRAWN, AttackOptions
 from jaxretr.attack.rankings import attacked_rankings, best_relevant_ranks, clean_rankings
 from jaxretr.attack.record import AdversarialText, Record, save_texts
 from jaxretr.attack.registry import Run, measure_attack_scale, plan
@@ -37,7 +37,7 @@ from jaxretr.attack.surrogate import Surrogate, check_transfer, transfer, transf
 from jaxretr.attack.token import BestVectors, PoisonedQueries, best_vectors, check_fits, disjoint_split, poison_with
 from jaxretr.attack.token.transfer import Poisoning
 from jaxretr.attack.victim import Victim
-from jaxretr.eval.results import RESULTS_FILE, Results
+from jaxretr.eval.results import RESULTS_FILE, Results, over_corpora
 from jaxretr.eval.runs import claim
 from jaxretr.eval.settings import Setting
 from jaxretr.files import AnyPath
@@ -103,8 +103,8 @@ def attack_into(
     claim(output_dir / ATTACK_FILE, identity, begun=begun)
     if options.poisonings:
         check_fits(encoder, options.poison_text, options.trigger_length)
-    victim = Victim.of(encoder, collection, setting, options.counting)
-    source = Victim.of(surrogate.encoder, collection, setting, options.counting) if surrogate else victim
+    victim = _victim(encoder, collection, setting, options)
+    source = _victim(surrogate.encoder, collection, setting, options) if surrogate else victim
     vectors = _ceiling(victim, options) if options.poisons else None
     trials = list(_trials(output_dir / SURROGATE if surrogate else output_dir, source, options))
     poisonings = _poisonings(output_dir, source, options)
@@ -114,8 +114,11 @@ def attack_into(
     scale = measure_attack_scale(victim, options)
     if scale and UNION in options.attacks:
         trials += union_trials(victim, trials, options.budgets(UNION), options.reference_rho, scale)
+    measured = robustness(victim, trials, measures=measures)
+    if options.pairs == DRAWN:
+        measured = dataclasses.replace(measured, settings={setting: over_corpora(measured.settings[setting], DRAWN)})
     results = dataclasses.replace(
-        with_poisoning(robustness(victim, trials, measures=measures), [*([vectors] if vectors else []), *poisonings]),
+        with_poisoning(measured, [*([vectors] if vectors else []), *poisonings]),
         system=system,
         evaluation=identity,
         content=collection.fingerprint,
@@ -139,6 +142,17 @@ def attack_into(
     save_texts(output_dir, texts)
     write_report(output_dir, [System(record, results, tuple(texts))])
     return results
+
+
+def _victim(encoder: Encoder, collection: RetrievalSet, setting: Setting, options: AttackOptions) -> Victim:
+    return Victim.of(
+        encoder,
+        collection,
+        setting,
+        options.counting,
+        calibrate=options.calibrate,
+        pairs_of_seed=options.seed if options.pairs == DRAWN else None,
+    )
 
 
 def _ceiling(victim: Victim, options: AttackOptions) -> BestVectors:
@@ -210,9 +224,7 @@ def _load_or_run(output_dir: AnyPath, victim: Victim, planned: Trial, run: Run, 
     if results is not None:
         return planned.with_results(results)
     before = done[-1].results if done and done[-1].attack == planned.attack else None
-    trial = planned.with_results(
-        [run(task, before[number] if before else None) for number, task in enumerate(victim.tasks)]
-    )
+    trial = planned.with_results(run(victim.tasks, before))
     save_results(output_dir, trial)
     return trial
 

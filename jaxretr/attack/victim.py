@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from jaxretr.data.parallel_passages import distinct_answers
-from jaxretr.eval.settings import Pool, Setting, Task, make_tasks
+from jaxretr.eval.settings import Pool, Setting, Task, drawn_pairs, make_tasks
 from jaxretr.model.encode import Encoder
+from jaxretr.retrieval.calibration import Calibrated
 from jaxretr.retrieval.embeddings import check_embeddings
 from jaxretr.retrieval.exact import search
 from jaxretr.retrieval.scores import pair_scores
@@ -74,27 +75,58 @@ class Victim:
 
     @classmethod
     def of(
-        cls, encoder: Encoder, collection: RetrievalSet, setting: Setting, counting: Counting = "passages"
+        cls,
+        encoder: Encoder,
+        collection: RetrievalSet,
+        setting: Setting,
+        counting: Counting = "passages",
+        *,
+        calibrate: bool = False,
+        pairs_of_seed: int | None = None,
     ) -> "Victim":
         """Encode every text once.
 
+        Args:
+          encoder: the attacked model, in float32.
+          collection: queries, passages, judgements.
+          setting: setting of the tasks.
+          counting: what the top 10 counts.
+          calibrate: subtract the mean embedding of each language from its passages, see
+            `jaxretr.retrieval.calibration`.
+          pairs_of_seed: seed that draws one corpus per query in the setting `cross`, see `drawn_pairs`; None for all
+            ordered pairs of languages.
+
         Raises:
-          ValueError: the collection does not allow the setting or the counting, or the encoder does not compute in
-            float32.
+          ValueError: the collection does not allow the setting or the counting; the encoder does not compute in
+            float32; pairs are drawn in another setting than `cross`; or another setting than `multi` is calibrated.
         """
+        if pairs_of_seed is not None and setting != "cross":
+            raise ValueError(
+                f"pairs of languages can be drawn in the setting 'cross' only, not in {setting!r}; attack all pairs, "
+                "or the setting cross"
+            )
         if encoder.functions.dtype != "float32":
             raise ValueError(
                 f"the encoder computes in {encoder.functions.dtype}; attacks need float32, so that gradients do not "
                 "round to zero: load it with dtype='float32'"
             )
+        if calibrate and setting != "multi":
+            raise ValueError(
+                f"calibration changes no ranking within one language, so it has no effect in the setting {setting!r}; "
+                "attack the setting 'multi', or leave calibrate out"
+            )
         pool = Pool.of(collection)
-        tasks = tuple(make_tasks(collection, pool, [setting]))
+        tasks = make_tasks(collection, pool, [setting])
+        if pairs_of_seed is not None:
+            tasks = drawn_pairs(tasks, collection, pairs_of_seed)
         answers = distinct_answers(collection)[pool.order] if counting == "answers" else None
         query_texts = [query.text for query in collection.queries]
         passage_texts = [passage.full_text for passage in collection.take_passages(pool.order.tolist())]
         queries = check_embeddings(encoder.encode_query(query_texts), query_texts, "encode_query")
         passages = check_embeddings(encoder.encode_document(passage_texts), passage_texts, "encode_document")
-        return cls(encoder, collection, pool, tasks, queries, passages, answers)
+        if calibrate:
+            passages = Calibrated(passages, pool.language_numbers())[:]
+        return cls(encoder, collection, pool, tuple(tasks), queries, passages, answers)
 
     def queries_of(self, task: Task) -> list[Query]:
         """Return the queries of a task."""
@@ -151,6 +183,17 @@ class Victim:
         """
         embeddings = self.encoder.encode_query(texts, progress=False)
         return margin(embeddings, self.corpus(task), Candidates(*(part[rows] for part in candidates)), k)
+
+
+def padded_together(parts: Sequence[Candidates]) -> list[Candidates]:
+    """Pad the candidates of several tasks to common numbers of candidates and of passages per candidate."""
+    common: list[int] = np.max([part.passages.shape[1:] for part in parts], axis=0).tolist()
+    padded = []
+    for part in parts:
+        missing = [(0, 0), *((0, n - known) for n, known in zip(common, part.passages.shape[1:], strict=True))]
+        marks = (np.pad(mark, missing[:2]) for mark in part[1:])
+        padded.append(Candidates(np.pad(part.passages, missing, mode="edge"), *marks))
+    return padded
 
 
 def relevant_passages(task: Task) -> list[Int[np.ndarray, " relevant"]]:

@@ -102,6 +102,14 @@ def attack_flags() -> argparse.ArgumentParser:
         help="what the top 10 counts: passages, or distinct answers, in which parallel passages are one "
         "(default: %(default)s)",
     )
+    add(
+        "--pairs",
+        default="all",
+        choices=["all", "drawn"],
+        help="in the setting cross, attack all pairs of languages, or each query in one pair drawn by --seed "
+        "(default: %(default)s)",
+    )
+    add("--calibrate", action="store_true", help="subtract the mean embedding of each language from its passages")
     add("--edits", type=int, default=1, help="text attacks make 1 to this many edits per query (default: %(default)s)")
     add("--search", default="beam", help="search of text attacks: random, worst_of_k, greedy, beam (default: beam)")
     add("--texts", type=int, default=64, help="texts scored per query and edit in text attacks (default: %(default)s)")

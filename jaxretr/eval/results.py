@@ -71,6 +71,37 @@ class SettingResult:
         return sum(task.dropped for task in self.tasks)
 
 
+def over_corpora(setting: SettingResult, corpus: str) -> SettingResult:
+    """Return one task per query language, with the queries of all its tasks.
+
+    For tasks that share no query, such as those of `jaxretr.eval.settings.drawn_pairs`: the mean of a query language
+    then weights its queries equally.
+
+    Args:
+      setting: tasks with values per query and without a query in two tasks of its language.
+      corpus: name of the corpora, as `corpus_language` of the merged tasks.
+    """
+    tasks_by_language: dict[str, list[TaskResult]] = {}
+    for task in setting.tasks:
+        tasks_by_language.setdefault(task.query_language, []).append(task)
+    merged = []
+    for language, tasks in tasks_by_language.items():
+        per_query = {name: np.concatenate([task.per_query[name] for task in tasks]) for name in tasks[0].per_query}
+        merged.append(
+            TaskResult(
+                query_language=language,
+                corpus_language=corpus,
+                queries=sum(task.queries for task in tasks),
+                dropped=sum(task.dropped for task in tasks),
+                passages=max(task.passages for task in tasks),
+                measures={name: mean(values) for name, values in per_query.items()},
+                query_ids=tuple(id for task in tasks for id in task.query_ids),
+                per_query=per_query,
+            )
+        )
+    return SettingResult(tuple(merged))
+
+
 @dataclass(frozen=True)
 class Results:
     """An evaluation of one system on one collection.

@@ -12,13 +12,14 @@ arXiv:2408.10536; LAReQA, arXiv:2004.05484).
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Int
 
+from jaxretr.fingerprint import text_checksum
 from jaxretr.types import RetrievalSet
 
 Setting = Literal["mono", "cross", "multi"]
@@ -105,6 +106,20 @@ class Task:
         """Size of the corpus."""
         return self.passages.stop - self.passages.start
 
+    def restricted(self, rows: Iterable[int]) -> "Task":
+        """Return the task with these of its queries only, given as positions in `queries`, ascending."""
+        kept = np.array(list(rows), np.int64)
+        position = np.full(len(self.queries), -1)
+        position[kept] = np.arange(len(kept))
+        judged = position[self.judged_query] >= 0
+        return replace(
+            self,
+            queries=self.queries[kept],
+            judged_query=position[self.judged_query[judged]],
+            judged_passage=self.judged_passage[judged],
+            grade=self.grade[judged],
+        )
+
 
 def make_tasks(collection: RetrievalSet, pool: Pool, settings: Sequence[Setting] = SETTINGS) -> list[Task]:
     """Return all tasks of `settings` over `collection`, ordered by setting, then by language tags.
@@ -161,6 +176,32 @@ def make_tasks(collection: RetrievalSet, pool: Pool, settings: Sequence[Setting]
                 "check that questions and judgements share their keys, or leave this setting out"
             )
     return tasks
+
+
+def drawn_pairs(tasks: Sequence[Task], collection: RetrievalSet, seed: int) -> list[Task]:
+    """Return the tasks with each query in only one of them, so that each query searches one corpus.
+
+    If there are many languages, all pairs of languages cost many times as much and tell little more. The corpus of a
+    query depends only on the seed, its id and the corpora that answer it; each of these is equally likely.
+
+    Args:
+      tasks: tasks of the setting `cross`.
+      collection: the collection of the tasks.
+      seed: seed of the draw.
+    """
+    corpora: dict[int, list[str]] = {}
+    for task in tasks:
+        for query in task.queries.tolist():
+            corpora.setdefault(query, []).append(task.corpus_language or "")
+    drawn = {
+        query: sorted(languages)[text_checksum(str(seed), collection.queries[query].id) % len(languages)]
+        for query, languages in corpora.items()
+    }
+    restricted = [
+        task.restricted(row for row, query in enumerate(task.queries.tolist()) if drawn[query] == task.corpus_language)
+        for task in tasks
+    ]
+    return [task for task in restricted if len(task.queries)]
 
 
 def _positions(collection: RetrievalSet, pool: Pool) -> dict[str, int]:

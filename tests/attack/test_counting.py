@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,10 +16,14 @@ from jaxretr.attack.gradient.objective import QueryObjective, SplitEncoder, Targ
 from jaxretr.attack.gradient.pgd import PGD
 from jaxretr.attack.gradient.queries import attack_queries
 from jaxretr.attack.measures import robustness
+from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.rankings import answer_ranks, attacked_rankings
 from jaxretr.attack.result import AttackResult, Trial
+from jaxretr.attack.run import attack_into
 from jaxretr.attack.victim import Candidates, Victim, margin, members_of, relevant_passages
 from jaxretr.data.parallel_passages import distinct_answers
+from jaxretr.eval.evaluate import evaluate
+from jaxretr.eval.results import TaskResult
 from jaxretr.eval.settings import Pool, Task, make_tasks
 from jaxretr.types import Passage, Query, RetrievalSet
 from tests.attack.parallel_questions import collection, encoder, victim
@@ -186,7 +191,7 @@ def test_an_attack_maximises_the_margin_of_answers() -> None:
     """More passages than answers are lost, and each lost answer is lost in the measures too."""
     subject, task = counted(), counted().tasks[0]
     attack = GradientAttack(PGD, steps=4)
-    result = attack_queries(subject, task, attack, rho=1.0, scale=Scale(2.0, 1.0), loss=Margin(10), seed=0)
+    (result,) = attack_queries(subject, [task], attack, rho=1.0, scale=Scale(2.0, 1.0), loss=Margin(10), seed=0)
     corpus, candidates = subject.corpus(task), subject.candidates(task)
     before = margin(subject.queries[task.queries], corpus, candidates, 10)
     after = margin(result.embeddings, corpus, candidates, 10)
@@ -201,3 +206,52 @@ def test_a_collection_without_parallel_passages_has_no_distinct_answers() -> Non
     one_language = dataclasses.replace(collection(), passages=english, qrels=qrels)
     with pytest.raises(ValueError, match="no key occurs in two languages among its 24 passages in en.*count passages"):
         Victim.of(encoder(), one_language, "mono", "answers")
+
+
+def test_calibrated_passages_rank_as_the_calibrated_evaluation_does() -> None:
+    calibrated = Victim.of(encoder(), collection(), "multi", calibrate=True)
+    expected = evaluate(
+        collection(),
+        encoder().encode_query,
+        encoder().encode_document,
+        settings=["multi"],
+        measures=["AP"],
+        calibrate=True,
+    )
+    results = robustness(calibrated, [], measures=["AP"]).settings["multi"].tasks
+    for task, other in zip(results, expected.settings["multi"].tasks, strict=True):
+        np.testing.assert_allclose(task.per_query["AP"], other.per_query["AP"], atol=1e-6)
+    plain = robustness(victim(), [], measures=["AP"]).settings["multi"].measures["AP"]
+    assert np.mean([task.measures["AP"] for task in results]) > plain, "calibration removes the tiny model's bias"
+
+
+def test_calibration_and_drawn_pairs_are_refused_where_they_mean_nothing() -> None:
+    with pytest.raises(ValueError, match="no effect in the setting 'mono'"):
+        Victim.of(encoder(), collection(), "mono", calibrate=True)
+    with pytest.raises(ValueError, match="in the setting 'cross' only, not in 'multi'"):
+        Victim.of(encoder(), collection(), "multi", pairs_of_seed=0)
+    for options in ({"attacks": ("hotflip",)}, {"attacks": ("suite",)}, {"aim": "demote"}):
+        with pytest.raises(ValueError, match="calibrate subtracts language means from clean passages only"):
+            AttackOptions(calibrate=True, **options)  # type: ignore[arg-type]
+
+
+def test_drawn_pairs_have_one_task_per_language_and_every_query_once(tmp_path: Path) -> None:
+    options = AttackOptions(attacks=("fgm",), pairs="drawn", seed=3)
+    results = attack_into(
+        tmp_path, encoder(), collection(), options, setting="cross", system="A", run_settings={}, measures=("AP",)
+    )
+    tasks = results.settings["cross"].tasks
+    assert [(task.query_language, task.corpus_language) for task in tasks] == [
+        (language, "drawn") for language in sorted({query.language for query in collection().queries})
+    ]
+    assert sorted(id for task in tasks for id in task.query_ids) == sorted(query.id for query in collection().queries)
+    whole = robustness(victim("cross"), [], measures=["AP"]).settings["cross"].tasks
+    drawn = {(task.query_language, id): value for task in tasks for id, value in columns(task, "AP")}
+    for (language, id), value in drawn.items():
+        pairs = [v for task in whole if task.query_language == language for i, v in columns(task, "AP") if i == id]
+        assert np.isclose(pairs, value, atol=1e-6).any()
+    assert (tmp_path / "report.html").exists()
+
+
+def columns(task: TaskResult, measure: str) -> list[tuple[str, float]]:
+    return list(zip(task.query_ids, task.per_query[measure].tolist(), strict=True))

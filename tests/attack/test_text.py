@@ -124,8 +124,8 @@ def test_edits_are_budgets_with_a_smallest_one():
     options = AttackOptions(attacks=("homoglyphs", "combined"), edits=3, texts=4)
     trials = []
     for trial, run in plan(VICTIM, options):
-        smaller = trials[-1].results if trials and trials[-1].attack == trial.attack else [None] * len(VICTIM.tasks)
-        trials.append(trial.with_results([run(task, one) for task, one in zip(VICTIM.tasks, smaller, strict=True)]))
+        smaller = trials[-1].results if trials and trials[-1].attack == trial.attack else None
+        trials.append(trial.with_results(run(VICTIM.tasks, smaller)))
     assert [trial.label for trial in trials] == [f"{n}@{e}" for n in ("homoglyphs", "combined") for e in (1, 2, 3)]
     assert [trial.reference for trial in trials] == [False, False, True] * 2
     for task in robustness(VICTIM, trials, measures=["AP"]).settings["multi"].tasks:

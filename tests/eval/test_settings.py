@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from jaxretr.eval.settings import Pool, Setting, Task
+from jaxretr.eval.settings import Pool, Setting, Task, drawn_pairs
 from jaxretr.eval.settings import make_tasks as tasks_of
 from jaxretr.types import Passage, Query, RetrievalSet
 
@@ -117,3 +117,27 @@ def test_bad_collections_are_refused(tiny: RetrievalSet) -> None:
         make_tasks(dataclasses.replace(tiny, queries=(*tiny.queries, Query("q1", "en", "again"))))
     with pytest.raises(ValueError, match="no question has a relevant passage in the setting 'mono'"):
         make_tasks(dataclasses.replace(tiny, qrels={"other": {"en:p1": 1}}))
+
+
+def test_a_task_restricted_to_some_queries_keeps_their_judgements(tiny: RetrievalSet) -> None:
+    task = next(task for task in make_tasks(tiny, ["cross"]) if name(task) == "de-en")
+    assert spelled_out(tiny, task.restricted([1])) == {("de:q2", "en:p2", 1)}
+    assert spelled_out(tiny, task.restricted([0, 1])) == spelled_out(tiny, task)
+    assert len(task.restricted([]).queries) == len(task.restricted([]).grade) == 0
+
+
+def test_drawn_pairs_ask_each_query_once_with_all_its_judgements(tiny: RetrievalSet) -> None:
+    tasks = make_tasks(tiny, ["cross"])
+    corpora: dict[str, set[str | None]] = {}
+    for seed in range(40):
+        drawn = drawn_pairs(tasks, tiny, seed)
+        asked = [tiny.queries[i].id for task in drawn for i in task.queries]
+        assert sorted(asked) == sorted({tiny.queries[i].id for task in tasks for i in task.queries})
+        for task in drawn:
+            whole = next(other for other in tasks if name(other) == name(task))
+            kept = {tiny.queries[i].id for i in task.queries}
+            assert kept
+            assert spelled_out(tiny, task) == {judged for judged in spelled_out(tiny, whole) if judged[0] in kept}
+            for id in kept:
+                corpora.setdefault(id, set()).add(task.corpus_language)
+    assert corpora["fr:q1"] == {"de", "en"}, "every corpus that answers a query is drawn under some seed"

@@ -1,9 +1,11 @@
 """Gradient attacks on queries: demote their relevant passages, or promote all passages in the query's language.
 
-Input: a `Victim`, a task, a `GradientAttack` and a radius. Output: an `AttackResult`.
+Input: a `Victim`, tasks, a `GradientAttack` and a radius. Output: an `AttackResult` per task.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ from jaxretr.attack.gradient.objective import (
     Target,
 )
 from jaxretr.attack.result import AttackResult
-from jaxretr.attack.victim import Victim
+from jaxretr.attack.victim import Victim, padded_together
 from jaxretr.eval.settings import Task
 from jaxretr.perturb.balls import attackable
 
@@ -31,19 +33,21 @@ _TEXTS_PER_LANGUAGE = 64  # queries whose tokens represent a language
 
 def attack_queries(
     victim: Victim,
-    task: Task,
+    tasks: Sequence[Task],
     attack: GradientAttack,
     *,
     rho: float,
     scale: Scale,
     loss: Loss,
     seed: int,
-) -> AttackResult:
+) -> list[AttackResult]:
     """Perturb queries so that their relevant passages fall in the ranking.
+
+    The queries of all tasks run together, so that many small tasks still fill batches.
 
     Args:
       victim: model and collection.
-      task: the attacked task.
+      tasks: the attacked tasks.
       attack: algorithm, norm, layer, steps and restarts.
       rho: the radius in units of `scale.row_norm`; for a minimum-norm search, the largest radius that counts.
       scale: scale of the checkpoint, see `measure_scale`.
@@ -51,17 +55,26 @@ def attack_queries(
         search needs a loss that is positive exactly if the query is lost, such as `Margin`.
       seed: seed of random starts.
 
+    Returns:
+      One result per task.
+
     Raises:
       ValueError: the attack starts from language directions, and all queries are in one language.
     """
-    candidates = victim.candidates(task)
-    corpus = victim.corpus(task)
-    fixed: tuple[np.ndarray, ...] = (corpus[candidates.passages], candidates.relevant, candidates.irrelevant)
+    candidates = padded_together([victim.candidates(task) for task in tasks])
+    passages = [task.passages.start + part.passages for task, part in zip(tasks, candidates, strict=True)]
+    fixed: tuple[Any, ...] = (
+        Gathered(victim.passages, np.concatenate(passages)),
+        np.concatenate([part.relevant for part in candidates]),
+        np.concatenate([part.irrelevant for part in candidates]),
+    )
     if attack.algorithm.uses_directions:
-        directions = token_directions(victim, task.query_language, attack.layer)
-        fixed += (np.broadcast_to(directions, (len(task.queries), *directions.shape)),)
+        languages = sorted({task.query_language for task in tasks})
+        directions = np.stack([token_directions(victim, language, attack.layer) for language in languages])
+        own = [languages.index(task.query_language) for task in tasks for _ in task.queries]
+        fixed += (Gathered(directions, np.array(own)),)
     objective = QueryObjective(SplitEncoder(victim.encoder.functions, attack.layer), loss)
-    return _attack(victim, task, attack, objective, _target, fixed, rho, scale, seed)
+    return _attack(victim, tasks, attack, objective, _target, fixed, rho, scale, seed)
 
 
 def token_directions(victim: Victim, language: str, layer: Layer) -> Float32[np.ndarray, "directions hidden"]:
@@ -93,7 +106,7 @@ def token_directions(victim: Victim, language: str, layer: Layer) -> Float32[np.
 def attack_language_bias(
     victim: Victim, task: Task, attack: GradientAttack, *, rho: float, scale: Scale, seed: int
 ) -> AttackResult:
-    """Perturb queries so that passages in the query's own language displace all others.
+    """Perturb the queries of a task so that passages in their own language displace all others.
 
     A penalty keeps the best score of a relevant passage from falling.
 
@@ -120,11 +133,25 @@ def attack_language_bias(
     floor = np.max(scores, axis=1, where=candidates.relevant, initial=-np.inf)
     fixed = (passages, favored, real & ~favored, candidates.relevant, floor)
     objective = LanguageObjective(SplitEncoder(victim.encoder.functions, attack.layer))
-    return _attack(victim, task, attack, objective, _language_target, fixed, rho, scale, seed)
+    (result,) = _attack(victim, [task], attack, objective, _language_target, fixed, rho, scale, seed)
+    return result
 
 
-def _attack(victim, task, attack, objective, context, fixed, rho, scale, seed) -> AttackResult:  # type: ignore[no-untyped-def]
-    queries = victim.queries_of(task)
+class Gathered:
+    """Rows of vectors, selected by an index; the vectors of a row are copied only when the row is read.
+
+    An array of all candidates of all queries would be many times as large as the corpus.
+    """
+
+    def __init__(self, vectors: np.ndarray, index: np.ndarray):
+        self.vectors, self.index = vectors, index
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self.vectors[self.index[rows]]
+
+
+def _attack(victim, tasks, attack, objective, context, fixed, rho, scale, seed) -> list[AttackResult]:  # type: ignore[no-untyped-def]
+    queries = [query for task in tasks for query in victim.queries_of(task)]
     tokenization = victim.encoder.query_tokenization
     perturbed = perturb(
         victim.encoder,
@@ -137,19 +164,26 @@ def _attack(victim, task, attack, objective, context, fixed, rho, scale, seed) -
         rho * scale.row_norm,
         names=[query.id for query in queries],
         seed=seed,
-        description=f"{attack.algorithm.name}@{rho:g} {task.query_language}",
+        description=f"{attack.algorithm.name}@{rho:g}",
     )
-    directions = fixed[-1].shape[1] if attack.algorithm.uses_directions else 0
-    sizes = np.where(perturbed.loss > 0, perturbed.sizes.astype(np.float64) / scale.row_norm, np.inf)
-    return AttackResult(
-        task,
-        perturbed.embeddings,
-        deltas=perturbed.deltas,
-        changed=np.ones(len(queries), bool),
-        forward_passes=np.full(len(queries), attack.forward_passes + directions, np.float64),
-        notes={"zero_gradients": float(perturbed.zero_gradients.sum())} if attack.gradients else {},
-        sizes=sizes if attack.algorithm.minimal else None,
-    )
+    directions = fixed[-1].vectors.shape[1] if attack.algorithm.uses_directions else 0
+    all_sizes = np.where(perturbed.loss > 0, perturbed.sizes.astype(np.float64) / scale.row_norm, np.inf)
+    results, start = [], 0
+    for task in tasks:
+        rows = slice(start, start + len(task.queries))
+        start = rows.stop
+        results.append(
+            AttackResult(
+                task,
+                perturbed.embeddings[rows],
+                deltas=perturbed.deltas[rows],
+                changed=np.ones(len(task.queries), bool),
+                forward_passes=np.full(len(task.queries), attack.forward_passes + directions, np.float64),
+                notes={"zero_gradients": float(perturbed.zero_gradients[rows].sum())} if attack.gradients else {},
+                sizes=all_sizes[rows] if attack.algorithm.minimal else None,
+            )
+        )
+    return results
 
 
 def _target(params, mask, fixed):  # type: ignore[no-untyped-def]

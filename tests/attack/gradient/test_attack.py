@@ -19,6 +19,7 @@ from jaxretr.attack.gradient.targeted import FROM_LANGUAGE, TARGETED
 from jaxretr.attack.victim import Victim, margin, relevant_passages
 from jaxretr.model.encode import Encoder
 from jaxretr.model.functions import EncoderFunctions
+from jaxretr.types import RetrievalSet
 from tests.attack.parallel_questions import collection, encoder, victim
 from tests.compilations import compilation_events
 
@@ -53,7 +54,7 @@ def test_the_scale_is_the_mean_norm_of_tokens_that_are_not_special() -> None:
 def test_perturbations_stay_in_their_ball_and_off_special_tokens(layer: str) -> None:
     task = victim().tasks[0]
     attack = dataclasses.replace(ATTACK, layer=layer)
-    found = attack_queries(victim(), task, attack, rho=0.5, scale=Scale(2.0, 1.0), loss=LOSS, seed=0)
+    (found,) = attack_queries(victim(), [task], attack, rho=0.5, scale=Scale(2.0, 1.0), loss=LOSS, seed=0)
     ids = encoder().query_tokenization([query.text for query in victim().queries_of(task)])
     for row, delta in zip(ids, found.deltas, strict=True):
         assert delta.shape == (len(row), encoder().dim)
@@ -64,18 +65,35 @@ def test_perturbations_stay_in_their_ball_and_off_special_tokens(layer: str) -> 
     np.testing.assert_allclose(np.linalg.norm(found.embeddings, axis=1), 1, rtol=1e-5)
 
 
+def test_a_task_does_not_depend_on_the_tasks_attacked_with_it() -> None:
+    """In the second task, other queries search another corpus with other numbers of relevant passages."""
+    attack = GradientAttack(FROM_LANGUAGE, steps=2)
+    settings = {"rho": 0.3, "scale": scale(), "loss": LOSS, "seed": 0}
+    more = Victim.of(encoder(), two_answers(), "cross")
+    by_languages = {(task.query_language, task.corpus_language): task for task in more.tasks}
+    tasks = [by_languages["de", "el"].restricted([0, 1]), by_languages["el", "en"].restricted([0, 1, 2])]
+    assert len({more.candidates(task).passages.shape[1] for task in tasks}) == 2
+    together = attack_queries(more, tasks, attack, **settings)
+    for task, result in zip(tasks, together, strict=True):
+        (alone,) = attack_queries(more, [task], attack, **settings)
+        np.testing.assert_allclose(result.embeddings, alone.embeddings, atol=1e-4)
+        for delta, expected in zip(result.deltas, alone.deltas, strict=True):
+            np.testing.assert_allclose(delta, expected, atol=1e-4)
+        assert result.task is task and not np.allclose(result.embeddings, more.queries[task.queries], atol=1e-3)
+
+
+def two_answers() -> RetrievalSet:
+    """The collection, in which the first question has a second answer in English."""
+    qrels = dict(collection().qrels)
+    first = next(iter(qrels))
+    second = next(id for id in collection().passage_ids if id.startswith("en:") and id not in qrels[first])
+    return dataclasses.replace(collection(), qrels=qrels | {first: qrels[first] | {second: 1}})
+
+
 def test_a_query_does_not_depend_on_its_batch() -> None:
     task = victim().tasks[0]
-    whole = attack_queries(victim(), task, ATTACK, rho=0.3, scale=scale(), loss=LOSS, seed=0)
-    keep = task.judged_query == 2
-    alone = dataclasses.replace(
-        task,
-        queries=task.queries[2:3],
-        judged_query=task.judged_query[keep] - 2,
-        judged_passage=task.judged_passage[keep],
-        grade=task.grade[keep],
-    )
-    found = attack_queries(victim(), alone, ATTACK, rho=0.3, scale=scale(), loss=LOSS, seed=0)
+    (whole,) = attack_queries(victim(), [task], ATTACK, rho=0.3, scale=scale(), loss=LOSS, seed=0)
+    (found,) = attack_queries(victim(), [task.restricted([2])], ATTACK, rho=0.3, scale=scale(), loss=LOSS, seed=0)
     np.testing.assert_allclose(found.deltas[0], whole.deltas[2], atol=1e-4)
     np.testing.assert_allclose(found.embeddings[0], whole.embeddings[2], atol=1e-4)
 
@@ -84,7 +102,7 @@ def test_without_a_budget_the_queries_are_the_clean_ones() -> None:
     task = victim().tasks[0]
     for algorithm in (RANDOM, APGD):
         attack = GradientAttack(algorithm, steps=2)
-        found = attack_queries(victim(), task, attack, rho=0.0, scale=scale(), loss=LOSS, seed=0)
+        (found,) = attack_queries(victim(), [task], attack, rho=0.0, scale=scale(), loss=LOSS, seed=0)
         np.testing.assert_allclose(found.embeddings, victim().queries[task.queries], atol=1e-6)
         assert not any(delta.any() for delta in found.deltas)
 
@@ -111,7 +129,7 @@ def test_further_searches_find_losses_that_random_points_do_not(algorithm: Algor
     corpus, candidates = victim().corpus(task), victim().candidates(task)
 
     def margins(attack: GradientAttack) -> np.ndarray:
-        found = attack_queries(victim(), task, attack, rho=0.2, scale=scale(), loss=Margin(10), seed=0)
+        (found,) = attack_queries(victim(), [task], attack, rho=0.2, scale=scale(), loss=Margin(10), seed=0)
         assert all(np.linalg.norm(delta, axis=1).max() <= 0.2 * scale().row_norm * 1.00001 for delta in found.deltas)
         return margin(found.embeddings, corpus, candidates, 10)
 
@@ -128,13 +146,13 @@ def test_a_search_without_a_gradient_beats_one_along_a_reversed_gradient() -> No
         margin(
             attack_queries(
                 reversed_model,
-                task,
+                [task],
                 GradientAttack(algorithm, steps=9),
                 rho=0.2,
                 scale=scale(),
                 loss=Margin(10),
                 seed=0,
-            ).embeddings,
+            )[0].embeddings,
             corpus,
             candidates,
             10,
@@ -198,13 +216,13 @@ def test_a_model_without_a_gradient_is_an_error() -> None:
     made = encoder().functions
     rounded = Rounded(made.architecture, made.dtype, made.remat, made.dropout_rate)
     with pytest.raises(ValueError, match="gradient is exactly zero at all 4 points of all 9 texts"):
-        attack_queries(with_functions(rounded), victim().tasks[1], ATTACK, rho=0.1, scale=scale(), loss=LOSS, seed=0)
+        attack_queries(with_functions(rounded), [victim().tasks[1]], ATTACK, rho=0.1, scale=scale(), loss=LOSS, seed=0)
 
 
 def test_negative_budgets_and_half_precision_are_errors() -> None:
     task = victim().tasks[0]
     with pytest.raises(ValueError, match="the radius is -.*; expected 0 or more"):
-        attack_queries(victim(), task, ATTACK, rho=-0.1, scale=scale(), loss=LOSS, seed=0)
+        attack_queries(victim(), [task], ATTACK, rho=-0.1, scale=scale(), loss=LOSS, seed=0)
     half = dataclasses.replace(encoder().functions, dtype="bfloat16")
     with pytest.raises(ValueError, match="attacks need float32"):
         Victim.of(with_functions(half).encoder, collection(), "multi")
@@ -212,9 +230,9 @@ def test_negative_budgets_and_half_precision_are_errors() -> None:
 
 def test_one_compilation_serves_all_budgets() -> None:
     task = victim().tasks[0]
-    attack_queries(victim(), task, ATTACK, rho=0.11, scale=scale(), loss=LOSS, seed=0)
+    attack_queries(victim(), [task], ATTACK, rho=0.11, scale=scale(), loss=LOSS, seed=0)
     with compilation_events() as compiled:
-        attack_queries(victim(), task, ATTACK, rho=0.12, scale=scale(), loss=LOSS, seed=1)
+        attack_queries(victim(), [task], ATTACK, rho=0.12, scale=scale(), loss=LOSS, seed=1)
     assert not compiled
 
 
@@ -226,8 +244,8 @@ def test_forward_passes_are_counted() -> None:
     assert GradientAttack(TARGETED, steps=30).forward_passes == 9 * 32 + 2
     assert GradientAttack(FROM_LANGUAGE, steps=30).forward_passes == 92  # and one per direction
     assert GradientAttack(BLACK_BOX).forward_passes == 1_011
-    found = attack_queries(
-        victim(), victim().tasks[0], GradientAttack(FROM_LANGUAGE, steps=2), rho=0.1, scale=scale(), loss=LOSS, seed=0
+    (found,) = attack_queries(
+        victim(), [victim().tasks[0]], GradientAttack(FROM_LANGUAGE, steps=2), rho=0.1, scale=scale(), loss=LOSS, seed=0
     )
     languages = {query.language for query in collection().queries}
     np.testing.assert_array_equal(found.forward_passes, 3 * 2 + 2 + len(languages) - 1)

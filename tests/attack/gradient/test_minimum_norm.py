@@ -114,13 +114,13 @@ def test_core_loses_what_pgd_loses_at_every_budget() -> None:
     task = victim().tasks[0]
     scale = measure_scale(encoder(), encoder().query_tokenization([q.text for q in victim().queries_of(task)]), "word")
     settings = {"scale": scale, "loss": Margin(10), "seed": 0}
-    found = attack_queries(victim(), task, GradientAttack(CORE, steps=30), rho=3.0, **settings)
+    (found,) = attack_queries(victim(), [task], GradientAttack(CORE, steps=30), rho=3.0, **settings)
     corpus, candidates = victim().corpus(task), victim().candidates(task)
     assert np.all(margin(found.embeddings, corpus, candidates, 10)[np.isfinite(found.sizes)] > 0)
     assert np.isfinite(found.sizes).all()
     lost_by_pgd = 0
     for rho in (0.1, 0.2, 0.4):
-        pgd = attack_queries(victim(), task, GradientAttack(PGD, steps=30), rho=rho, **settings)
+        (pgd,) = attack_queries(victim(), [task], GradientAttack(PGD, steps=30), rho=rho, **settings)
         lost = margin(pgd.embeddings, corpus, candidates, 10) > 0
         lost_by_pgd += lost.sum()
         assert np.all(found.sizes[lost] <= 1.01 * rho)
@@ -130,7 +130,9 @@ def test_core_loses_what_pgd_loses_at_every_budget() -> None:
 def test_sizes_are_norms_in_units_of_the_mean_row_norm() -> None:
     task = victim().tasks[0]
     scale = measure_scale(encoder(), encoder().query_tokenization([q.text for q in victim().queries_of(task)]), "word")
-    found = attack_queries(victim(), task, GradientAttack(FMN, steps=8), rho=3.0, scale=scale, loss=Margin(10), seed=0)
+    (found,) = attack_queries(
+        victim(), [task], GradientAttack(FMN, steps=8), rho=3.0, scale=scale, loss=Margin(10), seed=0
+    )
     longest = [np.linalg.norm(delta, axis=1).max() for delta in found.deltas]
     np.testing.assert_allclose(found.sizes, np.array(longest) / scale.row_norm, rtol=1e-4)
 
