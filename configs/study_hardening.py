@@ -14,14 +14,14 @@ from collections.abc import Iterable
 from jaxretr.attack.options import AttackOptions
 from jaxretr.config import EvaluationConfig, HardeningConfig
 from jaxretr.configs import study_mini
-from jaxretr.study.design import Arm, Attacks, Collection, Section, Study
+from jaxretr.study.design import Arm, Attacks, Collection, Measure, Section, Study
 
 SECTIONS: tuple[Section, ...] = ("clean", "cross")
 RHO = (0.003, 0.01, 0.03, 0.1)
 WEIGHTS = (1.0, 0.25)
 SIDES = ("queries", "both")
 LANGUAGES = ("en", "de", "es", "zh")
-APGD = AttackOptions(attacks=("apgd",), rho=(0.01, 0.03, 0.05, 0.1, 0.2, 0.3), steps=20)
+CORE = AttackOptions(attacks=("core",), pairs="drawn")
 
 
 def get_study() -> Study:
@@ -40,7 +40,8 @@ def get_study() -> Study:
         collection=Collection("libreoffice_help", split="validation"),
         further=(),
         max_length=128,
-        attacks={"cross": Attacks("cross", questions=60, options=APGD, languages=LANGUAGES)},
+        attacks={"cross": Attacks("cross", questions=60, options=CORE, languages=LANGUAGES)},
+        primary=(Measure("cross", "cross/core smallest_budget", "smallest ρ, cross-lingual", log=True, floor=0.01),),
     )
 
 

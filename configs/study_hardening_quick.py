@@ -30,7 +30,7 @@ def get_study() -> Study:
                 attacks,
                 questions=24,
                 languages=("en", "de", "es"),
-                options=dataclasses.replace(attacks.options, rho=(0.03, 0.1, 0.3), steps=10),
+                options=dataclasses.replace(attacks.options, steps=10),
             )
         },
     )

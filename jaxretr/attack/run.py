@@ -103,8 +103,8 @@ def attack_into(
     claim(output_dir / ATTACK_FILE, identity, begun=begun)
     if options.poisonings:
         check_fits(encoder, options.poison_text, options.trigger_length)
-    victim = _victim(encoder, collection, setting, options)
-    source = _victim(surrogate.encoder, collection, setting, options) if surrogate else victim
+    victim = victim_of(encoder, collection, setting, options)
+    source = victim_of(surrogate.encoder, collection, setting, options) if surrogate else victim
     vectors = _ceiling(victim, options) if options.poisons else None
     trials = list(_trials(output_dir / SURROGATE if surrogate else output_dir, source, options))
     poisonings = _poisonings(output_dir, source, options)
@@ -144,7 +144,8 @@ def attack_into(
     return results
 
 
-def _victim(encoder: Encoder, collection: RetrievalSet, setting: Setting, options: AttackOptions) -> Victim:
+def victim_of(encoder: Encoder, collection: RetrievalSet, setting: Setting, options: AttackOptions) -> Victim:
+    """Encode every text once, with the counting, calibration and pairs of languages of `options`."""
     return Victim.of(
         encoder,
         collection,

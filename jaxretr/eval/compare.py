@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float64
@@ -237,7 +237,7 @@ def compare(
         )
     compared = []
     for measure in track(selected, "comparing", console=console, transient=True, disable=not console.is_terminal):
-        tasks, values, left_out = _values(runs, measure)
+        tasks, _, values, left_out = aligned_values(runs, measure)
         values_of_system = {name: values[[owner == name for owner, _ in runs]] for name in names}
         compared.append(_compare(measure, tasks, values_of_system, left_out, resamples, seed))
     return Comparison(collections[0], tuple(names), tuple(compared))
@@ -315,12 +315,31 @@ def _compare(
     )
 
 
-def _values(
-    runs: Sequence[tuple[str, Results]], measure: str
-) -> tuple[tuple[Task, ...], Float64[np.ndarray, "runs tasks keys"], int]:
-    """Return the tasks, the values of all runs aligned by task and question (NaN: undefined), and `left_out`.
+class AlignedValues(NamedTuple):
+    """The values of several runs by one measure.
 
-    `left_out` is the number of queries, counted once per task, that have a value under some runs only.
+    Attributes:
+      tasks: the tasks in which the measure has a value.
+      keys: the questions.
+      values: value per run, task and question; NaN in the same places for all runs.
+      left_out: number of queries, counted once per task, that have a value under some runs only.
+    """
+
+    tasks: tuple[Task, ...]
+    keys: tuple[str, ...]
+    values: Float64[np.ndarray, "runs tasks keys"]
+    left_out: int
+
+
+def aligned_values(runs: Sequence[tuple[str, Results]], measure: str) -> AlignedValues:
+    """Align the values of all runs by task and question.
+
+    Args:
+      runs: the name of each system, and its results.
+      measure: "setting/measure".
+
+    Raises:
+      ValueError: a run lacks the measure, a query or a corpus of the others, or no query has a value under all runs.
     """
     setting, _, name = measure.partition("/")
     tasks_of_runs = [run.settings[cast(Setting, setting)].tasks for _, run in runs]
@@ -365,4 +384,5 @@ def _values(
     has_values = defined.all(0).any(1)
     if not has_values.any():
         raise ValueError(f"no query has a value of {measure} under all systems; compare by other measures")
-    return tuple(task for task, i in index.items() if has_values[i]), values[:, has_values], int(left_out.sum())
+    kept = tuple(task for task, i in index.items() if has_values[i])
+    return AlignedValues(kept, tuple(column), values[:, has_values], int(left_out.sum()))

@@ -3,86 +3,28 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
+from jaxtyping import Float64
 
-from jaxretr.eval.compare import MeasureComparison, compare
-from jaxretr.eval.results import Results
-from jaxretr.eval.significance import ALPHA, holm
-from jaxretr.study.design import Section, Study
+from jaxretr.eval.compare import aligned_values
+from jaxretr.eval.results import Results, SettingResult
+from jaxretr.eval.settings import Setting
+from jaxretr.eval.significance import ALPHA, Outcome, contributions, crossed_test, holm, influences, paired_test
+from jaxretr.study.design import Measure, Study
 from jaxretr.study.records import RunRecord
 
-AREA = "pgd robust_success@10_area"
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A measure of the study.
-
-    Attributes:
-      section: section that records the measure.
-      name: "setting/measure".
-      title: name in tables.
-      decimals: number of printed decimals.
-    """
-
-    section: Section
-    name: str
-    title: str
-    decimals: int = 3
-
-    @property
-    def is_share(self) -> bool:
-        """Whether values are shares, between 0 and 1. Several shares fit into one picture; ranks and shares do not."""
-        return self.decimals == 3
-
-
-PRIMARY = Measure("multi", f"multi/{AREA}", "area under robust success@10, multi")
-SMALLEST = Measure("multi", "multi/pgd smallest_budget", "smallest ρ that loses the query")
-POOLED_RADIUS_MULTI = Measure("multi", "multi/pooled_radius@10", "pooled radius@10")
-SECONDARY = (
-    Measure("cross", f"cross/{AREA}", "area under robust success@10, cross"),
-    Measure("mono", f"mono/{AREA}", "area under robust success@10, mono"),
-    SMALLEST,
-    POOLED_RADIUS_MULTI,
-    Measure("multi", "multi/pgd@0.1 nDCG@10", "nDCG@10 under PGD, ρ .1"),
-    Measure("multi", "multi/typos@1 robust_success@10", "success@10 left by typos"),
-    Measure("multi", "multi/homoglyphs@1 robust_success@10", "success@10 left by homoglyphs"),
-    Measure("multi", "multi/invisible@1 robust_success@10", "success@10 left by invisible characters"),
-    Measure("multi", "multi/code_mixing@3 robust_success@10", "success@10 left by code mixing"),
-    Measure("multi", "multi/language_switch robust_success@10", "success@10 left by language switch"),
-    Measure("multi", "multi/pgd@0.1 rank_distance", "rank distance under PGD, ρ .1 ↓", 1),
-    Measure("multi", "multi/pgd@0.1 own_language_share@10", "own language @10 under PGD, ρ .1"),
-    Measure("clean", "multi/rank_distance", "rank distance, clean ↓", 1),
-    Measure("clean", "multi/own_language_share@10", "own language @10, clean"),
-    Measure("clean", "mono/AP", "mAP, mono, clean"),
-    Measure("clean", "cross/AP", "mAP, cross, clean"),
-    Measure("clean", "multi/AP", "mAP, multi, clean"),
-    Measure("further", "mono/nDCG@10", "nDCG@10, English (Cranfield), clean"),
-)
-
-
 CLEAN = tuple(Measure("clean", f"{setting}/AP", f"mAP, {setting}") for setting in ("mono", "cross", "multi"))
-MAIN = (
-    PRIMARY,
-    SECONDARY[0],
-    SECONDARY[1],
-    *CLEAN,
-    Measure("clean", "multi/rank_distance", "rank distance ↓", 1),
-    Measure("further", "mono/nDCG@10", "Cranfield nDCG@10"),
-)
-BLACK_BOX = tuple(
-    measure
-    for measure in SECONDARY
-    if any(name in measure.name for name in ("typos", "homoglyphs", "invisible", "mixing"))
-)
-POOLED_RADIUS_CROSS = Measure("cross", "cross/pooled_radius@10", "pooled radius@10")
+
+Verdict = Literal["higher", "lower", "equivalent", "undecided"]
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """The difference between an arm and the baseline in one measure, over their common seeds.
+    """The difference between an arm and a baseline in one measure, over their common seeds.
+
+    Values and differences of a measure with `log` are logarithms.
 
     Attributes:
       arm, baseline, measure: the compared arms, and the measure.
@@ -94,7 +36,9 @@ class Contrast:
       seeds: number of seeds.
       by_seed: the difference under each seed.
       p_by_seed: p-value of the paired randomization test within each seed.
-      questions: number of clusters tested.
+      questions: number of questions tested.
+      queries: number of queries tested; a question counts once per language.
+      p_of_articles: p-value if the questions about one article are one cluster; NaN if the articles are not recorded.
     """
 
     arm: str
@@ -112,10 +56,35 @@ class Contrast:
     by_seed: tuple[float, ...]
     p_by_seed: tuple[float, ...]
     questions: int
+    queries: int
+    p_of_articles: float = math.nan
 
     @property
     def significant(self) -> bool:
         return self.p_holm < ALPHA
+
+    def verdict(self, margin: float) -> Verdict:
+        """Return what the test shows.
+
+        Equivalence is the two one-sided tests procedure (Schuirmann 1987) with the 95 % interval, which holds the error
+        at 2.5 %: the whole interval lies within the margin. A difference that is significant counts as one even if it
+        is smaller than the margin.
+        """
+        if self.significant:
+            return "higher" if self.difference > 0 else "lower"
+        return "equivalent" if -margin < self.low and self.high < margin else "undecided"
+
+
+class Matched(NamedTuple):
+    """The arm in question at the clean quality of a baseline.
+
+    Attributes:
+      contrast: the difference from the baseline.
+      qualities: per seed, the clean quality of the baseline and of the interpolated arm.
+    """
+
+    contrast: Contrast
+    qualities: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -124,7 +93,7 @@ class Analysis:
 
     Attributes:
       records: the records by name.
-      study: the study, with its arms, seeds and baseline.
+      study: the study, with its arms, seeds and baselines.
     """
 
     records: Mapping[str, RunRecord]
@@ -142,87 +111,173 @@ class Analysis:
         return [arm for arm in self.arms if self.study.arms[arm].seeds]
 
     @property
+    def primary(self) -> list[Contrast]:
+        """The contrasts of the arm in question with every baseline in all primary measures, corrected together."""
+        return self.against_baselines(self.study.primary)
+
+    @property
     def secondary(self) -> list[Contrast]:
-        """The contrasts of the arm in question with the baseline in all secondary measures, corrected together."""
-        return family([self.contrast(self.study.contrast[1], measure) for measure in SECONDARY])
+        """The same in all secondary measures."""
+        return self.against_baselines(self.study.secondary)
+
+    def against_baselines(self, measures: Sequence[Measure]) -> list[Contrast]:
+        """Return the contrasts of the arm in question with every baseline, corrected together."""
+        arm = self.study.contrast[1]
+        return family(
+            [self.contrast(arm, measure, baseline=name) for measure in measures for name in self.study.baselines]
+        )
 
     def of_arm(self, arm: str) -> dict[int, RunRecord]:
         """Return the records of an arm by seed; a reference that is not trained has seed 0."""
         seeds = self.study.arms[arm].seeds or (0,)
         return {seed: self.records[name] for seed in seeds if (name := f"{arm}-{seed}") in self.records}
 
-    def contrast(
-        self, arm: str, measure: Measure, *, baseline: str = "", section: Section | None = None
-    ) -> Contrast | None:
+    def contrast(self, arm: str, measure: Measure, *, baseline: str = "") -> Contrast | None:
         """Return the contrast of an arm with a baseline; None if no seed has measurements of both.
+
+        Only queries with a value under both arms and all their seeds count; between the arm in question and the
+        baselines of the study, only queries with a value under all of them.
 
         Args:
           arm: name of the arm.
           measure: the measure to compare by.
-          baseline: name of the baseline; "" is the baseline of the study.
-          section: section of the arm, if it differs from the section of the measure (as when the matched checkpoint is
-            compared with the finished baseline).
+          baseline: name of the baseline; "" is the first baseline of the study.
         """
-        key = arm, measure, baseline or self.study.contrast[0], section or measure.section
+        key = arm, measure, baseline or self.study.contrast[0]
         if key not in self._tested:
             self._tested[key] = self._contrast(*key)
         return self._tested[key]
 
+    def matched(self, measure: Measure, baseline: str, quality: str) -> Matched | None:
+        """Compare the arm in question with a baseline at equal clean quality.
+
+        Shorter trainings of the arm in question, each with its own complete schedule, have a lower clean quality. Per
+        seed and query, the value is interpolated linearly between the two trainings whose mean qualities enclose that
+        of the baseline. If none do, it is the value of the closest training.
+
+        Args:
+          measure: the measure to compare by.
+          baseline: name of the baseline.
+          quality: "setting/measure" of clean quality on the attacked queries.
+        """
+        arm = self.study.contrast[1]
+        variants = [arm, *self.study.shorter]
+        records = {name: self.of_arm(name) for name in (baseline, *variants)}
+        seeds = sorted(set.intersection(*(set(self._measured(name, measure)) for name in records)))
+        if not seeds or len(variants) < 2:
+            return None
+        runs = [(name, seed) for name in records for seed in seeds]
+        aligned = aligned_values([(name, _results(records[name][seed], measure)) for name, seed in runs], measure.name)
+        values, place = aligned.values, {run: number for number, run in enumerate(runs)}
+        matched, qualities = [], []
+        for seed in seeds:
+            of_variant = {name: records[name][seed].sections[measure.section].scalar(quality) for name in variants}
+            wanted = records[baseline][seed].sections[measure.section].scalar(quality)
+            ordered = sorted(variants, key=of_variant.__getitem__)
+            at = np.interp(wanted, [of_variant[name] for name in ordered], np.arange(len(ordered)))
+            low, weight = min(int(at), len(ordered) - 2), at - min(int(at), len(ordered) - 2)
+            pair = [(1 - weight, ordered[low]), (weight, ordered[low + 1])]
+            matched.append(sum(share * values[place[name, seed]] for share, name in pair))
+            qualities.append((wanted, float(sum(share * of_variant[name] for share, name in pair))))
+        own = np.stack([values[place[baseline, seed]] for seed in seeds])
+        contrast = _tested(f"{arm}, matched", baseline, measure, np.stack(matched), own)
+        return Matched(contrast, tuple(qualities))
+
     def by_task(self, arm: str, measure: Measure) -> dict[str, float]:
-        """Return the mean over seeds for each task, such as a query language; tasks without a value are omitted."""
+        """Return the mean over queries and seeds for each task, such as a query language; tasks without a value are
+        omitted. For a measure with `log`, it is the geometric mean."""
         values_by_task: dict[str, list[float]] = {}
-        for record in self.of_arm(arm).values():
-            section = record.sections.get(measure.section)
-            for task, value in (section.by_task.get(measure.name, {}) if section else {}).items():
-                if value is not None:
-                    values_by_task.setdefault(task, []).append(value)
-        return {task: float(np.mean(values)) for task, values in values_by_task.items()}
+        for record in self._measured(arm, measure).values():
+            for task in _results(record, measure).settings[_setting(measure)].tasks:
+                mean = _mean(task.per_query[_name(measure)])
+                if not math.isnan(mean):
+                    values_by_task.setdefault(task.query_language, []).append(mean)
+        return {task: _shown(float(np.mean(values)), measure) for task, values in values_by_task.items()}
 
     def values(self, arm: str, measure: Measure) -> list[float]:
-        """Return the mean of a measure for each measured seed."""
-        values = [
-            record.sections[measure.section].scalar(measure.name)
-            for record in self.of_arm(arm).values()
+        """Return the mean over tasks under each seed; for a measure with `log`, the geometric mean."""
+        values = []
+        for record in self._measured(arm, measure).values():
+            if measure.log or measure.failures_as_zero:
+                tasks = _results(record, measure).settings[_setting(measure)].tasks
+                values.append(_mean([_mean(task.per_query[_name(measure)]) for task in tasks]))
+            else:
+                values.append(record.sections[measure.section].scalar(measure.name))
+        return [_shown(value, measure) for value in values]
+
+    def _measured(self, arm: str, measure: Measure) -> dict[int, RunRecord]:
+        """Return the records of an arm that have a value of the measure, by seed."""
+        return {
+            seed: record
+            for seed, record in self.of_arm(arm).items()
             if measure.section in record.sections
-        ]
-        return [value for value in values if not math.isnan(value)]
+            and not math.isnan(record.sections[measure.section].scalar(measure.name))
+        }
 
-    def _contrast(self, arm: str, measure: Measure, baseline: str, section: Section) -> Contrast | None:
-        arm_records, baseline_records = self.of_arm(arm), self.of_arm(baseline)
-        pairs: list[tuple[Results, Results]] = []
-        for seed in sorted(arm_records.keys() & baseline_records.keys()):
-            arm_results = _results(arm_records[seed], section, measure)
-            baseline_results = _results(baseline_records[seed], measure.section, measure)
-            if arm_results and baseline_results:
-                pairs.append((arm_results, baseline_results))
-        if not pairs:
+    def _contrast(self, arm: str, measure: Measure, baseline: str) -> Contrast | None:
+        deciding = (*self.study.baselines, self.study.contrast[1])
+        shared = deciding if {arm, baseline} <= set(deciding) else (baseline, arm)
+        measured = {name: self._measured(name, measure) for name in dict.fromkeys((baseline, arm, *shared))}
+        seeds = sorted(measured[arm].keys() & measured[baseline].keys())
+        if not seeds:
             return None
-
-        def tested(pairs: Sequence[tuple[Results, Results]]) -> MeasureComparison:
-            systems = {baseline: [results for _, results in pairs], arm: [results for results, _ in pairs]}
-            return compare(systems, measures=[measure.name], baseline=baseline).measures[0]
-
-        over_seeds = tested(pairs)
-        by_seed = [tested([pair]).pairs[0] for pair in pairs]
-        (comparison,) = over_seeds.pairs
-        values = {system.system: system.value for system in over_seeds.systems}
-        return Contrast(
-            arm=arm,
-            baseline=baseline,
-            measure=measure,
-            arm_value=values[arm],
-            baseline_value=values[baseline],
-            difference=comparison.difference,
-            low=comparison.low,
-            high=comparison.high,
-            p=comparison.p,
-            p_holm=comparison.p,
-            effect_size=comparison.effect_size,
-            seeds=len(pairs),
-            by_seed=tuple(seed.difference for seed in by_seed),
-            p_by_seed=tuple(seed.p for seed in by_seed),
-            questions=over_seeds.questions,
+        runs = [(name, seed) for name, records in measured.items() for seed in records if seed in seeds]
+        aligned = aligned_values([(name, _results(measured[name][seed], measure)) for name, seed in runs], measure.name)
+        arm_values, baseline_values = (
+            np.stack([aligned.values[number] for number, (owner, _) in enumerate(runs) if owner == name])
+            for name in (arm, baseline)
         )
+        answers = measured[baseline][seeds[0]].sections[measure.section].facts.get("answers", {})
+        articles = [answers.get(key, "").partition(".")[0] for key in aligned.keys]
+        return _tested(arm, baseline, measure, arm_values, baseline_values, articles if all(articles) else ())
+
+
+def _tested(
+    arm: str,
+    baseline: str,
+    measure: Measure,
+    arm_values: Float64[np.ndarray, "seeds tasks questions"],
+    baseline_values: Float64[np.ndarray, "seeds tasks questions"],
+    articles: Sequence[str] = (),
+) -> Contrast:
+    """Test the difference of aligned values; `articles` is the article of each question."""
+    by_seed: list[Outcome] = paired_test(
+        [(arm_values[i : i + 1], baseline_values[i : i + 1]) for i in range(len(arm_values))]
+    )
+    (outcome,) = by_seed if len(by_seed) == 1 else paired_test([(arm_values, baseline_values)])
+    asked = ~np.isnan(baseline_values[0])
+    return Contrast(
+        arm=arm,
+        baseline=baseline,
+        measure=measure,
+        arm_value=float(contributions(arm_values).mean()),
+        baseline_value=float(contributions(baseline_values).mean()),
+        difference=outcome.difference,
+        low=outcome.low,
+        high=outcome.high,
+        p=outcome.p,
+        p_holm=outcome.p,
+        effect_size=outcome.effect_size,
+        seeds=len(arm_values),
+        by_seed=tuple(one.difference for one in by_seed),
+        p_by_seed=tuple(one.p for one in by_seed),
+        questions=int(asked.any(0).sum()),
+        queries=int(asked.sum()),
+        p_of_articles=_p_of_clusters(arm_values, baseline_values, articles) if articles else math.nan,
+    )
+
+
+def _p_of_clusters(
+    arm_values: Float64[np.ndarray, "seeds tasks questions"],
+    baseline_values: Float64[np.ndarray, "seeds tasks questions"],
+    clusters: Sequence[str],
+) -> float:
+    """Return the p-value of `crossed_test` if the questions of a cluster are one observation."""
+    asked = ~np.isnan(baseline_values[0]).all(0)
+    names, cluster = np.unique(np.array(clusters)[asked], return_inverse=True)
+    member = (cluster == np.arange(len(names))[:, None]) * (len(names) / asked.sum())
+    of_clusters = (influences(values[..., asked]) @ member.T for values in (arm_values, baseline_values))
+    return crossed_test(*of_clusters)[0]
 
 
 def family(contrasts: Sequence[Contrast | None]) -> list[Contrast]:
@@ -234,7 +289,34 @@ def family(contrasts: Sequence[Contrast | None]) -> list[Contrast]:
     return [replace(contrast, p_holm=p) for contrast, p in zip(measured, corrected, strict=True)]
 
 
-def _results(record: RunRecord, section: Section, measure: Measure) -> Results | None:
-    """Return the results of a section, or None if the measure has no value in it."""
-    recorded = record.sections.get(section)
-    return None if recorded is None or math.isnan(recorded.scalar(measure.name)) else recorded.results()
+def _results(record: RunRecord, measure: Measure) -> Results:
+    """Return the values per query of one measure, transformed as the measure says."""
+    results = record.sections[measure.section].results()
+    setting, name = _setting(measure), _name(measure)
+
+    def transformed(values: np.ndarray) -> np.ndarray:
+        values = np.nan_to_num(values, nan=0.0) if measure.failures_as_zero else values
+        return np.log(np.maximum(values, measure.floor)) if measure.log else values
+
+    tasks = [
+        replace(task, per_query={name: transformed(task.per_query[name])}) for task in results.settings[setting].tasks
+    ]
+    return replace(results, settings={setting: SettingResult(tuple(tasks))})
+
+
+def _setting(measure: Measure) -> Setting:
+    return cast(Setting, measure.name.partition("/")[0])
+
+
+def _name(measure: Measure) -> str:
+    return measure.name.partition("/")[2]
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> float:
+    """Return the mean of the values that are not NaN; NaN without any."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _shown(value: float, measure: Measure) -> float:
+    return math.exp(value) if measure.log else value

@@ -8,17 +8,49 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from jaxretr.attack.options import AttackOptions
 from jaxretr.config import Config, HardeningConfig
 from jaxretr.eval.settings import Setting
 
-Section = Literal["clean", "further", "multi", "mono", "cross", "matched", "checks", "poison"]
-"""A group of measurements of a model, see `jaxretr.study.sections`."""
+Section = str
+"""Name of a group of measurements of a model: `clean`, `further`, `checks`, or the name of one of the design's attacks,
+see `jaxretr.study.sections`."""
+UNATTACKED = ("clean", "further", "checks")
 
 BM25 = "bm25"
 """Name of the arm without an encoder, see `jaxretr.study.bm25`."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of a study.
+
+    Attributes:
+      section: section that records the measure.
+      name: "setting/measure".
+      title: name in tables.
+      decimals: number of printed decimals.
+      log: compare logarithms. Tables then show geometric means, and ratios instead of differences.
+      floor: smaller values count as this value. Without a floor, a few queries that are almost lost without an attack
+        would decide a mean of logarithms.
+      failures_as_zero: a query without a value (because it has no clean success) has the value 0, instead of being left
+        out.
+    """
+
+    section: Section
+    name: str
+    title: str
+    decimals: int = 3
+    log: bool = False
+    floor: float = 0.0
+    failures_as_zero: bool = False
+
+    @property
+    def is_share(self) -> bool:
+        """Whether values are shares, between 0 and 1. Several shares fit into one picture; ranks and shares do not."""
+        return self.decimals == 3 and not self.log
 
 
 @dataclass(frozen=True)
@@ -27,6 +59,8 @@ class Arm:
 
     Attributes:
       alpha: share of monolingual batches.
+      languages: languages of the training data; () for those of the base config.
+      steps: number of updates; 0 for that of the base config. The schedule is stretched to it.
       hardening: hardening of the training.
       seeds: seeds of the training; () for a reference that is not trained.
       rate_of: the arm whose learning rate this arm uses; "" selects its own.
@@ -35,10 +69,12 @@ class Arm:
     """
 
     alpha: float = 0.5
+    languages: tuple[str, ...] = ()
+    steps: int = 0
     hardening: HardeningConfig = field(default_factory=HardeningConfig)
     seeds: tuple[int, ...] = (0, 1, 2)
     rate_of: str = ""
-    sections: tuple[Section, ...] = ("clean", "further", "multi", "mono", "cross")
+    sections: tuple[Section, ...] = ("clean",)
     sections_of_first_seed: tuple[Section, ...] = ()
 
     @property
@@ -70,15 +106,24 @@ class Attacks:
 
     Attributes:
       setting: the setting whose tasks are attacked.
-      languages: languages of the collection; () for all.
-      questions: number of questions drawn from the collection; each is asked in every language.
+      questions: number of questions drawn from the collection.
       options: options of the attacks.
+      languages: languages of the collection; () for all.
+      languages_per_question: each question is asked in this many languages, drawn by the seed; 0 for all languages.
+        Languages of one question say less than further questions, see docs/study.md.
+      pool: "mixed" for each parallel passage in one language only, see `jaxretr.data.parallel_passages.mixed_pool`.
+      surrogate: arm whose model the attacks are optimized on, under the same seed; "" for the attacked model.
+      collection: the attacked collection; None for the collection of the study.
     """
 
     setting: Setting
     questions: int
     options: AttackOptions
     languages: tuple[str, ...] = ()
+    languages_per_question: int = 0
+    pool: Literal["full", "mixed"] = "full"
+    surrogate: str = ""
+    collection: Collection | None = None
 
 
 class Run(NamedTuple):
@@ -100,12 +145,21 @@ class Study:
     Attributes:
       base: training config that all arms share; its `evaluation` is the validation that selects learning rates.
       arms: name -> recipe. The first arm is the baseline, the second the arm in question.
+      further_baselines: arms that the arm in question is also compared with.
       rates: learning rates that each arm with `rate_of=""` tries with its first seed; a single rate is used untried.
       collection: the collection that is searched in several languages.
       further: further collections, evaluated clean in every setting that they allow. Tests use the first collection.
       max_length: tokens of a text in evaluation; longer texts are truncated.
       attacks: section -> its attacks.
+      primary: the measures that decide, tested for every baseline and corrected together. Each measure has its section
+        in `attacks`.
+      secondary: further measures, corrected together.
+      controls: measures of the attacks' strength, tested without a correction.
+      tables: heading -> measures of a table of all arms.
+      margin: largest difference in a primary measure that counts as none.
+      drawn_before: number of questions that earlier work drew by seed 0. Attacks draw from the other questions.
       checked: number of queries of one language for the checks of the attacks' strength.
+      checked_section: section whose attacks are checked.
     """
 
     base: Config
@@ -115,7 +169,15 @@ class Study:
     further: tuple[Collection, ...]
     max_length: int
     attacks: Mapping[Section, Attacks]
+    primary: tuple[Measure, ...]
+    secondary: tuple[Measure, ...] = ()
+    controls: tuple[Measure, ...] = ()
+    tables: Mapping[str, tuple[Measure, ...]] = field(default_factory=dict)
+    margin: float = 0.0
+    further_baselines: tuple[str, ...] = ()
+    drawn_before: int = 0
     checked: int = 24
+    checked_section: Section = ""
 
     def __post_init__(self) -> None:
         for name, arm in self.arms.items():
@@ -124,9 +186,17 @@ class Study:
                     f"arm {name!r} takes the learning rate of {arm.rate_of!r}, which does not select one; "
                     f"expected one of {', '.join(n for n, a in self.arms.items() if a.seeds and not a.rate_of)}"
                 )
-            unknown = set(arm.all_sections) - set(get_args(Section))
-            if unknown:
-                raise ValueError(f"arm {name!r} has unknown sections {sorted(unknown)}; expected {get_args(Section)}")
+            known = (*UNATTACKED, *self.attacks)
+            if unknown := sorted(set(arm.all_sections) - set(known)):
+                raise ValueError(f"arm {name!r} has unknown sections {unknown}; expected some of {', '.join(known)}")
+            if "checks" in arm.all_sections and self.checked_section not in self.attacks:
+                raise ValueError(
+                    f"checked_section is {self.checked_section!r}; expected a section of attacks, for the checks of "
+                    f"arm {name!r}: one of {', '.join(self.attacks)}"
+                )
+        surrogates = {attacks.surrogate for attacks in self.attacks.values() if attacks.surrogate}
+        if unknown := sorted({*self.further_baselines, *surrogates} - set(self.arms)):
+            raise ValueError(f"the design names arms that it lacks: {unknown}; expected {', '.join(self.arms)}")
         if not self.rates:
             raise ValueError("rates is empty; expected at least one learning rate")
 
@@ -135,6 +205,22 @@ class Study:
         """The baseline and the arm in question."""
         baseline, arm, *_ = self.arms
         return baseline, arm
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """All arms that the arm in question is compared with."""
+        return (self.contrast[0], *self.further_baselines)
+
+    @property
+    def shorter(self) -> tuple[str, ...]:
+        """Arms that are shorter trainings of the arm in question, see `Analysis.matched`."""
+        name = self.contrast[1]
+        own = self.arms[name]
+        return tuple(
+            other
+            for other, arm in self.arms.items()
+            if arm.steps and arm.rate_of == name and (arm.alpha, arm.languages) == (own.alpha, own.languages)
+        )
 
     @property
     def unhardened(self) -> str:
@@ -168,8 +254,10 @@ class Study:
         arm = self.arms[run.arm]
         return dataclasses.replace(
             self.base,
-            data=dataclasses.replace(self.base.data, alpha=arm.alpha),
-            train=dataclasses.replace(self.base.train, learning_rate=rate),
+            data=dataclasses.replace(
+                self.base.data, alpha=arm.alpha, languages=arm.languages or self.base.data.languages
+            ),
+            train=dataclasses.replace(self.base.train, learning_rate=rate, steps=arm.steps or self.base.train.steps),
             hardening=arm.hardening,
             seed=run.seed,
             output_dir=str(output_dir / f"{run.name}-rate{rate:g}"),
@@ -186,6 +274,8 @@ class Study:
         shared["data"] = {name: value for name, value in shared["data"].items() if name not in ("data_dir", "source")}
         design: dict[str, Any] = {
             "alpha": arm.alpha,
+            "languages": arm.languages,
+            "steps": arm.steps,
             "hardening": dataclasses.asdict(arm.hardening),
             "rates": rates,
             "base": {name: shared[name] for name in ("model", "data", "train", "evaluation")},
@@ -193,6 +283,8 @@ class Study:
             "further": [dataclasses.asdict(collection) for collection in self.further],
             "max_length": self.max_length,
             "attacks": {section: dataclasses.asdict(attack) for section, attack in self.attacks.items()},
+            "drawn_before": self.drawn_before,
             "checked": self.checked,
+            "checked_section": self.checked_section,
         }
         return json.loads(json.dumps(design))

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from jaxretr.config import HardeningConfig
 from jaxretr.study import plots
-from jaxretr.study.analysis import CLEAN, Analysis, Contrast, Measure, family
+from jaxretr.study.analysis import CLEAN, Analysis, Contrast, family
+from jaxretr.study.design import Measure
 from jaxretr.study.plots import Mark
 from jaxretr.study.tables import costs, provenance
 from jaxretr.study.words import number, seeds, table, with_interval, wrapped
@@ -34,7 +35,7 @@ def results(analysis: Analysis, where: str) -> Iterator[str]:
       where: directory of the figures, relative to the page.
     """
     study = analysis.study
-    robustness = robustness_measure(analysis)
+    robustness = study.primary[0]
     tested = _tested(analysis, (robustness, *CLEAN))
     count = max(len(analysis.of_arm(arm)) for arm in analysis.arms)
     measured_on = f"{study.collection.name} ({study.collection.split or 'default split'})"
@@ -61,7 +62,7 @@ def results(analysis: Analysis, where: str) -> Iterator[str]:
 
 def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
     """Yield the name of the figure's file, and the figure."""
-    robustness = robustness_measure(analysis)
+    robustness = analysis.study.primary[0]
     lines: dict[str, list[Mark]] = {}
     references: dict[str, Mark] = {}
     for arm in analysis.arms:
@@ -76,13 +77,6 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
                 references[arm] = mark
     if references:
         yield "trade_off", plots.trade_off(lines, references, [m.title for m in CLEAN], robustness.title)
-
-
-def robustness_measure(analysis: Analysis) -> Measure:
-    """Return the measure of robustness: the area under robust success of the first attack of the first section."""
-    section, attacks = next(iter(analysis.study.attacks.items()))
-    name = f"{attacks.setting}/{attacks.options.named[0]} robust_success@10_area"
-    return Measure(section, name, f"area under robust success@10, {attacks.setting}")
 
 
 def verdict(tested: dict[str, list[Contrast]]) -> str:

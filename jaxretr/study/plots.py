@@ -1,5 +1,6 @@
 """Figures of a study, in the style of `jaxretr.eval.plots`: no figure relies on hue alone."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -28,59 +29,66 @@ def success_curves(arms: Mapping[str, Mapping[float, Sequence[float]]]) -> Figur
         )
         for arm, values in arms.items()
     }
-    return curves(
-        lines, "ρ: radius over the mean row norm of the checkpoint", "robust success@10, all languages in one pool"
-    )
+    return curves(lines, "ρ: radius over the mean row norm of the checkpoint", "robust success@10")
 
 
-def differences(primary: Contrast, secondary: Sequence[Contrast]) -> Figure:
-    """Draw a row for each measure: the difference with its 95 % interval, filled if significant after correction."""
-    rows = [primary, *secondary]
-    at = np.arange(len(rows))
+def ratios(contrasts: Sequence[Contrast], margin: float) -> Figure:
+    """Draw a row for each contrast: the ratio with its 95 % interval, filled if significant after correction.
+
+    Args:
+      contrasts: contrasts of measures with `log`.
+      margin: largest difference of logarithms that counts as none; drawn as a band.
+    """
+    at = np.arange(len(contrasts))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, ROW * len(rows) + 0.9), layout="constrained")
+        figure = Figure(figsize=(6.4, ROW * len(contrasts) + 0.9), layout="constrained")
         axes = figure.subplots()
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        axes.axvline(0, color=PALETTE["muted"], linewidth=0.8)
-        for row, contrast in enumerate(rows):
-            low, high = np.clip([contrast.low, contrast.high], -1, 1)
-            axes.plot([low, high], [row, row], color=PALETTE["ink"], linewidth=1.2)
+        axes.axvspan(math.exp(-margin), math.exp(margin), color=PALETTE["rule"], alpha=0.5, linewidth=0)
+        axes.axvline(1, color=PALETTE["muted"], linewidth=0.8)
+        for row, contrast in enumerate(contrasts):
+            ends = np.exp(np.clip([contrast.low, contrast.high], -1, 1))
+            axes.plot(ends, [row, row], color=PALETTE["ink"], linewidth=1.2)
             for difference in contrast.by_seed:
-                axes.plot([difference], [row + 0.28], marker="|", color=PALETTE["muted"], markersize=5)
-            fill = PALETTE["accent"] if contrast.p_holm < 0.05 else PALETTE["paper"]
+                axes.plot([math.exp(difference)], [row + 0.28], marker="|", color=PALETTE["muted"], markersize=5)
+            fill = PALETTE["accent"] if contrast.significant else PALETTE["paper"]
             axes.plot(
-                [contrast.difference], [row], marker="o", markersize=6, color=PALETTE["ink"], markerfacecolor=fill
+                [math.exp(contrast.difference)],
+                [row],
+                marker="o",
+                markersize=6,
+                color=PALETTE["ink"],
+                markerfacecolor=fill,
             )
-        axes.set_yticks(at, [contrast.measure.title for contrast in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.grid(axis="x", color=PALETTE["rule"], linewidth=0.6)
+        axes.set_yticks(at, [f"{one.arm} / {one.baseline}\n{one.measure.title}" for one in contrasts])
+        axes.set_ylim(len(contrasts) - 0.5, -0.5)
         axes.set_axisbelow(True)
-        note = f"{primary.arm} minus {primary.baseline}; filled: p < .05; small strokes: single seeds"
+        note = "ratio; band: equivalence; filled: p < .05 after Holm; small strokes: single seeds"
         figure.supxlabel(note, size=9, color=PALETTE["muted"])
     return figure
 
 
-def over_alpha(values: Mapping[float, Mapping[str, float]]) -> Figure:
-    """Draw the clean mAP of each setting over the share of monolingual batches.
+def over_alpha(values: Mapping[str, Mapping[float, float]]) -> Figure:
+    """Draw each measure over the share of monolingual batches, relative to its value at the largest share.
 
     Args:
-      values: α -> setting -> mAP.
+      values: measure -> α -> value.
     """
-    looks = {"mono": ("-", "o", "ink"), "cross": ((0, (5, 2)), "s", "accent"), "multi": ((0, (1, 1.5)), "^", "muted")}
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.0), layout="constrained")
+        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
         axes = figure.subplots()
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         axes.grid(axis="y", color=PALETTE["rule"], linewidth=0.8)
-        for setting, (dashes, marker, color) in looks.items():
-            y = [of_alpha[setting] for of_alpha in values.values()]
-            axes.plot(list(values), y, linestyle=dashes, marker=marker, color=PALETTE[color], linewidth=1.7)
-            axes.annotate(setting, (max(values), y[-1]), xytext=(8, 0), textcoords="offset points", va="center")
-        axes.set_xticks(list(values), [f"{alpha:g}" for alpha in values])
+        shares = sorted({alpha for of_measure in values.values() for alpha in of_measure})
+        for look, (title, of_measure) in zip(looks(len(values)), values.items(), strict=True):
+            relative = [value / of_measure[max(of_measure)] for value in of_measure.values()]
+            axes.plot(list(of_measure), relative, label=title, linewidth=1.7, **look)
+        axes.set_xticks(shares, [f"{alpha:g}" for alpha in shares])
         axes.set_xlabel("α: share of monolingual batches")
-        axes.set_title("mAP, clean")
+        axes.set_title(f"relative to α = {shares[-1]:g}")
+        axes.legend(frameon=False, fontsize=8)
     return figure
 
 

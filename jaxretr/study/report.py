@@ -7,6 +7,7 @@ and their end marks. To write up another study, start from a copy of docs/study.
 hardening has a page of its own (`jaxretr.study.hardening`).
 """
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -17,10 +18,10 @@ from matplotlib.figure import Figure
 from jaxretr.eval.plots import png
 from jaxretr.files import replaced_file
 from jaxretr.study import hardening, plots, tables
-from jaxretr.study.analysis import CLEAN, PRIMARY, SECONDARY, Analysis, Measure, family
-from jaxretr.study.design import Study
+from jaxretr.study.analysis import CLEAN, Analysis, family
+from jaxretr.study.design import Measure, Study
 from jaxretr.study.records import load_all
-from jaxretr.study.words import number, p_value, seeds, signed, with_interval, wrapped
+from jaxretr.study.words import p_value, seeds, signed, with_interval, wrapped
 
 TEMPLATE = Path(__file__).parents[2] / "docs" / "study.md"
 
@@ -61,45 +62,42 @@ def write_page(study: Study, directory: Path) -> Path:
     return page
 
 
+VERDICTS = {
+    "higher": "more robust than",
+    "lower": "less robust than",
+    "equivalent": "as robust as",
+    "undecided": "neither more nor less robust, as far as these data tell, than",
+}
+
+
 def answer(analysis: Analysis) -> str:
-    """Return the answer of the primary measure as a paragraph: size, interval, test, limits."""
-    baseline, arm = analysis.study.contrast
-    contrast = analysis.contrast(arm, PRIMARY)
-    if contrast is None:
-        return "*The primary contrast has not been measured yet.*"
-    if contrast.p >= 0.05:
-        verdict = f"No effect of {arm} batches on robustness was found"
-    else:
-        comparison = "more" if contrast.difference > 0 else "less"
-        verdict = f"{arm.capitalize()} batches make the model {comparison} robust in a pool of all languages"
-    clean = [analysis.contrast(arm, measure) for measure in CLEAN]
-    gains = "; ".join(f"{one.measure.title} {with_interval(one)}" for one in clean if one)
-    arm_value, baseline_value = number(contrast.arm_value, 3), number(contrast.baseline_value, 3)
+    """Return the answer of the primary measures as a paragraph: size, interval, test, limits."""
+    study = analysis.study
+    arm, tested = study.contrast[1], analysis.primary
+    if not tested:
+        return "*The primary contrasts have not been measured yet.*"
     parts = [
-        f"**{verdict}**: the area under robust-success@10 over log ρ in the multilingual setting is {arm_value} for "
-        f"{arm} and {baseline_value} for {baseline}, a difference of {with_interval(contrast)} (95 % interval), "
-        f"p {p_value(contrast.p)}, Cohen's d {signed(contrast.effect_size, 2)}; {contrast.questions} questions in "
-        f"every language, {seeds(contrast.seeds)}."
+        f"**{arm.capitalize()} batches make the model {VERDICTS[one.verdict(study.margin)]} {one.baseline} "
+        f"training** by the {one.measure.title}: {with_interval(one)} (95 % interval), p {p_value(one.p_holm)} after "
+        f"Holm, Cohen's d {signed(one.effect_size, 2)}; {one.questions} questions, {one.queries} queries, "
+        f"{seeds(one.seeds)}."
+        for one in tested
     ]
-    if gains:
-        parts.append(f"Clean, on all questions, {arm} minus {baseline}: {gains}.")
-    secondary = [analysis.contrast(arm, measure) for measure in SECONDARY[:2]]
-    other_settings = "; ".join(
-        f"{one.measure.title} {with_interval(one)}, {seeds(one.seeds)}" for one in secondary if one
-    )
-    if other_settings:
-        parts.append(f"In the other settings, before correction: {other_settings}.")
-    matched = analysis.contrast(arm, PRIMARY, section="matched")
-    if matched:
+    if study.margin:
         parts.append(
-            f"At matched clean quality the difference in area is {with_interval(matched)}, p {p_value(matched.p)}, "
-            f"{seeds(matched.seeds)}."
+            f'"As robust as" means that the whole interval lies between × {math.exp(-study.margin):.2f} and '
+            f"× {math.exp(study.margin):.2f}."
         )
-    base = analysis.study.base
+    for baseline in study.baselines:
+        clean = [analysis.contrast(arm, measure, baseline=baseline) for measure in CLEAN]
+        if any(clean):
+            gains = "; ".join(f"{one.measure.title} {with_interval(one)}" for one in clean if one)
+            parts.append(f"Clean, on all questions, {arm} minus {baseline}: {gains}.")
+    base = study.base
     parts.append(
-        f"Its limits: one encoder ({base.model.model_name_or_path}), fine-tuned for {base.train.steps:,} updates of "
-        f"{base.train.batch_size} pairs from one source ({base.data.name}, {len(base.data.languages)} languages). "
-        "It says nothing about larger models or longer training."
+        f"Limits: one encoder ({base.model.model_name_or_path}), fine-tuned for {base.train.steps:,} updates of "
+        f"{base.train.batch_size} pairs from one source ({base.data.name}, {len(base.data.languages)} languages). The "
+        "result says nothing about larger models or longer training."
     )
     return wrapped(" ".join(parts))
 
@@ -107,27 +105,32 @@ def answer(analysis: Analysis) -> str:
 def results(analysis: Analysis, directory: Path, base: Path) -> Iterator[str]:
     """Yield the parts of the results block."""
     where = _link(directory, base)
-    baseline, arm_in_question = analysis.study.contrast
+    study = analysis.study
     yield wrapped(
         f"From {len(analysis.records)} records in `{where}/results`; `uv run scripts/study.py --record "
         f"{directory.name if base == Path() else directory.as_posix()} --report` writes this section again."
     )
+    yield f"![ratios and differences in the primary measures]({where}/primary.png)"
+    yield "### Primary measures"
+    yield from tables.contrasts(analysis.primary, margin=study.margin)
     yield f"![robust success@10 over the budget, by arm]({where}/robust_success.png)"
-    yield "Mean over seeds ± standard deviation between them; seeds in parentheses if there are fewer than planned."
-    yield tables.main_table(analysis)
-    yield f"### {arm_in_question} minus {baseline}, secondary measures"
+    yield wrapped(
+        "Tables of arms: mean over seeds ± standard deviation between seeds; in parentheses the number of seeds, if "
+        "some are not measured yet."
+    )
+    yield from tables.of_all_arms(analysis)
+    yield from tables.controls(analysis)
+    yield from tables.matched(analysis)
+    yield "### Secondary measures"
     yield from tables.contrasts(analysis.secondary)
-    yield f"![differences between {arm_in_question} and {baseline}]({where}/differences.png)"
-    yield "### Every arm against the baseline, primary measure"
-    other_arms = [analysis.contrast(arm, PRIMARY) for arm in analysis.trained if arm not in analysis.study.contrast]
-    yield from tables.contrasts(family([analysis.contrast(arm_in_question, PRIMARY)]), corrected=False)
-    yield from tables.contrasts(family(other_arms))
-    for part in (tables.matched, tables.hardening, tables.margin_and_sensitivity, tables.black_box):
-        yield from part(analysis)
+    yield "### Other arms against the first baseline"
+    arms = [arm for arm in analysis.trained if arm not in (study.contrast[1], *study.baselines)]
+    yield from tables.contrasts(family([analysis.contrast(arm, m) for m in study.primary for arm in arms]))
+    yield from tables.hardening(analysis)
     yield from tables.by_language(analysis)
-    if len(_by_alpha(analysis)) > 2:
-        yield "### Clean quality over α, seed 0"
-        yield f"![clean mAP over the share of monolingual batches]({where}/alpha.png)"
+    if len(by_alpha(analysis)) > 2:
+        yield "### Over the share of monolingual batches"
+        yield f"![clean mAP and smallest ρ over the share of monolingual batches]({where}/alpha.png)"
     for part in (tables.poison, tables.strength, tables.costs, tables.provenance, tables.examples):
         yield from part(analysis)
 
@@ -137,11 +140,28 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
     curves = {arm: curve for arm in analysis.arms if (curve := _success(analysis, arm))}
     if curves:
         yield "robust_success", plots.success_curves(curves)
-    primary = analysis.contrast(analysis.study.contrast[1], PRIMARY)
-    if primary:
-        yield "differences", plots.differences(primary, [one for one in analysis.secondary if one.measure.is_share])
-    if len(by_alpha := _by_alpha(analysis)) > 2:
-        yield "alpha", plots.over_alpha(by_alpha)
+    if analysis.primary:
+        yield "primary", plots.ratios(analysis.primary, analysis.study.margin)
+    if len(dose := by_alpha(analysis)) > 2:
+        yield "alpha", plots.over_alpha(dose)
+
+
+def by_alpha(analysis: Analysis) -> dict[str, dict[float, float]]:
+    """Return the clean mAP and the primary measures over α: measure -> α -> mean over seeds.
+
+    Arms with other languages, fewer updates or hardening are left out.
+    """
+    plain = {
+        name: arm
+        for name, arm in analysis.study.arms.items()
+        if arm.seeds and not (arm.languages or arm.steps or arm.hardening.method)
+    }
+    dose: dict[str, dict[float, float]] = {}
+    for measure in (*CLEAN, *analysis.study.primary):
+        values = {arm.alpha: values for name, arm in plain.items() if (values := analysis.values(name, measure))}
+        if len(values) > 2:
+            dose[measure.title] = {alpha: sum(of_alpha) / len(of_alpha) for alpha, of_alpha in sorted(values.items())}
+    return dose
 
 
 def _link(directory: Path, base: Path) -> str:
@@ -149,21 +169,13 @@ def _link(directory: Path, base: Path) -> str:
 
 
 def _success(analysis: Analysis, arm: str) -> dict[float, list[float]]:
-    """Return robust success@10 at each ρ, under each seed."""
+    """Return robust success@10 at each ρ under each seed, in the section of the first primary measure."""
+    measure = analysis.study.primary[0]
+    attacks = analysis.study.attacks[measure.section]
+    attack = attacks.options.named[0]
     curve: dict[float, list[float]] = {}
-    for rho in analysis.study.attacks["multi"].options.rho:
-        name = f"multi/pgd@{rho:g} robust_success@10"
-        if values := analysis.values(arm, Measure("multi", name, name)):
+    for rho in attacks.options.budgets(attack):
+        name = f"{attacks.setting}/{attack}@{rho:g} robust_success@10"
+        if values := analysis.values(arm, Measure(measure.section, name, name)):
             curve[rho] = values
     return curve
-
-
-def _by_alpha(analysis: Analysis) -> dict[float, dict[str, float]]:
-    """Return the clean mAP under seed 0 for each α of the arms without hardening."""
-    clean_map = {}
-    for name, arm in analysis.study.arms.items():
-        record = analysis.records.get(f"{name}-0")
-        if arm.seeds and not arm.hardening.method and record and "clean" in record.sections:
-            clean = record.sections["clean"]
-            clean_map[arm.alpha] = {setting: clean.scalar(f"{setting}/AP") for setting in ("mono", "cross", "multi")}
-    return dict(sorted(clean_map.items()))

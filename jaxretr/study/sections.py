@@ -6,10 +6,8 @@ Input: a `Study`, a `Run` and an encoder. Output: a `SectionRecord`.
 |---|---|
 | `clean` | retrieval of all questions in the settings mono, cross and multi, and language bias |
 | `further` | clean retrieval of the design's other collections: collections in BEIR's layout, MIRACL, ... |
-| `multi`, `mono`, `cross` | the design's attacks in this setting |
-| `matched` | the attacks on the checkpoint whose clean quality is closest to the baseline's |
-| `checks` | whether the gradient attack is as strong as it seems |
-| `poison` | corpus poisoning within and across languages |
+| `checks` | whether the gradient attacks of one section are as strong as they seem |
+| a section of the design's `attacks` | these attacks |
 """
 
 import copy
@@ -23,10 +21,11 @@ from typing import Any, override
 import numpy as np
 
 from jaxretr.attack.checks import strength_checks
+from jaxretr.attack.measures import POISONED, SMALLEST, SUCCESS
 from jaxretr.attack.record import Record, load_texts
 from jaxretr.attack.report.strings import strongest
-from jaxretr.attack.run import attack_into
-from jaxretr.attack.victim import Victim
+from jaxretr.attack.run import attack_into, victim_of
+from jaxretr.attack.surrogate import Surrogate
 from jaxretr.data.test_collections import load_test_collection
 from jaxretr.eval.bias import BIAS_MEASURES
 from jaxretr.eval.evaluate import evaluate
@@ -35,6 +34,7 @@ from jaxretr.model.encode import Encoder
 from jaxretr.run import load_encoder
 from jaxretr.study.bm25 import BM25Encoder
 from jaxretr.study.design import Attacks, Collection, Run, Section, Study
+from jaxretr.study.questions import drawn_questions
 from jaxretr.study.records import SectionRecord
 from jaxretr.types import RetrievalSet
 
@@ -90,8 +90,15 @@ class RememberingEncoder(Encoder):
         return np.stack([self._known[text] for text in texts]) if texts else np.empty((0, self.dim), np.float32)
 
 
-def measure(study: Study, run: Run, section: Section, encoder: RememberingEncoder, files: Files) -> SectionRecord:
-    """Measure one section of a model."""
+def measure(
+    study: Study,
+    run: Run,
+    section: Section,
+    encoder: RememberingEncoder,
+    files: Files,
+    surrogate: Surrogate | None = None,
+) -> SectionRecord:
+    """Measure one section of a model; with `surrogate`, its attacks are optimized on this model."""
     started = time.perf_counter()
     match section:
         case "clean":
@@ -101,7 +108,7 @@ def measure(study: Study, run: Run, section: Section, encoder: RememberingEncode
         case "checks":
             record = checks(study, encoder, files)
         case _:
-            record = attacked(study, run, section, encoder, files)
+            record = attacked(study, run, section, encoder, files, surrogate)
     return dataclasses.replace(record, seconds=round(time.perf_counter() - started, 1))
 
 
@@ -142,45 +149,57 @@ def further(study: Study, encoder_for: EncoderFor, files: Files) -> SectionRecor
     return dataclasses.replace(first, facts={"collections": means})
 
 
-def attacked(study: Study, run: Run, section: Section, encoder: Encoder, files: Files) -> SectionRecord:
-    """Run the attacks of a section; facts hold the cost of each attack and examples of its texts."""
+def attacked(
+    study: Study, run: Run, section: Section, encoder: Encoder, files: Files, surrogate: Surrogate | None
+) -> SectionRecord:
+    """Run the attacks of a section.
+
+    Facts hold the cost of each attack, examples of its texts, and the answer of each question: the key of its first
+    relevant passage.
+    """
     attacks = study.attacks[section]
     directory = files.run / section
+    collection = _drawn(study, attacks, files)
     results = attack_into(
         directory,
         encoder,
-        _drawn(study, attacks, files),
+        collection,
         attacks.options,
         setting=attacks.setting,
         system=run.name,
         run_settings={"max_length": encoder.max_length},
         measures=MEASURES,
+        surrogate=surrogate,
     )
     record = Record.load(directory)
-    texts = load_texts(directory)
+    reference = {trial.label for trial in record.trials if trial.reference}
+    texts = [text for text in load_texts(directory) if text.label in reference]
     examples = [
         dataclasses.asdict(text)
         for label in dict.fromkeys(text.label for text in texts)
         for text in strongest([text for text in texts if text.label == label], len({text.language for text in texts}))
     ]
+    answers = {key: min(id for id, grade in grades.items() if grade > 0) for key, grades in collection.qrels.items()}
     return SectionRecord.of(
         results,
         [name for name in results.settings[attacks.setting].measures if _is_kept(name)],
         facts={
             "row_norm": record.row_norm,
             "nearest_row": record.nearest_row,
+            "ceiling": record.ceiling and dataclasses.asdict(record.ceiling),
             "transfer": record.transfer and dataclasses.asdict(record.transfer),
             "forward_passes": {trial.label: round(trial.forward_passes, 1) for trial in record.trials},
+            "answers": {key: id.partition(":")[2] for key, id in answers.items()},
             "examples": examples,
         },
     )
 
 
 def checks(study: Study, encoder: Encoder, files: Files) -> SectionRecord:
-    """Check the strength of the attacks of section `multi`; facts hold the checks as sentences with figures."""
-    attacks = study.attacks["multi"]
-    collection = _drawn(study, dataclasses.replace(attacks, questions=study.checked), files)
-    victim = Victim.of(encoder, collection, attacks.setting)
+    """Check the strength of the attacks of `checked_section`; facts hold the checks as sentences with figures."""
+    attacks = dataclasses.replace(study.attacks[study.checked_section], questions=study.checked)
+    collection = _drawn(study, attacks, files)
+    victim = victim_of(encoder, collection, attacks.setting, attacks.options)
     outcomes = [
         {"name": check.name, "passed": check.passed, "says": check.says}
         for check in strength_checks(victim, attacks.options, study.checked)
@@ -189,15 +208,13 @@ def checks(study: Study, encoder: Encoder, files: Files) -> SectionRecord:
 
 
 def _drawn(study: Study, attacks: Attacks, files: Files) -> RetrievalSet:
-    return files.load(
-        study.collection,
-        languages=attacks.languages or None,
-        max_queries=attacks.questions,
-        seed=attacks.options.seed,
-    )
+    collection = files.load(attacks.collection or study.collection, languages=attacks.languages or None)
+    return drawn_questions(collection, attacks, 0 if attacks.collection else study.drawn_before)
 
 
 def _is_kept(name: str) -> bool:
-    """Return whether a record keeps the values per query of a measure. It omits some measures under attack."""
+    """Return whether a record keeps the values per query of a measure. It omits most measures under attack."""
     attack, _, measure = name.rpartition(" ")
-    return not attack or measure not in ({"AP", "Success@10"} | (BIAS_MEASURES.keys() - set(BIAS)))
+    if not attack:
+        return measure in BIAS or measure not in BIAS_MEASURES
+    return measure in ("nDCG@10", "rank_distance", "own_language_share@10", SMALLEST, SUCCESS, POISONED)

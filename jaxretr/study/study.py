@@ -8,16 +8,18 @@ an interrupted study. Several processes may each run some of the arms.
 import dataclasses
 import datetime
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from jaxretr.attack.surrogate import Surrogate
+from jaxretr.model.encode import Encoder
 from jaxretr.run import load_encoder
 from jaxretr.study.design import BM25, Run, Section, Study
 from jaxretr.study.provenance import Provenance
 from jaxretr.study.records import RunRecord, SectionRecord
 from jaxretr.study.sections import Files, RememberingEncoder, measure, measure_lexical
-from jaxretr.study.training import matched_checkpoint, trained
+from jaxretr.study.training import trained
 from jaxretr.tracking import say
 
 
@@ -84,14 +86,9 @@ def run_study(
         record.check_model(fingerprint)
         for section in missing:
             say(f"{run.name}: {section}")
-            victim = encoder
-            facts: dict[str, Any] = {}
-            if section == "matched":
-                victim, facts = _matched(study, run, encoder, output_dir / "training")
-            section_record = measure(study, run, section, victim, files)
-            record = _with_measured(
-                record, section, dataclasses.replace(section_record, facts=section_record.facts | facts), fingerprint
-            )
+            surrogate = _surrogate(study, run, section, output_dir / "training")
+            section_record = measure(study, run, section, encoder, files, surrogate)
+            record = _with_measured(record, section, section_record, fingerprint)
             record.save(records)
 
 
@@ -111,13 +108,24 @@ def _record_so_far(study: Study, run: Run, records: Path) -> RunRecord:
     if not path.exists():
         return RunRecord(run.arm, run.seed, design)
     record = RunRecord.load(path)
-    if record.design != design:
-        changed = [name for name in design if record.design.get(name) != design[name]]
+    recorded, current = (_concerning(record.sections, values) for values in (record.design, design))
+    if recorded != current:
+        changed = [name for name in current if recorded.get(name) != current[name]]
         raise ValueError(
             f"{path} records a run with a different design (changed: {', '.join(changed)}); write to another directory "
             "with --record, or delete the file"
         )
-    return record
+    return dataclasses.replace(record, design=design)
+
+
+def _concerning(sections: Collection[Section], design: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a design that recorded sections depend on, so that a design may gain sections."""
+    attacks = {name: attack for name, attack in design["attacks"].items() if name in sections}
+    kept = {name: value for name, value in design.items() if name not in ("attacks", "checked", "checked_section")}
+    if "checks" in sections:
+        kept |= {name: design[name] for name in ("checked", "checked_section")}
+        attacks |= {design["checked_section"]: design["attacks"][design["checked_section"]]}
+    return kept | {"attacks": attacks}
 
 
 def _model(study: Study, run: Run, directory: Path) -> tuple[Path, dict[str, Any]]:
@@ -133,25 +141,11 @@ def _model(study: Study, run: Run, directory: Path) -> tuple[Path, dict[str, Any
     return untrained, {}
 
 
-def _matched(
-    study: Study, run: Run, encoder: RememberingEncoder, directory: Path
-) -> tuple[RememberingEncoder, dict[str, Any]]:
-    """Return the checkpoint of a run that is closest to the finished baseline in clean quality on validation data.
-
-    The second value holds the facts to record: step, both qualities, and the checkpoint's fingerprint.
-    """
-    step, quality, baseline, params = matched_checkpoint(study, run, directory)
-    victim = RememberingEncoder(
-        encoder.functions,
-        params,
-        encoder.tokenizer,
-        max_length=encoder.max_length,
-        query_prefix=encoder.query_prefix,
-        passage_prefix=encoder.passage_prefix,
-    )
-    return victim, {
-        "step": step,
-        "validation": quality,
-        "validation_of_baseline": baseline,
-        "checkpoint": victim.fingerprint,
-    }
+def _surrogate(study: Study, run: Run, section: Section, directory: Path) -> Surrogate | None:
+    """Return the model that the attacks of a section are optimized on; None if it is the attacked model."""
+    attacks = study.attacks.get(section)
+    if attacks is None or not attacks.surrogate:
+        return None
+    seed = run.seed if run.seed in study.arms[attacks.surrogate].seeds else study.arms[attacks.surrogate].seeds[0]
+    model, _ = _model(study, Run(attacks.surrogate, seed), directory)
+    return Surrogate(f"{attacks.surrogate}-{seed}", Encoder.load(model, dtype="float32", max_length=study.max_length))

@@ -8,27 +8,21 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from jaxretr.attack.gradient.union import MEMBERS, UNION
 from jaxretr.attack.report.visible import plain
-from jaxretr.study.analysis import (
-    BLACK_BOX,
-    CLEAN,
-    MAIN,
-    POOLED_RADIUS_CROSS,
-    POOLED_RADIUS_MULTI,
-    PRIMARY,
-    SMALLEST,
-    Analysis,
-    Contrast,
-    Measure,
-    family,
-)
-from jaxretr.study.words import number, p_value, signed, table, with_interval, wrapped
+from jaxretr.study.analysis import CLEAN, Analysis, Contrast, family
+from jaxretr.study.design import Measure
+from jaxretr.study.words import change, number, p_value, signed, table, with_interval, wrapped
 
 
-def main_table(analysis: Analysis) -> str:
-    """Return the main measures of every arm: mean over seeds ± standard deviation between seeds."""
-    rows = [[arm, *_cells(analysis, arm, MAIN)] for arm in analysis.arms]
-    return table(["", *(measure.title for measure in MAIN)], rows)
+def of_all_arms(analysis: Analysis) -> Iterator[str]:
+    """Yield the design's tables: a row per arm, the mean over seeds ± standard deviation between seeds."""
+    for heading, measures in analysis.study.tables.items():
+        measured = [measure for measure in measures if any(analysis.values(arm, measure) for arm in analysis.arms)]
+        rows = [[arm, *cells] for arm in analysis.arms if set(cells := list(_cells(analysis, arm, measured))) - {"–"}]
+        if rows:
+            yield f"### {heading}"
+            yield table(["", *(measure.title for measure in measured)], rows)
 
 
 def _cells(analysis: Analysis, arm: str, measures: Sequence[Measure]) -> Iterator[str]:
@@ -38,7 +32,7 @@ def _cells(analysis: Analysis, arm: str, measures: Sequence[Measure]) -> Iterato
         if not values:
             yield "–"
             continue
-        fewer = f" ({len(values)})" if len(values) < planned else ""
+        fewer = f" ({len(values)})" if 1 < len(values) < planned else ""
         yield _over_seeds(values, measure.decimals) + fewer
 
 
@@ -47,51 +41,54 @@ def _over_seeds(values: Sequence[float], decimals: int) -> str:
     return number(float(np.mean(values)), decimals) + spread
 
 
-def contrasts(tested: Sequence[Contrast], *, corrected: bool = True) -> Iterator[str]:
-    """Yield a table with a row for each contrast, bold if significant."""
+def contrasts(tested: Sequence[Contrast], *, margin: float = 0.0, corrected: bool = True) -> Iterator[str]:
+    """Yield a table with a row for each contrast, bold if significant; with a margin, also the verdict of each."""
     if not tested:
         return
-    heading = ["arm − baseline", "measure", "arm", "baseline", "difference", "95 % interval"]
-    heading += ["p after Holm" if corrected else "p", "Cohen's d", "by seed (p within the seed)"]
-    yield table(heading, [_contrast_row(contrast, corrected) for contrast in tested])
+    heading = ["arm − baseline", "measure", "arm", "baseline", "difference [95 % interval]"]
+    heading += ["p after Holm" if corrected else "p", "p by articles", "Cohen's d"]
+    heading += ["verdict"] if margin else []
+    heading += ["by seed (p within the seed)"]
+    yield table(heading, [_contrast_row(contrast, margin, corrected) for contrast in tested])
 
 
-def _contrast_row(contrast: Contrast, corrected: bool) -> list[str]:
-    decimals = contrast.measure.decimals
+def _contrast_row(contrast: Contrast, margin: float, corrected: bool) -> list[str]:
+    measure = contrast.measure
     seeds = zip(contrast.by_seed, contrast.p_by_seed, strict=True)
     p = contrast.p_holm if corrected else contrast.p
+    means = (contrast.arm_value, contrast.baseline_value)
     return [
         f"{contrast.arm} − {contrast.baseline}",
-        contrast.measure.title,
-        number(contrast.arm_value, decimals),
-        number(contrast.baseline_value, decimals),
-        f"**{signed(contrast.difference, decimals)}**" if p < 0.05 else signed(contrast.difference, decimals),
-        f"[{signed(contrast.low, decimals)}, {signed(contrast.high, decimals)}]",
+        measure.title,
+        *(number(math.exp(mean) if measure.log else mean, measure.decimals) for mean in means),
+        f"**{with_interval(contrast)}**" if p < 0.05 else with_interval(contrast),
         p_value(p),
+        p_value(contrast.p_of_articles),
         signed(contrast.effect_size, 2),
-        ", ".join(f"{signed(difference, decimals)} ({p_value(p)})" for difference, p in seeds),
+        *([contrast.verdict(margin)] if margin else []),
+        ", ".join(f"{change(difference, measure)} ({p_value(p)})" for difference, p in seeds),
     ]
 
 
 def matched(analysis: Analysis) -> Iterator[str]:
-    """Yield the primary measure at the checkpoints closest to the baseline in clean quality, and these checkpoints."""
-    arm = analysis.study.contrast[1]
-    contrast = analysis.contrast(arm, PRIMARY, section="matched")
-    if contrast is None:
-        return
-    yield "### At matched clean quality"
-    facts_by_seed = {
-        seed: record.sections["matched"].facts
-        for seed, record in analysis.of_arm(arm).items()
-        if "matched" in record.sections
-    }
-    checkpoints = "; ".join(
-        f"seed {seed}: after {facts['step']} updates "
-        f"({facts['validation']:.3f} against {facts['validation_of_baseline']:.3f})"
-        for seed, facts in facts_by_seed.items()
-    )
-    yield wrapped(f"{arm}'s checkpoints and their multilingual nDCG@10 on validation pages, {checkpoints}.")
-    yield from contrasts([contrast], corrected=False)
+    """Yield the primary measures of the arm in question at the clean quality of each baseline."""
+    tested, sentences = [], []
+    for measure in analysis.study.primary:
+        quality = f"{measure.name.partition('/')[0]}/nDCG@10"
+        for baseline in analysis.study.baselines:
+            found = analysis.matched(measure, baseline, quality)
+            if found:
+                tested.append(found.contrast)
+                pairs = ", ".join(f"{number(own, 3)} for {number(wanted, 3)}" for wanted, own in found.qualities)
+                sentences.append(f"{measure.title}, {baseline}: {pairs}")
+    if tested:
+        yield "### At matched clean quality"
+        yield wrapped(
+            f"Values of {analysis.study.contrast[1]} are interpolated per query between complete trainings of "
+            "different lengths, so that the mean nDCG@10 of the attacked queries equals the baseline's. Interpolated "
+            f"nDCG@10 for the baseline's, by seed: {'; '.join(sentences)}."
+        )
+        yield from contrasts(tested, corrected=False)
 
 
 def hardening(analysis: Analysis) -> Iterator[str]:
@@ -101,86 +98,81 @@ def hardening(analysis: Analysis) -> Iterator[str]:
         analysis.contrast(arm, measure, baseline=baseline)
         for arm in analysis.trained
         if analysis.study.arms[arm].hardening.method
-        for measure in (PRIMARY, *CLEAN)
+        for measure in (*analysis.study.primary, *CLEAN)
     ]
     if any(tested):
         yield f"### What hardening gains and costs, against {baseline}"
         yield from contrasts(family(tested))
 
 
-def black_box(analysis: Analysis) -> Iterator[str]:
-    """Yield whether attacks without gradients rank the two arms in the same order as the gradient attack."""
-    primary = analysis.contrast(analysis.study.contrast[1], PRIMARY)
-    black_box = [contrast for contrast in analysis.secondary if contrast.measure in BLACK_BOX]
-    if primary and black_box:
-        differences = "; ".join(f"{contrast.measure.title} {with_interval(contrast)}" for contrast in black_box)
-        agreeing = sum(contrast.difference * primary.difference > 0 for contrast in black_box)
-        significant = sum(contrast.significant for contrast in black_box)
-        yield "### Black box"
-        yield wrapped(
-            f"Of {len(black_box)} attacks that see scores alone, {agreeing} point the way the gradient does "
-            f"({signed(primary.difference, 3)}), and {significant or 'none'} differ significantly after correction: "
-            f"{differences}."
-        )
-
-
-def margin_and_sensitivity(analysis: Analysis) -> Iterator[str]:
-    """Yield the margin of queries, the smallest change of their words that loses them, and the ratio of the two."""
-    rows = []
-    for arm in analysis.arms:
-        radii, smallest = (analysis.values(arm, measure) for measure in (POOLED_RADIUS_MULTI, SMALLEST))
-        if radii and len(radii) == len(smallest):
-            ratios = [a / b for a, b in zip(smallest, radii, strict=True)]
-            rows.append([arm, *(_over_seeds(values, 3) for values in (radii, smallest)), _over_seeds(ratios, 2)])
-    if rows:
-        yield "### Margin and sensitivity, multi"
-        yield wrapped(
-            "A query is lost when a change of its words moves its pooled vector beyond its margin, the pooled "
-            "radius@10 (in lengths of that vector; a lower bound). The ratio, smallest ρ over radius, tells how large "
-            "a change of the words makes a move of a given size: the higher, the less sensitive the encoder. Not in "
-            "the protocol."
-        )
-        yield table(["", POOLED_RADIUS_MULTI.title, SMALLEST.title, "ratio"], rows)
+def controls(analysis: Analysis) -> Iterator[str]:
+    """Yield the contrasts under other attacks, and what each member of the union loses."""
+    arm = analysis.study.contrast[1]
+    tested = [
+        analysis.contrast(arm, measure, baseline=baseline)
+        for measure in analysis.study.controls
+        for baseline in analysis.study.baselines
+    ]
+    if not any(tested):
+        return
+    yield "### Do stronger attacks agree?"
+    yield from contrasts([contrast for contrast in tested if contrast], corrected=False)
+    for section in dict.fromkeys(measure.section for measure in analysis.study.controls):
+        setting, rho = analysis.study.attacks[section].setting, analysis.study.attacks[section].options.reference_rho
+        names = [
+            Measure(section, f"{setting}/{member}@{rho:g} robust_success@10", member) for member in (*MEMBERS, UNION)
+        ]
+        rows = [[arm, *cells] for arm in analysis.arms if set(cells := list(_cells(analysis, arm, names))) - {"–"}]
+        if rows:
+            yield wrapped(f"Robust success@10 at ρ = {rho:g} under each member of the union, section `{section}`:")
+            yield table(["", *(measure.title for measure in names)], rows)
 
 
 def by_language(analysis: Analysis) -> Iterator[str]:
-    """Yield the success left after attacks on texts by language, and the pooled radius by direction.
-
-    The tables show the baseline and the arm in question.
-    """
-    arms = analysis.study.contrast
-    for measures, heading, row_title in (
-        (BLACK_BOX, "Attacks on texts by language", "language"),
-        ((POOLED_RADIUS_CROSS,), "Pooled radius@10 by direction, question → passages", "direction"),
-    ):
-        values_by_column = {(measure, arm): analysis.by_task(arm, measure) for measure in measures for arm in arms}
-        tasks = sorted({task for values in values_by_column.values() for task in values})
-        if tasks:
-            yield f"### {heading}"
-            columns = [f"{measure.title}, {arm}" for measure, arm in values_by_column]
-            rows = [
-                [task, *(number(values.get(task, math.nan), 3) for values in values_by_column.values())]
-                for task in tasks
+    """Yield the primary measures by query language, with the languages that no training has seen last."""
+    seen = set(analysis.study.base.data.languages)
+    arms = [arm for arm in (analysis.study.contrast[1], *analysis.study.baselines) if arm in analysis.arms]
+    for measure in analysis.study.primary:
+        columns = {arm: analysis.by_task(arm, measure) for arm in arms}
+        languages = sorted(
+            {task for values in columns.values() for task in values}, key=lambda at: (at not in seen, at)
+        )
+        if not languages:
+            continue
+        yield f"### By query language: {measure.title}"
+        rows = [
+            [
+                language if language in seen else f"{language} (unseen)",
+                *(number(values.get(language, math.nan), measure.decimals) for values in columns.values()),
             ]
-            yield table([row_title, *columns], rows)
+            for language in languages
+        ]
+        yield table(["language", *columns], rows)
 
 
 def poison(analysis: Analysis) -> Iterator[str]:
-    """Yield, run by run, the success of poisoned passages by the languages they were optimized on and tested on."""
+    """Yield, run by run, the success of poisoned passages by the languages they were optimized on and tested on.
+
+    The ceiling, the success of one best vector per language, stands beside it.
+    """
     for name, record in analysis.records.items():
-        transfer = record.sections["poison"].facts["transfer"] if "poison" in record.sections else None
+        facts = record.sections["poison"].facts if "poison" in record.sections else {}
+        transfer, ceiling = facts.get("transfer"), facts.get("ceiling")
         if transfer:
             yield f"### Corpus poisoning, {name}"
             success = np.asarray(transfer["success"])
             within = np.asarray(transfer["optimised_on"])[:, None] == np.asarray(transfer["tested_on"])
+            best = np.asarray(ceiling["success"][0]) if ceiling else np.full_like(success, math.nan)
             yield wrapped(
-                "Share of held-out questions with the poisoned passage in their first ten, by the language it was "
-                f"optimised on (rows) and that of the question (columns; {transfer['queries'][0]} questions each): "
-                f"{number(success[within].mean(), 3)} within a language, {number(success[~within].mean(), 3)} across."
+                "Share of held-out questions with the poisoned passage in the top ten, and in parentheses with the "
+                "best vector, which need not be the embedding of any text. Rows: language of the questions in the "
+                f"optimization; columns: language of the {transfer['queries'][0]} held-out questions. Within a "
+                f"language {number(success[within].mean(), 3)} (ceiling {number(best[within].mean(), 3)}), across "
+                f"{number(success[~within].mean(), 3)} (ceiling {number(best[~within].mean(), 3)})."
             )
             rows = [
-                [language, *(number(value, 2) for value in row)]
-                for language, row in zip(transfer["optimised_on"], transfer["success"], strict=True)
+                [language, *(f"{number(value, 2)} ({number(limit, 2)})" for value, limit in zip(row, at, strict=True))]
+                for language, row, at in zip(transfer["optimised_on"], success.tolist(), best.tolist(), strict=True)
             ]
             yield table(["", *transfer["tested_on"]], rows)
 
@@ -219,7 +211,8 @@ def costs(analysis: Analysis) -> Iterator[str]:
             training = records[0].training
             tried = ", ".join(f"{rate}: {value:.4f}" for rate, value in training["tried"].items())
             seconds = float(np.median([record.training["seconds_per_step"] for record in records]))
-            norms = [record.sections["multi"].facts["row_norm"] for record in records if "multi" in record.sections]
+            attacked = (section.facts.get("row_norm") for record in records for section in record.sections.values())
+            norms = [norm for norm in attacked if norm]
             row_norm = number(float(np.mean(norms)), 3) if norms else "–"
             rows.append([arm, f"{training['learning_rate']:g}", tried, f"{seconds:.2f}", row_norm])
     yield table(["arm", "learning rate", "validation criterion of each", "seconds a step (median)", "row norm r̄"], rows)
@@ -260,7 +253,8 @@ def examples(analysis: Analysis) -> Iterator[str]:
     For each attack and language, yield the text that lowered the best relevant passage most.
     """
     record = analysis.records.get(f"{analysis.study.contrast[1]}-0")
-    examples = record.sections["multi"].facts["examples"] if record and "multi" in record.sections else []
+    sections = record.sections.values() if record else ()
+    examples = [example for section in sections for example in section.facts.get("examples", ())]
     if not examples:
         return
     yield f"### Adversarial texts, {analysis.study.contrast[1]}, seed 0"

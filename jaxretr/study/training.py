@@ -9,28 +9,27 @@ selects its own learning rate tries the same rates.
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from jaxretr import json_lines, parallel
+from jaxretr import json_lines
 from jaxretr.eval.results import Results
-from jaxretr.model.functions import Params
-from jaxretr.run import load_encoder, make_update, train
+from jaxretr.run import train
 from jaxretr.study.design import Run, Study
 from jaxretr.tracking import say
-from jaxretr.train.checkpoint import Checkpoints
-from jaxretr.train.step import TrainState
 
 CHOSEN_BY = ("mono/AP", "multi/AP")
 """Measures whose mean on validation data selects the learning rate."""
-MATCHED_BY = "multi/nDCG@10"
-"""Measure of clean quality on validation data by which checkpoints are matched."""
+
+MAX_RATES = 8
+"""Largest number of learning rates that an arm tries."""
 
 
 def chosen_rate(study: Study, arm: str, directory: Path) -> tuple[float, dict[str, float]]:
     """Return the learning rate of an arm, and the criterion of each rate that was tried; train missing models.
 
-    A single rate is not tried: it is returned without a criterion.
+    While the best rate is the largest or smallest one, the grid grows by the ratio of the two rates at this end. So
+    the best rate of every arm lies between two worse ones. A single rate is not tried: it is returned without a
+    criterion.
 
     Args:
       study: the study, with the rates to try.
@@ -41,8 +40,22 @@ def chosen_rate(study: Study, arm: str, directory: Path) -> tuple[float, dict[st
         return study.rates[0], {}
     rate_arm = study.arms[arm].rate_of or arm
     first = Run(rate_arm, study.arms[rate_arm].seeds[0])
-    tried = {rate: criterion(_train(study, first, rate, directory)) for rate in study.rates}
-    return max(tried, key=lambda rate: tried[rate]), {f"{rate:g}": value for rate, value in tried.items()}
+    tried: dict[float, float] = {}
+    rates = sorted(study.rates)
+    while True:
+        tried |= {rate: criterion(_train(study, first, rate, directory)) for rate in rates if rate not in tried}
+        best = max(tried, key=lambda rate: tried[rate])
+        if best == rates[-1] and len(rates) < MAX_RATES:
+            rates.append(_rounded(best * best / rates[-2]))
+        elif best == rates[0] and len(rates) < MAX_RATES:
+            rates.insert(0, _rounded(best * best / rates[1]))
+        else:
+            return best, {f"{rate:g}": tried[rate] for rate in rates}
+
+
+def _rounded(rate: float) -> float:
+    """Return the rate with two digits, so that its name does not depend on rounding errors."""
+    return float(f"{rate:.1e}")
 
 
 def trained(study: Study, run: Run, directory: Path) -> tuple[Path, dict[str, Any]]:
@@ -62,30 +75,6 @@ def trained(study: Study, run: Run, directory: Path) -> tuple[Path, dict[str, An
         "seconds_per_step": float(np.median([row["seconds_per_step"] for row in steps])),
         "loss": steps[-1]["loss"],
     }
-
-
-def matched_checkpoint(study: Study, run: Run, directory: Path) -> tuple[int, float, float, Params]:
-    """Return the checkpoint of a run that is closest to the finished baseline in clean quality on validation data.
-
-    Returns:
-      The step of the checkpoint, its quality (`MATCHED_BY`), the quality of the baseline with the same seed, and the
-      parameters of the checkpoint.
-    """
-    output_dir, training = trained(study, run, directory)
-    _, baseline_training = trained(study, Run(study.contrast[0], run.seed), directory)
-    baseline = list(baseline_training["validation"].values())[-1][MATCHED_BY]
-    quality = {int(step): measures[MATCHED_BY] for step, measures in training["validation"].items() if int(step)}
-    step = min(quality, key=lambda step: abs(quality[step] - baseline))
-
-    config = study.config(run, training["learning_rate"], directory)
-    encoder = load_encoder(config)
-    update = make_update(config, encoder.functions.architecture, tuple(sorted(encoder.tokenizer.all_special_ids)))
-    like = TrainState(
-        parallel.replicate(jnp.int32(0)), encoder.params, parallel.replicate(update.optimizer.init(encoder.params))
-    )
-    with Checkpoints(output_dir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
-        params = checkpoints.restore(like, step).state.params
-    return step, quality[step], baseline, params
 
 
 _WATCHED = ("mono/AP", "cross/AP", "multi/AP", "mono/nDCG@10", "cross/nDCG@10", "multi/nDCG@10")

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from jaxretr.study.analysis import Contrast
+from jaxretr.study.design import Measure
 
 
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -28,16 +29,27 @@ def signed(value: float, decimals: int) -> str:
     return "–" if not math.isfinite(value) else f"{value:+.{decimals}f}".replace("-", "−")
 
 
+def change(value: float, measure: Measure) -> str:
+    """Format a difference; for a measure with `log`, the ratio, such as "× 0.93"."""
+    if not measure.log:
+        return signed(value, measure.decimals)
+    return f"× {math.exp(value):.3f}" if math.isfinite(value) else "–"
+
+
 def with_interval(contrast: Contrast) -> str:
-    """Format a difference and its 95 % interval."""
-    decimals = contrast.measure.decimals
-    return (
-        f"{signed(contrast.difference, decimals)} [{signed(contrast.low, decimals)}, {signed(contrast.high, decimals)}]"
-    )
+    """Format a difference or ratio and its 95 % interval."""
+    ends = (contrast.low, contrast.high)
+    if contrast.measure.log:
+        low, high = (f"{math.exp(end):.3f}" if math.isfinite(end) else "–" for end in ends)
+    else:
+        low, high = (signed(end, contrast.measure.decimals) for end in ends)
+    return f"{change(contrast.difference, contrast.measure)} [{low}, {high}]"
 
 
 def p_value(value: float) -> str:
-    """Format a p-value with three decimals, or as "<.001"."""
+    """Format a p-value with three decimals, or as "<.001"; a dash for NaN."""
+    if math.isnan(value):
+        return "–"
     return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 

@@ -7,24 +7,31 @@ import numpy as np
 
 from jaxretr.attack.options import AttackOptions
 from jaxretr.eval.results import Results, SettingResult, TaskResult, mean
-from jaxretr.study.analysis import PRIMARY, SECONDARY
-from jaxretr.study.design import Arm, Attacks, Collection, Study
+from jaxretr.study.analysis import CLEAN
+from jaxretr.study.design import Arm, Attacks, Collection, Measure, Study
 from jaxretr.study.records import RunRecord, SectionRecord
 from tests import tiny
 
 LANGUAGES = ("de", "en")
 QUESTIONS = 30
-RHO = (0.03, 0.1, 0.3)
-PLAIN = AttackOptions(attacks=("pgd",), rho=RHO, steps=2)
+ALL = ("clean", "cross", "mixed")
+CORE = AttackOptions(attacks=("core",), steps=2)
+PRIMARY = tuple(
+    Measure(section, f"{setting}/core smallest_budget", f"smallest ρ, {section}", log=True, floor=0.01)
+    for section, setting in (("cross", "cross"), ("mixed", "multi"))
+)
+TYPOS = Measure("cross", "cross/typos@1 robust_success@10", "success@10 left by typos")
+SECONDARY = (dataclasses.replace(PRIMARY[0], log=False, failures_as_zero=True), TYPOS, *CLEAN)
 
 
 def study(root: Path) -> Study:
     return Study(
         base=dataclasses.replace(tiny.run_config(root, root / "run"), checkpoint_every_steps=1),
         arms={
-            "monolingual": Arm(alpha=1.0, seeds=(0, 1)),
-            "hybrid": Arm(alpha=0.5, seeds=(0, 1)),
-            "half": Arm(alpha=0.25, seeds=(0,), rate_of="hybrid", sections=("clean",)),
+            "monolingual": Arm(alpha=1.0, seeds=(0, 1), sections=ALL),
+            "hybrid": Arm(alpha=0.5, seeds=(0, 1), sections=ALL),
+            "half": Arm(alpha=0.25, seeds=(0,), rate_of="hybrid", sections=("clean", "cross")),
+            "short": Arm(alpha=0.5, steps=1, seeds=(0, 1), rate_of="hybrid", sections=("cross",)),
             "untrained": Arm(seeds=(), sections=("clean",)),
             "bm25": Arm(seeds=(), sections=("clean",)),
         },
@@ -32,7 +39,12 @@ def study(root: Path) -> Study:
         collection=Collection("xquad-r"),
         further=(Collection("beir", "cranfield"),),
         max_length=32,
-        attacks={section: Attacks(section, 2, PLAIN) for section in ("multi", "mono", "cross")},
+        attacks={"cross": Attacks("cross", 2, CORE), "mixed": Attacks("multi", 2, CORE, pool="mixed")},
+        primary=PRIMARY,
+        secondary=SECONDARY,
+        controls=(PRIMARY[0],),
+        tables={"All arms": (*PRIMARY, *CLEAN)},
+        margin=0.05,
     )
 
 
@@ -65,15 +77,23 @@ def results(values: dict[str, np.ndarray]) -> Results:
     )
 
 
-def record(arm: str, seed: int, *, gain: float) -> RunRecord:
-    """A run whose values are noise around .5 + gain, the noise of a question shared by all runs."""
+def record(arm: str, seed: int, *, gain: float, quality: float = 0.0) -> RunRecord:
+    """A run whose values are noise around .5 + gain, the noise of a question shared by all runs.
+
+    Of measures with `log`, the logarithms are noise around log .1 + gain. The clean nDCG@10 of the attacked queries is
+    .5 + quality.
+    """
     rng, own = np.random.default_rng(5), np.random.default_rng([seed, len(arm)])
     by_section: dict[str, dict[str, np.ndarray]] = {}
-    names = [(m.section, m.name) for m in (PRIMARY, *SECONDARY)]
-    names += [("multi", f"multi/pgd@{rho:g} robust_success@10") for rho in RHO]
-    for section, name in names:
+    named = {(m.section, m.name): m.log for m in (*SECONDARY, *PRIMARY)}
+    named |= {(m.section, f"{m.name.partition('/')[0]}/core@0.1 robust_success@10"): False for m in PRIMARY}
+    for (section, name), log in named.items():
         noise = rng.normal(0, 0.1, (len(LANGUAGES), QUESTIONS)) + own.normal(0, 0.02, (len(LANGUAGES), QUESTIONS))
-        by_section.setdefault(section, {})[name] = np.clip(0.5 + gain + noise, 0, 1)
+        values = 0.1 * np.exp(gain + noise) if log else np.clip(0.5 + gain + noise, 0, 1)
+        by_section.setdefault(section, {})[name] = values
+    for measure in PRIMARY:
+        quality_name = f"{measure.name.partition('/')[0]}/nDCG@10"
+        by_section[measure.section][quality_name] = np.full((len(LANGUAGES), QUESTIONS), 0.5 + quality)
     made = RunRecord(
         arm,
         seed,
@@ -87,7 +107,8 @@ def record(arm: str, seed: int, *, gain: float) -> RunRecord:
         },
     )
     for section, values in by_section.items():
-        facts = {"row_norm": 1.5, "examples": [], "transfer": None} if section == "multi" else {}
+        answers = {str(question): f"{question // 3}.{question % 3}" for question in range(QUESTIONS)}
+        facts = {} if section == "clean" else {"row_norm": 1.5, "examples": [], "transfer": None, "answers": answers}
         made = made.with_section(
             section, SectionRecord.of(results(values), by_question=section == "clean", facts=facts, seconds=1.0)
         )

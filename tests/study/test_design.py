@@ -16,32 +16,40 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 @pytest.mark.parametrize("name", ["study_mini", "study_full", "study_full_labse"])
 def test_shipped_designs(name: str, tmp_path: Path) -> None:
     study: Study = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_study"]()
-    assert study.contrast == ("monolingual", "hybrid")
+    assert study.contrast == ("monolingual", "hybrid") and study.baselines == ("monolingual", "english")
     configs = {run.arm: study.config(run, 1e-4, tmp_path) for run in study.runs() if study.arms[run.arm].seeds}
     assert {arm: config.data.alpha for arm, config in configs.items()} == {
         "monolingual": 1.0,
         "hybrid": 0.5,
+        "english": 1.0,
         "crosslingual": 0.0,
-        "hybrid_fgm": 0.5,
-        "hybrid_translations": 0.5,
+        "hybrid_50": 0.5,
+        "hybrid_100": 0.5,
         "hybrid_alpha25": 0.25,
         "hybrid_alpha75": 0.75,
     }
-    assert sorted(arm for arm, config in configs.items() if config.hardening.method) == [
-        "hybrid_fgm",
-        "hybrid_translations",
-    ]
+    assert configs["english"].data.languages == ("en",) and study.shorter == ("hybrid_50", "hybrid_100")
     # Equal updates, examples, schedule and data: apart from what makes the arm, all configs are one.
     shared = {
         str(dataclasses.replace(c, data=c.data.__class__(), hardening=c.hardening.__class__(), output_dir="", seed=0))
-        for c in configs.values()
+        for arm, c in configs.items()
+        if arm not in study.shorter
     }
     assert len(shared) == 1
     for arm in study.arms.values():
         assert set(arm.all_sections) - {"clean", "further", "checks"} <= set(study.attacks)
-    once = {"checks", "poison"}  # under seed 0, as docs/study.md says
-    assert {run.seed for run in study.runs() if once & set(study.sections_of(run))} == {0}
+    measures = (*study.primary, *study.secondary, *study.controls, *(m for t in study.tables.values() for m in t))
+    for measure in measures:
+        assert (
+            measure.section in ("clean", "further")
+            or study.attacks[measure.section].setting == measure.name.split("/")[0]
+        )
+    of_first = {section for arm in study.baselines for section in study.arms[arm].sections_of_first_seed}
+    assert {run.seed for run in study.runs() if of_first & set(study.sections_of(run)) and run.arm != "untrained"} == {
+        0
+    }
     assert study.collection.name == "xquad-r" and "xquad" not in study.base.evaluation.dataset
+    assert {one.options.seed for one in study.attacks.values()} == {0} and study.drawn_before == 60
 
 
 @pytest.mark.parametrize(("name", "trained"), [("study_hardening", 61), ("study_hardening_quick", 9)])
@@ -72,10 +80,10 @@ def test_first_seeds_come_first(tmp_path: Path) -> None:
         Run("monolingual", 0),
         Run("hybrid", 0),
         Run("half", 0),
+        Run("short", 0),
         Run("monolingual", 1),
-        Run("hybrid", 1),
     ]
-    assert runs[5:] == [Run("untrained", 0), Run("bm25", 0)]
+    assert runs[5:] == [Run("hybrid", 1), Run("short", 1), Run("untrained", 0), Run("bm25", 0)]
 
 
 def test_an_arm_takes_the_rate_of_one_that_chooses(tmp_path: Path) -> None:
@@ -90,3 +98,15 @@ def test_the_design_of_a_run_does_not_say_where_things_are(tmp_path: Path) -> No
     other = dataclasses.replace(one, base=moved)
     assert one.design_of(Run("hybrid", 0)) == other.design_of(Run("hybrid", 0))
     assert one.design_of(Run("hybrid", 0)) != one.design_of(Run("monolingual", 0))
+
+
+def test_what_a_design_lacks_is_named(tmp_path: Path) -> None:
+    study = made.study(tmp_path)
+    with pytest.raises(
+        ValueError, match="unknown sections \\['poison'\\]; expected some of clean, further, checks, cross"
+    ):
+        dataclasses.replace(study, arms=study.arms | {"other": Arm(sections=("poison",))})
+    with pytest.raises(ValueError, match="checked_section is ''; expected a section of attacks"):
+        dataclasses.replace(study, arms=study.arms | {"other": Arm(sections=("checks",))})
+    with pytest.raises(ValueError, match="names arms that it lacks: \\['german'\\]"):
+        dataclasses.replace(study, further_baselines=("german",))

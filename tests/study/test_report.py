@@ -1,12 +1,13 @@
 """The page says what the records say."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxretr.study import tables
-from jaxretr.study.analysis import POOLED_RADIUS_MULTI, SMALLEST, Analysis
+from jaxretr.study.analysis import Analysis
 from jaxretr.study.records import SectionRecord
 from jaxretr.study.report import TEMPLATE, write_page
 from tests.study import made
@@ -23,10 +24,10 @@ def written(root: Path, gain: float) -> str:
 def test_answer_and_tables(tmp_path: Path) -> None:
     text = written(tmp_path, 0.1)
     answer = " ".join(text.partition("<!-- answer -->")[2].partition("<!-- /answer -->")[0].split())
-    assert "**Hybrid batches make the model more robust in a pool of all languages**" in answer
-    assert "2 seeds" in answer and "No run has been made" not in answer
-    assert "| hybrid |" in text and "### hybrid minus monolingual, secondary measures" in text
-    for name in ("robust_success", "differences", "alpha"):
+    assert answer.count("**Hybrid batches make the model more robust than monolingual training**") == 2
+    assert "2 seeds" in answer and "× 0.95 and × 1.05" in answer and "Clean, on all questions, hybrid minus" in answer
+    assert "| hybrid |" in text and "### Secondary measures" in text and "### Do stronger attacks agree?" in text
+    for name in ("robust_success", "primary", "alpha"):
         assert f"(study/{name}.png)" in text
         assert (tmp_path / "study" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     protocol = TEMPLATE.read_text("utf-8").partition("## Protocol")[2]
@@ -34,20 +35,26 @@ def test_answer_and_tables(tmp_path: Path) -> None:
 
 
 def test_a_null_result_is_called_one(tmp_path: Path) -> None:
-    assert "**No effect of hybrid batches on robustness was found**" in written(tmp_path, 0.0)
+    text = " ".join(written(tmp_path, 0.0).split())
+    assert "make the model as robust as monolingual training" in text
+    assert "make the model more robust" not in text and "make the model less robust" not in text
 
 
 def test_less_robust_is_said(tmp_path: Path) -> None:
-    assert "make the model less robust" in written(tmp_path, -0.1)
+    assert "make the model less robust than monolingual" in " ".join(written(tmp_path, -0.1).split())
 
 
-def test_the_ratio_is_of_each_seed(tmp_path: Path) -> None:
+def test_languages_that_training_has_not_seen_come_last(tmp_path: Path) -> None:
     records = {f"hybrid-{seed}": made.record("hybrid", seed, gain=0.0) for seed in (0, 1)}
-    analysis = Analysis(records, made.study(tmp_path))
-    smallest, radii = (np.array(analysis.values("hybrid", measure)) for measure in (SMALLEST, POOLED_RADIUS_MULTI))
-    ratios = smallest / radii
-    (row,) = [line for line in "\n".join(tables.margin_and_sensitivity(analysis)).splitlines() if "| hybrid |" in line]
-    assert row.endswith(f" {ratios.mean():.2f} ± {ratios.std(ddof=1):.2f} |")
+    study = made.study(tmp_path)
+    data = dataclasses.replace(study.base.data, languages=("en",), alpha=1.0)
+    analysis = Analysis(records, dataclasses.replace(study, base=dataclasses.replace(study.base, data=data)))
+    rows = [line for line in "\n".join(tables.by_language(analysis)).splitlines() if line.startswith("| ")]
+    assert [row.split("|")[1].strip() for row in rows[2:4]] == ["en", "de (unseen)"]
+    values = np.array(records["hybrid-0"].sections["cross"].per_query["cross"]["en→en"]["core smallest_budget"])
+    others = np.array(records["hybrid-1"].sections["cross"].per_query["cross"]["en→en"]["core smallest_budget"])
+    mean = np.exp((np.log(values).mean() + np.log(others).mean()) / 2)
+    assert f"| {mean:.3f} |" in rows[2]
 
 
 def test_poison_within_and_across_languages(tmp_path: Path) -> None:
@@ -57,12 +64,13 @@ def test_poison_within_and_across_languages(tmp_path: Path) -> None:
         "success": [[0.5, 0.1], [0.2, 0.7]],
         "queries": [30, 30],
     }
+    ceiling = {"success": [[[0.9, 0.3], [0.4, 1.0]]]}
     run = made.record("hybrid", 0, gain=0.0).with_section(
-        "poison", SectionRecord("xquad-r", {}, {}, {"transfer": transfer}, 1.0)
+        "poison", SectionRecord("xquad-r", {}, {}, {"transfer": transfer, "ceiling": ceiling}, 1.0)
     )
     text = "\n".join(tables.poison(Analysis({run.arm + "-0": run}, made.study(tmp_path))))
-    assert "### Corpus poisoning, hybrid-0" in text and "| en | 0.20 | 0.70 |" in text
-    assert "0.600 within a language, 0.150 across" in " ".join(text.split())
+    assert "### Corpus poisoning, hybrid-0" in text and "| en | 0.20 (0.40) | 0.70 (1.00) |" in text
+    assert "language 0.600 (ceiling 0.950), across 0.150 (ceiling 0.350)" in " ".join(text.split())
 
 
 @pytest.mark.slow

@@ -13,13 +13,15 @@ import pytest
 from jaxretr.attack.options import AttackOptions
 from jaxretr.config import EvaluationConfig
 from jaxretr.study import study as running
-from jaxretr.study.design import Arm, Attacks, Collection, Study
+from jaxretr.study.design import Arm, Attacks, Collection, Measure, Study
 from jaxretr.study.records import load_all
+from jaxretr.study.training import MAX_RATES
 from tests import tiny
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "study.py"
 PAIRS = Collection("pairs", "pairs")
-PLAIN = AttackOptions(attacks=("pgd", "typos"), rho=(0.1, 1.0), steps=2, texts=2)
+CORE = AttackOptions(attacks=("core", "typos"), steps=2, texts=2)
+FROM_OTHER = AttackOptions(attacks=("swapped_words",), texts=2)
 
 
 def design(root: Path) -> Study:
@@ -35,8 +37,9 @@ def design(root: Path) -> Study:
         arms={
             "monolingual": Arm(alpha=1.0, seeds=(0,), sections=("clean", "multi")),
             "hybrid": Arm(
-                alpha=0.5, seeds=(0, 1), sections=("clean", "multi", "matched"), sections_of_first_seed=("further",)
+                alpha=0.5, seeds=(0, 1), sections=("clean", "multi", "moved"), sections_of_first_seed=("further",)
             ),
+            "short": Arm(alpha=0.5, steps=2, seeds=(0,), rate_of="hybrid", sections=("multi",)),
             "untrained": Arm(seeds=(), sections=("clean",)),
             "bm25": Arm(seeds=(), sections=("clean", "further")),
         },
@@ -44,7 +47,12 @@ def design(root: Path) -> Study:
         collection=PAIRS,
         further=(PAIRS,),
         max_length=16,
-        attacks={"multi": Attacks("multi", 6, PLAIN), "matched": Attacks("multi", 6, PLAIN)},
+        attacks={
+            "multi": Attacks("multi", 6, CORE, languages_per_question=2),
+            "moved": Attacks("multi", 6, FROM_OTHER, surrogate="monolingual"),
+        },
+        primary=(Measure("multi", "multi/core smallest_budget", "smallest ρ", log=True, floor=0.01),),
+        drawn_before=4,
     )
 
 
@@ -77,21 +85,26 @@ def test_from_nothing_to_the_page_and_on(
     records = load_all(results)
     assert {name: set(record.sections) for name, record in records.items()} == {
         "monolingual-0": {"clean", "multi"},
-        "hybrid-0": {"clean", "further", "multi", "matched"},
-        "hybrid-1": {"clean", "multi", "matched"},
+        "hybrid-0": {"clean", "further", "multi", "moved"},
+        "hybrid-1": {"clean", "multi", "moved"},
+        "short-0": {"multi"},
         "untrained-0": {"clean"},
         "bm25-0": {"clean", "further"},
     }
     hybrid = records["hybrid-0"]
-    assert set(hybrid.training["tried"]) == {"0.001", "0.0001"}
     tried = hybrid.training["tried"]
-    assert f"{hybrid.training['learning_rate']:g}" == max(tried, key=tried.get)
-    assert records["hybrid-1"].training["tried"] == hybrid.training["tried"]
-    matched = hybrid.sections["matched"].facts
-    assert matched["step"] in (2, 4)
-    assert matched["validation"] == hybrid.training["validation"][str(matched["step"])]["multi/nDCG@10"]
-    area = hybrid.sections["multi"].scalar("multi/pgd robust_success@10_area")
-    assert 0 <= area <= 1
+    assert {"0.001", "0.0001"} <= set(tried)
+    best = max(tried, key=tried.get)
+    assert f"{hybrid.training['learning_rate']:g}" == best
+    ordered = sorted(tried, key=float)
+    assert best not in (ordered[0], ordered[-1]) or len(tried) == MAX_RATES
+    assert records["hybrid-1"].training["tried"] == tried
+    assert records["short-0"].training["learning_rate"] == hybrid.training["learning_rate"]
+    assert set(records["short-0"].training["validation"]) == {"0", "2"}
+    assert 0 < hybrid.sections["multi"].scalar("multi/core smallest_budget") <= 1
+    assert 0 <= hybrid.sections["moved"].scalar("multi/swapped_words@1 robust_success@10") <= 1
+    asked = [id for task in hybrid.sections["multi"].per_query["multi"].values() for id in task["id"]]
+    assert len(asked) == 12 and set(hybrid.sections["multi"].facts["answers"]) == {id.partition(":")[2] for id in asked}
     assert records["bm25-0"].sections["clean"].scalar("mono/AP") > 0.5, "the words of a query are in its passage"
     page = (tmp_path / "out" / "record.md").read_text("utf-8")
     assert "| hybrid |" in page and "robust_success.png" in page
@@ -111,9 +124,7 @@ def test_from_nothing_to_the_page_and_on(
         call()
     with pytest.raises(SystemExit, match="unknown arms \\['other'\\]"):
         call("--arms", "other")
-    with pytest.raises(
-        SystemExit, match="unknown sections \\['other'\\]; the study has clean, multi, matched, further"
-    ):
+    with pytest.raises(SystemExit, match="unknown sections \\['other'\\]; the study has clean, multi, moved, further"):
         call("--sections", "other")
 
 
