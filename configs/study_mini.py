@@ -151,8 +151,8 @@ def get_study() -> Study:
         further=(Collection("beir", "scifact"),),
         max_length=256,
         attacks={
-            "cross": attacks("cross", 100, CORE_OF_PAIRS),
-            "mixed": attacks("multi", 100, CORE, pool="mixed"),
+            "cross": attacks("cross", 60, CORE_OF_PAIRS),
+            "mixed": attacks("multi", 60, CORE, pool="mixed"),
             "full_passages": attacks("multi", 25, dataclasses.replace(CORE, attacks=("core", "pgd"), rho=(0.1,))),
             "full_answers": attacks("multi", 25, BY_ANSWERS),
             "calibrated_passages": attacks("multi", 25, dataclasses.replace(CORE, calibrate=True)),

@@ -21,7 +21,7 @@ from tests import tiny
 SCRIPT = Path(__file__).parents[2] / "scripts" / "study.py"
 PAIRS = Collection("pairs", "pairs")
 CORE = AttackOptions(attacks=("core", "typos"), steps=2, texts=2)
-FROM_OTHER = AttackOptions(attacks=("swapped_words",), texts=2)
+FROM_OTHER = AttackOptions(attacks=("pgd",), steps=2)
 
 
 def design(root: Path) -> Study:
@@ -102,7 +102,7 @@ def test_from_nothing_to_the_page_and_on(
     assert records["short-0"].training["learning_rate"] == hybrid.training["learning_rate"]
     assert set(records["short-0"].training["validation"]) == {"0", "2"}
     assert 0 < hybrid.sections["multi"].scalar("multi/core smallest_budget") <= 1
-    assert 0 <= hybrid.sections["moved"].scalar("multi/swapped_words@1 robust_success@10") <= 1
+    assert 0 <= hybrid.sections["moved"].scalar("multi/pgd@0.1 robust_success@10") <= 1
     asked = [id for task in hybrid.sections["multi"].per_query["multi"].values() for id in task["id"]]
     assert len(asked) == 12 and set(hybrid.sections["multi"].facts["answers"]) == {id.partition(":")[2] for id in asked}
     assert records["bm25-0"].sections["clean"].scalar("mono/AP") > 0.5, "the words of a query are in its passage"
