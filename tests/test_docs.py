@@ -141,7 +141,12 @@ def here(tmp_path: Path, tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> It
     yield tmp_path
 
 
-@pytest.mark.parametrize("page", NEW, ids=name_of)
+SLOW = "attack_a_model"
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] if page.stem == SLOW else []) for page in NEW], ids=name_of
+)
 def test_commands_run_from_top_to_bottom(
     page: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

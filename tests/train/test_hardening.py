@@ -79,9 +79,8 @@ def assert_close(found, expected, atol: float = 1e-6) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol * length), found, expected)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "fgm" else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
 def test_eight_devices_equal_one(name: str) -> None:
     data = extended(2)
     one, one_grads = run(METHODS[name], data, 1)
