@@ -20,6 +20,7 @@ from jaxretr.attack.victim import HARD_NEGATIVES
 from jaxretr.config import Config
 from jaxretr.data.batches import PairBatch, Translations
 from jaxretr.model.architecture import Architecture
+from jaxretr.model.attention import resolve_attention
 from jaxretr.model.functions import functions, param_shapes
 from jaxretr.run import make_update
 from jaxretr.tpu_estimate import flops
@@ -57,7 +58,7 @@ class Program:
 
 def train_program(config: Config, architecture: Architecture, devices: Sequence[jax.Device], batch: int) -> Program:
     """Return the program of one update with `batch` pairs on each device, at the full lengths of the config."""
-    update = make_update(config, architecture, _SPECIAL_IDS)
+    update = make_update(config, architecture, _SPECIAL_IDS, devices[0].platform)
     state = jax.eval_shape(
         lambda params: TrainState(jnp.int32(0), params, update.optimizer.init(params)), param_shapes(architecture)
     )
@@ -80,7 +81,8 @@ def encode_program(config: Config, architecture: Architecture, devices: Sequence
     """Return the program that encodes passages of full length."""
     length = config.model.passage_max_len
     batch = max(1, ENCODED_TOKENS // length)
-    encoder = functions(architecture, dtype=config.model.dtype)
+    attention, _ = resolve_attention(config.model.attention, devices[0].platform, architecture, config.model.dtype)
+    encoder = functions(architecture, dtype=config.model.dtype, attention=attention)
     run = parallel.pmap(encoder.encode_ids, in_axes=(None, 0, 0), devices=devices)
     tokens = _tokens(len(devices), batch, length)
     operations = batch * flops.encode(architecture, length)
