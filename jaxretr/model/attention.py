@@ -60,7 +60,7 @@ def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> 
 def attend(
     implementation: Attention,
     platform: str,
-    qkv: Float[Array, "batch length 3_hidden"],
+    qkv: Float[Array, "batch length qkv"],
     texts: Texts,
     heads: int,
     dropout_rate: float,
@@ -132,7 +132,7 @@ def resolve_attention(
 
 
 def _xla(
-    qkv: Float[Array, "batch length 3_hidden"],
+    qkv: Float[Array, "batch length qkv"],
     texts: Texts,
     heads: int,
     dropout_rate: float,
@@ -148,7 +148,7 @@ def _xla(
     return jnp.swapaxes(matmul(probabilities, v), 1, 2).reshape(batch, length, -1)
 
 
-def _cudnn(qkv: Float[Array, "batch length 3_hidden"], texts: Texts, heads: int) -> Float[Array, "batch length hidden"]:
+def _cudnn(qkv: Float[Array, "batch length qkv"], texts: Texts, heads: int) -> Float[Array, "batch length hidden"]:
     """Return attention by cuDNN's kernel, on even lengths and with a whole mask [batch, 1, length, length].
 
     The kernel failed with a mask of [batch, 1, 1, length] (jax issue 28974).

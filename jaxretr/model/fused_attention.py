@@ -14,7 +14,7 @@ bits in another block size, and no bits at all in Pallas's interpreter.
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,8 @@ SUBLANES = 16
 """Lengths are padded to a multiple of this number: the rows of a tile of bfloat16 numbers."""
 _NEVER = np.float32(np.finfo(np.float32).min)
 _NO_TEXT = -2  # the text of added positions; the padding of a row has the text -1
-_MEMORY = 96 * 2**20  # of the 128 MiB of scratch memory of a v5e or v6e core
+_SMALL_MEMORY = 16 * 2**20
+_LARGE_MEMORY = 96 * 2**20  # of the 128 MiB of scratch memory of a v5e or v6e core
 
 
 class Settings(NamedTuple):
@@ -49,7 +50,7 @@ class Settings(NamedTuple):
 
 
 def fused_attention(
-    qkv: Float[Array, "rows length 3_hidden"],
+    qkv: Float[Array, "rows length qkv"],
     texts: Int32[Array, "rows length"],
     heads: int,
     *,
@@ -103,11 +104,11 @@ def _mixed(x: Array) -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(settings: Settings, qkv: Array, texts: Array, seed: Array) -> Array:
+def _attention(settings: Settings, qkv: Array, texts: Array, seed: Any) -> Array:
     return _forward(settings, qkv, texts, seed)[0]
 
 
-def _forward(settings: Settings, qkv: Array, texts: Array, seed: Array) -> tuple[Array, tuple[Array, ...]]:
+def _forward(settings: Settings, qkv: Array, texts: Array, seed: Any) -> tuple[Array, tuple[Any, ...]]:
     if qkv.shape[1] <= WHOLE:
         out = _call_whole(_forward_kernel, settings, qkv, texts, seed)
         return out, (qkv, texts, seed)
@@ -115,7 +116,7 @@ def _forward(settings: Settings, qkv: Array, texts: Array, seed: Array) -> tuple
     return out, (qkv, texts, seed, out, log_sums)
 
 
-def _backward(settings: Settings, saved: tuple[Array, ...], gradient: Array) -> tuple[Array, None, None]:
+def _backward(settings: Settings, saved: tuple[Any, ...], gradient: Array) -> tuple[Array, None, None]:
     qkv, texts, seed, *of_blocks = saved
     gradient = gradient.astype(qkv.dtype)
     if qkv.shape[1] <= WHOLE:
@@ -202,7 +203,9 @@ def _backward_kernel(settings: Settings, seed_ref, texts_of_queries, texts_of_ke
     attended = texts_of_queries[0] == texts_of_keys[0]
     at = _positions(qkv.shape[1])
     dim = gradient.shape[-1] // settings.heads
-    of_q, of_k, of_v = [], [], []
+    of_q: list[Array] = []
+    of_k: list[Array] = []
+    of_v: list[Array] = []
     for head in range(settings.heads):
         tile = _tile(settings, head, q, k, v, attended, seed_ref, pl.program_id(0), *at)
         probabilities = _softmax(tile.scores)
@@ -238,7 +241,7 @@ def _softmax(scores: Float32[Array, "queries keys"]) -> Float32[Array, "queries 
     return exponentials / jnp.sum(exponentials, axis=1, keepdims=True)
 
 
-def _call_whole(kernel, settings: Settings, qkv: Array, texts: Array, seed: Array, *more: Array) -> Array:  # type: ignore[no-untyped-def]
+def _call_whole(kernel, settings: Settings, qkv: Array, texts: Array, seed: Any, *more: Array) -> Array:  # type: ignore[no-untyped-def]
     """Run a kernel on one row after the other; its output is as wide as its last input is not: see the callers."""
     rows, length, width = qkv.shape
     out_width = width if more else width // 3
@@ -258,10 +261,21 @@ def _call_whole(kernel, settings: Settings, qkv: Array, texts: Array, seed: Arra
         ],
         out_specs=row_of(out_width),
         out_shape=jax.ShapeDtypeStruct((rows, length, out_width), qkv.dtype),
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",), vmem_limit_bytes=_MEMORY),
+        compiler_params=_compiler_params(("parallel",), _whole_memory(length, width, qkv.dtype.itemsize)),
+        cost_estimate=_cost(settings, qkv, 5 if more else 2),
         interpret=settings.interpret,
         name=kernel.__name__.strip("_"),
     )(seed.reshape(1), texts[:, :, None], texts[:, None, :], qkv, *more)
+
+
+def _cost(settings: Settings, qkv: Array, products: int) -> pl.CostEstimate:
+    """Return the cost of a kernel with this number of products of [length, length] and a head's dimensions."""
+    rows, length, width = qkv.shape
+    return pl.CostEstimate(
+        flops=2 * products * rows * length * length * (width // 3),
+        transcendentals=rows * length * length * settings.heads,
+        bytes_accessed=(products // 2 + 2) * rows * length * (width // 3) * qkv.dtype.itemsize,
+    )
 
 
 def _block_specs(hidden: int, query_axis: int) -> dict[str, pl.BlockSpec]:
@@ -285,7 +299,7 @@ def _block_specs(hidden: int, query_axis: int) -> dict[str, pl.BlockSpec]:
     }
 
 
-def _forward_in_blocks(settings: Settings, qkv: Array, texts: Array, seed: Array) -> tuple[Array, Array]:
+def _forward_in_blocks(settings: Settings, qkv: Array, texts: Array, seed: Any) -> tuple[Array, Array]:
     """Return the output, and the logarithm of each softmax's sum [rows, length, heads] in float32."""
     rows, length, width = qkv.shape
     hidden, heads = width // 3, settings.heads
@@ -308,14 +322,28 @@ def _forward_in_blocks(settings: Settings, qkv: Array, texts: Array, seed: Array
             pltpu.VMEM((BLOCK, heads), jnp.float32),
             pltpu.VMEM((BLOCK, heads), jnp.float32),
         ],
-        compiler_params=_in_blocks(),
+        compiler_params=_IN_BLOCKS,
+        cost_estimate=_cost(settings, qkv, 2),
         interpret=settings.interpret,
         name="forward_block_kernel",
     )(seed.reshape(1), texts[:, :, None], texts[:, None, :], qkv, qkv, qkv)
 
 
-def _in_blocks() -> pltpu.CompilerParams:
-    return pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=_MEMORY)
+def _whole_memory(length: int, width: int, itemsize: int) -> int:
+    """Return an upper bound on the bytes of scratch memory of a kernel of one block.
+
+    It has two copies of every block of main memory, the float32 output, and about eight arrays of scores.
+    """
+    return length * (width * (4 + 4 * itemsize) + 8 * 4 * length)
+
+
+def _compiler_params(semantics: tuple[Any, ...], memory: int) -> pltpu.CompilerParams:
+    """Reserve little scratch memory for a small kernel: XLA keeps other arrays in the rest."""
+    limit = _SMALL_MEMORY if memory < _SMALL_MEMORY else _LARGE_MEMORY
+    return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=limit)
+
+
+_IN_BLOCKS = _compiler_params(("parallel", "parallel", "arbitrary"), _LARGE_MEMORY)
 
 
 def _forward_block_kernel(  # type: ignore[no-untyped-def]
@@ -324,7 +352,7 @@ def _forward_block_kernel(  # type: ignore[no-untyped-def]
     key_block = pl.program_id(2)
 
     @pl.when(key_block == 0)
-    def _():
+    def _() -> None:
         total[...] = jnp.zeros_like(total)
         largest[...] = jnp.full_like(largest, _NEVER)
         summed[...] = jnp.zeros_like(summed)
@@ -347,7 +375,7 @@ def _forward_block_kernel(  # type: ignore[no-untyped-def]
         largest[:, column] = after
 
     @pl.when(key_block == pl.num_programs(2) - 1)
-    def _():
+    def _() -> None:
         for head in range(settings.heads):
             columns, column = slice(head * dim, (head + 1) * dim), slice(head, head + 1)
             out[0, :, columns] = (total[:, columns] / summed[:, column]).astype(out.dtype)
@@ -355,7 +383,7 @@ def _forward_block_kernel(  # type: ignore[no-untyped-def]
 
 
 def _backward_in_blocks(
-    settings: Settings, qkv: Array, texts: Array, seed: Array, gradient: Array, out: Array, log_sums: Array
+    settings: Settings, qkv: Array, texts: Array, seed: Any, gradient: Array, out: Array, log_sums: Array
 ) -> Array:
     rows, length, width = qkv.shape
     hidden, heads = width // 3, settings.heads
@@ -363,7 +391,7 @@ def _backward_in_blocks(
     inner = jnp.sum(products, axis=-1)
     arguments = (seed.reshape(1), texts[:, :, None], texts[:, None, :], qkv, qkv, qkv, gradient, log_sums, inner)
 
-    def call(kernel, query_axis: int, outputs: int):  # type: ignore[no-untyped-def]
+    def call(kernel, query_axis: int, outputs: int, products: int):  # type: ignore[no-untyped-def]
         specs = _block_specs(hidden, query_axis)
         per_head = pl.BlockSpec((1, BLOCK, heads), lambda row, i, j: (row, i if query_axis == 1 else j, 0))
         return pl.pallas_call(
@@ -378,13 +406,14 @@ def _backward_in_blocks(
             out_specs=[specs["of_query" if query_axis == 1 else "of_key"]] * outputs,
             out_shape=[jax.ShapeDtypeStruct((rows, length, hidden), qkv.dtype)] * outputs,
             scratch_shapes=[pltpu.VMEM((BLOCK, hidden), jnp.float32)] * outputs,
-            compiler_params=_in_blocks(),
+            compiler_params=_IN_BLOCKS,
+            cost_estimate=_cost(settings, qkv, products),
             interpret=settings.interpret,
             name=kernel.__name__.strip("_"),
         )(*arguments)
 
-    (of_q,) = call(_query_gradient_kernel, 1, 1)
-    of_k, of_v = call(_key_gradient_kernel, 2, 2)
+    (of_q,) = call(_query_gradient_kernel, 1, 1, 3)
+    of_k, of_v = call(_key_gradient_kernel, 2, 2, 4)
     return jnp.concatenate([of_q, of_k, of_v], axis=-1)
 
 
@@ -405,7 +434,7 @@ def _add_gradients(settings, seed_ref, inputs, blocks, totals) -> None:  # type:
     texts_of_queries, texts_of_keys, q, k, v, gradient, log_sums, inner = inputs
 
     @pl.when(pl.program_id(2) == 0)
-    def _():
+    def _() -> None:
         for total in totals:
             if total is not None:
                 total[...] = jnp.zeros_like(total)
@@ -427,6 +456,6 @@ def _add_gradients(settings, seed_ref, inputs, blocks, totals) -> None:  # type:
 
 def _write_at_the_end(*pairs) -> None:  # type: ignore[no-untyped-def]
     @pl.when(pl.program_id(2) == pl.num_programs(2) - 1)
-    def _():
+    def _() -> None:
         for out, total in pairs:
             out[0] = total[...].astype(out.dtype)
