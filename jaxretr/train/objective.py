@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float32, Key
 
 from jaxretr.data.batches import PairBatch
@@ -38,14 +37,11 @@ class Objective:
     loss_function: LossFunction = info_nce
 
     def word_embeddings(self, params: Params, batch: PairBatch) -> WordEmbeddings:
-        """Return the input of the first layer, before positions and LayerNorm.
-
-        Both sides are one lookup: two lookups would have two gradients of the size of the table, which are then added.
-        """
-        sides = (batch.queries.ids, passage_texts(batch).ids)
-        words = self.encoder.embed_tokens(params, jnp.concatenate([ids.reshape(1, -1) for ids in sides], axis=1))[0]
-        queries, passages = jnp.split(words, [sides[0].size])
-        return WordEmbeddings(queries.reshape(*sides[0].shape, -1), passages.reshape(*sides[1].shape, -1))
+        """Return the input of the first layer, before positions and LayerNorm."""
+        return WordEmbeddings(
+            self.encoder.embed_tokens(params, batch.queries.ids),
+            self.encoder.embed_tokens(params, passage_texts(batch).ids),
+        )
 
     def sentence_embeddings(
         self, params: Params, words: WordEmbeddings, batch: PairBatch, key: Key[Array, ""] | None
