@@ -55,6 +55,7 @@ class ModelConfig:
       remat: what the backward pass recomputes instead of storing: "none", "dots" (everything except matrix products) or
         "full" (each layer).
       dropout: dropout probability; None uses the model's own.
+      attention: "xla", "fused" (one kernel on TPU, cuDNN on GPU), or "auto": fused on TPU where it is available.
     """
 
     model_name_or_path: str = MINI_ENCODER
@@ -66,6 +67,7 @@ class ModelConfig:
     dtype: str = "float32"
     remat: str = "dots"
     dropout: float | None = None
+    attention: str = "auto"
 
     def __post_init__(self) -> None:
         self.model_name_or_path = _path(self.model_name_or_path)
@@ -75,6 +77,7 @@ class ModelConfig:
             _check(getattr(self, name) >= 8, f"model.{name}", getattr(self, name), "at least 8 tokens")
         _check(self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "float32 or bfloat16")
         _check(self.remat in ("none", "dots", "full"), "model.remat", self.remat, "none, dots or full")
+        _check(self.attention in ("auto", "xla", "fused"), "model.attention", self.attention, "auto, xla or fused")
         _check(self.dropout is None or 0 <= self.dropout < 1, "model.dropout", self.dropout, "None or 0 <= p < 1")
 
 

@@ -34,6 +34,7 @@ from jaxretr.eval.table import rich_table
 from jaxretr.eval.validation import SelectionMetric, Validator
 from jaxretr.files import AnyPath
 from jaxretr.model.architecture import Architecture, Pooling
+from jaxretr.model.attention import resolve_attention
 from jaxretr.model.encode import Encoder
 from jaxretr.model.encoder import Remat
 from jaxretr.model.functions import Params, functions
@@ -229,8 +230,17 @@ class Update(NamedTuple):
     learning_rate: optax.Schedule
 
 
-def make_update(config: Config, architecture: Architecture, special_ids: tuple[int, ...]) -> Update:
-    """Return the training update for this encoder; hardening leaves the special tokens unchanged."""
+def make_update(
+    config: Config, architecture: Architecture, special_ids: tuple[int, ...], platform: str | None = None
+) -> Update:
+    """Return the training update for this encoder.
+
+    Args:
+      config: the run.
+      architecture: the encoder.
+      special_ids: tokens that hardening leaves unchanged.
+      platform: platform of the devices; None for the devices of this process.
+    """
     learning_rate = learning_rate_schedule(
         config.train.learning_rate,
         steps=config.train.steps,
@@ -238,9 +248,21 @@ def make_update(config: Config, architecture: Architecture, special_ids: tuple[i
         schedule=config.train.schedule,
     )
     optimizer = adamw(learning_rate, weight_decay=config.train.weight_decay, max_grad_norm=config.train.max_grad_norm)
+    attention_dropout = architecture.attention_probs_dropout_prob
+    attention, reason = resolve_attention(
+        config.model.attention,
+        platform or jax.default_backend(),
+        architecture,
+        config.model.dtype,
+        attention_dropout=attention_dropout if config.model.dropout is None else config.model.dropout,
+        second_derivatives=config.hardening.method == "vat",
+    )
+    if reason:
+        say(f"attention without the fused kernel: {reason}")
     encoder = functions(
         architecture,
         dtype=config.model.dtype,
+        attention=attention,
         remat=cast(Remat, config.model.remat),
         dropout_rate=config.model.dropout,
     )

@@ -16,15 +16,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from jaxretr.model.architecture import Architecture
-from jaxretr.model.matmul import matmul, matmul_transposed
+from jaxretr.model.attention import OUTPUT as ATTENTION_OUTPUT
+from jaxretr.model.attention import XLA, AttentionOn, Texts, attend, dropout
+from jaxretr.model.matmul import matmul
 from jaxretr.types import Packing
 
 Remat = Literal["none", "dots", "full"]
 
+_KEPT = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(ATTENTION_OUTPUT),
+)
+"""With `remat="dots"`, the backward pass keeps products with weights and the output of fused attention."""
 _INIT = nnx.initializers.normal(0.02)
 _NEVER = np.float32(np.finfo(np.float32).min)  # finite in place of -inf: rows without a real token stay finite
 _SMALLEST_NORM = 1e-12
@@ -51,20 +59,6 @@ def _gelu_jvp(primals, tangents):  # type: ignore[no-untyped-def]
     wide = x.astype(jnp.float32)
     density = jnp.exp(-0.5 * wide * wide) * np.float32(math.sqrt(0.5 / math.pi))
     return gelu(x), tangent * (_normal_cdf(wide) + wide * density).astype(x.dtype)
-
-
-def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
-    """Zero entries with probability `rate` and scale the others by 1 / (1 - `rate`); the identity without a key.
-
-    One random byte decides about each entry, so `rate` is rounded to a multiple of 1/256. Drawing random numbers is the
-    main cost of dropout, and bytes take a fifth of the time of `jax.random.bernoulli`'s floats.
-    """
-    dropped = round(256 * rate)
-    if key is None or dropped == 0:
-        return x
-    words = jax.random.bits(key, (-(-x.size // 4),), jnp.uint32)
-    bytes_ = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size].reshape(x.shape)
-    return jnp.where(bytes_ >= dropped, x * (256 / (256 - dropped)), 0)
 
 
 def _split(key: Key[Array, ""] | None, count: int) -> Key[Array, " count"] | list[None]:
@@ -130,37 +124,35 @@ class Linear(nnx.Linear):
         return y.astype(self.dtype).reshape(*x.shape[:-1], -1)
 
 
-class Attention(nnx.Module):
+class SelfAttention(nnx.Module):
     """Bidirectional multi-head self-attention; one weight matrix projects to queries, keys and values together."""
 
-    def __init__(self, architecture: Architecture, dtype: DTypeLike, *, rngs: nnx.Rngs):
+    def __init__(self, architecture: Architecture, dtype: DTypeLike, attention: AttentionOn, *, rngs: nnx.Rngs):
         a = architecture
         self.architecture = a
+        self.attention = attention
         self.qkv = Linear(a.hidden_size, 3 * a.hidden_size, dtype, rngs=rngs)
         self.output = Linear(a.hidden_size, a.hidden_size, dtype, rngs=rngs)
 
     def __call__(
-        self,
-        x: Float[Array, "batch length hidden"],
-        attended: Bool[Array, "batch #length length"],
-        key: Key[Array, ""] | None,
+        self, x: Float[Array, "batch length hidden"], texts: Texts, key: Key[Array, ""] | None
     ) -> Float[Array, "batch length hidden"]:
         a = self.architecture
-        heads = (*x.shape[:2], 3, a.num_attention_heads, a.head_dim)
-        q, k, v = jnp.moveaxis(self.qkv(x).reshape(heads), (2, 3), (0, 2))
-        scores = matmul_transposed(q / math.sqrt(a.head_dim), k, jnp.float32)
-        probabilities = jax.nn.softmax(jnp.where(attended[:, None], scores, _NEVER))
-        probabilities = dropout(probabilities, a.attention_probs_dropout_prob, key).astype(x.dtype)
-        return self.output(jnp.swapaxes(matmul(probabilities, v), 1, 2).reshape(x.shape))
+        attended = attend(
+            *self.attention, self.qkv(x), texts, a.num_attention_heads, a.attention_probs_dropout_prob, key
+        )
+        if self.attention.implementation != "xla":
+            attended = checkpoint_name(attended, ATTENTION_OUTPUT)
+        return self.output(attended)
 
 
 class Layer(nnx.Module):
     """One transformer block: attention and feed-forward network, each followed by residual connection and LayerNorm."""
 
-    def __init__(self, architecture: Architecture, dtype: DTypeLike, *, rngs: nnx.Rngs):
+    def __init__(self, architecture: Architecture, dtype: DTypeLike, attention: AttentionOn, *, rngs: nnx.Rngs):
         a = architecture
         self.dropout_rate = a.hidden_dropout_prob
-        self.attention = Attention(a, dtype, rngs=rngs)
+        self.attention = SelfAttention(a, dtype, attention, rngs=rngs)
         self.attention_norm = _layer_norm(a, dtype, rngs)
         self.ffn_in = Linear(a.hidden_size, a.intermediate_size, dtype, rngs=rngs)
         self.ffn_out = Linear(a.intermediate_size, a.hidden_size, dtype, rngs=rngs)
@@ -169,11 +161,11 @@ class Layer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch length hidden"],
-        attended: Bool[Array, "batch #length length"],
+        texts: Texts,
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch length hidden"]:
         probabilities_key, attention_key, ffn_key = _split(key, 3)
-        attention_output = self.attention(x, attended, probabilities_key)
+        attention_output = self.attention(x, texts, probabilities_key)
         x = self.attention_norm(x + dropout(attention_output, self.dropout_rate, attention_key))
         transformed = self.ffn_out(gelu(self.ffn_in(x)))
         return self.ffn_norm(x + dropout(transformed, self.dropout_rate, ffn_key))
@@ -188,15 +180,22 @@ class Transformer(nnx.Module):
         pooling and normalization are always float32.
       remat: what the backward pass recomputes: `none`; `dots`, everything except the matrix products with weights (the
         fastest on CPU, where memory traffic costs more than arithmetic); `full`, everything inside a layer.
+      attention: implementation of attention, and the platform it runs on.
     """
 
     def __init__(
-        self, architecture: Architecture, dtype: DTypeLike = jnp.float32, remat: Remat = "none", *, rngs: nnx.Rngs
+        self,
+        architecture: Architecture,
+        dtype: DTypeLike = jnp.float32,
+        remat: Remat = "none",
+        attention: AttentionOn = XLA,
+        *,
+        rngs: nnx.Rngs,
     ):
         self.architecture = architecture
         self.remat = remat
         self.embeddings = Embeddings(architecture, dtype, rngs=rngs)
-        self.layers = nnx.vmap(lambda rngs: Layer(architecture, dtype, rngs=rngs))(
+        self.layers = nnx.vmap(lambda rngs: Layer(architecture, dtype, attention, rngs=rngs))(
             rngs.split(architecture.num_hidden_layers)
         )
         if architecture.dense_head:
@@ -218,25 +217,24 @@ class Transformer(nnx.Module):
     def transform(
         self,
         x: Float[Array, "batch length hidden"],
-        attended: Bool[Array, "batch #length length"],
+        texts: Texts,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length hidden"]:
         """Return the last layer's token vectors; the vectors of padding have no meaning.
 
         Args:
           x: input of the first layer, see `normalize_embeds`.
-          attended: which positions (last axis) each position (middle axis) may attend to. A middle axis of size 1
-            broadcasts over all positions.
+          texts: which positions attend to each other.
           key: dropout key; None for no dropout.
         """
         graph, parameters = nnx.split(self.layers)
 
         def step(x, layer):  # type: ignore[no-untyped-def]
             parameters, key = layer
-            return nnx.merge(graph, parameters)(x, attended, key), None
+            return nnx.merge(graph, parameters)(x, texts, key), None
 
         if self.remat != "none":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
+            policy = _KEPT if self.remat == "dots" else None
             step = jax.checkpoint(step, policy=policy)
         keys = None if key is None else jax.random.split(key, self.architecture.num_hidden_layers)
         return jax.lax.scan(step, x, (parameters, keys))[0]
@@ -249,7 +247,7 @@ class Transformer(nnx.Module):
     ) -> Float[Array, "batch length hidden"]:
         """Return the last layer's token vectors; the vectors of padding are finite but have no meaning."""
         embeddings_key, layers_key = _split(key, 2)
-        return self.transform(self.normalize_embeds(embeds, mask, embeddings_key), mask[:, None], layers_key)
+        return self.transform(self.normalize_embeds(embeds, mask, embeddings_key), mask, layers_key)
 
     def pool(
         self, hidden: Float[Array, "batch length hidden"], mask: Bool[Array, "batch length"]
@@ -300,7 +298,7 @@ class Transformer(nnx.Module):
         packed = tokens[first[text] + place]
 
         x = self.embeddings(packed, self.embeddings.packed_positions(place), embeddings_key)
-        hidden = self.transform(x, text[:, :, None] == text[:, None, :], layers_key).reshape(text.size, -1)
+        hidden = self.transform(x, text, layers_key).reshape(text.size, -1)
 
         starts = jnp.split(start, np.cumsum([len(mask) for mask in masks])[:-1])
         pooled = [

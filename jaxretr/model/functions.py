@@ -22,6 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from jaxretr.model.architecture import Architecture
+from jaxretr.model.attention import XLA, AttentionOn
 from jaxretr.model.encoder import Remat, Transformer
 from jaxretr.types import Packing
 
@@ -39,12 +40,14 @@ class EncoderFunctions:
       dtype: name of the compute dtype.
       remat: what the backward pass recomputes, see `Transformer`.
       dropout_rate: replaces both dropout rates of the architecture unless None. Without a key there is no dropout.
+      attention: implementation of attention, see `jaxretr.model.attention`.
     """
 
     architecture: Architecture
     dtype: str
     remat: Remat
     dropout_rate: float | None
+    attention: AttentionOn = XLA
 
     def embed_tokens(self, params: Params, ids: Int[Array, "batch length"]) -> Float32[Array, "batch length hidden"]:
         """Return the word embeddings of token ids, before position, token type and LayerNorm."""
@@ -113,7 +116,7 @@ class EncoderFunctions:
     ) -> Float32[Array, "batch dim"]:
         """Return unit sentence embeddings from the output of `normalize_embeds`: `encode` without its first step."""
         module = self._module(params)
-        return module.normalize_pooled(module.pool(module.transform(normalized, mask[:, None]), mask))
+        return module.normalize_pooled(module.pool(module.transform(normalized, mask), mask))
 
     def hidden_states(
         self,
@@ -141,6 +144,7 @@ def functions(
     dtype: DTypeLike = jnp.float32,
     remat: Remat = "none",
     dropout_rate: float | None = None,
+    attention: AttentionOn = XLA,
 ) -> EncoderFunctions:
     """Return the pure functions of an encoder.
 
@@ -149,6 +153,7 @@ def functions(
       dtype: compute dtype, float32 or bfloat16.
       remat: `none`, `dots` (recommended for training) or `full`, see `Transformer`.
       dropout_rate: one rate for hidden states and attention probabilities; None uses the architecture's two rates.
+      attention: implementation of attention, see `jaxretr.model.attention.resolve_attention`.
 
     Raises:
       ValueError: the dtype or remat policy is not supported, or the rate is outside [0, 1).
@@ -160,7 +165,7 @@ def functions(
         raise ValueError(f"remat {remat!r} is not supported; expected 'none', 'dots' or 'full'")
     if dropout_rate is not None and not 0 <= dropout_rate < 1:
         raise ValueError(f"dropout_rate is {dropout_rate}; expected 0 <= rate < 1")
-    return EncoderFunctions(architecture, name, remat, dropout_rate)
+    return EncoderFunctions(architecture, name, remat, dropout_rate, attention)
 
 
 def init_params(architecture: Architecture, key: Key[Array, ""]) -> Params:
@@ -179,6 +184,6 @@ def _graph(encoder: EncoderFunctions) -> nnx.GraphDef[Transformer]:
     if (rate := encoder.dropout_rate) is not None:
         architecture = dataclasses.replace(architecture, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
     abstract = nnx.eval_shape(
-        lambda: Transformer(architecture, jnp.dtype(encoder.dtype), encoder.remat, rngs=nnx.Rngs(0))
+        lambda: Transformer(architecture, jnp.dtype(encoder.dtype), encoder.remat, encoder.attention, rngs=nnx.Rngs(0))
     )
     return nnx.split(abstract)[0]

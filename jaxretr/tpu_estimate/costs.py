@@ -19,6 +19,9 @@ _FREE = _NAMING | {"partition-id", "replica-id"}
 
 _FREE_CALLS = re.compile(r'custom_call_target="(AllocateBuffer|AsyncCollectiveStart|AsyncCollectiveDone)"')
 
+_KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
+"""A kernel's own count of the operations of its products."""
+
 _PASSES = {"default": 1, "high": 3, "highest": 6}
 """Number of bfloat16 products that a TPU uses for one float32 product (`jax.lax.Precision`,
 https://docs.jax.dev/en/latest/jax.lax.html)."""
@@ -52,6 +55,7 @@ class Costs:
       matmul_flops: operations of all matrix products; a multiply-add counts as two.
       matmul_passes: the same operations, with a float32 product counted once per bfloat16 product that it needs.
       hbm_bytes: bytes read from or written to main memory, without the chip's scratch memory.
+      items: these bytes by instruction: opcode, shape of the result, and the operation that it comes from.
       collectives: number of runs per collective.
       unknown_loops: number of loops whose trip count the text does not show; they count once.
     """
@@ -59,6 +63,7 @@ class Costs:
     matmul_flops: int = 0
     matmul_passes: int = 0
     hbm_bytes: int = 0
+    items: Counter[str] = field(default_factory=Counter)
     collectives: Counter[Collective] = field(default_factory=Counter)
     unknown_loops: int = 0
 
@@ -98,10 +103,13 @@ class _CostCounter:
                 flops = times * matmul_flops(instruction, *_operands(computation, instruction))
                 self._costs.matmul_flops += flops
                 self._costs.matmul_passes += flops * _passes(instruction, computation)
+            elif opcode == "custom-call" and (estimated := _KERNEL_FLOPS.search(instruction.attributes)):
+                self._costs.matmul_flops += times * int(estimated[1])
+                self._costs.matmul_passes += times * int(estimated[1])
             elif _is_collective(instruction):
                 self._collective(instruction, computation, times)
             if not fused:
-                self._costs.hbm_bytes += times * self._moved(instruction, computation)
+                self._move(instruction, times * self._moved(instruction, computation))
 
     def _called(self, instruction: Instruction, attribute: str) -> Computation:
         return self._module.computations[instruction.called(attribute)]
@@ -130,7 +138,12 @@ class _CostCounter:
             Collective(kind, group, operand_bytes * group if kind == "all-gather" else operand_bytes)
         ] += times
         operands = sum(map(_in_hbm, computation.operand_shapes(instruction)))
-        self._costs.hbm_bytes += times * (operands + _in_hbm(instruction.shapes))
+        self._move(instruction, times * (operands + _in_hbm(instruction.shapes)))
+
+    def _move(self, instruction: Instruction, moved: int) -> None:
+        self._costs.hbm_bytes += moved
+        if moved:
+            self._costs.items[_description(instruction)] += moved
 
     def _moved(self, instruction: Instruction, computation: Computation) -> int:
         opcode = instruction.opcode
@@ -261,6 +274,12 @@ def _group_size(instruction: Instruction) -> int:
     if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", text):
         return pairs[1].count("{")
     return 1
+
+
+def _description(instruction: Instruction) -> str:
+    shapes = " ".join(f"{shape.dtype}[{','.join(map(str, shape.dims))}]" for shape in instruction.shapes[:2])
+    source = re.search(r'op_name="([^"]*)"', instruction.attributes)
+    return f"{instruction.opcode} {shapes} {'/'.join(source[1].split('/')[-3:]) if source else ''}".strip()
 
 
 def _is_collective(instruction: Instruction) -> bool:

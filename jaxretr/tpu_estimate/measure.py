@@ -151,6 +151,7 @@ class Measured:
                 "cost_analysis": self.compiler_flops,
             },
             "bytes": {"hbm": costs.hbm_bytes, "sent": costs.sent_bytes, "cost_analysis": self.compiler_bytes},
+            "items": dict(costs.items.most_common(100)),
             "unknown_loops": costs.unknown_loops,
             "collectives": [
                 {**collective._asdict(), "times": times, "sent": collective.sent * times}

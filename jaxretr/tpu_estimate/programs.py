@@ -19,12 +19,14 @@ from jaxretr.attack.gradient.pgd import PGD
 from jaxretr.attack.victim import HARD_NEGATIVES
 from jaxretr.config import Config
 from jaxretr.data.batches import PairBatch, Translations
+from jaxretr.data.packing import pack
 from jaxretr.model.architecture import Architecture
+from jaxretr.model.attention import resolve_attention
 from jaxretr.model.functions import functions, param_shapes
 from jaxretr.run import make_update
 from jaxretr.tpu_estimate import flops
 from jaxretr.train.step import TrainState
-from jaxretr.types import TokenBatch
+from jaxretr.types import Packing, TokenBatch
 
 ENCODED_TOKENS = 32 * 128
 """Number of tokens that a device encodes at once, as in `Encoder.encode_query`."""
@@ -57,7 +59,7 @@ class Program:
 
 def train_program(config: Config, architecture: Architecture, devices: Sequence[jax.Device], batch: int) -> Program:
     """Return the program of one update with `batch` pairs on each device, at the full lengths of the config."""
-    update = make_update(config, architecture, _SPECIAL_IDS)
+    update = make_update(config, architecture, _SPECIAL_IDS, devices[0].platform)
     state = jax.eval_shape(
         lambda params: TrainState(jnp.int32(0), params, update.optimizer.init(params)), param_shapes(architecture)
     )
@@ -80,7 +82,8 @@ def encode_program(config: Config, architecture: Architecture, devices: Sequence
     """Return the program that encodes passages of full length."""
     length = config.model.passage_max_len
     batch = max(1, ENCODED_TOKENS // length)
-    encoder = functions(architecture, dtype=config.model.dtype)
+    attention, _ = resolve_attention(config.model.attention, devices[0].platform, architecture, config.model.dtype)
+    encoder = functions(architecture, dtype=config.model.dtype, attention=attention)
     run = parallel.pmap(encoder.encode_ids, in_axes=(None, 0, 0), devices=devices)
     tokens = _tokens(len(devices), batch, length)
     operations = batch * flops.encode(architecture, length)
@@ -127,6 +130,7 @@ def pair_batch(config: Config, devices: int, batch: int) -> PairBatch:
         passages=tokens(columns, passages),
         query_content=_array(rows, jnp.uint32),
         passage_content=_array((*rows, columns), jnp.uint32),
+        packing=_packing(config, devices, batch),
         typo_queries=tokens(queries) if config.hardening.method == "typos" else None,
         translations=Translations(
             tokens(translations, queries),
@@ -136,6 +140,16 @@ def pair_batch(config: Config, devices: int, batch: int) -> PairBatch:
         if config.hardening.method == "translations"
         else None,
     )
+
+
+def _packing(config: Config, devices: int, batch: int) -> Packing | None:
+    """Return the shapes of the shared rows of a batch whose texts all have their full length; None if not packed."""
+    if config.hardening.method in ("typos", "translations") or config.train.chunk_size:
+        return None
+    columns = 1 + config.data.num_hard_negatives
+    lengths = [config.model.query_max_len] * batch + [config.model.passage_max_len] * (columns * batch)
+    text, start = pack([lengths], max(lengths))
+    return Packing(_array((devices, *text.shape), jnp.int32), _array((devices, *start.shape), jnp.int32))
 
 
 def _target(params: Any, mask: jax.Array, fixed: Any) -> Target:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from jaxretr.tpu_estimate.measure import Measured
 
+ITEMS = 10
+"""Number of items of main-memory traffic in the description of a program."""
+
 
 def text(measured: Measured) -> str:
     """Describe one program in full."""
@@ -28,6 +31,7 @@ def text(measured: Measured) -> str:
         ),
         f"  main memory  {_gb(costs.hbm_bytes)} read and written (XLA's own counts, with each loop body once: "
         f"{_tera(measured.compiler_flops)}, {_gb(measured.compiler_bytes)})",
+        *(f"    {_gb(moved)}  {item}" for item, moved in costs.items.most_common(ITEMS)),
         f"  network      {_gb(costs.sent_bytes)} sent by each chip over {measured.slice.links} links",
     ]
     lines += [

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxretr.model.architecture import Architecture
-from jaxretr.model.encoder import dropout, gelu
+from jaxretr.model.attention import dropout
+from jaxretr.model.encoder import gelu
 from jaxretr.model.functions import functions, init_params, param_shapes
 
 LENGTHS = np.array([8, 5, 1, 0])
