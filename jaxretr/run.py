@@ -291,7 +291,7 @@ def load_encoder(config: Config) -> Encoder:
     )
     if config.model.pooling:
         pooled = dataclasses.replace(encoder.functions.architecture, pooling=cast(Pooling, config.model.pooling))
-        encoder.functions = functions(pooled, dtype=config.model.dtype)
+        encoder.functions = dataclasses.replace(encoder.functions, architecture=pooled)
     return encoder
 
 

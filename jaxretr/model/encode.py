@@ -5,6 +5,7 @@ the order of the texts. `Encoder.save` writes a directory that transformers and 
 """
 
 import copy
+import dataclasses
 import hashlib
 import json
 import tempfile
@@ -22,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from jaxretr import parallel
 from jaxretr.files import AnyPath
+from jaxretr.model.attention import resolve_attention
 from jaxretr.model.functions import EncoderFunctions, Params, functions
 from jaxretr.model.hf_layout import check_weights, find_model, read_settings, replaced_directory, write_settings
 from jaxretr.model.hub import read_card, upload_model
@@ -126,9 +128,11 @@ class Encoder:
         for note in settings.notes:
             say(f"{name_or_path}: {note}")
         architecture, params = load_params(directory)
+        made = functions(architecture, dtype=dtype)
+        attention, _ = resolve_attention("auto", jax.default_backend(), architecture, made.dtype)
         saved_length = min(settings.max_seq_length or architecture.max_length, architecture.max_length)
         encoder = cls(
-            functions(architecture, dtype=dtype),
+            dataclasses.replace(made, attention=attention),
             params,
             load_tokenizer(directory),
             max_length=saved_length if max_length is None else max_length,

@@ -101,7 +101,9 @@ def attack_program(config: Config, architecture: Architecture, devices: Sequence
     """Return the program of `ATTACK` on queries of full length, in float32 as in all attacks."""
     length = config.model.query_max_len
     batch, candidates = max(1, _ATTACKED_TOKENS // length), HARD_NEGATIVES + 1
-    objective = QueryObjective(SplitEncoder(functions(architecture)), InfoNCE(config.train.temperature))
+    attention, _ = resolve_attention("auto", devices[0].platform, architecture, "float32")
+    encoder = functions(architecture, attention=attention)
+    objective = QueryObjective(SplitEncoder(encoder), InfoNCE(config.train.temperature))
     attack = on_one_device(ATTACK, objective, _target, _SPECIAL_IDS)
     run = parallel.pmap(attack, in_axes=(None, 0, 0, 0, 0, 0), devices=devices)
     rows = (len(devices), batch)
