@@ -26,6 +26,36 @@ def test_products_in_a_loop_count_as_often_as_it_runs() -> None:
     assert costs.unknown_loops == 0
 
 
+KERNEL = "\n".join(
+    [
+        "HloModule made, entry_computation_layout={(bf16[4,128,2304]{2,1,0})->bf16[4,128,768]{2,1,0}}",
+        "",
+        "ENTRY main (x: bf16[4,128,2304]) -> bf16[4,128,768] {",
+        "  x = bf16[4,128,2304]{2,1,0} parameter(0)",
+        '  ROOT y = bf16[4,128,768]{2,1,0} custom-call(x), custom_call_target="tpu_custom_call", '
+        'metadata={op_name="jit(f)/layer/forward_kernel/pallas_call"}, '
+        'backend_config={"custom_call_config":{"cost_estimate":{"flops":"201326592","transcendentals":"786432"}}}',
+        "}",
+    ]
+)
+
+
+def test_a_kernel_counts_by_its_own_estimate_and_moves_its_operands_and_results() -> None:
+    costs = Costs.of(Module.parse(KERNEL))
+    assert costs.matmul_flops == costs.matmul_passes == 201_326_592
+    assert costs.hbm_bytes == 2 * 4 * 128 * (2304 + 768)
+    assert costs.items == {"custom-call bf16[4,128,768] layer/forward_kernel/pallas_call": costs.hbm_bytes}
+
+
+def test_the_items_are_all_of_the_traffic() -> None:
+    def layers(x, weights):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0]
+
+    costs = counted(layers, (64, 32), (5, 32, 32))
+    assert sum(costs.items.values()) == costs.hbm_bytes > 0
+    assert len(costs.items) > 1
+
+
 def test_nested_loops_multiply() -> None:
     def square(x, _):
         return jax.lax.fori_loop(0, 3, lambda _, x: x @ x, x), None
