@@ -118,7 +118,12 @@ def resolve_attention(
     reasons = {
         "second derivatives are needed, and the fused kernels have first derivatives only": second_derivatives,
         f"{platform} devices have no fused kernel": platform not in ("tpu", "gpu"),
-        f"heads of {architecture.head_dim} dimensions are not a multiple of 8": architecture.head_dim % 8 != 0,
+        f"the hidden size {architecture.hidden_size} is not a multiple of 128, the width of a TPU register": (
+            platform == "tpu" and architecture.hidden_size % 128 != 0
+        ),
+        f"cuDNN's kernel takes no heads of {architecture.head_dim} dimensions": (
+            platform == "gpu" and (architecture.head_dim % 8 != 0 or architecture.head_dim > 128)
+        ),
         f"cuDNN's kernel takes no {dtype}": platform == "gpu" and dtype != "bfloat16",
         "cuDNN's kernel is used without dropout of attention probabilities": platform == "gpu"
         and attention_dropout > 0,

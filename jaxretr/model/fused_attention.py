@@ -262,19 +262,26 @@ def _call_whole(kernel, settings: Settings, qkv: Array, texts: Array, seed: Any,
         out_specs=row_of(out_width),
         out_shape=jax.ShapeDtypeStruct((rows, length, out_width), qkv.dtype),
         compiler_params=_compiler_params(("parallel",), _whole_memory(length, width, qkv.dtype.itemsize)),
-        cost_estimate=_cost(settings, qkv, 5 if more else 2),
+        cost_estimate=_cost(settings, qkv, 5, 7) if more else _cost(settings, qkv, 2, 4),
         interpret=settings.interpret,
         name=kernel.__name__.strip("_"),
     )(seed.reshape(1), texts[:, :, None], texts[:, None, :], qkv, *more)
 
 
-def _cost(settings: Settings, qkv: Array, products: int) -> pl.CostEstimate:
-    """Return the cost of a kernel with this number of products of [length, length] and a head's dimensions."""
+def _cost(settings: Settings, qkv: Array, products: int, moved: int) -> pl.CostEstimate:
+    """Return the cost of a kernel.
+
+    Args:
+      settings, qkv: as for the kernel.
+      products: number of products of [length, length] and a head's dimensions.
+      moved: number of arrays [rows, length, hidden] that are read from and written to main memory. An array that is
+        read again for every block counts each time.
+    """
     rows, length, width = qkv.shape
     return pl.CostEstimate(
         flops=2 * products * rows * length * length * (width // 3),
         transcendentals=rows * length * length * settings.heads,
-        bytes_accessed=(products // 2 + 2) * rows * length * (width // 3) * qkv.dtype.itemsize,
+        bytes_accessed=moved * rows * length * (width // 3) * qkv.dtype.itemsize,
     )
 
 
@@ -323,7 +330,7 @@ def _forward_in_blocks(settings: Settings, qkv: Array, texts: Array, seed: Any) 
             pltpu.VMEM((BLOCK, heads), jnp.float32),
         ],
         compiler_params=_IN_BLOCKS,
-        cost_estimate=_cost(settings, qkv, 2),
+        cost_estimate=_cost(settings, qkv, 2, 2 + 2 * (length // BLOCK)),
         interpret=settings.interpret,
         name="forward_block_kernel",
     )(seed.reshape(1), texts[:, :, None], texts[:, None, :], qkv, qkv, qkv)
@@ -407,7 +414,7 @@ def _backward_in_blocks(
             out_shape=[jax.ShapeDtypeStruct((rows, length, hidden), qkv.dtype)] * outputs,
             scratch_shapes=[pltpu.VMEM((BLOCK, hidden), jnp.float32)] * outputs,
             compiler_params=_IN_BLOCKS,
-            cost_estimate=_cost(settings, qkv, products),
+            cost_estimate=_cost(settings, qkv, products, 2 + outputs + 2 * (length // BLOCK)),
             interpret=settings.interpret,
             name=kernel.__name__.strip("_"),
         )(*arguments)

@@ -19,8 +19,8 @@ _FREE = _NAMING | {"partition-id", "replica-id"}
 
 _FREE_CALLS = re.compile(r'custom_call_target="(AllocateBuffer|AsyncCollectiveStart|AsyncCollectiveDone)"')
 
-_KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
-"""A kernel's own count of the operations of its products."""
+_KERNEL = re.compile(r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"')
+"""A kernel's own count of the operations of its products, and of the bytes that it reads and writes."""
 
 _PASSES = {"default": 1, "high": 3, "highest": 6}
 """Number of bfloat16 products that a TPU uses for one float32 product (`jax.lax.Precision`,
@@ -103,7 +103,7 @@ class _CostCounter:
                 flops = times * matmul_flops(instruction, *_operands(computation, instruction))
                 self._costs.matmul_flops += flops
                 self._costs.matmul_passes += flops * _passes(instruction, computation)
-            elif opcode == "custom-call" and (estimated := _KERNEL_FLOPS.search(instruction.attributes)):
+            elif opcode == "custom-call" and (estimated := _KERNEL.search(instruction.attributes)):
                 self._costs.matmul_flops += times * int(estimated[1])
                 self._costs.matmul_passes += times * int(estimated[1])
             elif _is_collective(instruction):
@@ -162,7 +162,11 @@ class _CostCounter:
             fused = self._called(instruction, "calls")
             read = sum(self._read(fused, number) for number in range(len(operands)))
             return read + self._written(fused, fused.root[0], instruction.shapes)
-        return sum(map(_in_hbm, operands)) + _in_hbm(instruction.shapes)
+        moved = sum(map(_in_hbm, operands)) + _in_hbm(instruction.shapes)
+        if estimated := _KERNEL.search(instruction.attributes):  # a kernel may read an operand several times
+            once = sum(shape.bytes for shapes in (*operands, instruction.shapes) for shape in shapes)
+            moved += max(0, int(estimated[2]) - once)
+        return moved
 
     def _read(self, fused: Computation, number: int) -> int:
         """Return the bytes that a fusion reads from an operand: only its slices, if the fusion only slices it."""

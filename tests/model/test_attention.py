@@ -15,6 +15,7 @@ from jaxretr.types import Packing
 from tests.tiny import TINY
 
 HEADS, LENGTH, HIDDEN = 2, 40, 32
+WIDE = dataclasses.replace(TINY, hidden_size=128, num_attention_heads=4)
 INTERPRETED = AttentionOn("fused", "cpu")
 TEXTS = np.zeros((2, LENGTH), np.int32)
 TEXTS[0, 13:30], TEXTS[0, 30:], TEXTS[1, 25:] = 1, -1, 3
@@ -152,7 +153,7 @@ def test_both_implementations_take_masks_and_texts(texts: np.ndarray) -> None:
     ],
 )
 def test_the_implementation_for_a_platform(asked: str, platform: str, changes: dict, found: str, reason: str) -> None:
-    chosen, said = resolve_attention(asked, platform, TINY, **{"dtype": "float32"} | changes)
+    chosen, said = resolve_attention(asked, platform, WIDE, **{"dtype": "float32"} | changes)
     assert chosen.implementation == found and reason in said and bool(said) == bool(reason)
 
 
@@ -167,10 +168,11 @@ def test_the_implementation_for_a_platform(asked: str, platform: str, changes: d
 )
 def test_fused_is_an_error_where_it_is_not_available(platform: str, changes: dict, reason: str) -> None:
     with pytest.raises(ValueError, match=f"attention 'fused' is not available: .*{reason}.*; use 'auto' or 'xla'"):
-        resolve_attention("fused", platform, TINY, **{"dtype": "float32"} | changes)
+        resolve_attention("fused", platform, WIDE, **{"dtype": "float32"} | changes)
 
 
-def test_heads_of_odd_sizes_have_no_kernel() -> None:
-    odd = dataclasses.replace(TINY, hidden_size=12, num_attention_heads=4)
-    chosen, said = resolve_attention("auto", "tpu", odd, "float32")
-    assert chosen == XLA and "heads of 3 dimensions" in said
+def test_sizes_without_a_kernel() -> None:
+    chosen, said = resolve_attention("auto", "tpu", TINY, "float32")
+    assert chosen == XLA and "hidden size 16 is not a multiple of 128" in said
+    with pytest.raises(ValueError, match="takes no heads of 256 dimensions"):
+        resolve_attention("fused", "gpu", dataclasses.replace(WIDE, hidden_size=1024), "bfloat16")

@@ -34,16 +34,18 @@ KERNEL = "\n".join(
         "  x = bf16[4,128,2304]{2,1,0} parameter(0)",
         '  ROOT y = bf16[4,128,768]{2,1,0} custom-call(x), custom_call_target="tpu_custom_call", '
         'metadata={op_name="jit(f)/layer/forward_kernel/pallas_call"}, '
-        'backend_config={"custom_call_config":{"cost_estimate":{"flops":"201326592","transcendentals":"786432"}}}',
+        'backend_config={"custom_call_config":{"cost_estimate":{"flops":"201326592","transcendentals":"786432","bytes_accessed":"BYTES"}}}',
         "}",
     ]
 )
 
 
 def test_a_kernel_counts_by_its_own_estimate_and_moves_its_operands_and_results() -> None:
-    costs = Costs.of(Module.parse(KERNEL))
+    once = 2 * 4 * 128 * (2304 + 768)
+    costs = Costs.of(Module.parse(KERNEL.replace("BYTES", str(once // 2))))
     assert costs.matmul_flops == costs.matmul_passes == 201_326_592
-    assert costs.hbm_bytes == 2 * 4 * 128 * (2304 + 768)
+    assert costs.hbm_bytes == once
+    assert Costs.of(Module.parse(KERNEL.replace("BYTES", str(3 * once)))).hbm_bytes == 3 * once
     assert costs.items == {"custom-call bf16[4,128,768] layer/forward_kernel/pallas_call": costs.hbm_bytes}
 
 

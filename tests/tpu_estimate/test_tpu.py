@@ -14,6 +14,7 @@ import pytest
 
 from jaxretr import parallel
 from jaxretr.model.functions import functions, param_shapes
+from jaxretr.model.fused_attention import fused_attention
 from jaxretr.tpu_estimate.chips import Slice, describe
 from jaxretr.train.objective import Objective
 from tests.tiny import TINY
@@ -80,3 +81,25 @@ def test_packed_rows_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
     compiled = gradient.lower(param_shapes(TINY), shapes, key).compile()
     assert 0 < compiled.memory_analysis().temp_size_in_bytes < 2**30
+
+
+@pytest.mark.parametrize("length", [40, 2048], ids=["one block", "blocks"])
+def test_the_attention_kernels_compile(length: int) -> None:
+    """Both passes, with dropout, for heads of 16 and 64 dimensions."""
+    devices = describe(Slice.parse("v5e:2x2"))
+    for heads, hidden in ((8, 128), (12, 768)):
+
+        def both(qkv, texts, seed, gradient, heads=heads):
+            out, backward = jax.vjp(lambda x: fused_attention(x, texts, heads, dropout_rate=0.1, seed=seed), qkv)
+            return out, backward(gradient)
+
+        rows = (len(devices), 2, length)
+        shapes = [
+            jax.ShapeDtypeStruct((*rows, 3 * hidden), jnp.bfloat16),
+            jax.ShapeDtypeStruct(rows, jnp.int32),
+            jax.ShapeDtypeStruct((), jnp.uint32),
+            jax.ShapeDtypeStruct((*rows, hidden), jnp.bfloat16),
+        ]
+        run = parallel.pmap(both, in_axes=(0, 0, None, 0), devices=devices)
+        text = run.lower(*shapes).compile().as_text()
+        assert text.count('custom_call_target="tpu_custom_call"') >= 2
