@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxretr.model.architecture import Architecture
-from jaxretr.model.fused_attention import fused_attention
 from jaxretr.model.matmul import matmul, matmul_transposed
 
 Attention = Literal["xla", "fused"]
@@ -81,6 +80,8 @@ def attend(
         return _xla(qkv, texts, heads, dropout_rate, key)
     if platform == "gpu":
         return _cudnn(qkv, texts, heads)
+    from jaxretr.model.fused_attention import fused_attention  # importing Pallas takes a third of a second
+
     ids = jnp.where(texts, 0, -1) if texts.dtype == jnp.bool_ else texts
     seed = None if key is None else jax.random.bits(key, (), jnp.uint32)
     return fused_attention(
