@@ -33,12 +33,16 @@ def get_study() -> Study:
             Collection("mlqa-r", candidates="sentence+context"),
             Collection("miracl"),
         ),
+        arms={
+            name: dataclasses.replace(arm, steps=arm.steps * recipe.train.steps // mini.base.train.steps)
+            for name, arm in mini.arms.items()
+        },
         attacks={
             section: dataclasses.replace(
                 attacks,
-                questions=5 * attacks.questions,
+                questions=3 * attacks.questions,
                 languages=(),
-                options=dataclasses.replace(attacks.options, steps=20, passages=1, slots=50, poison_passes=None),
+                options=dataclasses.replace(attacks.options, poison_passes=None),
             )
             for section, attacks in mini.attacks.items()
         },

@@ -231,7 +231,7 @@ class Update(NamedTuple):
 
 
 def make_update(
-    config: Config, architecture: Architecture, special_ids: tuple[int, ...], platform: str | None = None
+    config: Config, architecture: Architecture, special_ids: tuple[int, ...], device: jax.Device | None = None
 ) -> Update:
     """Return the training update for this encoder.
 
@@ -239,7 +239,7 @@ def make_update(
       config: the run.
       architecture: the encoder.
       special_ids: tokens that hardening leaves unchanged.
-      platform: platform of the devices; None for the devices of this process.
+      device: one of the devices, which are all of one kind; None for the devices of this process.
     """
     learning_rate = learning_rate_schedule(
         config.train.learning_rate,
@@ -248,12 +248,14 @@ def make_update(
         schedule=config.train.schedule,
     )
     optimizer = adamw(learning_rate, weight_decay=config.train.weight_decay, max_grad_norm=config.train.max_grad_norm)
+    device = device or jax.local_devices()[0]
     attention_dropout = architecture.attention_probs_dropout_prob
     attention, reason = resolve_attention(
         config.model.attention,
-        platform or jax.default_backend(),
+        device.platform,
         architecture,
         config.model.dtype,
+        device_kind=device.device_kind,
         attention_dropout=attention_dropout if config.model.dropout is None else config.model.dropout,
         second_derivatives=config.hardening.method == "vat",
     )
@@ -288,6 +290,7 @@ def load_encoder(config: Config) -> Encoder:
         max_length=max(config.model.query_max_len, config.model.passage_max_len),
         query_prefix=config.model.query_prefix,
         passage_prefix=config.model.passage_prefix,
+        attention=config.model.attention,
     )
     if config.model.pooling:
         pooled = dataclasses.replace(encoder.functions.architecture, pooling=cast(Pooling, config.model.pooling))

@@ -163,10 +163,12 @@ class AttackOptions:
             for name in self.named:
                 if name in _ON_QUERIES:
                     raise ValueError(f"{name} attacks queries only; leave target {self.aim!r} out, or use pgd")
-        if self.calibrate and (self.poisons or self.aim in ("demote", "promote") or self.attacks == (SUITE,)):
+        if self.calibrate and (
+            self.poisons or self.aim in ("demote", "promote") or {SUITE, "language_direction"} & set(self.attacks)
+        ):
             raise ValueError(
-                "calibrate subtracts language means from clean passages only, so attacks on passages and the corpus "
-                "are not available with it; name attacks on queries"
+                "calibrate subtracts language means from clean passages only, so attacks on passages and the corpus, "
+                "and language_direction, are not available with it; name other attacks on queries"
             )
         if self.aim != "query" and not set(self.named) & set(gradient):
             raise ValueError(f"target {self.aim!r} needs a gradient attack; add one of {', '.join(gradient)}")
@@ -251,6 +253,10 @@ class AttackOptions:
         threat = {"goal": goals[self.aim]}
         if self.counting == "answers":
             threat["counting"] = "distinct answers: parallel passages are one answer"
+        if self.pairs == DRAWN:
+            threat["pairs"] = "each query searches the passages of one other language, drawn by the seed"
+        if self.calibrate:
+            threat["calibration"] = "the mean embedding of each language is subtracted from its passages"
         if set(self.named) & set(names("embedding")):
             threat |= {
                 "gradient attacks": "white box: parameters, corpus and judgements are known; dropout is off",

@@ -80,12 +80,19 @@ def over_corpora(setting: SettingResult, corpus: str) -> SettingResult:
     Args:
       setting: tasks with values per query and without a query in two tasks of its language.
       corpus: name of the corpora, as `corpus_language` of the merged tasks.
+
+    Raises:
+      ValueError: a query is in two tasks of its language.
     """
     tasks_by_language: dict[str, list[TaskResult]] = {}
     for task in setting.tasks:
         tasks_by_language.setdefault(task.query_language, []).append(task)
     merged = []
     for language, tasks in tasks_by_language.items():
+        ids = [id for task in tasks for id in task.query_ids]
+        if len(set(ids)) < len(ids):
+            twice = next(id for id in ids if ids.count(id) > 1)
+            raise ValueError(f"the query {twice} is in two tasks of its language; merge tasks that share no query")
         per_query = {name: np.concatenate([task.per_query[name] for task in tasks]) for name in tasks[0].per_query}
         merged.append(
             TaskResult(
@@ -95,7 +102,7 @@ def over_corpora(setting: SettingResult, corpus: str) -> SettingResult:
                 dropped=sum(task.dropped for task in tasks),
                 passages=max(task.passages for task in tasks),
                 measures={name: mean(values) for name, values in per_query.items()},
-                query_ids=tuple(id for task in tasks for id in task.query_ids),
+                query_ids=tuple(ids),
                 per_query=per_query,
             )
         )

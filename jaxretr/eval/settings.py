@@ -181,8 +181,9 @@ def make_tasks(collection: RetrievalSet, pool: Pool, settings: Sequence[Setting]
 def drawn_pairs(tasks: Sequence[Task], collection: RetrievalSet, seed: int) -> list[Task]:
     """Return the tasks with each query in only one of them, so that each query searches one corpus.
 
-    If there are many languages, all pairs of languages cost many times as much and tell little more. The corpus of a
-    query depends only on the seed, its id and the corpora that answer it; each of these is equally likely.
+    If there are many languages, attacking all pairs costs many times as much and adds little information. The corpus of
+    a query depends only on the seed, the id of the query and the corpora that answer it. Each of these corpora is
+    equally likely.
 
     Args:
       tasks: tasks of the setting `cross`.
@@ -197,11 +198,14 @@ def drawn_pairs(tasks: Sequence[Task], collection: RetrievalSet, seed: int) -> l
         query: sorted(languages)[text_checksum(str(seed), collection.queries[query].id) % len(languages)]
         for query, languages in corpora.items()
     }
-    restricted = [
-        task.restricted(row for row, query in enumerate(task.queries.tolist()) if drawn[query] == task.corpus_language)
-        for task in tasks
-    ]
-    return [task for task in restricted if len(task.queries)]
+    restricted = []
+    unanswered = Counter(query.language for i, query in enumerate(collection.queries) if i not in corpora)
+    for task in tasks:
+        rows = [row for row, query in enumerate(task.queries.tolist()) if drawn[query] == task.corpus_language]
+        if rows:  # the first task of a language counts the queries that no corpus answers
+            dropped = unanswered.pop(task.query_language, 0)
+            restricted.append(replace(task.restricted(rows), dropped=dropped))
+    return restricted
 
 
 def _positions(collection: RetrievalSet, pool: Pool) -> dict[str, int]:

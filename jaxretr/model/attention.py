@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Int32, Key
 
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.matmul import matmul, matmul_transposed
@@ -33,13 +33,15 @@ class AttentionOn(NamedTuple):
 
 XLA = AttentionOn("xla", "")
 OUTPUT = "attention"
-"""Name of the output of fused attention, which the backward pass keeps instead of running the kernel again."""
+"""Name of the output of fused attention, which the backward pass keeps. For rows of one block, it then does not run the
+kernel again."""
 
 Texts = Bool[Array, "batch length"] | Int[Array, "batch length"]
 """Which positions attend to each other: a mask of real tokens, to which all positions attend; or, in rows that several
 texts share, the text of each position (-1 for padding), and each text attends to itself."""
 
-_NEVER = np.float32(np.finfo(np.float32).min)  # finite in place of -inf: rows without a real token stay finite
+NEVER = np.float32(np.finfo(np.float32).min)
+"""Stands for -inf in scores: it is finite, so rows without a real token stay finite."""
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
@@ -48,12 +50,17 @@ def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> 
     One random byte decides about each entry, so `rate` is rounded to a multiple of 1/256. Drawing random numbers is the
     main cost of dropout, and bytes take a fifth of the time of `jax.random.bernoulli`'s floats.
     """
-    dropped = round(256 * rate)
+    dropped = dropped_of_256(rate)
     if key is None or dropped == 0:
         return x
     words = jax.random.bits(key, (-(-x.size // 4),), jnp.uint32)
     bytes_ = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size].reshape(x.shape)
     return jnp.where(bytes_ >= dropped, x * (256 / (256 - dropped)), 0)
+
+
+def dropped_of_256(rate: float) -> int:
+    """Return the dropped share of a dropout rate in 256ths; at least one entry of 256 is kept."""
+    return min(255, round(256 * rate))
 
 
 def attend(
@@ -75,18 +82,23 @@ def attend(
       heads: number of heads.
       dropout_rate: probability of dropping an attention probability.
       key: dropout key; None for no dropout. The implementations drop different entries.
+
+    Raises:
+      ValueError: cuDNN's kernel is asked to drop probabilities.
     """
     if implementation == "xla":
         return _xla(qkv, texts, heads, dropout_rate, key)
     if platform == "gpu":
-        return _cudnn(qkv, texts, heads)
+        if key is not None and dropped_of_256(dropout_rate):
+            raise ValueError(
+                f"cuDNN's kernel does not drop attention probabilities, but the rate is {dropout_rate}; use 'xla', or "
+                "train without dropout"
+            )
+        return _cudnn(qkv, _ids(texts), heads)
     from jaxretr.model.fused_attention import fused_attention  # importing Pallas takes a third of a second
 
-    ids = jnp.where(texts, 0, -1) if texts.dtype == jnp.bool_ else texts
     seed = None if key is None else jax.random.bits(key, (), jnp.uint32)
-    return fused_attention(
-        qkv, ids.astype(jnp.int32), heads, dropout_rate=dropout_rate, seed=seed, interpret=platform == "cpu"
-    )
+    return fused_attention(qkv, _ids(texts), heads, dropout_rate=dropout_rate, seed=seed, interpret=platform == "cpu")
 
 
 def resolve_attention(
@@ -95,37 +107,40 @@ def resolve_attention(
     architecture: Architecture,
     dtype: str,
     *,
+    device_kind: str = "",
     attention_dropout: float = 0.0,
     second_derivatives: bool = False,
 ) -> tuple[AttentionOn, str]:
-    """Return the implementation to use, and why it is not the fused one, if a TPU has to do without it.
+    """Return the implementation to use, and the reason if `auto` falls back to `xla` on a TPU (otherwise "").
 
-    `auto` is the fused kernel on TPU. On GPU it is `xla`: no GPU has measured cuDNN's kernel for short rows yet.
+    `auto` is the fused kernel on TPU. On GPU it is `xla`: cuDNN's kernel has not been measured on short rows yet.
 
     Args:
       asked: `auto`, `xla` or `fused`.
       platform: platform of the devices: "tpu", "gpu" or "cpu".
       architecture: the encoder.
       dtype: compute dtype.
+      device_kind: kind of the devices, as JAX names it, such as "TPU v4".
       attention_dropout: probability of dropping attention probabilities.
       second_derivatives: whether something differentiates a gradient, as VAT does.
 
     Raises:
-      ValueError: `fused` is asked for where it is not available; the message says why.
+      ValueError: `fused` is requested but not available; the message says why.
     """
     if asked == "xla":
         return XLA, ""
     fused = AttentionOn("fused", platform)
     reasons = {
         "second derivatives are needed, and the fused kernels have first derivatives only": second_derivatives,
+        "a TPU v4 core has only 16 MiB of scratch memory": "v4" in device_kind,
         f"{platform} devices have no fused kernel": platform not in ("tpu", "gpu"),
         f"the hidden size {architecture.hidden_size} is not a multiple of 128, the width of a TPU register": (
             platform == "tpu" and architecture.hidden_size % 128 != 0
         ),
-        f"cuDNN's kernel takes no heads of {architecture.head_dim} dimensions": (
+        f"cuDNN's kernel does not support heads of {architecture.head_dim} dimensions": (
             platform == "gpu" and (architecture.head_dim % 8 != 0 or architecture.head_dim > 128)
         ),
-        f"cuDNN's kernel takes no {dtype}": platform == "gpu" and dtype != "bfloat16",
+        f"cuDNN's kernel does not support {dtype}": platform == "gpu" and dtype != "bfloat16",
         "cuDNN's kernel is used without dropout of attention probabilities": platform == "gpu"
         and attention_dropout > 0,
     }
@@ -135,6 +150,11 @@ def resolve_attention(
             raise ValueError(f"attention 'fused' is not available: {reason}; use 'auto' or 'xla'")
         return fused, ""
     return (fused, "") if platform == "tpu" and not reason else (XLA, reason if platform == "tpu" else "")
+
+
+def _ids(texts: Texts) -> Int32[Array, "batch length"]:
+    """Return the text of each position; a mask has one text per row, and -1 for padding."""
+    return (jnp.where(texts, 0, -1) if texts.dtype == jnp.bool_ else texts).astype(jnp.int32)
 
 
 def _xla(
@@ -149,18 +169,19 @@ def _xla(
     q, k, v = jnp.moveaxis(qkv.reshape(batch, length, 3, heads, dim), (2, 3), (0, 2))
     attended = texts[:, None] if texts.dtype == jnp.bool_ else texts[:, :, None] == texts[:, None, :]
     scores = matmul_transposed(q / math.sqrt(dim), k, jnp.float32)
-    probabilities = jax.nn.softmax(jnp.where(attended[:, None], scores, _NEVER))
+    probabilities = jax.nn.softmax(jnp.where(attended[:, None], scores, NEVER))
     probabilities = dropout(probabilities, dropout_rate, key).astype(qkv.dtype)
     return jnp.swapaxes(matmul(probabilities, v), 1, 2).reshape(batch, length, -1)
 
 
-def _cudnn(qkv: Float[Array, "batch length qkv"], texts: Texts, heads: int) -> Float[Array, "batch length hidden"]:
+def _cudnn(
+    qkv: Float[Array, "batch length qkv"], ids: Int32[Array, "batch length"], heads: int
+) -> Float[Array, "batch length hidden"]:
     """Return attention by cuDNN's kernel, on even lengths and with a whole mask [batch, 1, length, length].
 
     The kernel failed with a mask of [batch, 1, 1, length] (jax issue 28974).
     """
     batch, length, _ = qkv.shape
-    ids = jnp.where(texts, 0, -1) if texts.dtype == jnp.bool_ else texts
     missing = length % 2
     qkv = jnp.pad(qkv, [(0, 0), (0, missing), (0, 0)])
     ids = jnp.pad(ids, [(0, 0), (0, missing)], constant_values=-1)

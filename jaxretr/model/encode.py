@@ -106,6 +106,7 @@ class Encoder:
         max_length: int | None = None,
         query_prefix: str | None = None,
         passage_prefix: str | None = None,
+        attention: str = "auto",
     ) -> "Encoder":
         """Load a Hugging Face or sentence-transformers model with its saved pooling, prompts and maximum length.
 
@@ -117,6 +118,7 @@ class Encoder:
           query_prefix, passage_prefix: override the saved prompts. By default, queries get the prompt "query"; passages
             get "document", "passage" or "corpus", the first that exists. If none exists, the default prompt is used.
             Some published models need prompts but have none saved; see their model cards.
+          attention: implementation of attention: "auto", "xla" or "fused", see `jaxretr.model.attention`.
 
         Raises:
           FileNotFoundError: the model does not exist.
@@ -129,10 +131,13 @@ class Encoder:
             say(f"{name_or_path}: {note}")
         architecture, params = load_params(directory)
         made = functions(architecture, dtype=dtype)
-        attention, _ = resolve_attention("auto", jax.default_backend(), architecture, made.dtype)
+        device = jax.local_devices()[0]
+        chosen, _ = resolve_attention(
+            attention, device.platform, architecture, made.dtype, device_kind=device.device_kind
+        )
         saved_length = min(settings.max_seq_length or architecture.max_length, architecture.max_length)
         encoder = cls(
-            dataclasses.replace(made, attention=attention),
+            dataclasses.replace(made, attention=chosen),
             params,
             load_tokenizer(directory),
             max_length=saved_length if max_length is None else max_length,

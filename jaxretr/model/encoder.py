@@ -21,8 +21,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from jaxretr.model.architecture import Architecture
+from jaxretr.model.attention import NEVER, XLA, AttentionOn, Texts, attend, dropout
 from jaxretr.model.attention import OUTPUT as ATTENTION_OUTPUT
-from jaxretr.model.attention import XLA, AttentionOn, Texts, attend, dropout
 from jaxretr.model.matmul import matmul
 from jaxretr.types import Packing
 
@@ -34,7 +34,6 @@ _KEPT = jax.checkpoint_policies.save_from_both_policies(
 )
 """With `remat="dots"`, the backward pass keeps products with weights and the output of fused attention."""
 _INIT = nnx.initializers.normal(0.02)
-_NEVER = np.float32(np.finfo(np.float32).min)  # finite in place of -inf: rows without a real token stay finite
 _SMALLEST_NORM = 1e-12
 
 
@@ -261,7 +260,7 @@ class Transformer(nnx.Module):
             case "cls":
                 pooled = hidden[:, 0]
             case "max":
-                pooled = jnp.max(jnp.where(real, hidden, _NEVER), axis=1)
+                pooled = jnp.max(jnp.where(real, hidden, NEVER), axis=1)
         if self.architecture.dense_head:
             pooled = jnp.tanh(self.dense_head(pooled))
         return jnp.where(mask.any(axis=1, keepdims=True), pooled, 0)

@@ -7,9 +7,9 @@ backward pass computes the scores again.
 Rows of up to `WHOLE` tokens are one block, so a row is read and written once. Longer rows are computed in blocks of
 `BLOCK` tokens with a running softmax (Rabe and Staats, arXiv:2112.05682; Dao et al., arXiv:2205.14135).
 
-Which entries dropout drops is a hash of the seed, the row, the head and both positions. So both passes drop the same
-entries, whatever the blocks, and a test can compute them without a TPU. The generator of a TPU core would give other
-bits in another block size, and no bits at all in Pallas's interpreter.
+A hash of the seed, the row, the head and both positions selects the entries that dropout drops. So both passes drop the
+same entries for every block size, and a test can compute them without a TPU. The generator of a TPU core would give
+other bits in another block size, and no bits at all in Pallas's interpreter.
 """
 
 import functools
@@ -23,16 +23,17 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Float32, Int32, UInt32
 
+from jaxretr.model.attention import NEVER, dropped_of_256
+
 WHOLE = 1024
 """Largest number of tokens in a row that is one block."""
 BLOCK = 512
 """Tokens of a block of a longer row."""
 SUBLANES = 16
 """Lengths are padded to a multiple of this number: the rows of a tile of bfloat16 numbers."""
-_NEVER = np.float32(np.finfo(np.float32).min)
 _NO_TEXT = -2  # the text of added positions; the padding of a row has the text -1
 _SMALL_MEMORY = 16 * 2**20
-_LARGE_MEMORY = 96 * 2**20  # of the 128 MiB of scratch memory of a v5e or v6e core
+_LARGE_MEMORY = 64 * 2**20  # all of the scratch memory of a v5p core, half of that of a v5e or v6e core
 
 
 class Settings(NamedTuple):
@@ -69,12 +70,12 @@ def fused_attention(
       interpret: run in Pallas's interpreter, which works on every device and is slow.
     """
     length = qkv.shape[1]
-    multiple = SUBLANES if length <= WHOLE else BLOCK
+    multiple = SUBLANES if _is_whole(qkv) else BLOCK
     missing = -length % multiple
     if missing:
         qkv = jnp.pad(qkv, [(0, 0), (0, missing), (0, 0)])
         texts = jnp.pad(texts, [(0, 0), (0, missing)], constant_values=_NO_TEXT)
-    dropped = 0 if seed is None else round(256 * dropout_rate)
+    dropped = 0 if seed is None else dropped_of_256(dropout_rate)
     seed = jnp.zeros((), jnp.uint32) if seed is None else seed
     out = _attention(Settings(heads, dropped, interpret), qkv, texts, seed)
     return out[:, :length] if missing else out
@@ -109,7 +110,7 @@ def _attention(settings: Settings, qkv: Array, texts: Array, seed: Any) -> Array
 
 
 def _forward(settings: Settings, qkv: Array, texts: Array, seed: Any) -> tuple[Array, tuple[Any, ...]]:
-    if qkv.shape[1] <= WHOLE:
+    if _is_whole(qkv):
         out = _call_whole(_forward_kernel, settings, qkv, texts, seed)
         return out, (qkv, texts, seed)
     out, log_sums = _forward_in_blocks(settings, qkv, texts, seed)
@@ -119,12 +120,18 @@ def _forward(settings: Settings, qkv: Array, texts: Array, seed: Any) -> tuple[A
 def _backward(settings: Settings, saved: tuple[Any, ...], gradient: Array) -> tuple[Array, None, None]:
     qkv, texts, seed, *of_blocks = saved
     gradient = gradient.astype(qkv.dtype)
-    if qkv.shape[1] <= WHOLE:
+    if _is_whole(qkv):
         return _call_whole(_backward_kernel, settings, qkv, texts, seed, gradient), None, None
     return _backward_in_blocks(settings, qkv, texts, seed, gradient, *of_blocks), None, None
 
 
 _attention.defvjp(_forward, _backward)
+
+
+def _is_whole(qkv: Array) -> bool:
+    """Return whether a row is one block."""
+    _, length, width = qkv.shape
+    return length <= WHOLE and _whole_memory(length, width, qkv.dtype.itemsize) <= _LARGE_MEMORY
 
 
 class Tile(NamedTuple):
@@ -145,7 +152,7 @@ class Tile(NamedTuple):
     @property
     def scores(self) -> Float32[Array, "queries keys"]:
         scores = _dot(self.q, self.k, 1, 1) * np.float32(1 / math.sqrt(self.q.shape[1]))
-        return jnp.where(self.attended, scores, _NEVER)
+        return jnp.where(self.attended, scores, NEVER)
 
     def dropped_out(self, x: Float32[Array, "queries keys"], dropped: int) -> Float32[Array, "queries keys"]:
         return x if self.kept is None else jnp.where(self.kept, x * np.float32(256 / (256 - dropped)), 0)
@@ -242,7 +249,11 @@ def _softmax(scores: Float32[Array, "queries keys"]) -> Float32[Array, "queries 
 
 
 def _call_whole(kernel, settings: Settings, qkv: Array, texts: Array, seed: Any, *more: Array) -> Array:  # type: ignore[no-untyped-def]
-    """Run a kernel on one row after the other; its output is as wide as its last input is not: see the callers."""
+    """Run a kernel once per row.
+
+    The forward kernel writes [rows, length, hidden]. The backward kernel gets the gradient of the output in `more` and
+    writes [rows, length, 3 × hidden].
+    """
     rows, length, width = qkv.shape
     out_width = width if more else width // 3
 
@@ -361,7 +372,7 @@ def _forward_block_kernel(  # type: ignore[no-untyped-def]
     @pl.when(key_block == 0)
     def _() -> None:
         total[...] = jnp.zeros_like(total)
-        largest[...] = jnp.full_like(largest, _NEVER)
+        largest[...] = jnp.full_like(largest, NEVER)
         summed[...] = jnp.zeros_like(summed)
 
     attended = texts_of_queries[0] == texts_of_keys[0]
@@ -373,7 +384,7 @@ def _forward_block_kernel(  # type: ignore[no-untyped-def]
         scores = tile.scores
         before = largest[:, column]
         after = jnp.maximum(before, jnp.max(scores, axis=1, keepdims=True))
-        # A block without a key of the query's text has scores of _NEVER only: they add nothing.
+        # A block without a key of the query's text has scores of NEVER only: they add nothing.
         exponentials = jnp.where(attended, jnp.exp(scores - after), 0)
         correction = jnp.exp(before - after)
         summed[:, column] = summed[:, column] * correction + jnp.sum(exponentials, axis=1, keepdims=True)
@@ -437,7 +448,7 @@ def _key_gradient_kernel(settings, seed_ref, *references) -> None:  # type: igno
 
 
 def _add_gradients(settings, seed_ref, inputs, blocks, totals) -> None:  # type: ignore[no-untyped-def]
-    """Add the gradients of one pair of blocks to the totals of queries, keys and values; None is not computed."""
+    """Add the gradients of one pair of blocks to the totals of queries, keys and values; skip a total that is None."""
     texts_of_queries, texts_of_keys, q, k, v, gradient, log_sums, inner = inputs
 
     @pl.when(pl.program_id(2) == 0)

@@ -67,8 +67,8 @@ class Contrast:
         """Return what the test shows.
 
         Equivalence is the two one-sided tests procedure (Schuirmann 1987) with the 95 % interval, which holds the error
-        at 2.5 %: the whole interval lies within the margin. A difference that is significant counts as one even if it
-        is smaller than the margin.
+        at 2.5 %: the whole interval lies within the margin. A significant difference is reported as higher or lower
+        even if its interval lies within the margin.
         """
         if self.significant:
             return "higher" if self.difference > 0 else "lower"
@@ -117,7 +117,7 @@ class Analysis:
 
     @property
     def secondary(self) -> list[Contrast]:
-        """The same in all secondary measures."""
+        """The contrasts of the arm in question with every baseline in all secondary measures, corrected together."""
         return self.against_baselines(self.study.secondary)
 
     def against_baselines(self, measures: Sequence[Measure]) -> list[Contrast]:
@@ -211,7 +211,8 @@ class Analysis:
             seed: record
             for seed, record in self.of_arm(arm).items()
             if measure.section in record.sections
-            and not math.isnan(record.sections[measure.section].scalar(measure.name))
+            and measure.name in record.sections[measure.section].by_task
+            and (measure.failures_as_zero or not math.isnan(record.sections[measure.section].scalar(measure.name)))
         }
 
     def _contrast(self, arm: str, measure: Measure, baseline: str) -> Contrast | None:
@@ -221,7 +222,7 @@ class Analysis:
         seeds = sorted(measured[arm].keys() & measured[baseline].keys())
         if not seeds:
             return None
-        runs = [(name, seed) for name, records in measured.items() for seed in records if seed in seeds]
+        runs = [(name, seed) for name, records in measured.items() for seed in seeds if seed in records]
         aligned = aligned_values([(name, _results(measured[name][seed], measure)) for name, seed in runs], measure.name)
         arm_values, baseline_values = (
             np.stack([aligned.values[number] for number, (owner, _) in enumerate(runs) if owner == name])
@@ -276,8 +277,13 @@ def _p_of_clusters(
     asked = ~np.isnan(baseline_values[0]).all(0)
     names, cluster = np.unique(np.array(clusters)[asked], return_inverse=True)
     member = (cluster == np.arange(len(names))[:, None]) * (len(names) / asked.sum())
-    of_clusters = (influences(values[..., asked]) @ member.T for values in (arm_values, baseline_values))
-    return crossed_test(*of_clusters)[0]
+
+    def of_clusters(values: np.ndarray) -> np.ndarray:
+        of_questions = influences(values[..., asked])
+        average = of_questions.mean(-1, keepdims=True)
+        return average + (of_questions - average) @ member.T  # sizes of clusters add no variance
+
+    return crossed_test(of_clusters(arm_values), of_clusters(baseline_values))[0]
 
 
 def family(contrasts: Sequence[Contrast | None]) -> list[Contrast]:
@@ -295,7 +301,7 @@ def _results(record: RunRecord, measure: Measure) -> Results:
     setting, name = _setting(measure), _name(measure)
 
     def transformed(values: np.ndarray) -> np.ndarray:
-        values = np.nan_to_num(values, nan=0.0) if measure.failures_as_zero else values
+        values = np.where(np.isnan(values), 0.0, values) if measure.failures_as_zero else values
         return np.log(np.maximum(values, measure.floor)) if measure.log else values
 
     tasks = [

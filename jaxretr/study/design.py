@@ -47,10 +47,14 @@ class Measure:
     floor: float = 0.0
     failures_as_zero: bool = False
 
-    @property
-    def is_share(self) -> bool:
-        """Whether values are shares, between 0 and 1. Several shares fit into one picture; ranks and shares do not."""
-        return self.decimals == 3 and not self.log
+    def __post_init__(self) -> None:
+        if self.log and not self.floor > 0:
+            raise ValueError(f"the measure {self.title!r} compares logarithms; expected a floor above 0")
+        if self.failures_as_zero and not self.name.endswith("smallest_budget"):
+            raise ValueError(
+                f"the measure {self.title!r} counts queries without a value as 0; expected a smallest budget, which "
+                "has no value only without a clean success"
+            )
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Attacks:
       options: options of the attacks.
       languages: languages of the collection; () for all.
       languages_per_question: each question is asked in this many languages, drawn by the seed; 0 for all languages.
-        Languages of one question say less than further questions, see docs/study.md.
+        Further languages of a question add less information than further questions, see docs/study.md.
       pool: "mixed" for each parallel passage in one language only, see `jaxretr.data.parallel_passages.mixed_pool`.
       surrogate: arm whose model the attacks are optimized on, under the same seed; "" for the attacked model.
       collection: the attacked collection; None for the collection of the study.
@@ -158,7 +162,7 @@ class Study:
       tables: heading -> measures of a table of all arms.
       margin: largest difference in a primary measure that counts as none.
       drawn_before: number of questions that earlier work drew by seed 0. Attacks draw from the other questions.
-      checked: number of queries of one language for the checks of the attacks' strength.
+      checked: number of questions drawn for the checks of the attacks' strength.
       checked_section: section whose attacks are checked.
     """
 
@@ -194,6 +198,21 @@ class Study:
                     f"checked_section is {self.checked_section!r}; expected a section of attacks, for the checks of "
                     f"arm {name!r}: one of {', '.join(self.attacks)}"
                 )
+        for name, arm in self.arms.items():
+            for section in arm.all_sections:
+                surrogate = self.attacks[section].surrogate if section in self.attacks else ""
+                seeds = arm.seeds if section in arm.sections else arm.seeds[:1]
+                if surrogate in self.arms and not set(seeds or (0,)) <= set(self.arms[surrogate].seeds):
+                    raise ValueError(
+                        f"arm {name!r} is attacked from {surrogate!r} under the seeds {seeds or (0,)}, but "
+                        f"{surrogate!r} has the seeds {self.arms[surrogate].seeds}"
+                    )
+        for measure in self.primary:
+            if not measure.log or measure.section not in self.attacks:
+                raise ValueError(
+                    f"the primary measure {measure.title!r} is of the section {measure.section!r}; expected a measure "
+                    f"on a log scale of one of the sections {', '.join(self.attacks)}"
+                )
         surrogates = {attacks.surrogate for attacks in self.attacks.values() if attacks.surrogate}
         if unknown := sorted({*self.further_baselines, *surrogates} - set(self.arms)):
             raise ValueError(f"the design names arms that it lacks: {unknown}; expected {', '.join(self.arms)}")
@@ -219,7 +238,9 @@ class Study:
         return tuple(
             other
             for other, arm in self.arms.items()
-            if arm.steps and arm.rate_of == name and (arm.alpha, arm.languages) == (own.alpha, own.languages)
+            if 0 < arm.steps < (own.steps or self.base.train.steps)
+            and arm.rate_of == name
+            and (arm.alpha, arm.languages, arm.hardening) == (own.alpha, own.languages, own.hardening)
         )
 
     @property
@@ -269,22 +290,33 @@ class Study:
         The locations of files and the other arms are excluded.
         """
         arm = self.arms[run.arm]
-        rates = [arm.rate_of or run.arm, *self.rates]
+        rates = [_recipe(self.arms[arm.rate_of or run.arm]), *self.rates]
         shared = self.base.to_dict()
         shared["data"] = {name: value for name, value in shared["data"].items() if name not in ("data_dir", "source")}
         design: dict[str, Any] = {
-            "alpha": arm.alpha,
-            "languages": arm.languages,
-            "steps": arm.steps,
-            "hardening": dataclasses.asdict(arm.hardening),
+            **_recipe(arm),
             "rates": rates,
             "base": {name: shared[name] for name in ("model", "data", "train", "evaluation")},
             "collection": dataclasses.asdict(self.collection),
             "further": [dataclasses.asdict(collection) for collection in self.further],
             "max_length": self.max_length,
-            "attacks": {section: dataclasses.asdict(attack) for section, attack in self.attacks.items()},
+            "attacks": {
+                section: dataclasses.asdict(attack)
+                | ({"recipe": _recipe(self.arms[attack.surrogate])} if attack.surrogate else {})
+                for section, attack in self.attacks.items()
+            },
             "drawn_before": self.drawn_before,
             "checked": self.checked,
             "checked_section": self.checked_section,
         }
         return json.loads(json.dumps(design))
+
+
+def _recipe(arm: Arm) -> dict[str, Any]:
+    """Return everything that determines the trainings of an arm."""
+    return {
+        "alpha": arm.alpha,
+        "languages": arm.languages,
+        "steps": arm.steps,
+        "hardening": dataclasses.asdict(arm.hardening),
+    }

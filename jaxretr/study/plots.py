@@ -83,7 +83,9 @@ def over_alpha(values: Mapping[str, Mapping[float, float]]) -> Figure:
         axes.grid(axis="y", color=PALETTE["rule"], linewidth=0.8)
         shares = sorted({alpha for of_measure in values.values() for alpha in of_measure})
         for look, (title, of_measure) in zip(looks(len(values)), values.items(), strict=True):
-            relative = [value / of_measure[max(of_measure)] for value in of_measure.values()]
+            if not of_measure.get(shares[-1]):
+                continue  # nothing to be relative to
+            relative = [value / of_measure[shares[-1]] for value in of_measure.values()]
             axes.plot(list(of_measure), relative, label=title, linewidth=1.7, **look)
         axes.set_xticks(shares, [f"{alpha:g}" for alpha in shares])
         axes.set_xlabel("α: share of monolingual batches")

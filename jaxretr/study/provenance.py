@@ -16,9 +16,8 @@ class Provenance:
     """Provenance of one section.
 
     Attributes:
-      model: `Encoder.fingerprint` of the measured model. For `matched` it is the fingerprint of the run's finished
-        model, and the section's facts hold the checkpoint's fingerprint; for BM25 it is the fingerprint of the encoder
-        whose tokens are the terms.
+      model: `Encoder.fingerprint` of the measured model. For BM25 it is the fingerprint of the encoder whose tokens are
+        the terms.
       commit: version of the code, see `code_version`.
       time: end of the measurement, in UTC.
     """

@@ -66,7 +66,7 @@ VERDICTS = {
     "higher": "more robust than",
     "lower": "less robust than",
     "equivalent": "as robust as",
-    "undecided": "neither more nor less robust, as far as these data tell, than",
+    "undecided": "not shown to be more, less or equally robust compared with",
 }
 
 
@@ -110,10 +110,13 @@ def results(analysis: Analysis, directory: Path, base: Path) -> Iterator[str]:
         f"From {len(analysis.records)} records in `{where}/results`; `uv run scripts/study.py --record "
         f"{directory.name if base == Path() else directory.as_posix()} --report` writes this section again."
     )
-    yield f"![ratios and differences in the primary measures]({where}/primary.png)"
+    drawn = {name for name, _ in figures(analysis)}
+    if "primary" in drawn:
+        yield f"![ratios in the primary measures, with intervals]({where}/primary.png)"
     yield "### Primary measures"
     yield from tables.contrasts(analysis.primary, margin=study.margin)
-    yield f"![robust success@10 over the budget, by arm]({where}/robust_success.png)"
+    if "robust_success" in drawn:
+        yield f"![robust success@10 over the budget, by arm]({where}/robust_success.png)"
     yield wrapped(
         "Tables of arms: mean over seeds ± standard deviation between seeds; in parentheses the number of seeds, if "
         "some are not measured yet."
@@ -128,7 +131,7 @@ def results(analysis: Analysis, directory: Path, base: Path) -> Iterator[str]:
     yield from tables.contrasts(family([analysis.contrast(arm, m) for m in study.primary for arm in arms]))
     yield from tables.hardening(analysis)
     yield from tables.by_language(analysis)
-    if len(by_alpha(analysis)) > 2:
+    if by_alpha(analysis):
         yield "### Over the share of monolingual batches"
         yield f"![clean mAP and smallest ρ over the share of monolingual batches]({where}/alpha.png)"
     for part in (tables.poison, tables.strength, tables.costs, tables.provenance, tables.examples):
@@ -142,7 +145,7 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
         yield "robust_success", plots.success_curves(curves)
     if analysis.primary:
         yield "primary", plots.ratios(analysis.primary, analysis.study.margin)
-    if len(dose := by_alpha(analysis)) > 2:
+    if dose := by_alpha(analysis):
         yield "alpha", plots.over_alpha(dose)
 
 

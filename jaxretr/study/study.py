@@ -110,7 +110,7 @@ def _record_so_far(study: Study, run: Run, records: Path) -> RunRecord:
     record = RunRecord.load(path)
     recorded, current = (_concerning(record.sections, values) for values in (record.design, design))
     if recorded != current:
-        changed = [name for name in current if recorded.get(name) != current[name]]
+        changed = [name for name in recorded | current if recorded.get(name) != current.get(name)]
         raise ValueError(
             f"{path} records a run with a different design (changed: {', '.join(changed)}); write to another directory "
             "with --record, or delete the file"
@@ -120,12 +120,13 @@ def _record_so_far(study: Study, run: Run, records: Path) -> RunRecord:
 
 def _concerning(sections: Collection[Section], design: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a design that recorded sections depend on, so that a design may gain sections."""
-    attacks = {name: attack for name, attack in design["attacks"].items() if name in sections}
-    kept = {name: value for name, value in design.items() if name not in ("attacks", "checked", "checked_section")}
+    checks = ("checked", "checked_section")
+    kept = {name: value for name, value in design.items() if name not in ("attacks", *checks)}
+    concerned = set(sections)
     if "checks" in sections:
-        kept |= {name: design[name] for name in ("checked", "checked_section")}
-        attacks |= {design["checked_section"]: design["attacks"][design["checked_section"]]}
-    return kept | {"attacks": attacks}
+        kept |= {name: design.get(name) for name in checks}
+        concerned.add(design.get("checked_section", ""))
+    return kept | {"attacks": {name: attack for name, attack in design["attacks"].items() if name in concerned}}
 
 
 def _model(study: Study, run: Run, directory: Path) -> tuple[Path, dict[str, Any]]:
@@ -146,6 +147,6 @@ def _surrogate(study: Study, run: Run, section: Section, directory: Path) -> Sur
     attacks = study.attacks.get(section)
     if attacks is None or not attacks.surrogate:
         return None
-    seed = run.seed if run.seed in study.arms[attacks.surrogate].seeds else study.arms[attacks.surrogate].seeds[0]
-    model, _ = _model(study, Run(attacks.surrogate, seed), directory)
-    return Surrogate(f"{attacks.surrogate}-{seed}", Encoder.load(model, dtype="float32", max_length=study.max_length))
+    surrogate = Run(attacks.surrogate, run.seed)
+    model, _ = _model(study, surrogate, directory)
+    return Surrogate(surrogate.name, Encoder.load(model, dtype="float32", max_length=study.max_length))

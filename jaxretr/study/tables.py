@@ -106,7 +106,7 @@ def hardening(analysis: Analysis) -> Iterator[str]:
 
 
 def controls(analysis: Analysis) -> Iterator[str]:
-    """Yield the contrasts under other attacks, and what each member of the union loses."""
+    """Yield the contrasts under other attacks, and robust success@10 under each member of the union."""
     arm = analysis.study.contrast[1]
     tested = [
         analysis.contrast(arm, measure, baseline=baseline)
@@ -215,10 +215,15 @@ def costs(analysis: Analysis) -> Iterator[str]:
             norms = [norm for norm in attacked if norm]
             row_norm = number(float(np.mean(norms)), 3) if norms else "–"
             rows.append([arm, f"{training['learning_rate']:g}", tried, f"{seconds:.2f}", row_norm])
-    yield table(["arm", "learning rate", "validation criterion of each", "seconds a step (median)", "row norm r̄"], rows)
+    yield table(
+        ["arm", "learning rate", "validation criterion of each", "seconds per step (median)", "row norm r̄"], rows
+    )
     total = sum(section.seconds for record in analysis.records.values() for section in record.sections.values())
-    step_seconds = sum(record.training["seconds_per_step"] for record in analysis.records.values() if record.training)
-    updates = step_seconds * analysis.study.base.train.steps
+    updates = sum(
+        record.training["seconds_per_step"] * (analysis.study.arms[record.arm].steps or analysis.study.base.train.steps)
+        for record in analysis.records.values()
+        if record.training
+    )
     yield wrapped(
         f"Updates took {updates / 3600:.1f} hours and measuring {total / 3600:.1f} hours, on a machine that did "
         "other things too: seconds a step do not compare; `scripts/benchmark.py harden` compares hardenings."

@@ -27,9 +27,9 @@ MAX_RATES = 8
 def chosen_rate(study: Study, arm: str, directory: Path) -> tuple[float, dict[str, float]]:
     """Return the learning rate of an arm, and the criterion of each rate that was tried; train missing models.
 
-    While the best rate is the largest or smallest one, the grid grows by the ratio of the two rates at this end. So
-    the best rate of every arm lies between two worse ones. A single rate is not tried: it is returned without a
-    criterion.
+    While the best rate is the largest or smallest one, the grid grows by the ratio of the two rates at this end. The
+    grid stops at `MAX_RATES` rates; then the best rate may be at its end. A training that diverges has the quality 0.
+    A single rate is not tried: it is returned without a criterion.
 
     Args:
       study: the study, with the rates to try.
@@ -43,14 +43,25 @@ def chosen_rate(study: Study, arm: str, directory: Path) -> tuple[float, dict[st
     tried: dict[float, float] = {}
     rates = sorted(study.rates)
     while True:
-        tried |= {rate: criterion(_train(study, first, rate, directory)) for rate in rates if rate not in tried}
+        tried |= {rate: _criterion(study, first, rate, directory) for rate in rates if rate not in tried}
         best = max(tried, key=lambda rate: tried[rate])
         if best == rates[-1] and len(rates) < MAX_RATES:
             rates.append(_rounded(best * best / rates[-2]))
         elif best == rates[0] and len(rates) < MAX_RATES:
             rates.insert(0, _rounded(best * best / rates[1]))
         else:
+            if best in (rates[0], rates[-1]):
+                say(f"{rate_arm}: the best learning rate, {best:g}, is at an end of the grid of {len(rates)} rates")
             return best, {f"{rate:g}": tried[rate] for rate in rates}
+
+
+def _criterion(study: Study, run: Run, rate: float, directory: Path) -> float:
+    """Return the quality of a training with this rate; 0 if the training diverges."""
+    try:
+        return criterion(_train(study, run, rate, directory))
+    except FloatingPointError as error:
+        say(f"{run.name} diverges with the learning rate {rate:g}: {error}")
+        return 0.0
 
 
 def _rounded(rate: float) -> float:

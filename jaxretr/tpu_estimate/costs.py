@@ -104,8 +104,11 @@ class _CostCounter:
                 self._costs.matmul_flops += flops
                 self._costs.matmul_passes += flops * _passes(instruction, computation)
             elif opcode == "custom-call" and (estimated := _KERNEL.search(instruction.attributes)):
-                self._costs.matmul_flops += times * int(estimated[1])
-                self._costs.matmul_passes += times * int(estimated[1])
+                flops = times * int(estimated[1])
+                operands = (shape for shapes in computation.operand_shapes(instruction) for shape in shapes)
+                in_float32 = max(operands, key=lambda shape: shape.bytes).dtype == "f32"  # kernels multiply exactly
+                self._costs.matmul_flops += flops
+                self._costs.matmul_passes += flops * (_PASSES["highest"] if in_float32 else 1)
             elif _is_collective(instruction):
                 self._collective(instruction, computation, times)
             if not fused:

@@ -21,7 +21,7 @@ from jaxretr.config import Config
 from jaxretr.data.batches import PairBatch, Translations
 from jaxretr.data.packing import pack
 from jaxretr.model.architecture import Architecture
-from jaxretr.model.attention import resolve_attention
+from jaxretr.model.attention import AttentionOn, resolve_attention
 from jaxretr.model.functions import functions, param_shapes
 from jaxretr.run import make_update
 from jaxretr.tpu_estimate import flops
@@ -59,7 +59,7 @@ class Program:
 
 def train_program(config: Config, architecture: Architecture, devices: Sequence[jax.Device], batch: int) -> Program:
     """Return the program of one update with `batch` pairs on each device, at the full lengths of the config."""
-    update = make_update(config, architecture, _SPECIAL_IDS, devices[0].platform)
+    update = make_update(config, architecture, _SPECIAL_IDS, devices[0])
     state = jax.eval_shape(
         lambda params: TrainState(jnp.int32(0), params, update.optimizer.init(params)), param_shapes(architecture)
     )
@@ -82,7 +82,7 @@ def encode_program(config: Config, architecture: Architecture, devices: Sequence
     """Return the program that encodes passages of full length."""
     length = config.model.passage_max_len
     batch = max(1, ENCODED_TOKENS // length)
-    attention, _ = resolve_attention(config.model.attention, devices[0].platform, architecture, config.model.dtype)
+    attention = _attention(config, architecture, devices[0], config.model.dtype)
     encoder = functions(architecture, dtype=config.model.dtype, attention=attention)
     run = parallel.pmap(encoder.encode_ids, in_axes=(None, 0, 0), devices=devices)
     tokens = _tokens(len(devices), batch, length)
@@ -101,8 +101,7 @@ def attack_program(config: Config, architecture: Architecture, devices: Sequence
     """Return the program of `ATTACK` on queries of full length, in float32 as in all attacks."""
     length = config.model.query_max_len
     batch, candidates = max(1, _ATTACKED_TOKENS // length), HARD_NEGATIVES + 1
-    attention, _ = resolve_attention("auto", devices[0].platform, architecture, "float32")
-    encoder = functions(architecture, attention=attention)
+    encoder = functions(architecture, attention=_attention(config, architecture, devices[0], "float32"))
     objective = QueryObjective(SplitEncoder(encoder), InfoNCE(config.train.temperature))
     attack = on_one_device(ATTACK, objective, _target, _SPECIAL_IDS)
     run = parallel.pmap(attack, in_axes=(None, 0, 0, 0, 0, 0), devices=devices)
@@ -144,13 +143,19 @@ def pair_batch(config: Config, devices: int, batch: int) -> PairBatch:
     )
 
 
+def _attention(config: Config, architecture: Architecture, device: jax.Device, dtype: str) -> AttentionOn:
+    return resolve_attention(
+        config.model.attention, device.platform, architecture, dtype, device_kind=device.device_kind
+    )[0]
+
+
 def _packing(config: Config, devices: int, batch: int) -> Packing | None:
     """Return the shapes of the shared rows of a batch whose texts all have their full length; None if not packed."""
-    if config.hardening.method in ("typos", "translations") or config.train.chunk_size:
+    if config.hardening.method in ("typos", "translations"):
         return None
-    columns = 1 + config.data.num_hard_negatives
-    lengths = [config.model.query_max_len] * batch + [config.model.passage_max_len] * (columns * batch)
-    text, start = pack([lengths], max(lengths))
+    pairs, columns = config.train.chunk_size or batch, 1 + config.data.num_hard_negatives
+    lengths = [config.model.query_max_len] * pairs + [config.model.passage_max_len] * (columns * pairs)
+    text, start = pack([lengths] * (batch // pairs), max(lengths))
     return Packing(_array((devices, *text.shape), jnp.int32), _array((devices, *start.shape), jnp.int32))
 
 

@@ -23,7 +23,7 @@ from jaxretr.attack.run import attack_into
 from jaxretr.attack.victim import Candidates, Victim, margin, members_of, relevant_passages
 from jaxretr.data.parallel_passages import distinct_answers
 from jaxretr.eval.evaluate import evaluate
-from jaxretr.eval.results import TaskResult
+from jaxretr.eval.results import TaskResult, over_corpora
 from jaxretr.eval.settings import Pool, Task, make_tasks
 from jaxretr.types import Passage, Query, RetrievalSet
 from tests.attack.parallel_questions import collection, encoder, victim
@@ -230,7 +230,12 @@ def test_calibration_and_drawn_pairs_are_refused_where_they_mean_nothing() -> No
         Victim.of(encoder(), collection(), "mono", calibrate=True)
     with pytest.raises(ValueError, match="in the setting 'cross' only, not in 'multi'"):
         Victim.of(encoder(), collection(), "multi", pairs_of_seed=0)
-    for options in ({"attacks": ("hotflip",)}, {"attacks": ("suite",)}, {"aim": "demote"}):
+    for options in (
+        {"attacks": ("hotflip",)},
+        {"attacks": ("suite",)},
+        {"attacks": ("pgd", "language_direction")},
+        {"aim": "demote"},
+    ):
         with pytest.raises(ValueError, match="calibrate subtracts language means from clean passages only"):
             AttackOptions(calibrate=True, **options)  # type: ignore[arg-type]
 
@@ -251,6 +256,12 @@ def test_drawn_pairs_have_one_task_per_language_and_every_query_once(tmp_path: P
         pairs = [v for task in whole if task.query_language == language for i, v in columns(task, "AP") if i == id]
         assert np.isclose(pairs, value, atol=1e-6).any()
     assert (tmp_path / "report.html").exists()
+
+
+def test_tasks_that_share_a_query_are_not_merged() -> None:
+    whole = robustness(victim("cross"), [], measures=["AP"]).settings["cross"]
+    with pytest.raises(ValueError, match="is in two tasks of its language; merge tasks that share no query"):
+        over_corpora(whole, "drawn")
 
 
 def columns(task: TaskResult, measure: str) -> list[tuple[str, float]]:

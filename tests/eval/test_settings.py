@@ -140,4 +140,6 @@ def test_drawn_pairs_ask_each_query_once_with_all_its_judgements(tiny: Retrieval
             assert spelled_out(tiny, task) == {judged for judged in spelled_out(tiny, whole) if judged[0] in kept}
             for id in kept:
                 corpora.setdefault(id, set()).add(task.corpus_language)
+    dropped = {task.query_language: task.dropped for task in drawn_pairs(tasks, tiny, 0)}
+    assert dropped == {"de": 0, "en": 1, "fr": 0}, "one English query has no answer in another language"
     assert corpora["fr:q1"] == {"de", "en"}, "every corpus that answers a query is drawn under some seed"

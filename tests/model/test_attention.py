@@ -55,21 +55,21 @@ def value_and_gradient(function, qkv: jax.Array) -> tuple[np.ndarray, np.ndarray
 
 
 @pytest.mark.usefixtures("blocks")
-@pytest.mark.parametrize("rate", [0.0, 0.25])
-def test_values_and_gradients_are_those_of_attention_by_hand(rate: float) -> None:
+@pytest.mark.parametrize(("rate", "length"), [(0.0, LENGTH), (0.25, 37)])
+def test_values_and_gradients_are_those_of_attention_by_hand(rate: float, length: int) -> None:
     """With dropout, both passes drop what the hash says: other entries in the backward pass would change it."""
-    qkv, seed, dropped = normal(0, 2, LENGTH, 3 * HIDDEN), jnp.uint32(7), round(256 * rate)
-    at = jnp.arange(LENGTH, dtype=jnp.int32)
+    qkv, seed, dropped = normal(0, 2, length, 3 * HIDDEN), jnp.uint32(7), round(256 * rate)
+    at, texts = jnp.arange(length, dtype=jnp.int32), TEXTS[:, :length]
     keep = np.stack(
         [[fused.kept(seed, row, head, at[:, None], at[None], dropped) for head in range(HEADS)] for row in range(2)]
     )
     found = value_and_gradient(
         lambda x: fused.fused_attention(
-            x, jnp.asarray(TEXTS), HEADS, dropout_rate=rate, seed=seed if rate else None, interpret=True
+            x, jnp.asarray(texts), HEADS, dropout_rate=rate, seed=seed if rate else None, interpret=True
         ),
         qkv,
     )
-    expected = value_and_gradient(lambda x: by_hand(x, TEXTS, keep if rate else None, dropped), qkv)
+    expected = value_and_gradient(lambda x: by_hand(x, texts, keep if rate else None, dropped), qkv)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
@@ -106,7 +106,7 @@ def test_dropout_keeps_its_share_without_patterns() -> None:
 
 
 def test_the_encoder_is_the_same_with_either_attention() -> None:
-    """Embeddings and gradients of texts alone and of packed texts, with rows of padding."""
+    """Embeddings of texts alone and of packed texts with their gradients, with rows of padding."""
     params = init_params(TINY, jax.random.key(0))
     rng = np.random.default_rng(3)
     ids = jnp.asarray(rng.integers(4, 100, (3, 12)), jnp.int32)
@@ -124,14 +124,23 @@ def test_the_encoder_is_the_same_with_either_attention() -> None:
                 return encoder.encode_packed(params, [words], [mask], packing)[0]
             return encoder.encode(params, words, mask)
 
+        if not packed:
+            return jax.jit(run)(params), {}
         return jax.jit(lambda p: (run(p), jax.grad(lambda p: jnp.sum(run(p) * normal(4, 3, TINY.dim)))(p)))(params)
 
     for packed in (False, True):
         (found, found_grads), (expected, expected_grads) = (embeddings(one, packed) for one in (INTERPRETED, XLA))
         np.testing.assert_allclose(found, expected, atol=1e-5)
+        if not packed:
+            continue
         scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected_grads))
         for ours, theirs in zip(jax.tree.leaves(found_grads), jax.tree.leaves(expected_grads), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5 * scale)
+
+
+def test_cudnn_does_not_drop_probabilities() -> None:
+    with pytest.raises(ValueError, match="does not drop attention probabilities, but the rate is 0.1"):
+        attend("fused", "gpu", normal(0, 2, LENGTH, 3 * HIDDEN), jnp.asarray(TEXTS), HEADS, 0.1, jax.random.key(0))
 
 
 @pytest.mark.parametrize("texts", [np.ones((2, LENGTH), bool), TEXTS], ids=["mask", "texts"])
@@ -172,6 +181,8 @@ def test_fused_is_an_error_where_it_is_not_available(platform: str, changes: dic
 
 
 def test_sizes_without_a_kernel() -> None:
+    chosen, said = resolve_attention("auto", "tpu", WIDE, "float32", device_kind="TPU v4")
+    assert chosen == XLA and "16 MiB of scratch memory" in said
     chosen, said = resolve_attention("auto", "tpu", TINY, "float32")
     assert chosen == XLA and "hidden size 16 is not a multiple of 128" in said
     with pytest.raises(ValueError, match="takes no heads of 256 dimensions"):

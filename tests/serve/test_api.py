@@ -313,7 +313,7 @@ def test_metrics_count_what_happened(client: httpx.Client) -> None:
     unmatched = 'jaxretr_requests_total{method="other",route="unmatched",status="404"}'
     before = {name: value(name) for name in (searched, unmatched, 'jaxretr_batch_texts_sum{kind="query"}')}
     client.post("/search", json={"queries": ["a", "b", "c"]})
-    client.request("BREW", "/coffee/4711")
+    client.request("BREW", "/coffee/decaffeinated")
     assert value(searched) == before[searched] + 1
     assert value(unmatched) == before[unmatched] + 1
     assert value('jaxretr_batch_texts_sum{kind="query"}') == before['jaxretr_batch_texts_sum{kind="query"}'] + 3
@@ -321,7 +321,7 @@ def test_metrics_count_what_happened(client: httpx.Client) -> None:
     assert value("jaxretr_index_passages") == 8
     assert value("jaxretr_ready") == 1
     assert value("jaxretr_search_seconds_count") >= 1 and value('jaxretr_encode_seconds_count{kind="query"}') >= 1
-    assert "4711" not in client.get("/metrics").text
+    assert "decaffeinated" not in client.get("/metrics").text
 
 
 def test_the_page_runs_its_own_script_alone(client: httpx.Client) -> None:

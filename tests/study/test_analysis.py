@@ -93,7 +93,7 @@ def test_small_values_count_as_the_floor(tmp_path: Path) -> None:
 
 
 def test_articles_are_clusters_of_questions(tmp_path: Path) -> None:
-    """With two seeds that do not differ, the test over articles is the paired t-test over their means."""
+    """With one seed and articles of equally many questions, it is the paired t-test over the means of articles."""
     found = Analysis(
         {name: run for name, run in records(0.02).items() if run.seed == 0}, made.study(tmp_path)
     ).contrast("hybrid", PRIMARY[0])
@@ -106,6 +106,29 @@ def test_articles_are_clusters_of_questions(tmp_path: Path) -> None:
     ]
     of_articles = (values[0] - values[1]).mean(0).reshape(-1, 3).mean(1)
     assert found.p_of_articles == pytest.approx(stats.ttest_1samp(of_articles, 0).pvalue, rel=1e-6)
+
+
+def test_sizes_of_articles_add_no_variance(tmp_path: Path) -> None:
+    """If every question differs by the same amount, nothing varies between articles."""
+    runs = {name: run for name, run in records(0.0).items() if run.seed == 0}
+    section = runs["hybrid-0"].sections["cross"]
+    for task, columns in section.per_query["cross"].items():
+        own = runs["monolingual-0"].sections["cross"].per_query["cross"][task]["core smallest_budget"]
+        columns["core smallest_budget"] = [1.1 * value for value in own]
+    for run in runs.values():
+        answers = {str(question): f"{min(question, 10)}.0" for question in range(made.QUESTIONS)}
+        run.sections["cross"].facts["answers"] = answers
+    found = Analysis(runs, made.study(tmp_path)).contrast("hybrid", PRIMARY[0])
+    assert found and found.difference == pytest.approx(math.log(1.1)) and found.p_of_articles < 1e-9
+
+
+def test_seeds_are_paired_by_number(tmp_path: Path) -> None:
+    study = made.study(tmp_path)
+    reversed_seeds = dataclasses.replace(study.arms["hybrid"], seeds=(1, 0))
+    other = dataclasses.replace(study, arms=study.arms | {"hybrid": reversed_seeds})
+    runs = records(0.1)
+    found, expected = (Analysis(runs, one).contrast("hybrid", PRIMARY[0]) for one in (other, study))
+    assert found and expected and found.by_seed == expected.by_seed and len(set(found.by_seed)) == 2
 
 
 def test_at_matched_quality_a_gain_of_quality_alone_is_none(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from jaxretr.config import HardeningConfig
-from jaxretr.study.design import Arm, Run, Study
+from jaxretr.study.design import Arm, Measure, Run, Study
+from jaxretr.study.study import _concerning
 from tests.study import made
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -23,12 +24,14 @@ def test_shipped_designs(name: str, tmp_path: Path) -> None:
         "hybrid": 0.5,
         "english": 1.0,
         "crosslingual": 0.0,
-        "hybrid_50": 0.5,
-        "hybrid_100": 0.5,
+        "hybrid_third": 0.5,
+        "hybrid_two_thirds": 0.5,
         "hybrid_alpha25": 0.25,
         "hybrid_alpha75": 0.75,
     }
-    assert configs["english"].data.languages == ("en",) and study.shorter == ("hybrid_50", "hybrid_100")
+    assert configs["english"].data.languages == ("en",) and study.shorter == ("hybrid_third", "hybrid_two_thirds")
+    steps = [configs[arm].train.steps / configs["hybrid"].train.steps for arm in study.shorter]
+    assert steps == pytest.approx([1 / 3, 2 / 3], rel=1e-3)
     # Equal updates, examples, schedule and data: apart from what makes the arm, all configs are one.
     shared = {
         str(dataclasses.replace(c, data=c.data.__class__(), hardening=c.hardening.__class__(), output_dir="", seed=0))
@@ -110,3 +113,44 @@ def test_what_a_design_lacks_is_named(tmp_path: Path) -> None:
         dataclasses.replace(study, arms=study.arms | {"other": Arm(sections=("checks",))})
     with pytest.raises(ValueError, match="names arms that it lacks: \\['german'\\]"):
         dataclasses.replace(study, further_baselines=("german",))
+    with pytest.raises(ValueError, match="expected a measure on a log scale of one of the sections cross, mixed"):
+        dataclasses.replace(study, primary=study.secondary[1:2])
+    moved = study.attacks | {"moved": dataclasses.replace(study.attacks["cross"], surrogate="half")}
+    arms = study.arms | {"hybrid": dataclasses.replace(study.arms["hybrid"], sections=("moved",))}
+    with pytest.raises(ValueError, match="'hybrid' is attacked from 'half' under the seeds \\(0, 1\\), but 'half' has"):
+        dataclasses.replace(study, attacks=moved, arms=arms)
+
+
+def test_measures_that_cannot_be_compared_are_errors() -> None:
+    with pytest.raises(ValueError, match="compares logarithms; expected a floor above 0"):
+        Measure("cross", "cross/core smallest_budget", "smallest", log=True)
+    with pytest.raises(ValueError, match="expected a smallest budget, which has no value only without a clean success"):
+        Measure("cross", "cross/typos@1 robust_success@10", "typos", failures_as_zero=True)
+
+
+def test_a_record_depends_on_the_recipes_behind_it(tmp_path: Path) -> None:
+    study = made.study(tmp_path)
+    attacks = study.attacks | {"moved": dataclasses.replace(study.attacks["cross"], surrogate="monolingual")}
+    study = dataclasses.replace(study, attacks=attacks)
+    changed = dataclasses.replace(study.arms["monolingual"], steps=7)
+    other = dataclasses.replace(study, arms=study.arms | {"monolingual": changed})
+    one, two = (design.design_of(Run("hybrid", 0)) for design in (study, other))
+    assert one["attacks"]["moved"] != two["attacks"]["moved"] and one["attacks"]["cross"] == two["attacks"]["cross"]
+    changed = dataclasses.replace(study.arms["hybrid"], steps=7)
+    other = dataclasses.replace(study, arms=study.arms | {"hybrid": changed})
+    one, two = (design.design_of(Run("half", 0)) for design in (study, other))
+    assert one["rates"] != two["rates"]
+
+
+def test_a_design_may_gain_attacks_but_not_change_them(tmp_path: Path) -> None:
+    study = made.study(tmp_path)
+    more = dataclasses.replace(study, attacks=study.attacks | {"more": study.attacks["cross"]}, checked=99)
+    designs = [design.design_of(Run("hybrid", 0)) for design in (study, more)]
+    assert len({str(_concerning(["cross"], design)) for design in designs}) == 1
+    assert len({str(_concerning(["cross", "checks"], design)) for design in designs}) == 2
+    other = dataclasses.replace(study.attacks["cross"], questions=3)
+    changed = dataclasses.replace(study, attacks=study.attacks | {"cross": other}).design_of(Run("hybrid", 0))
+    assert _concerning(["cross"], designs[0]) != _concerning(["cross"], changed)
+    assert _concerning(["mixed"], designs[0]) == _concerning(["mixed"], changed)
+    old = {name: value for name, value in designs[0].items() if name != "checked_section"}
+    assert _concerning(["checks"], old) != _concerning(["checks"], designs[0])

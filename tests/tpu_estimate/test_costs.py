@@ -49,6 +49,11 @@ def test_a_kernel_counts_by_its_own_estimate_and_moves_its_operands_and_results(
     assert costs.items == {"custom-call bf16[4,128,768] layer/forward_kernel/pallas_call": costs.hbm_bytes}
 
 
+def test_a_kernel_multiplies_float32_numbers_exactly() -> None:
+    costs = Costs.of(Module.parse(KERNEL.replace("BYTES", "0").replace("bf16", "f32")))
+    assert costs.matmul_flops == 201_326_592 and costs.matmul_passes == 6 * costs.matmul_flops
+
+
 def test_the_items_are_all_of_the_traffic() -> None:
     def layers(x, weights):
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0]

@@ -102,4 +102,4 @@ def test_the_attention_kernels_compile(length: int) -> None:
         ]
         run = parallel.pmap(both, in_axes=(0, 0, None, 0), devices=devices)
         text = run.lower(*shapes).compile().as_text()
-        assert text.count('custom_call_target="tpu_custom_call"') >= 2
+        assert text.count('custom_call_target="tpu_custom_call"') == (2 if length == 40 else 3)

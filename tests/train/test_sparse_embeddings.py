@@ -80,7 +80,8 @@ def assert_close(ours, theirs) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6), ours, theirs)
 
 
-@pytest.mark.parametrize(("devices", "chunk_size"), [(2, 4), pytest.param(8, 0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "chunk_size"), [(8, 0), (2, 4)])
 def test_where_every_row_occurs_it_is_the_update_of_the_whole_table(devices: int, chunk_size: int) -> None:
     """Both with columns of hard negatives, AdamW, weight decay and clipping, over five updates."""
     every = np.arange(TINY.vocab_size)
