@@ -171,7 +171,7 @@ def test_the_implementation_for_a_platform(asked: str, platform: str, changes: d
     [
         ("cpu", {}, "cpu devices have no fused kernel"),
         ("tpu", {"second_derivatives": True}, "second derivatives are needed"),
-        ("gpu", {}, "cuDNN's kernel takes no float32"),
+        ("gpu", {}, "cuDNN's kernel does not support float32"),
         ("gpu", {"dtype": "bfloat16", "attention_dropout": 0.1}, "without dropout"),
     ],
 )
@@ -185,5 +185,5 @@ def test_sizes_without_a_kernel() -> None:
     assert chosen == XLA and "16 MiB of scratch memory" in said
     chosen, said = resolve_attention("auto", "tpu", TINY, "float32")
     assert chosen == XLA and "hidden size 16 is not a multiple of 128" in said
-    with pytest.raises(ValueError, match="takes no heads of 256 dimensions"):
+    with pytest.raises(ValueError, match="does not support heads of 256 dimensions"):
         resolve_attention("fused", "gpu", dataclasses.replace(WIDE, hidden_size=1024), "bfloat16")
