@@ -6,7 +6,7 @@ corpus stay on disk.
 """
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import tensorflow_datasets as tfds
 
@@ -74,15 +74,26 @@ def load_collection(
     if parallel_only:
         existing = {(query.key, query.language) for query in queries}
         keys = {key for key in keys if all((key, language) in existing for language in languages)}
-    answered = sorted(key for key in keys if any(grade > 0 for grade in qrels[key].values()))
-    if max_queries is not None and max_queries < len(answered):
-        keys = set(random.Random(seed).sample(answered, max_queries))
+    if max_queries is not None:
+        answered = answered_questions({key: qrels[key] for key in keys})
+        if max_queries < len(answered):
+            keys = draw_questions(answered, max_queries, seed)
     return RetrievalSet(
         name=everything.name,
         queries=tuple(query for query in queries if query.key in keys),
         passages=passages,
         qrels={key: qrels[key] for key in sorted(keys)},
     )
+
+
+def answered_questions(qrels: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return the keys of the questions with a relevant passage, sorted."""
+    return sorted(key for key, grades in qrels.items() if any(grade > 0 for grade in grades.values()))
+
+
+def draw_questions(answered: Sequence[str], count: int, seed: int) -> set[str]:
+    """Return the keys of the `count` questions that `load_collection(max_queries=count, seed=seed)` keeps."""
+    return set(random.Random(seed).sample(answered, count))
 
 
 def _read_pairs(builder: tfds.core.DatasetBuilder, split: str) -> RetrievalSet:

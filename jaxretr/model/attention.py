@@ -129,7 +129,6 @@ def resolve_attention(
     """
     if asked == "xla":
         return XLA, ""
-    fused = AttentionOn("fused", platform)
     reasons = {
         "second derivatives are needed, and the fused kernels have first derivatives only": second_derivatives,
         "a TPU v4 core has only 16 MiB of scratch memory": "v4" in device_kind,
@@ -145,11 +144,13 @@ def resolve_attention(
         and attention_dropout > 0,
     }
     reason = next((reason for reason, holds in reasons.items() if holds), "")
+    if asked == "auto" and platform != "tpu":
+        return XLA, ""
+    if not reason:
+        return AttentionOn("fused", platform), ""
     if asked == "fused":
-        if reason:
-            raise ValueError(f"attention 'fused' is not available: {reason}; use 'auto' or 'xla'")
-        return fused, ""
-    return (fused, "") if platform == "tpu" and not reason else (XLA, reason if platform == "tpu" else "")
+        raise ValueError(f"attention 'fused' is not available: {reason}; use 'auto' or 'xla'")
+    return XLA, reason
 
 
 def _ids(texts: Texts) -> Int32[Array, "batch length"]:

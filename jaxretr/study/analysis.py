@@ -162,8 +162,8 @@ class Analysis:
         """
         arm = self.study.contrast[1]
         variants = [arm, *self.study.shorter]
-        records = {name: self.of_arm(name) for name in (baseline, *variants)}
-        seeds = sorted(set.intersection(*(set(self._measured(name, measure)) for name in records)))
+        records = {name: self._measured(name, measure) for name in (baseline, *variants)}
+        seeds = sorted(set.intersection(*map(set, records.values())))
         if not seeds or len(variants) < 2:
             return None
         runs = [(name, seed) for name in records for seed in seeds]
@@ -175,8 +175,8 @@ class Analysis:
             wanted = records[baseline][seed].sections[measure.section].scalar(quality)
             ordered = sorted(variants, key=of_variant.__getitem__)
             at = np.interp(wanted, [of_variant[name] for name in ordered], np.arange(len(ordered)))
-            low, weight = min(int(at), len(ordered) - 2), at - min(int(at), len(ordered) - 2)
-            pair = [(1 - weight, ordered[low]), (weight, ordered[low + 1])]
+            low = min(int(at), len(ordered) - 2)
+            pair = [(low + 1 - at, ordered[low]), (at - low, ordered[low + 1])]
             matched.append(sum(share * values[place[name, seed]] for share, name in pair))
             qualities.append((wanted, float(sum(share * of_variant[name] for share, name in pair))))
         own = np.stack([values[place[baseline, seed]] for seed in seeds])

@@ -64,7 +64,7 @@ class Arm:
     Attributes:
       alpha: share of monolingual batches.
       languages: languages of the training data; () for those of the base config.
-      steps: number of updates; 0 for that of the base config. The schedule is stretched to it.
+      steps: number of updates, with a complete decay of the learning rate; 0 for the number of the base config.
       hardening: hardening of the training.
       seeds: seeds of the training; () for a reference that is not trained.
       rate_of: the arm whose learning rate this arm uses; "" selects its own.
@@ -198,7 +198,6 @@ class Study:
                     f"checked_section is {self.checked_section!r}; expected a section of attacks, for the checks of "
                     f"arm {name!r}: one of {', '.join(self.attacks)}"
                 )
-        for name, arm in self.arms.items():
             for section in arm.all_sections:
                 surrogate = self.attacks[section].surrogate if section in self.attacks else ""
                 seeds = arm.seeds if section in arm.sections else arm.seeds[:1]

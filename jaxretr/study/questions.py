@@ -3,6 +3,7 @@
 import dataclasses
 import random
 
+from jaxretr.data.collection import answered_questions, draw_questions
 from jaxretr.data.parallel_passages import mixed_pool
 from jaxretr.study.design import Attacks
 from jaxretr.types import RetrievalSet
@@ -21,8 +22,8 @@ def drawn_questions(collection: RetrievalSet, attacks: Attacks, drawn_before: in
       ValueError: the collection has too few questions or languages, or no mixed pool.
     """
     seed, count = attacks.options.seed, attacks.questions
-    answered = sorted(key for key, grades in collection.qrels.items() if any(grade > 0 for grade in grades.values()))
-    before = set(random.Random(0).sample(answered, min(drawn_before, len(answered))))
+    answered = answered_questions(collection.qrels)
+    before = draw_questions(answered, min(drawn_before, len(answered)), seed=0)
     left = [key for key in answered if key not in before]
     if len(left) < count:
         raise ValueError(

@@ -10,7 +10,7 @@ hardening has a page of its own (`jaxretr.study.hardening`).
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -44,17 +44,18 @@ def write_page(study: Study, directory: Path) -> Path:
     if study.compares_hardening:
         text = page.read_text("utf-8") if page.exists() else hardening.TEMPLATE
         blocks = {"results": "\n\n".join(hardening.results(analysis, _link(directory, page.parent)))}
-        drawn = hardening.figures(analysis)
+        drawn = dict(hardening.figures(analysis))
     else:
         text = (page if page.exists() else TEMPLATE).read_text("utf-8")
-        blocks = {"answer": answer(analysis), "results": "\n\n".join(results(analysis, directory, page.parent))}
-        drawn = figures(analysis)
+        drawn = dict(figures(analysis))
+        parts = results(analysis, directory, page.parent, drawn)
+        blocks = {"answer": answer(analysis), "results": "\n\n".join(parts)}
     for name, content in blocks.items():
         block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not block.search(text):
             raise ValueError(f"{page} has no block <!-- {name} --> … <!-- /{name} -->; add the block")
         text = block.sub(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)  # type: ignore[misc]
-    for name, figure in drawn:
+    for name, figure in drawn.items():
         with replaced_file(directory / f"{name}.png") as partial:
             partial.write_bytes(png(figure))
     with replaced_file(page) as partial:
@@ -102,15 +103,14 @@ def answer(analysis: Analysis) -> str:
     return wrapped(" ".join(parts))
 
 
-def results(analysis: Analysis, directory: Path, base: Path) -> Iterator[str]:
-    """Yield the parts of the results block."""
+def results(analysis: Analysis, directory: Path, base: Path, drawn: Container[str]) -> Iterator[str]:
+    """Yield the parts of the results block; `drawn` has the names of the figures that exist."""
     where = _link(directory, base)
     study = analysis.study
     yield wrapped(
         f"From {len(analysis.records)} records in `{where}/results`; `uv run scripts/study.py --record "
         f"{directory.name if base == Path() else directory.as_posix()} --report` writes this section again."
     )
-    drawn = {name for name, _ in figures(analysis)}
     if "primary" in drawn:
         yield f"![ratios in the primary measures, with intervals]({where}/primary.png)"
     yield "### Primary measures"
@@ -131,7 +131,7 @@ def results(analysis: Analysis, directory: Path, base: Path) -> Iterator[str]:
     yield from tables.contrasts(family([analysis.contrast(arm, m) for m in study.primary for arm in arms]))
     yield from tables.hardening(analysis)
     yield from tables.by_language(analysis)
-    if by_alpha(analysis):
+    if "alpha" in drawn:
         yield "### Over the share of monolingual batches"
         yield f"![clean mAP and smallest ρ over the share of monolingual batches]({where}/alpha.png)"
     for part in (tables.poison, tables.strength, tables.costs, tables.provenance, tables.examples):

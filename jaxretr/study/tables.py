@@ -19,10 +19,15 @@ def of_all_arms(analysis: Analysis) -> Iterator[str]:
     """Yield the design's tables: a row per arm, the mean over seeds ± standard deviation between seeds."""
     for heading, measures in analysis.study.tables.items():
         measured = [measure for measure in measures if any(analysis.values(arm, measure) for arm in analysis.arms)]
-        rows = [[arm, *cells] for arm in analysis.arms if set(cells := list(_cells(analysis, arm, measured))) - {"–"}]
-        if rows:
+        if measured:
             yield f"### {heading}"
-            yield table(["", *(measure.title for measure in measured)], rows)
+            yield _row_per_arm(analysis, measured)
+
+
+def _row_per_arm(analysis: Analysis, measures: Sequence[Measure]) -> str:
+    """Return a table of the arms that have a value of some measure."""
+    rows = [[arm, *_cells(analysis, arm, measures)] for arm in analysis.arms]
+    return table(["", *(measure.title for measure in measures)], [row for row in rows if set(row[1:]) != {"–"}])
 
 
 def _cells(analysis: Analysis, arm: str, measures: Sequence[Measure]) -> Iterator[str]:
@@ -119,13 +124,12 @@ def controls(analysis: Analysis) -> Iterator[str]:
     yield from contrasts([contrast for contrast in tested if contrast], corrected=False)
     for section in dict.fromkeys(measure.section for measure in analysis.study.controls):
         setting, rho = analysis.study.attacks[section].setting, analysis.study.attacks[section].options.reference_rho
-        names = [
+        members = [
             Measure(section, f"{setting}/{member}@{rho:g} robust_success@10", member) for member in (*MEMBERS, UNION)
         ]
-        rows = [[arm, *cells] for arm in analysis.arms if set(cells := list(_cells(analysis, arm, names))) - {"–"}]
-        if rows:
+        if any(analysis.values(arm, member) for arm in analysis.arms for member in members):
             yield wrapped(f"Robust success@10 at ρ = {rho:g} under each member of the union, section `{section}`:")
-            yield table(["", *(measure.title for measure in names)], rows)
+            yield _row_per_arm(analysis, members)
 
 
 def by_language(analysis: Analysis) -> Iterator[str]:
