@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from jaxretr.model import fused_attention as fused
+from jaxretr.model import fused_blocks
 from jaxretr.model.attention import XLA, AttentionOn, attend, resolve_attention
 from jaxretr.model.functions import functions, init_params
+from jaxretr.model.fused_tiles import kept
 from jaxretr.types import Packing
 from tests.tiny import TINY
 
@@ -26,7 +28,7 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Rows of one block, and of five."""
     if request.param == "blocks":
         monkeypatch.setattr(fused, "WHOLE", 8)
-        monkeypatch.setattr(fused, "BLOCK", 8)
+        monkeypatch.setattr(fused_blocks, "BLOCK", 8)
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
@@ -61,7 +63,7 @@ def test_values_and_gradients_are_those_of_attention_by_hand(rate: float, length
     qkv, seed, dropped = normal(0, 2, length, 3 * HIDDEN), jnp.uint32(7), round(256 * rate)
     at, texts = jnp.arange(length, dtype=jnp.int32), TEXTS[:, :length]
     keep = np.stack(
-        [[fused.kept(seed, row, head, at[:, None], at[None], dropped) for head in range(HEADS)] for row in range(2)]
+        [[kept(seed, row, head, at[:, None], at[None], dropped) for head in range(HEADS)] for row in range(2)]
     )
     found = value_and_gradient(
         lambda x: fused.fused_attention(
@@ -71,6 +73,16 @@ def test_values_and_gradients_are_those_of_attention_by_hand(rate: float, length
     )
     expected = value_and_gradient(lambda x: by_hand(x, texts, keep if rate else None, dropped), qkv)
     for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+def test_padding_does_not_change_the_number_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of 37 tokens fits into scratch memory as one block, but not with the 48 tokens that a block needs."""
+    monkeypatch.setattr(fused_blocks, "BLOCK", 32)
+    monkeypatch.setattr(fused, "LARGE_MEMORY", fused._whole_memory(40, 3 * HIDDEN, 4))
+    qkv, texts = normal(0, 2, 37, 3 * HIDDEN), TEXTS[:, :37]
+    found = value_and_gradient(lambda x: fused.fused_attention(x, jnp.asarray(texts), HEADS, interpret=True), qkv)
+    for ours, theirs in zip(found, value_and_gradient(lambda x: by_hand(x, texts), qkv), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
@@ -89,7 +101,7 @@ def test_dropout_keeps_its_share_without_patterns() -> None:
     at = jnp.arange(256, dtype=jnp.int32)
     keep = np.stack(
         [
-            np.asarray(fused.kept(jnp.uint32(seed), row, head, at[:, None], at[None], 64))
+            np.asarray(kept(jnp.uint32(seed), row, head, at[:, None], at[None], 64))
             for seed, row, head in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))
         ]
     ).astype(float)
