@@ -1,5 +1,6 @@
 """Answers against scoring everything."""
 
+import math
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -169,9 +170,9 @@ def test_scann_reaches_the_recall_asked_for(scann: tuple) -> None:
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_with_scann_filters_quotas_and_calibration_hold(scann: tuple, options: SearchOptions) -> None:
     opened, there, rows = scann
-    queries = made.vectors(10, seed=6)
-    found = wanted = 0
-    for query, answer in zip(queries, opened.search(queries, [options] * 10), strict=True):
+    queries = made.vectors(40, seed=6)
+    found = wanted = 0  # of forty queries, since the settings were tuned on fifty only
+    for query, answer in zip(queries, opened.search(queries, [options] * 40), strict=True):
         true = dict(made.expected(query, there, rows, options))
         assert len(answer.hits) == len(true)
         found += sum(hit.passage.id in true for hit in answer.hits)
@@ -201,7 +202,8 @@ def test_a_batch_is_searched_at_once_with_the_leaves_it_was_tuned_to(
         return whole(self, queries, depth, settings)
 
     monkeypatch.setattr(approximate.ScannSearcher, "search", counted)
-    tuned = [segment["scann"]["num_leaves_to_search"] for segment in opened.about["segments"]]
+    of_parts = [segment["scann"] for segment in opened.about["segments"]]
+    tuned = [each["num_leaves_to_search"] for each in of_parts]
     opened.search(made.vectors(50), [SearchOptions()] * 50)
     assert calls[: len(tuned)] == [(50, leaves) for leaves in tuned]
 
@@ -210,7 +212,8 @@ def test_a_batch_is_searched_at_once_with_the_leaves_it_was_tuned_to(
     with Index.open(tmp_path / "index", writable=True) as index:
         index.delete(["p1"])
         index.search(made.vectors(50), [SearchOptions()] * 50)
-    assert calls[0][0] == 50 and calls[0][1] <= tuned[0] + 1, "one passage less makes no difference"
+    # With one passage less, the tenth of the others may be the eleventh of all.
+    assert calls[0] == (50, math.ceil(tuned[0] * 1.1 ** of_parts[0]["leaves_growth"]))
 
 
 @pytest.mark.skipif(not approximate.available(), reason="ScaNN has no wheels for this platform")
