@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from jaxretr.attack.gradient.attack import GradientAttack
 from jaxretr.attack.gradient.losses import InfoNCE, Loss, Margin, SmoothRank
 from jaxretr.attack.gradient.objective import Layer
+from jaxretr.attack.gradient.space import GradientDtype
 from jaxretr.attack.gradient.union import MEMBERS, UNION
 from jaxretr.attack.registry import ATTACKS, names
 from jaxretr.attack.text.attack import Search
@@ -84,6 +85,7 @@ class AttackOptions:
         the suite and `reference_rho` otherwise. For `language_direction`, radii relative to the unit query vector.
       reference_rho: budget of the trials that count for the worst case.
       norm, layer, steps, restarts: see `GradientAttack`.
+      gradient_dtype: compute dtype of gradients; in bfloat16, the best points are verified in float32.
       draws: number of points that `random` draws.
       loss: loss that gradient attacks on queries maximize: `margin` at rank 10, `info_nce` or `smooth_rank`.
       edits: maximum number of edits per query in text attacks. Each smaller number of edits is a trial of its own, so
@@ -113,6 +115,7 @@ class AttackOptions:
     layer: Layer = "word"
     steps: int = 30
     restarts: int = 1
+    gradient_dtype: GradientDtype = "float32"
     draws: int = 100
     loss: str = "margin"
     edits: int = 1
@@ -157,7 +160,7 @@ class AttackOptions:
             raise ValueError(f"poison_text needs an attack that searches for a trigger; add one of {needed}")
         if not 0 < self.optimise < 1:
             raise ValueError(f"optimise = {self.optimise}; expected a share between 0 and 1, exclusive")
-        self.gradient_attack("pgd")  # validates norm, layer, steps and restarts
+        self.gradient_attack("pgd")  # validates norm, layer, steps, restarts and gradient_dtype
         gradient = names("embedding")
         if self.aim != "query":
             for name in self.named:
@@ -225,7 +228,7 @@ class AttackOptions:
         return max(*LADDER, *self.rho)
 
     def gradient_attack(self, name: str) -> GradientAttack:
-        """Return the gradient attack `name` with the norm, layer and effort of these options.
+        """Return the gradient attack `name` with the norm, layer, effort and dtype of these options.
 
         Raises:
           ValueError: `name` is not a gradient attack.
@@ -234,7 +237,7 @@ class AttackOptions:
         if algorithm is None:
             raise ValueError(f"{name} is not a gradient attack; expected one of {', '.join(names('embedding'))}")
         steps, restarts = (self.draws, 1) if name == "random" else (self.steps, self.restarts)
-        return GradientAttack(algorithm, self.norm, self.layer, steps, restarts)
+        return GradientAttack(algorithm, self.norm, self.layer, steps, restarts, self.gradient_dtype)
 
     @property
     def query_loss(self) -> Loss:

@@ -96,6 +96,12 @@ def attack_flags() -> argparse.ArgumentParser:
         help="runs of a gradient attack from different starting points (default: %(default)s)",
     )
     add(
+        "--gradient_dtype",
+        default="float32",
+        help="compute dtype of gradients: float32, or bfloat16, where the best points are verified in float32 "
+        "(default: %(default)s)",
+    )
+    add(
         "--counting",
         default="passages",
         choices=["passages", "answers"],

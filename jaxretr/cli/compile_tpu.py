@@ -3,9 +3,9 @@
     jaxretr compile-tpu --config hybrid_xlmr_base --topology v5e:4x4
     jaxretr compile-tpu --config hybrid_xlmr_base --topology v5e:16x16 --batch auto
 
-Prints memory, arithmetic, traffic and a roofline bound of the train step, of encoding and of a gradient attack;
---programs selects among these three, and --json writes all figures. Single settings are overridden as in
-scripts/train.py. A step of XLM-R base takes minutes to compile. docs/tpu.md explains the figures.
+Prints memory, arithmetic, traffic and a roofline bound of the train step, of encoding, and of a gradient attack in
+float32 and in bfloat16; --programs selects among these four, and --json writes all figures. Single settings are
+overridden as in scripts/train.py. A step of XLM-R base takes minutes to compile. docs/tpu.md explains the figures.
 """
 
 import json
@@ -18,7 +18,7 @@ from jaxretr.cli import train  # the import also defines the flag --config
 from jaxretr.files import as_path, replaced_file
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "The slice, such as v5e:4x4 or v4:4x4x4.", required=True)
-_PROGRAMS = flags.DEFINE_list("programs", ["train", "encode", "attack"], "Programs to compile.")
+_PROGRAMS = flags.DEFINE_list("programs", ["train", "encode", "attack", "attack_bfloat16"], "Programs to compile.")
 _BATCH = flags.DEFINE_enum("batch", "config", ["config", "auto"], "auto searches for the largest batch that fits.")
 _JSON = flags.DEFINE_string("json", "", "File to write all figures to.")
 

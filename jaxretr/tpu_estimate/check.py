@@ -6,18 +6,19 @@ uses the largest batch that fits; `largest_batch` finds it with few compilations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from jaxretr import parallel
 from jaxretr.config import Config
 from jaxretr.tpu_estimate.architectures import architecture_of
 from jaxretr.tpu_estimate.chips import Slice, describe
 from jaxretr.tpu_estimate.measure import Measured, TooLarge, measure, too_large
-from jaxretr.tpu_estimate.programs import attack_program, encode_program, train_program
+from jaxretr.tpu_estimate.programs import ATTACKS, attack_program, encode_program, train_program
 from jaxretr.tracking import say
 
 STEP = 8
 """Batches are multiples of this number: the rows of a TPU's smallest float32 tile."""
-PROGRAMS = ("train", "encode", "attack")
+PROGRAMS = ("train", "encode", *ATTACKS)
 
 
 def check(
@@ -64,7 +65,8 @@ def check(
             yield largest.result
         else:
             yield train(batch)
-    for name, make in (("encode", encode_program), ("attack", attack_program)):
+    further = {"encode": encode_program} | {name: partial(attack_program, name=name) for name in ATTACKS}
+    for name, make in further.items():
         if name in programs:
             say(f"compiling {name}")
             yield measure(make(config, architecture, devices), slice_)

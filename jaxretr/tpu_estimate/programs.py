@@ -1,4 +1,4 @@
-"""The programs of a run that are compiled for a slice: one update, encoding, one gradient attack.
+"""The programs of a run that are compiled for a slice: one update, encoding, one gradient attack in two dtypes.
 
 Input: a config, an architecture, devices and texts per device. Output: `Program`s to lower, with shapes as arguments.
 """
@@ -31,7 +31,10 @@ from jaxretr.types import Packing, TokenBatch
 ENCODED_TOKENS = 32 * 128
 """Number of tokens that a device encodes at once, as in `Encoder.encode_query`."""
 
-ATTACK = GradientAttack(PGD, steps=20)
+ATTACKS = {
+    "attack": GradientAttack(PGD, steps=20),
+    "attack_bfloat16": GradientAttack(PGD, steps=20, dtype="bfloat16"),
+}
 _ATTACKED_TOKENS = 8 * 128
 _SPECIAL_IDS = (0, 1, 2, 3)  # placeholders: the number of special ids affects only a few comparisons
 
@@ -41,7 +44,7 @@ class Program:
     """A program to compile.
 
     Attributes:
-      name: `train`, `encode` or `attack`.
+      name: `train`, `encode`, or a name in `ATTACKS`.
       what: description of one device's share.
       batch: pairs or texts per device.
       lower: traces and lowers the program.
@@ -97,22 +100,23 @@ def encode_program(config: Config, architecture: Architecture, devices: Sequence
     )
 
 
-def attack_program(config: Config, architecture: Architecture, devices: Sequence[jax.Device]) -> Program:
-    """Return the program of `ATTACK` on queries of full length, in float32 as in all attacks."""
+def attack_program(config: Config, architecture: Architecture, devices: Sequence[jax.Device], name: str) -> Program:
+    """Return the program of an attack in `ATTACKS` on queries of full length."""
+    attack = ATTACKS[name]
     length = config.model.query_max_len
     batch, candidates = max(1, _ATTACKED_TOKENS // length), HARD_NEGATIVES + 1
     encoder = functions(architecture, attention=_attention(config, architecture, devices[0], "float32"))
     objective = QueryObjective(SplitEncoder(encoder), InfoNCE(config.train.temperature))
-    attack = on_one_device(ATTACK, objective, _target, _SPECIAL_IDS)
-    run = parallel.pmap(attack, in_axes=(None, 0, 0, 0, 0, 0), devices=devices)
+    attacked = on_one_device(attack, objective, _target, _SPECIAL_IDS)
+    run = parallel.pmap(attacked, in_axes=(None, 0, 0, 0, 0, 0), devices=devices)
     rows = (len(devices), batch)
     marks = _array((*rows, candidates), jnp.bool_)
     fixed = (_array((*rows, candidates, architecture.dim), jnp.float32), marks, marks)
     keys = jax.eval_shape(lambda: jnp.broadcast_to(jax.random.key(0), rows))
-    operations = flops.pgd(architecture, length, batch, ATTACK.steps)
+    operations = flops.pgd(architecture, length, batch, attack.steps)
     return Program(
-        "attack",
-        f"{ATTACK.algorithm.name} of {ATTACK.steps} steps on {batch} queries of {length} tokens, float32",
+        name,
+        f"{attack.algorithm.name} of {attack.steps} steps on {batch} queries of {length} tokens, {attack.dtype}",
         batch,
         lambda: run.lower(param_shapes(architecture), *_tokens(*rows, length), fixed, _array(rows, jnp.float32), keys),
         operations,

@@ -24,6 +24,7 @@ def run(model: Path, torch_python: Path, slots: int, candidates: int, queries: i
     from jaxretr import parallel
     from jaxretr.attack.token import Similarity, Vocabulary
     from jaxretr.attack.token.engine import Engine, Problem, Shared, at_once, compiled_chunk, compiled_start
+    from jaxretr.attack.token.precision import default_finalists
     from jaxretr.attack.token.schedules import Positionwise
     from jaxretr.attack.token.template import Frame, make_template, tokenization
     from jaxretr.model.encode import Encoder
@@ -41,7 +42,7 @@ def run(model: Path, torch_python: Path, slots: int, candidates: int, queries: i
     problem = jax.tree.map(lambda leaf: leaf[None, None], one)
     table = encoder.functions.embed_tokens(encoder.params, jax.numpy.asarray(allowed)[None])[0]
     shared = Shared(encoder.params, parallel.replicate(allowed), parallel.replicate(table))
-    engine = Engine(encoder.functions, Similarity(), Positionwise(candidates))
+    engine = Engine(encoder.functions, Similarity(), Positionwise(candidates), default_finalists())
     start = compiled_start(engine)(shared, problem)
     chunk = compiled_chunk(engine, 1, at_once(jax.tree.map(lambda leaf: leaf[None], template)))
 

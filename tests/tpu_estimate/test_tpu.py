@@ -44,9 +44,9 @@ def compiled(tmp_path: Path, tiny_root: Path, *flags: str) -> dict:
     return json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
 
 
-def test_three_programs_on_four_chips(tmp_path: Path, tiny_root: Path) -> None:
+def test_all_programs_on_four_chips(tmp_path: Path, tiny_root: Path) -> None:
     results = {result["program"]: result for result in compiled(tmp_path, tiny_root, "--topology=v5e:2x2")["results"]}
-    assert set(results) == {"train", "encode", "attack"}
+    assert set(results) == {"train", "encode", "attack", "attack_bfloat16"}
     for result in results.values():
         memory = result["memory"]
         assert result["devices"] == 4 and result["unknown_loops"] == 0
@@ -59,7 +59,7 @@ def test_three_programs_on_four_chips(tmp_path: Path, tiny_root: Path) -> None:
     parameters = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(TINY)))
     reduced = sum(c["payload"] * c["times"] for c in train["collectives"] if c["kind"] == "all-reduce")
     assert parameters <= reduced < 1.2 * parameters, "the gradient once, and little beside it"
-    assert not results["encode"]["collectives"] and not results["attack"]["collectives"]
+    assert not any(results[name]["collectives"] for name in ("encode", "attack", "attack_bfloat16"))
 
 
 def test_two_cores_of_a_v4_are_one_device(tmp_path: Path, tiny_root: Path) -> None:

@@ -83,7 +83,7 @@ def apgd(space: PerturbationSpace, keys: Key[Array, " queries"], steps: int, res
         )
         momentum = jnp.where(jnp.arange(steps) == 0, 1.0, _MOMENTUM)  # the first step has no momentum
         run, _ = jax.lax.scan(step, run, (momentum, jnp.asarray(checkpoint_periods(steps), jnp.int32)))
-        return best.or_better(*run.best), None
+        return best.or_better(*space.verified(run.best)), None
 
     return jax.lax.scan(restart, space.clean(), split_keys(keys, restarts))[0]
 
@@ -105,5 +105,9 @@ def checkpoint_periods(steps: int) -> list[int]:
 
 
 APGD = Algorithm(
-    "apgd", apgd, gradients=lambda steps, restarts: restarts * (steps + 1), values=lambda steps, restarts: 1
+    "apgd",
+    apgd,
+    gradients=lambda steps, restarts: restarts * (steps + 1),
+    values=lambda steps, restarts: 1,
+    verifications=lambda restarts: restarts,
 )

@@ -19,7 +19,7 @@ from jaxtyping import Float32, Int32
 from jaxretr import parallel
 from jaxretr.attack.gradient.objective import Layer, SplitEncoder
 from jaxretr.attack.gradient.pgd import PGD
-from jaxretr.attack.gradient.space import Algorithm, BestPerturbation
+from jaxretr.attack.gradient.space import Algorithm, BestPerturbation, GradientDtype
 from jaxretr.model.encode import Encoder, plan_batches
 from jaxretr.perturb.balls import Norm, attackable, mean_row_norm, nearest_row_distance, size
 from jaxretr.tokenization import Tokenization
@@ -38,6 +38,7 @@ class GradientAttack:
       layer: layer of the perturbed token vectors, see `jaxretr.attack.gradient.objective`.
       steps: steps per restart; number of draws for `RANDOM`; `FGM` and `BLACK_BOX` ignore this value.
       restarts: number of runs, or of random starting points; see the algorithm.
+      dtype: compute dtype of the gradients; the best points are verified in float32.
     """
 
     algorithm: Algorithm = PGD
@@ -45,9 +46,14 @@ class GradientAttack:
     layer: Layer = "word"
     steps: int = 20
     restarts: int = 1
+    dtype: GradientDtype = "float32"
 
     def __post_init__(self) -> None:
-        for name, value, known in (("norm", self.norm, get_args(Norm)), ("layer", self.layer, get_args(Layer))):
+        for name, value, known in (
+            ("norm", self.norm, get_args(Norm)),
+            ("layer", self.layer, get_args(Layer)),
+            ("gradient_dtype", self.dtype, get_args(GradientDtype)),
+        ):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; expected one of {', '.join(known)}")
         for name in ("steps", "restarts"):
@@ -62,14 +68,24 @@ class GradientAttack:
     @property
     def forward_passes(self) -> int:
         """Cost per text in encodings of this text; a gradient counts as three."""
-        return 3 * self.gradients + self.algorithm.values(self.steps, self.restarts)
+        verifications = 0 if self.dtype == "float32" else self.algorithm.verifications(self.restarts)
+        return 3 * self.gradients + self.algorithm.values(self.steps, self.restarts) + verifications
 
     def run(
         self, objective: Any, context: Any, vectors: jax.Array, free: jax.Array, epsilon: jax.Array, keys: jax.Array
     ) -> BestPerturbation:
         """Attack one batch; arguments as for `Algorithm`."""
         return self.algorithm(
-            objective, context, vectors, free, epsilon, keys, norm=self.norm, steps=self.steps, restarts=self.restarts
+            objective,
+            context,
+            vectors,
+            free,
+            epsilon,
+            keys,
+            norm=self.norm,
+            steps=self.steps,
+            restarts=self.restarts,
+            dtype=self.dtype,
         )
 
 

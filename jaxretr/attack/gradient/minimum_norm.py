@@ -20,6 +20,7 @@ from jaxretr.attack.gradient.space import Algorithm, BestPerturbation, Perturbat
 _RADIUS_STEP = 0.2  # share by which the radius changes in the first step; it falls along the cosine
 _SHRUNK = 0.97  # `core` searches within this share of the smallest radius found
 _SCALES = (0.8, 0.88, 0.92, 0.95, 0.97, 0.98, 0.985, 0.99, 0.995)  # multiples of a result that `_polished` tries
+_FURTHER_SCALES = (1.0, 1.01, 1.03, 1.1)  # multiples of a result in bfloat16, which may not lose in float32
 
 
 class _Walk(NamedTuple):
@@ -128,15 +129,19 @@ def _smaller(
     return kept, jnp.where(better, at, size)
 
 
-def _polished(space: PerturbationSpace, best: BestPerturbation, size: Float32[Array, " queries"]) -> BestPerturbation:
-    """Try multiples of each result, and return the smallest that loses."""
+def _polished(space: PerturbationSpace, found: BestPerturbation, size: Float32[Array, " queries"]) -> BestPerturbation:
+    """Try multiples of each result, and return the smallest that loses in float32."""
 
     def attempt(state: tuple[BestPerturbation, Array], scale: Array) -> tuple[Any, None]:
-        delta = scale * best.delta
-        found = BestPerturbation(delta, space.value(delta), jnp.zeros_like(best.zero_gradients))
-        return _smaller(space, *state, found), None
+        delta = scale * found.delta
+        scaled = BestPerturbation(delta, space.value(delta), jnp.zeros_like(found.zero_gradients))
+        return _smaller(space, *state, scaled), None
 
-    return jax.lax.scan(attempt, (best, size), jnp.array(_SCALES))[0][0]
+    if space.is_exact:
+        return jax.lax.scan(attempt, (found, size), jnp.array(_SCALES))[0][0]
+    nothing = space.nothing()._replace(zero_gradients=found.zero_gradients)
+    scales = jnp.array((*_SCALES, *_FURTHER_SCALES))
+    return jax.lax.scan(attempt, (nothing, jnp.full_like(size, jnp.inf)), scales)[0][0]
 
 
 FMN = Algorithm(
@@ -145,6 +150,7 @@ FMN = Algorithm(
     gradients=lambda steps, restarts: restarts * steps,
     values=lambda steps, restarts: restarts + len(_SCALES),
     minimal=True,
+    verifications=lambda restarts: len(_FURTHER_SCALES),
 )
 CORE = Algorithm(
     "core",
@@ -152,4 +158,5 @@ CORE = Algorithm(
     gradients=lambda steps, restarts: (restarts + 1) * steps + -(-steps // 3),
     values=lambda steps, restarts: restarts + 2 + len(_SCALES),
     minimal=True,
+    verifications=lambda restarts: 1 + len(_FURTHER_SCALES),
 )

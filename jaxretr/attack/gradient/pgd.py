@@ -42,16 +42,16 @@ def climb(
 ) -> BestPerturbation:
     """Return the best point of a walk whose step length falls from 2 epsilon to 0 along a cosine, or `best`.
 
-    Costs 3 * steps + 1.
+    Costs 3 * steps + 1, and one more in bfloat16.
     """
 
     def step(state: tuple[Array, BestPerturbation], fraction: Array) -> tuple[tuple[Array, BestPerturbation], None]:
-        delta, best = state
+        delta, found = state
         loss, gradient, zero = space.ascend(delta)
-        return (space.step(delta, gradient, fraction * space.epsilon), best.or_better(delta, loss, zero)), None
+        return (space.step(delta, gradient, fraction * space.epsilon), found.or_better(delta, loss, zero)), None
 
-    (delta, best), _ = jax.lax.scan(step, (start, best), cosine(steps))
-    return best.or_better(delta, space.value(delta))
+    (delta, found), _ = jax.lax.scan(step, (start, space.nothing()), cosine(steps))
+    return best.or_better(*space.verified(found)).or_better(delta, space.value(delta))
 
 
 def cosine(steps: int) -> Float32[Array, " steps"]:
@@ -61,5 +61,9 @@ def cosine(steps: int) -> Float32[Array, " steps"]:
 
 FGM = Algorithm("fgm", fgm, gradients=lambda steps, restarts: 1, values=lambda steps, restarts: 1)
 PGD = Algorithm(
-    "pgd", pgd, gradients=lambda steps, restarts: restarts * steps, values=lambda steps, restarts: restarts + 1
+    "pgd",
+    pgd,
+    gradients=lambda steps, restarts: restarts * steps,
+    values=lambda steps, restarts: restarts + 1,
+    verifications=lambda restarts: restarts,
 )

@@ -5,10 +5,11 @@ Input: an objective, clean embeddings, radii and a norm. Output: values, gradien
 and counts its cost.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,9 @@ Objective = Callable[[Any, Array], Array]
 Epsilon = Float[Array, " queries"] | Float[Array, ""] | float
 """One radius for all queries, or one per query."""
 
+
+GradientDtype = Literal["float32", "bfloat16"]
+"""Compute dtype of the gradients of a search. In bfloat16, a search verifies its best points in float32."""
 
 Search = Callable[["PerturbationSpace", Key[Array, " queries"], int, int], "BestPerturbation"]
 """(space, one random key per query, steps, restarts) -> the best perturbation."""
@@ -41,6 +45,7 @@ class Algorithm:
       minimal: the search returns the smallest perturbation that makes the objective positive, instead of the largest
         objective within the ball.
       uses_directions: the context must hold `directions`, each of which costs one more value.
+      verifications: restarts -> further evaluations per query if the gradients are computed in bfloat16.
     """
 
     name: str
@@ -49,8 +54,9 @@ class Algorithm:
     values: Callable[[int, int], int]
     minimal: bool = False
     uses_directions: bool = False
+    verifications: Callable[[int], int] = lambda restarts: 0
 
-    @partial(jax.jit, static_argnames=("self", "objective", "norm", "steps", "restarts"))
+    @partial(jax.jit, static_argnames=("self", "objective", "norm", "steps", "restarts", "dtype"))
     def __call__(
         self,
         objective: Objective,
@@ -63,6 +69,7 @@ class Algorithm:
         norm: Norm,
         steps: int = 30,
         restarts: int = 1,
+        dtype: GradientDtype = "float32",
     ) -> "BestPerturbation":
         """Run the search; one compiled function of a batch of queries.
 
@@ -80,8 +87,9 @@ class Algorithm:
           norm: norm of the ball, see `jaxretr.perturb.balls`.
           steps: steps of each run; some searches ignore this value.
           restarts: number of runs from different starting points; some searches ignore this value.
+          dtype: compute dtype of the gradients. bfloat16 needs an objective of this package, whose encoder it replaces.
         """
-        space = PerturbationSpace(objective, context, embeds, attackable, epsilon, norm)
+        space = PerturbationSpace(objective, context, embeds, attackable, epsilon, norm, dtype)
         return self.search(space, keys, steps, restarts)
 
 
@@ -125,22 +133,37 @@ class PerturbationSpace:
         attackable: Bool[Array, "queries length"],
         epsilon: Epsilon,
         norm: Norm,
+        dtype: GradientDtype = "float32",
     ) -> None:
         self.epsilon = jnp.broadcast_to(jnp.asarray(epsilon, jnp.float32), len(embeds))
         self.objective, self.context, self.embeds = objective, context, embeds
         self.attackable, self.zero = attackable, jnp.zeros_like(embeds)
-        self._norm = norm
+        self._norm, self._dtype = norm, dtype
+        self._ascended = objective if self.is_exact else _in_dtype(objective, dtype)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether `ascend` computes in float32, as `value` always does."""
+        return self._dtype == "float32"
 
     def value(self, delta: Float32[Array, "queries length hidden"]) -> Float32[Array, " queries"]:
+        """Return the objective in float32."""
         return self.objective(self.context, self.embeds + delta)
+
+    def verified(self, best: BestPerturbation) -> BestPerturbation:
+        """Return the point with its objective in float32; costs nothing if the space is exact."""
+        return best if self.is_exact else best._replace(loss=self.value(best.delta))
 
     def ascend(
         self, delta: Float32[Array, "queries length hidden"]
     ) -> tuple[Float32[Array, " queries"], Float32[Array, "queries length hidden"], Int32[Array, " queries"]]:
-        """Return values, gradients (zero at positions that are not attackable), and 1 per zero gradient, else 0."""
+        """Return values, gradients (zero at positions that are not attackable), and 1 per zero gradient, else 0.
+
+        Values and gradients are computed in the dtype of the space.
+        """
 
         def total(delta: Array) -> tuple[Array, Array]:
-            values = self.value(delta)
+            values = self._ascended(self.context, self.embeds + delta)
             return values.sum(), values  # the sum's gradient holds the gradient of each query
 
         gradient, values = jax.grad(total, has_aux=True)(delta)
@@ -173,11 +196,15 @@ class PerturbationSpace:
 
     def within(self, radius: Float32[Array, " queries"]) -> "PerturbationSpace":
         """Return the same space with balls of another radius."""
-        return PerturbationSpace(self.objective, self.context, self.embeds, self.attackable, radius, self._norm)
+        return PerturbationSpace(
+            self.objective, self.context, self.embeds, self.attackable, radius, self._norm, self._dtype
+        )
 
     def aimed(self, objective: Objective, context: Any) -> "PerturbationSpace":
         """Return the same balls with another objective and its context."""
-        return PerturbationSpace(objective, context, self.embeds, self.attackable, self.epsilon, self._norm)
+        return PerturbationSpace(
+            objective, context, self.embeds, self.attackable, self.epsilon, self._norm, self._dtype
+        )
 
     def draw(self, keys: Key[Array, " queries"]) -> Float32[Array, "queries length hidden"]:
         """Draw a random point of each query's ball."""
@@ -191,6 +218,14 @@ class PerturbationSpace:
     def clean(self) -> BestPerturbation:
         """Return the zero perturbation, the first candidate for the best point."""
         return BestPerturbation(self.zero, self.value(self.zero), jnp.zeros(len(self.zero), jnp.int32))
+
+
+def _in_dtype(objective: Objective, dtype: GradientDtype) -> Objective:
+    """Return an objective of `jaxretr.attack.gradient.objective` whose encoder computes in another dtype."""
+    of_encoder = cast(Any, objective)
+    functions = dataclasses.replace(of_encoder.encoder.functions, dtype=dtype)
+    encoder = dataclasses.replace(of_encoder.encoder, functions=functions)
+    return cast(Objective, dataclasses.replace(of_encoder, encoder=encoder))
 
 
 def choose(

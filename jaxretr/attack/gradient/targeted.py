@@ -64,6 +64,7 @@ TARGETED = Algorithm(
     targeted,
     gradients=lambda steps, restarts: DISTRACTORS * -(-steps // 3),
     values=lambda steps, restarts: 2 * DISTRACTORS + 2,
+    verifications=lambda restarts: DISTRACTORS,
 )
 FROM_LANGUAGE = Algorithm(
     "from_language",
@@ -71,4 +72,5 @@ FROM_LANGUAGE = Algorithm(
     gradients=lambda steps, restarts: steps,
     values=lambda steps, restarts: 2,
     uses_directions=True,
+    verifications=lambda restarts: 1,
 )

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int, Int32, Key
 
 from jaxretr import parallel
+from jaxretr.attack.token.precision import FINALISTS
 from jaxretr.attack.token.schedules import Schedule
 from jaxretr.attack.token.template import Template
 from jaxretr.model.functions import EncoderFunctions, Params
@@ -82,13 +83,14 @@ class Engine:
       objective: the objective to maximize.
       schedule: the candidates of an iteration.
       finalists: the candidates of a round are ranked in bfloat16, and this number of the best are encoded again in
-        float32 to select the best. If there are at most this many candidates, nothing runs in bfloat16.
+        float32 to select the best. If there are at most this many candidates, or with 0, nothing runs in bfloat16. See
+        `jaxretr.attack.token.precision`.
     """
 
     encoder: EncoderFunctions
     objective: Objective
     schedule: Schedule
-    finalists: int = 8
+    finalists: int = FINALISTS
 
     def cost(self, slots: int, allowed: int) -> int:
         """Return the forward passes of an iteration per text of a trigger, including the passes of the finalists."""
@@ -143,7 +145,7 @@ class Engine:
         self, shared: Shared, problem: Problem, triggers: Int32[Array, "candidates slots"], *, at_once: int
     ) -> tuple[Int32[Array, " slots"], Float32[Array, ""]]:
         """Return the best candidate for one trigger, and its objective."""
-        if len(triggers) > self.finalists:
+        if 0 < self.finalists < len(triggers):
             in_bfloat16 = dataclasses.replace(self, encoder=dataclasses.replace(self.encoder, dtype="bfloat16"))
             ranked = in_bfloat16.values(shared, problem, triggers, at_once=at_once)
             triggers = triggers[jax.lax.top_k(ranked, self.finalists)[1]]

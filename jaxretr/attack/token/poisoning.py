@@ -11,6 +11,7 @@ from scipy.cluster.vq import ClusterError, kmeans2
 from jaxretr.attack.token.decoding import Triggers, best_strings
 from jaxretr.attack.token.engine import Engine
 from jaxretr.attack.token.objectives import Similarity
+from jaxretr.attack.token.precision import default_finalists
 from jaxretr.attack.token.schedules import HOTFLIP, Schedule
 from jaxretr.attack.token.search import search
 from jaxretr.attack.token.template import Frame, Template, make_template
@@ -83,7 +84,7 @@ def poison(
     single = make_template(encoder, "passage", [frame], slots)
     template = Template(*(np.repeat(part[None], len(targets), axis=0) for part in single))
     context = targets[:, None]
-    engine = Engine(encoder.functions, Similarity(), schedule)
+    engine = Engine(encoder.functions, Similarity(), schedule, default_finalists())
     if forward_passes is None:
         forward_passes = engine.passes(schedule.iterations, slots, int(mask.sum()))
     trace = search(encoder, engine, template, context, mask, forward_passes=forward_passes, seed=seed, resume=resume)

@@ -19,6 +19,7 @@ from jaxretr.attack.token.engine import Engine
 from jaxretr.attack.token.objectives import Similarity
 from jaxretr.attack.token.poisoned_queries import PoisonedQueries
 from jaxretr.attack.token.poisoning import SLOTS, cluster_means, poison
+from jaxretr.attack.token.precision import default_finalists
 from jaxretr.attack.token.schedules import HOTFLIP, Schedule
 from jaxretr.attack.token.vocabulary import Vocabulary
 from jaxretr.attack.victim import Victim
@@ -165,10 +166,8 @@ def poison_with(
     # In a language without blanks between words, few pieces begin a word.
     masks = {x: vocabulary.in_language(x, word_initial=x not in WITHOUT_BLANKS) for x in queries.languages}
     if options.poison_passes is not None:
-        engine, allowed = (
-            Engine(victim.encoder.functions, Similarity(), schedule),
-            int(masks[queries.languages[0]].sum()),
-        )
+        engine = Engine(victim.encoder.functions, Similarity(), schedule, default_finalists())
+        allowed = int(masks[queries.languages[0]].sum())
         iterations = engine.iterations(options.poison_passes, options.trigger_length, allowed)
         if iterations < schedule.fewest:
             say(
