@@ -45,7 +45,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Show eight devices to JAX, in every process that runs tests."""
+    """Show eight devices to JAX, in every process that runs tests.
+
+    The default tests compile many small programs that run for an instant, so XLA does not optimize machine code in
+    them. The slow tests run what users run.
+    """
+    if "not slow" in config.option.markexpr:
+        unoptimized = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {unoptimized}"
     if hasattr(config, "workerinput") or config.getoption("dist") == "no":
         import jax
 

@@ -238,6 +238,16 @@ def test_clusters_that_are_tight_do_not_hide_those_that_are_loose(tmp_path: Path
     assert np.median(recalls) > 0.86
 
 
+def test_a_target_is_reached_if_other_queries_reach_it_too() -> None:
+    truth = np.tile(np.arange(10), (26, 1))
+    found = truth.copy()
+    found[::2, 0] = 99  # recalls of .9 and 1: mean .95, standard error .05 / sqrt(25) = .01
+    assert tuning.recall(found, truth) == pytest.approx(0.95)
+    assert tuning.surely_reaches(found, truth, 0.95 - 1.65 * 0.01)
+    assert not tuning.surely_reaches(found, truth, 0.95 - 1.64 * 0.01)
+    assert tuning.surely_reaches(truth, truth, 1.0)
+
+
 class Pretended(tuning.Searchers):
     """Finds the more of the true passages, 0 to 99, the more leaves are searched and candidates scored again.
 
