@@ -7,7 +7,7 @@ passages whose scores lie between its old and its new score.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float32, Float64, Int
 
 from jaxretr.attack.result import AttackResult
 from jaxretr.attack.victim import TOP, Victim, members_of
@@ -49,6 +49,14 @@ def attacked_rankings(victim: Victim, result: AttackResult, budget: float | None
     if result.passages is None:
         return _ranked(victim, result.task, result.embeddings)._replace(changed=result.changed)
     return _with_replaced(victim, result, result.passages)
+
+
+def successes(victim: Victim, task: Task, queries: Float32[np.ndarray, "queries dim"]) -> Bool[np.ndarray, " queries"]:
+    """Return whether each query vector has a relevant passage in its top ten passages or distinct answers."""
+    ranked = _ranked(victim, task, queries)
+    if victim.answers is not None:
+        return ranked.values[ANSWER_SUCCESS] > 0
+    return best_relevant_ranks(task, ranked.ranks) <= TOP
 
 
 def best_relevant_ranks(task: Task, judged_ranks: Int[np.ndarray, " judged"]) -> Int[np.ndarray, " queries"]:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxretr.attack.gradient.attack import Scale
+from jaxretr.attack.rankings import successes
 from jaxretr.attack.result import AttackResult, Trial
-from jaxretr.attack.victim import TOP, Victim, margin
+from jaxretr.attack.victim import Victim
 
 UNION = "union"
 MEMBERS = ("core", "pgd", "apgd", "apgd_rank", "targeted", "from_language", "black_box")
@@ -31,7 +32,8 @@ def union_trials(
       scale: scale of the checkpoint, see `measure_scale`.
 
     Returns:
-      One trial per budget. `sizes` of its results is the smallest budget at which a member loses the query. The facts
+      One trial per budget. `sizes` of its results is the smallest budget at which a member loses the query. A query is
+      lost if no relevant passage is in the top ten of the whole corpus, as for `robust_success@10`. The facts
       of the trial at the reference budget count queries that have a clean success: for each member, the queries that
       the member loses (`lost_by_{name}`), and the queries that only this member loses (`only_by_{name}`).
     """
@@ -39,15 +41,14 @@ def union_trials(
     results: list[AttackResult] = []
     lost: dict[str, list[np.ndarray]] = {trial.attack: [] for trial in counted}
     for number, task in enumerate(victim.tasks):
-        corpus, candidates = victim.corpus(task), victim.candidates(task)
         clean = victim.queries[task.queries]
-        succeeded = margin(clean, corpus, candidates, TOP) <= 0
+        succeeded = successes(victim, task, clean)
         sizes, embeddings = np.full(len(clean), np.inf), clean.copy()
         by_attack = {name: np.full(len(clean), np.inf) for name in lost}
         passes = {name: np.zeros(len(clean)) for name in lost}
         for trial in counted:
             result = trial.results[number]
-            is_lost = margin(result.embeddings, corpus, candidates, TOP) > 0
+            is_lost = ~successes(victim, task, result.embeddings)
             found = np.where(is_lost, (trial.budget or 0.0) if result.sizes is None else result.sizes, np.inf)
             if result.sizes is None:
                 passes[trial.attack] = passes[trial.attack] + result.forward_passes

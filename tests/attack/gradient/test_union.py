@@ -1,5 +1,7 @@
 """The union of attacks, on trials made by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,25 @@ def test_the_union_keeps_the_smallest_budget_of_all_members() -> None:
         "only_by_apgd": 1,
     }
     assert reference.facts["epsilon"] == pytest.approx(0.2)
+
+
+def test_a_query_is_lost_if_any_passages_of_the_corpus_displace_it() -> None:
+    rng = np.random.default_rng(0)
+    results, lost = [], []
+    for task in victim().tasks:
+        drawn = rng.standard_normal((len(task.queries), victim().queries.shape[1])).astype(np.float32)
+        drawn = drawn / np.linalg.norm(drawn, axis=1, keepdims=True) + 1.5 * victim().queries[task.queries]
+        results.append(dataclasses.replace(result(task, {}, minimal=False), embeddings=drawn))
+        top = np.argsort(-drawn @ victim().corpus(task).T, axis=1)[:, :10]
+        relevant = np.zeros((len(drawn), task.num_passages), bool)
+        relevant[task.judged_query, task.judged_passage] = task.grade > 0
+        lost.append(~np.take_along_axis(relevant, top, 1).any(axis=1))
+    assert 0 < np.concatenate(lost).mean() < 1
+    pgd = Trial("pgd", "embedding", 0.1, "rho", reference=True).with_results(results)
+    (found,) = union_trials(victim(), [pgd], (0.1,), 0.1, Scale(2.0, 4.0))
+    for union, expected in zip(found.results, lost, strict=True):
+        assert union.sizes is not None
+        np.testing.assert_array_equal(np.isfinite(union.sizes), expected)
 
 
 def test_success_follows_from_the_sizes_and_no_measure_of_rankings_does() -> None:
