@@ -94,9 +94,11 @@ def test_words_are_added_to_an_index_and_searched(index: Path, corpus: Path, tin
         "search.py", "--index", with_words, "--fusion", "rrf", "--language", "de", "de7", fails=True
     )
     run("build_index.py", "--index", with_words, "--lexical")
-    run(
-        "build_index.py", "--model", tiny_root / "model", "--corpus", corpus, "--index", tmp_path / "built", "--lexical"
-    )
+    build = ("--model", tiny_root / "model", "--corpus", corpus, "--index")
+    run("build_index.py", *build, tmp_path / "built", "--lexical")
+    run("build_index.py", *build, tmp_path / "later")
+    run("build_index.py", *build, tmp_path / "later", "--lexical")
+    assert layout.read_about(tmp_path / "later")["lexical"] == layout.read_about(tmp_path / "built")["lexical"]
     queries.write_text(
         '{"_id": "a", "text": "de7", "language": "de"}\n{"_id": "b", "text": "en3", "lang": "en"}\n'
         '{"_id": "c", "text": "en3"}\n'

@@ -39,16 +39,15 @@ def main() -> None:
 
     with errors_as_lines("the same command resumes the build"):
         parallel.initialize()
-        adds_lexical = args.lexical and not (args.model or args.corpus)
-        if args.compact or adds_lexical:
+        changes = args.compact or (args.lexical and not (args.model or args.corpus))
+        about = None if changes else build(args)
+        if about is None or (args.lexical and "lexical" not in about):  # a build keeps an index that it finds complete
             with Index.open(args.index, writable=True) as index:
-                if adds_lexical:
+                if args.lexical:
                     index.add_lexical()
                 if args.compact:
                     index.compact()
                 about = index.about
-        else:
-            about = build(args)
         passages = sum(segment["rows"] for segment in about["segments"])
         console.print(f"{args.index}: {passages:,} passages, {json.dumps(about['measured'])}")
 

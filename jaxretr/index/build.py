@@ -115,7 +115,8 @@ def build_index(
       queries: typical queries for tuning and for measuring recall; by default, titles and beginnings of passages.
       sentinels: texts of sentinel queries; the index gets a gate (`jaxretr.index.gate`) unless this is empty.
       false_positive_rate: share of a language's passages that the gate may quarantine.
-      lexical: give the index a lexical part, for searches by words.
+      lexical: give the index a lexical part, for searches by words. An existing index that is kept does not get one;
+        `Index.add_lexical` adds it.
       options: settings of the build.
       overwrite: replace an existing index that was built from another corpus, model, or options.
       batch_size: as in `Encoder.encode_document`.
@@ -135,8 +136,6 @@ def build_index(
     if sentinels:
         check_sentinels(sentinels, false_positive_rate)
         made_from |= {"gate": {"sentinels": checksum(sentinels), "false_positive_rate": false_positive_rate}}
-    if lexical:
-        made_from |= {"lexical": True}
     made_from = json.loads(json.dumps(made_from))
     with layout.lock(directory):
         work = directory / layout.BUILD
