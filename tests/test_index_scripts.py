@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from unittest import mock
@@ -83,6 +84,48 @@ def test_it_describes_itself(index: Path, tiny_root: Path) -> None:
 def test_compaction(index: Path) -> None:
     run("build_index.py", "--index", index, "--compact")
     assert json.loads(run("search.py", "--index", index, "--describe"))["passages"] == 40
+
+
+def test_words_are_added_to_an_index_and_searched(index: Path, corpus: Path, tiny_root: Path, tmp_path: Path) -> None:
+    """The rarest word decides if only words count."""
+    with_words, queries = tmp_path / "index", tmp_path / "queries.jsonl"
+    shutil.copytree(index, with_words)
+    assert "error: the index has no lexical part" in run(
+        "search.py", "--index", with_words, "--fusion", "rrf", "--language", "de", "de7", fails=True
+    )
+    run("build_index.py", "--index", with_words, "--lexical")
+    build = ("--model", tiny_root / "model", "--corpus", corpus, "--index")
+    run("build_index.py", *build, tmp_path / "built", "--lexical")
+    run("build_index.py", *build, tmp_path / "later")
+    run("build_index.py", *build, tmp_path / "later", "--lexical")
+    assert layout.read_about(tmp_path / "later")["lexical"] == layout.read_about(tmp_path / "built")["lexical"]
+    queries.write_text(
+        '{"_id": "a", "text": "de7", "language": "de"}\n{"_id": "b", "text": "en3", "lang": "en"}\n'
+        '{"_id": "c", "text": "en3"}\n'
+    )
+    words_only = ("--queries", queries, "--fusion", "convex", "--lexical_weight", 1, "--k", 2)
+    found = []
+    for number, directory in enumerate((with_words, tmp_path / "built")):
+        run("search.py", "--index", directory, *words_only, "--run", tmp_path / f"{number}.trec")
+        rows = [line.split() for line in (tmp_path / f"{number}.trec").read_text().splitlines()]
+        found.append(rows)
+        assert [{row[2] for row in rows if row[0] == query} for query in "ab"] == [{"de6", "de7"}, {"en2", "en3"}]
+    assert found[0] == found[1]
+    plain = run("search.py", "--index", with_words, "--k", 2, "--fusion", "rrf", "--language", "xx", "en3")
+    assert next(row[2] for row in found[0] if row[0] == "c") in plain, "without a language, the vectors decide"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--fusion", "rrf"], "no query has a language"),
+        (["--language", "de"], "set --fusion, too"),
+        (["--fusion", "rrf", "--language", "de", "--lexical_weight", 0.5], "rrf has no weight"),
+        (["--fusion", "convex", "--language", "de", "--lexical_weight", 2], "expected a number from 0 to 1"),
+    ],
+)
+def test_flags_of_words_that_do_not_fit(index: Path, flags: list, expected: str) -> None:
+    assert expected in run("search.py", "--index", index, *flags, "de7", fails=True)
 
 
 def test_what_is_refused(index: Path, corpus: Path, tmp_path: Path) -> None:

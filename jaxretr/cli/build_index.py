@@ -3,11 +3,14 @@
     jaxretr build-index --model runs/hybrid/model --corpus corpus.jsonl --index index
     jaxretr build-index ... --target_recall 0.99 --storage int8
     jaxretr build-index ... --sentinels queries.jsonl
+    jaxretr build-index ... --lexical
+    jaxretr build-index --index index --lexical
     jaxretr build-index --index index --compact
 
 The corpus is a BEIR corpus.jsonl or its folder, parquet, or a prepared test collection. The same command resumes an
 interrupted build. Search is exact up to 20,000 passages and uses ScaNN above. With --sentinels, the index quarantines
-passages that answer too many of these queries. docs/index.md describes the details.
+passages that answer too many of these queries. With --lexical, it can also be searched by words (BM25); without --model
+and --corpus, --lexical adds this to an existing index and encodes nothing. docs/index.md describes the details.
 """
 
 import argparse
@@ -36,19 +39,24 @@ def main() -> None:
 
     with errors_as_lines("the same command resumes the build"):
         parallel.initialize()
-        if args.compact:
+        changes = args.compact or (args.lexical and not (args.model or args.corpus))
+        about = None if changes else build(args)
+        if about is None or (args.lexical and "lexical" not in about):  # a build keeps an index that it finds complete
             with Index.open(args.index, writable=True) as index:
-                index.compact()
+                if args.lexical:
+                    index.add_lexical()
+                if args.compact:
+                    index.compact()
                 about = index.about
-        else:
-            about = build(args)
         passages = sum(segment["rows"] for segment in about["segments"])
         console.print(f"{args.index}: {passages:,} passages, {json.dumps(about['measured'])}")
 
 
 def build(args: argparse.Namespace) -> dict:
     if not (args.model and args.corpus):
-        raise ValueError("a build needs --model and --corpus; set both, or compact an existing index with --compact")
+        raise ValueError(
+            "a build needs --model and --corpus; set both, or change an existing index with --compact or --lexical"
+        )
     from jaxretr.fingerprint import stamps
     from jaxretr.index import approximate
     from jaxretr.index.build import BuildOptions, build_index
@@ -81,6 +89,7 @@ def build(args: argparse.Namespace) -> dict:
         queries=queries,
         sentinels=sentinels,
         false_positive_rate=rate,
+        lexical=args.lexical,
         options=options,
         overwrite=args.overwrite,
         batch_size=args.batch_size,
@@ -131,6 +140,7 @@ def flags() -> argparse.ArgumentParser:
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="compute dtype (default: %(default)s)")
     add("--batch_size", type=int, default=32, help="texts of 128 tokens per batch (default: %(default)s)")
     add("--cache_dir", type=path_flag, default="data", help="directory of the mini encoder (default: %(default)s)")
+    add("--lexical", action="store_true", help="also search by words: build with a lexical part, or add one to --index")
     add("--overwrite", action="store_true", help="replace an index of another corpus or model")
     add("--compact", action="store_true", help="rebuild the index from its current passages")
     for name, kind in SCANN.items():

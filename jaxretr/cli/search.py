@@ -2,6 +2,7 @@
 
     jaxretr search --index index "question in any language"
     jaxretr search --index index --queries queries.jsonl --k 100 --run run.trec
+    jaxretr search --index index --fusion rrf --language de "Frage"
     jaxretr search --index index --describe
 
 Repeat --index to name the shards of one index.
@@ -9,10 +10,12 @@ Repeat --index to name the shards of one index.
 
 import argparse
 import contextlib
+import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxretr.cli.evaluation_flags import listed
 from jaxretr.files import local_copy, model_flag, path_flag, replaced_file
@@ -20,56 +23,96 @@ from jaxretr.files import local_copy, model_flag, path_flag, replaced_file
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from jaxretr.index.types import Answer, MetadataValue
+    from jaxretr.index.types import Answer, MetadataValue, SearchOptions
 
 
 def main() -> None:
     args = flags().parse_args()
     from jaxretr import parallel
     from jaxretr.index.encoder import load_encoder
-    from jaxretr.index.filters import all_of
     from jaxretr.index.shards import open_shards
-    from jaxretr.index.types import SearchOptions
     from jaxretr.tracking import console, errors_as_lines
 
     with errors_as_lines():
         parallel.initialize()
         queries = read(args)
-        options = SearchOptions(args.k, args.languages, all_of(args.where), args.per_language, args.calibrate)
+        options = options_of(args, queries)
         with contextlib.closing(open_shards(args.index)) as index:
             about = index.describe()
             if args.describe:
                 console.print_json(json.dumps({name: value for name, value in about.items() if name != "files"}))
                 return
             encoder = load_encoder(about, args.model)
-            answers = index.search(encoder.encode_query([text for _, text in queries]), [options] * len(queries))
+            answers = index.search(encoder.encode_query([query.text for query in queries]), options)
         if args.run:
-            write_run(args.run, [id for id, _ in queries], answers)
+            write_run(args.run, [query.id for query in queries], answers)
             return
-        for (_, text), answer in zip(queries, answers, strict=True):
-            console.print(table(text, answer))
+        for query, answer in zip(queries, answers, strict=True):
+            console.print(table(query.text, answer))
 
 
-def read(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """Return the id and text of each query. Queries on the command line are numbered after the queries in the file.
+class Query(NamedTuple):
+    """A query; its language is None if neither the file nor --language names it."""
+
+    id: str
+    text: str
+    language: str | None
+
+
+def options_of(args: argparse.Namespace, queries: list[Query]) -> "list[SearchOptions]":
+    """Return the options of each query. A query without a language has no lexical part.
+
+    Raises:
+      ValueError: flags do not fit together, or --fusion is set and no query has a language.
+    """
+    from jaxretr.index.filters import all_of
+    from jaxretr.index.types import LexicalQuery, SearchOptions
+    from jaxretr.tracking import say
+
+    if args.fusion is None and (args.language or args.lexical_weight is not None):
+        raise ValueError("--language and --lexical_weight belong to a search by words; set --fusion, too")
+    options = SearchOptions(args.k, args.languages, all_of(args.where), args.per_language, args.calibrate)
+    if args.fusion is None:
+        return [options] * len(queries)
+    unknown = sum(query.language is None for query in queries)
+    if queries and unknown == len(queries):
+        raise ValueError(
+            "no query has a language, which a search by words needs; set --language, or give the queries of the file a "
+            "`language`"
+        )
+    if unknown:
+        say(f"{unknown} of {len(queries)} queries have no language and are searched by vectors alone")
+    return [
+        options
+        if query.language is None
+        else replace(options, lexical=LexicalQuery(query.text, query.language, args.fusion, args.lexical_weight))
+        for query in queries
+    ]
+
+
+def read(args: argparse.Namespace) -> list[Query]:
+    """Return the queries. Queries on the command line are numbered after the queries in the file.
 
     Raises:
       ValueError: there is no query, a query is empty or lacks an id, or a TREC run cannot hold an id.
     """
     from jaxretr.eval.trec import check_ids
-    from jaxretr.index.corpus import read_queries
+    from jaxretr.index.corpus import read_languages, read_queries
 
-    queries: list[tuple[str, str]] = []
-    for id, text in read_queries(local_copy(args.queries)) if args.queries else ():
+    queries: list[Query] = []
+    path = local_copy(args.queries) if args.queries else None
+    languages = read_languages(path) if path and args.fusion else itertools.repeat(None)
+    for (id, text), language in zip(read_queries(path) if path else (), languages, strict=False):
         if id is None:
             raise ValueError(f"{args.queries}: the query {text[:60]!r} has no _id; give each query an _id")
-        queries.append((id, text))
-    queries += [(str(number), text) for number, text in enumerate(args.query, start=len(queries) + 1)]
-    if not args.describe and not (queries and all(text.strip() for _, text in queries)):
+        queries.append(Query(id, text, language or args.language))
+    start = len(queries) + 1
+    queries += [Query(str(number), text, args.language) for number, text in enumerate(args.query, start)]
+    if not args.describe and not (queries and all(query.text.strip() for query in queries)):
         raise ValueError("expected at least one query, or a file of queries (--queries), and no empty query")
     if args.run:
-        check_ids((id for id, _ in queries), "the queries", "rename it")
-        if repeated := [id for id, count in Counter(id for id, _ in queries).items() if count > 1]:
+        check_ids((query.id for query in queries), "the queries", "rename it")
+        if repeated := [id for id, count in Counter(query.id for query in queries).items() if count > 1]:
             raise ValueError(
                 f"two queries have the id {repeated[0]!r}; give each query its own id, because a run needs it"
             )
@@ -117,7 +160,7 @@ def flags() -> argparse.ArgumentParser:
         action="append",
         help="directory of the index; repeat it for each shard",
     )
-    add("--queries", type=path_flag, help="JSONL with `_id` and `text`")
+    add("--queries", type=path_flag, help="JSONL with `_id`, `text`, and `language` for --fusion")
     add("--k", type=int, default=10, help="passages per query (default: %(default)s)")
     add("--languages", type=listed, default=(), help="languages of the passages, such as en,ar (default: all)")
     add(
@@ -130,6 +173,13 @@ def flags() -> argparse.ArgumentParser:
     )
     add("--per_language", type=int, help="maximum number of passages of one language")
     add("--calibrate", action="store_true", help="subtract the query's mean score in each passage's language")
+    add(
+        "--fusion",
+        choices=["rrf", "convex"],
+        help="also search by words, in the language of the query, and fuse the results (default: vectors alone)",
+    )
+    add("--language", help="language of the queries that name none, such as de; for --fusion")
+    add("--lexical_weight", type=float, help="weight of the words with --fusion convex, from 0 to 1 (default: 0.5)")
     add("--run", type=path_flag, help="write a TREC run instead of showing the passages")
     add("--describe", action="store_true", help="print size, settings, measured recall and latency")
     add("--model", type=model_flag, help="directory of the model (default: its path when the index was built)")

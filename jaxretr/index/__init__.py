@@ -5,6 +5,6 @@ several indexes.
 """
 
 from jaxretr.index.index import Index
-from jaxretr.index.types import Answer, Hit, IndexedPassage, Searchable, SearchOptions
+from jaxretr.index.types import Answer, Hit, IndexedPassage, LexicalQuery, Searchable, SearchOptions
 
-__all__ = ["Answer", "Hit", "Index", "IndexedPassage", "SearchOptions", "Searchable"]
+__all__ = ["Answer", "Hit", "Index", "IndexedPassage", "LexicalQuery", "SearchOptions", "Searchable"]

@@ -26,7 +26,9 @@ from jaxretr.index.approximate import EXACT_UP_TO, ScannSettings, build_scann
 from jaxretr.index.encoder import describe_encoder
 from jaxretr.index.gate import FALSE_POSITIVE_RATE, check_sentinels
 from jaxretr.index.generation import Generation
+from jaxretr.index.postings import Postings, lexical_directory, postings_of, write_postings
 from jaxretr.index.store import Store, keys
+from jaxretr.index.terms import VERSION
 from jaxretr.index.tuning import measure
 from jaxretr.index.types import IndexedPassage
 from jaxretr.index.vectors import STORAGES, SelectedRows, Storage, write_vectors
@@ -96,6 +98,7 @@ def build_index(
     queries: Sequence[str] = (),
     sentinels: Sequence[str] = (),
     false_positive_rate: float = FALSE_POSITIVE_RATE,
+    lexical: bool = False,
     options: BuildOptions | None = None,
     overwrite: bool = False,
     batch_size: int = 32,
@@ -112,6 +115,8 @@ def build_index(
       queries: typical queries for tuning and for measuring recall; by default, titles and beginnings of passages.
       sentinels: texts of sentinel queries; the index gets a gate (`jaxretr.index.gate`) unless this is empty.
       false_positive_rate: share of a language's passages that the gate may quarantine.
+      lexical: give the index a lexical part, for searches by words. An existing index that is kept does not get one;
+        `Index.add_lexical` adds it.
       options: settings of the build.
       overwrite: replace an existing index that was built from another corpus, model, or options.
       batch_size: as in `Encoder.encode_document`.
@@ -165,6 +170,8 @@ def build_index(
                 vectors = encoder.encode_query([typical_queries[i] for i in selected], batch_size=batch_size)
                 _save(generation / "queries.npy", vectors)
             about = write_generation(generation, store, rows, options)
+            if lexical:
+                about |= write_lexical(generation, store, about["segments"])
             store.checkpoint()
         if sentinels:
             vectors = encoder.encode_query(list(sentinels), batch_size=batch_size)
@@ -185,6 +192,8 @@ def build_from_vectors(
     queries: Float32[np.ndarray, "queries dim"],
     about_encoder: Mapping[str, Any],
     options: BuildOptions | None = None,
+    *,
+    lexical: bool = False,
 ) -> dict[str, Any]:
     """Build an index from existing vectors. An interrupted build cannot resume.
 
@@ -195,6 +204,7 @@ def build_from_vectors(
       queries: vectors of typical queries, for tuning and for measuring recall.
       about_encoder: result of `describe_encoder`.
       options: settings of the build.
+      lexical: give the index a lexical part, for searches by words.
 
     Returns:
       The content of index.json.
@@ -215,6 +225,8 @@ def build_from_vectors(
                 raise ValueError(f"got {len(store)} passages and {len(vectors)} vectors; expected equal numbers")
             _save(generation / "queries.npy", queries)
             about = write_generation(generation, store, vectors, options)
+            if lexical:
+                about |= write_lexical(generation, store, about["segments"])
             store.checkpoint()
         made_from = {"source": "vectors", "options": dataclasses.asdict(options)}
         return _finish(directory, generation, about | dict(about_encoder) | {"made_from": made_from})
@@ -249,6 +261,8 @@ def rebuild(
         shutil.copy(former.path / "queries.npy", generation / "queries.npy")
         rows = SelectedRows(vectors, np.asarray(positions, np.int64), former.about["dim"])
         described = write_generation(generation, new, rows, options)
+        if "lexical" in former.about:
+            described |= write_lexical(generation, new, described["segments"])
         new.checkpoint()
     return former.about | described
 
@@ -289,6 +303,40 @@ def write_generation(generation: Path, store: Store, rows: Rows, options: BuildO
         "measured": measured,
         "built": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def write_lexical(directory: Path, store: Store, segments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Write the terms of the rows of each segment; keep existing directories.
+
+    Args:
+      directory: directory that receives a directory per segment.
+      store: the passages of the segments, in its first rows.
+      segments: segments of the index.
+
+    Returns:
+      The values of index.json that describe the written files.
+    """
+    start = 0
+    for number, segment in enumerate(segments):
+        stop = start + segment["rows"]
+        path = directory / lexical_directory(number)
+        if not path.exists():
+            partial = directory / f".{path.name}"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            write_postings(partial, _postings(store, start, stop))
+            sync_tree(partial)  # as for ScaNN's directories
+            partial.rename(path)
+        start = stop
+    return {"lexical": VERSION}
+
+
+def _postings(store: Store, start: int, stop: int) -> Iterator[Postings]:
+    """Yield the postings of rows `start` to `stop`, exclusive, in blocks, counted from `start`."""
+    for first in range(start, stop, _AT_ONCE):
+        last = min(first + _AT_ONCE, stop)
+        languages, _ = store.labels(first, last)
+        yield postings_of(store.full_texts(first, last), languages, first - start)
 
 
 def _finish(directory: Path, generation: Path, about: dict[str, Any]) -> dict[str, Any]:

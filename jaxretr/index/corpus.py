@@ -115,6 +115,24 @@ def read_queries(path: Path) -> list[tuple[str | None, str]]:
     return queries
 
 
+def read_languages(path: Path) -> list[str | None]:
+    """Return the language of each query in a file, in the order of `read_queries`; None for a query without one.
+
+    Raises:
+      ValueError: a language is not a nonempty text; the message names the file and line.
+    """
+    if path.name.endswith((".tsv", ".tsv.gz")):
+        return [None] * len(read_queries(path))
+    languages: list[str | None] = []
+    for number, row in files.json_lines(path):
+        column = _first_present(row, _FIELDS["language"])
+        language = None if column is None else row[column]
+        if column is not None and not (isinstance(language, str) and language.strip()):
+            raise ValueError(f"{path}, line {number}: language is {_short(language)}; expected a nonempty text")
+        languages.append(language)
+    return languages
+
+
 def read_sentinels(path: Path, false_positive_rate: float) -> list[str]:
     """Return the texts of the sentinel queries in a file (`read_queries`), each once.
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int, UInt64
 
-from jaxretr.index import approximate, layout
+from jaxretr.index import approximate, layout, terms
 from jaxretr.index.approximate import ScannSearcher, ScannSettings
 from jaxretr.index.gate import calibrate, dump_verdict
+from jaxretr.index.postings import appended, lexical_directory, postings_of, read_postings
 from jaxretr.index.quarantine import Mark
 from jaxretr.index.search import Part, Snapshot
 from jaxretr.index.store import Change, Store, keys
@@ -60,6 +61,28 @@ class Generation:
     def close(self) -> None:
         self.store.close()
 
+    @property
+    def has_lexical(self) -> bool:
+        """Whether the index has a lexical part that this version can search."""
+        return self.about.get("lexical") == terms.VERSION
+
+    def add_lexical(self, about: dict[str, Any], switch: Callable[[], None]) -> None:
+        """Use the lexical part whose files are in the generation; if this raises, the generation is as before.
+
+        Args:
+          about: future content of index.json, which names the files.
+          switch: writes index.json.
+        """
+        with self._changing():
+            former = self.about, self._base, self.snapshot
+            try:
+                self.about, self._base = about, _open_base(self.path, about)
+                self.snapshot = self._read()
+                switch()
+            except BaseException:
+                self.about, self._base, self.snapshot = former
+                raise
+
     def update(
         self,
         passages: Sequence[IndexedPassage],
@@ -84,7 +107,8 @@ class Generation:
                 snapshot = _without(self.snapshot, change.deleted)
                 if passages:
                     languages = [passage.language for passage in passages]
-                    snapshot = self._with(snapshot, languages, keys(passage.id for passage in passages), vectors)
+                    texts = [passage.full_text for passage in passages]
+                    snapshot = self._with(snapshot, languages, keys(passage.id for passage in passages), vectors, texts)
                 snapshot = _quarantine(snapshot, change.quarantined)
             self.snapshot = snapshot
         return change
@@ -162,22 +186,32 @@ class Generation:
         self._added = _Growing(dim)
         snapshot = self._base
         if state.languages:
-            snapshot = self._with(snapshot, state.languages, state.keys, state.vectors)
+            texts = self.store.full_texts(start, start + len(state.languages)) if self.has_lexical else ()
+            snapshot = self._with(snapshot, state.languages, state.keys, state.vectors, texts)
         return _quarantine(_without(snapshot, state.deleted), state.quarantined)
 
     def _with(
-        self, snapshot: Snapshot, labels: Sequence[str], row_keys: UInt64[np.ndarray, " rows"], vectors: np.ndarray
+        self,
+        snapshot: Snapshot,
+        labels: Sequence[str],
+        row_keys: UInt64[np.ndarray, " rows"],
+        vectors: np.ndarray,
+        texts: Sequence[str],
     ) -> Snapshot:
-        """Return a snapshot with further rows."""
+        """Return a snapshot with further rows; their texts are used only if the index has a lexical part."""
         language_names = [*snapshot.languages, *sorted(set(labels) - set(snapshot.languages))]
         language = np.asarray([language_names.index(label) for label in labels], np.uint16)
         last = snapshot.parts[-1]
+        postings = last.postings
+        if self.has_lexical:
+            postings = appended(postings, postings_of(texts, labels, len(last)))
         part = replace(
             last,
             vectors=self._added.append(len(last), vectors),
             language=np.concatenate([last.language, language]),
             keys=np.concatenate([last.keys, row_keys]),
             alive=np.concatenate([last.alive, np.ones(len(labels), bool)]),
+            postings=postings,
         )
         sums = np.zeros((len(language_names), vectors.shape[1]))
         sums[: len(snapshot.sums)] = snapshot.sums
@@ -244,7 +278,8 @@ def _open_base(path: Path, about: dict[str, Any]) -> Snapshot:
             searcher = _open_searcher(path / f"scann-{number:05}", ScannSettings(**segment["scann"]))
         vectors = Vectors(path / f"vectors-{number:05}.npy", about["storage"])
         alive = np.ones(segment["rows"], bool)
-        parts.append(Part(start, vectors, searcher, language[segment_rows], row_keys[segment_rows], alive))
+        postings = (read_postings(path / lexical_directory(number)),) if about.get("lexical") == terms.VERSION else ()
+        parts.append(Part(start, vectors, searcher, language[segment_rows], row_keys[segment_rows], alive, postings))
         start += segment["rows"]
     no_vectors = np.empty((0, about["dim"]), np.float32)
     empty = Part(start, no_vectors, None, np.empty(0, np.uint16), np.empty(0, np.uint64), np.empty(0, bool))

@@ -16,12 +16,23 @@ from jaxtyping import Float32, Float64
 
 from jaxretr.files import AnyPath, on_disk, sync_directory
 from jaxretr.index import layout
-from jaxretr.index.build import rebuild
+from jaxretr.index.build import rebuild, write_lexical
 from jaxretr.index.filters import check_options
+from jaxretr.index.fusion import fuse
 from jaxretr.index.gate import FALSE_POSITIVE_RATE, HOW_TO_ADD
 from jaxretr.index.generation import Generation, open_current
+from jaxretr.index.hybrid import Candidates, search_candidates
+from jaxretr.index.lexical import check_lexical, query_keys, term_statistics
 from jaxretr.index.search import RowHits, Snapshot, search
-from jaxretr.index.types import Answer, Hit, IndexedPassage, Quarantined, SearchOptions
+from jaxretr.index.types import (
+    Answer,
+    Hit,
+    IndexedPassage,
+    LexicalQuery,
+    Quarantined,
+    SearchOptions,
+    TermStatistics,
+)
 
 
 class Index:
@@ -103,6 +114,11 @@ class Index:
         return self._current.store.metadata_keys()
 
     @property
+    def has_lexical(self) -> bool:
+        """Whether queries may have a lexical part."""
+        return self._current.has_lexical
+
+    @property
     def language_sums(self) -> dict[str, tuple[Float64[np.ndarray, " dim"], int]]:
         """Sum and number of the vectors in each language; calibration over several shards needs them."""
         snapshot = self._snapshot
@@ -115,8 +131,8 @@ class Index:
         """Return one answer per query; `options[i]` belongs to `queries[i]`.
 
         Raises:
-          ValueError: the queries do not have the width of the index, or a filter names a language, metadata key or kind
-            of value that the index does not have.
+          ValueError: the queries do not have the width of the index, a filter names a language, metadata key or kind of
+            value that the index does not have, or a query has a lexical part and the index has none.
         """
         store = self._current.store
         filter_keys = {key for query_options in options for key in query_options.where}
@@ -124,21 +140,32 @@ class Index:
         if len(kinds) < len(filter_keys):
             kinds = store.metadata_kinds(store.metadata_keys())  # the error message lists all keys
         check_options(options, self.languages, kinds)
-        return self.search_shard(queries, options)
+        check_lexical(options, self.has_lexical)
+        answers = self.search_shard(queries, options)
+        return [
+            answer if one.lexical is None else Answer(fuse(answer.hits, one))
+            for answer, one in zip(answers, options, strict=True)
+        ]
 
     def search_shard(
         self,
         queries: Float32[np.ndarray, "queries dim"],
         options: Sequence[SearchOptions],
         language_means: Mapping[str, Float32[np.ndarray, " dim"]] | None = None,
+        statistics: Sequence[TermStatistics] | None = None,
     ) -> list[Answer]:
         """Search like `search`, but without an error for languages and metadata that only other shards have.
+
+        For a query with a lexical part, return all candidates of this shard, from which `fusion.fuse` makes the answer.
+        The score of a candidate is its score by vectors.
 
         Args:
           queries: query vectors.
           options: options of each query.
           language_means: mean vector of each language over all shards, for calibration; None uses the means of this
             shard.
+          statistics: statistics of the queries with a lexical part, in order, over all shards; None uses the statistics
+            of this shard.
 
         Raises:
           ValueError: the queries do not have the width of the index.
@@ -149,9 +176,28 @@ class Index:
         means = None
         if language_means is not None:
             means = np.stack([language_means.get(name, np.zeros(self.dim, np.float32)) for name in snapshot.languages])
-        results = search(snapshot, queries, options, matching=store.matching, means=means)
-        passages = store.take({int(row) for result in results for row in result.rows})
-        return [_answer(result, passages) for result in results]
+        plain = [number for number, one in enumerate(options) if one.lexical is None]
+        hybrid = [number for number, one in enumerate(options) if one.lexical is not None]
+        results: dict[int, RowHits | Candidates] = {}
+        hits = search(snapshot, queries[plain], [options[n] for n in plain], matching=store.matching, means=means)
+        results |= zip(plain, hits, strict=True)
+        if hybrid:
+            candidates = search_candidates(
+                snapshot,
+                queries[hybrid],
+                [options[number] for number in hybrid],
+                matching=store.matching,
+                means=means,
+                statistics=statistics,
+            )
+            results |= zip(hybrid, candidates, strict=True)
+        passages = store.take({int(row) for result in results.values() for row in result.rows})
+        return [_answer(results[number], passages) for number in range(len(options))]
+
+    def term_statistics(self, queries: Sequence[LexicalQuery]) -> list[TermStatistics]:
+        """Return the statistics of this shard that BM25 needs for each query."""
+        snapshot = self._snapshot
+        return [term_statistics(snapshot, query_keys(query), query.language) for query in queries]
 
     def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> list[str]:
         """Add passages; replace passages whose ids already exist. The update is atomic, and on disk when this returns.
@@ -202,6 +248,28 @@ class Index:
         """
         with self._compaction_lock, self._writing() as current:
             current.set_gate(sentinels, vectors, false_positive_rate)
+
+    def add_lexical(self) -> None:
+        """Add a lexical part to the index from its stored passages; nothing is encoded.
+
+        Searches and updates continue meanwhile. If the process is killed, the index is as before. An index that has a
+        lexical part is left as it is.
+
+        Raises:
+          OSError, RuntimeError: as for `upsert`.
+        """
+        self._check_writable()
+        with self._compaction_lock:
+            with self._writing() as current:
+                pass  # only a compaction replaces it
+            if current.has_lexical:
+                return
+            # Readers ignore the new files until index.json names them.
+            about = current.about | write_lexical(current.path, current.store, current.about["segments"])
+            sync_directory(current.path)
+            about |= {"files": layout.sizes(current.path)}
+            with self._writing():
+                current.add_lexical(about, lambda: layout.switch(self.directory, about))
 
     def quarantine(self, limit: int, after: str = "") -> list[Quarantined]:
         """Return at most `limit` quarantined passages in order of id; only ids above `after`, for the next page.
@@ -313,6 +381,7 @@ class Index:
             "metadata_kinds": current.store.metadata_kinds(keys),
             "since_built": {"upserted": passages - alive, "deleted": base - alive - held},
             "gate": gate,
+            "lexical": current.has_lexical,
             "search": "ScaNN" if any(part.searcher for part in snapshot.parts) else "exact",
         }
 
@@ -367,6 +436,9 @@ def _counts(snapshot: Snapshot) -> dict[str, int]:
     return {name: count for name, count in counts if count}
 
 
-def _answer(result: RowHits, passages: Mapping[int, IndexedPassage]) -> Answer:
+def _answer(result: RowHits | Candidates, passages: Mapping[int, IndexedPassage]) -> Answer:
+    if isinstance(result, Candidates):
+        scores = zip(*(values.tolist() for values in result), strict=True)
+        return Answer(tuple(Hit(passages[row], vector, vector, lexical) for row, vector, lexical in scores))
     hits = zip(result.rows.tolist(), result.scores.tolist(), strict=True)
     return Answer(tuple(Hit(passages[row], score) for row, score in hits))

@@ -5,6 +5,7 @@ index.json       current generation, model, sizes, settings, measured recall and
   passages.sqlite          passages and metadata, and all later upserts and deletions (`store`)
   vectors-00000.npy, …     vectors of each segment (`vectors`)
   scann-00000/, …          ScaNN searcher of each segment that is large enough (`approximate`)
+  lexical-1-00000/, …      terms of each segment, if the index has a lexical part (`postings`)
   languages.npy, keys.npy  language number and key of each row
   sums.npy                 sum of the vectors in each language
   queries.npy              query vectors for measuring recall
@@ -76,6 +77,18 @@ def check_files(generation: Path, about: dict[str, Any]) -> None:
             )
 
 
+def sizes(generation: Path) -> dict[str, int]:
+    """Return the sizes of the files of a generation, except its store.
+
+    Updates change the size of the store; SQLite itself detects damage to it.
+    """
+    return {
+        str(path.relative_to(generation)): path.stat().st_size
+        for path in sorted(generation.rglob("*"))
+        if path.is_file() and not path.name.startswith(STORE)
+    }
+
+
 @contextmanager
 def workspace(directory: Path) -> Iterator[Path]:
     """Yield a new temporary directory inside an index and remove it afterwards.
@@ -101,12 +114,7 @@ def place(directory: Path, generation: Path, about: dict[str, Any]) -> dict[str,
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     numbers = [int(path.name) for path in directory.iterdir() if path.name.isdecimal()]
     name = f"{max(numbers, default=0) + 1:05}"
-    # Updates change the size of the store; SQLite itself detects damage to it.
-    files = {
-        str(path.relative_to(generation)): path.stat().st_size
-        for path in sorted(generation.rglob("*"))
-        if path.is_file() and not path.name.startswith(STORE)
-    }
+    files = sizes(generation)
     sync_tree(generation)
     generation.rename(directory / name)
     sync_directory(directory)

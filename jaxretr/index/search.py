@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, UInt16, UInt64
 
 from jaxretr.index.approximate import EXACT_UP_TO, ScannSearcher
+from jaxretr.index.postings import Postings
 from jaxretr.index.types import SearchOptions
 from jaxretr.index.vectors import Vectors
 from jaxretr.retrieval.calibration import language_means
@@ -39,6 +40,7 @@ class Part:
       language: language number of each row.
       keys: key of each row; breaks ties.
       alive: which rows are neither deleted nor quarantined.
+      postings: terms of the rows, in consecutive blocks; none if the index has no lexical part.
     """
 
     start: int
@@ -47,6 +49,7 @@ class Part:
     language: UInt16[np.ndarray, " rows"]
     keys: UInt64[np.ndarray, " rows"]
     alive: Bool[np.ndarray, " rows"]
+    postings: tuple[Postings, ...] = ()
 
     def __len__(self) -> int:
         return len(self.language)
@@ -55,6 +58,15 @@ class Part:
     def largest_norm(self) -> float:
         """Largest L2 norm of a vector; it bounds the rounding error of matrix products."""
         return self.vectors.largest_norm if isinstance(self.vectors, Vectors) else largest_norm(self.vectors)
+
+    def live_terms(self, language: int) -> int:
+        """Return the number of terms in the live rows of a language."""
+        return int(self._live_terms[language]) if language < len(self._live_terms) else 0
+
+    @functools.cached_property
+    def _live_terms(self) -> Int[np.ndarray, " languages"]:
+        lengths = np.concatenate([np.empty(0, np.uint32), *(block.lengths for block in self.postings)])
+        return np.bincount(self.language[self.alive], lengths[self.alive]).astype(np.int64)
 
     def take(self, rows: Int[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows dim"]:
         """Gather vectors by row position in this part."""

@@ -6,7 +6,9 @@ another one.
 """
 
 import contextlib
+import functools
 import itertools
+import operator
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +19,20 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from jaxretr.index.filters import KINDS, check_options
+from jaxretr.index.fusion import fuse, within_limits
 from jaxretr.index.gate import HOW_TO_ADD
 from jaxretr.index.index import Index, check_passages, check_queries
+from jaxretr.index.lexical import check_lexical
 from jaxretr.index.store import keys
-from jaxretr.index.types import Answer, Hit, IndexedPassage, Quarantined, SearchOptions
+from jaxretr.index.types import (
+    Answer,
+    Hit,
+    IndexedPassage,
+    LexicalQuery,
+    Quarantined,
+    SearchOptions,
+    TermStatistics,
+)
 from jaxretr.retrieval.calibration import language_means
 from jaxretr.tracking import say
 
@@ -37,7 +49,10 @@ class Shard(Protocol):
         queries: Float32[np.ndarray, "queries dim"],
         options: Sequence[SearchOptions],
         language_means: Mapping[str, Float32[np.ndarray, " dim"]] | None = None,
+        statistics: Sequence[TermStatistics] | None = None,
     ) -> list[Answer]: ...
+
+    def term_statistics(self, queries: Sequence[LexicalQuery]) -> list[TermStatistics]: ...
 
     def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> list[str]: ...
 
@@ -103,7 +118,8 @@ class ShardedIndex:
         check_queries(queries, options, self._about[0]["dim"])
         self._check(options)
         means = self._means() if any(query_options.calibrate for query_options in options) else None
-        answers = self._ask(lambda shard, _: shard.search_shard(queries, options, means))
+        statistics = self._statistics([one.lexical for one in options if one.lexical is not None])
+        answers = self._ask(lambda shard, _: shard.search_shard(queries, options, means, statistics))
         missing = tuple(number for number, answer in enumerate(answers) if answer is None)
         if len(missing) == len(answers):
             raise ConnectionError(f"none of the {len(answers)} shards answers; see the logs of the shards")
@@ -183,6 +199,11 @@ class ShardedIndex:
                 kinds.setdefault(key, set()).update(shard_kinds)
         return {key: sorted(key_kinds, key=KINDS.index) for key, key_kinds in kinds.items()}
 
+    @property
+    def has_lexical(self) -> bool:
+        """Whether all shards had a lexical part when they last reported."""
+        return all(about["lexical"] for about in self._about)
+
     def __len__(self) -> int:
         return sum(self.languages.values())
 
@@ -200,6 +221,7 @@ class ShardedIndex:
             "metadata_kinds": self._metadata_kinds,
             "since_built": since_built,
             "gate": self._gate(),
+            "lexical": self.has_lexical,
             "shards": list(self._about),
         }
 
@@ -222,11 +244,15 @@ class ShardedIndex:
                 stack.callback(shard.close)
 
     def _check(self, options: Sequence[SearchOptions]) -> None:
-        try:
+        def check() -> None:
             check_options(options, self.languages, self._metadata_kinds)
+            check_lexical(options, self.has_lexical)
+
+        try:
+            check()
         except ValueError:  # another process may have added the language or key since the last report
             self._ask(lambda _, number: self._refresh(number))
-            check_options(options, self.languages, self._metadata_kinds)
+            check()
 
     def _ask(self, question: Callable[[Shard, int], Any]) -> list[Any]:
         """Ask all shards concurrently; return the answer of each shard, None for a shard that does not answer."""
@@ -275,6 +301,17 @@ class ShardedIndex:
     def _shard_of(self, ids: Sequence[str]) -> np.ndarray:
         return keys(ids) % len(self._shards)
 
+    def _statistics(self, queries: Sequence[LexicalQuery]) -> list[TermStatistics] | None:
+        """Return the statistics of each query over all shards that answer; None if there is no query."""
+        if not queries:
+            return None
+        answers = [
+            answer for answer in self._ask(lambda shard, _: shard.term_statistics(queries)) if answer is not None
+        ]
+        if not answers:
+            return None  # the search will report that no shard answers
+        return [functools.reduce(operator.add, of_shards) for of_shards in zip(*answers, strict=True)]
+
     def _means(self) -> dict[str, np.ndarray]:
         """Return the mean vector of each language over all shards.
 
@@ -293,16 +330,12 @@ class ShardedIndex:
 
 def merge(hits: Sequence[Hit], options: SearchOptions) -> tuple[Hit, ...]:
     """Return the best hits of all shards for one query, in the order of a single index."""
+    if options.lexical is not None:
+        return fuse(hits, options)
     scores = np.asarray([hit.score for hit in hits])
-    order = np.lexsort((keys(hit.passage.id for hit in hits), -scores)).tolist()
-    kept: list[Hit] = []
-    seen: Counter[str] = Counter()
-    for place in order:
-        language = hits[place].passage.language
-        if len(kept) < options.k and (options.per_language is None or seen[language] < options.per_language):
-            kept.append(hits[place])
-            seen[language] += 1
-    return tuple(kept)
+    order = np.lexsort((keys(hit.passage.id for hit in hits), -scores))
+    kept = within_limits(order, [hit.passage.language for hit in hits], options)
+    return tuple(hits[place] for place in kept)
 
 
 def open_shards(directories: Sequence[Any], *, writable: bool = False) -> Index | ShardedIndex:

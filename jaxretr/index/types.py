@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -13,6 +13,13 @@ MetadataValue = str | int | float | bool
 
 UNKNOWN_LANGUAGE = "und"
 """Language of a passage whose language is unknown: "undetermined" in ISO 639."""
+
+
+Fusion = Literal["rrf", "convex"]
+"""How the results of vectors and words are combined; `jaxretr.index.fusion` defines them."""
+
+LEXICAL_WEIGHT = 0.5
+"""Default weight of the BM25 scores in a convex combination."""
 
 
 class DamagedIndexError(ValueError):
@@ -42,6 +49,58 @@ class IndexedPassage:
 
 
 @dataclass(frozen=True, slots=True)
+class LexicalQuery:
+    """The lexical part of a query: its words, to search by BM25 in passages of its language.
+
+    Attributes:
+      text: text of the query.
+      language: language of the query. Only passages with this language code are searched by words.
+      fusion: how the results of vectors and words are combined.
+      weight: weight of the BM25 scores in a convex combination, from 0 to 1; None for `LEXICAL_WEIGHT`.
+
+    Raises:
+      ValueError: the language is empty, the fusion is unknown, the weight is out of range, or `fusion` is "rrf" and
+        there is a weight.
+    """
+
+    text: str
+    language: str
+    fusion: Fusion = "rrf"
+    weight: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.language:
+            raise ValueError("the language of the query is empty; expected a language code of the passages, such as en")
+        if self.fusion not in get_args(Fusion):
+            raise ValueError(f"fusion is {self.fusion!r}; expected one of {', '.join(get_args(Fusion))}")
+        if self.weight is not None and self.fusion != "convex":
+            raise ValueError(
+                f"the weight is {self.weight}, but {self.fusion} has no weight; leave it out, or use convex"
+            )
+        if self.weight is not None and not 0 <= self.weight <= 1:
+            raise ValueError(f"the weight is {self.weight}; expected a number from 0 to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class TermStatistics:
+    """What BM25 needs to know about the passages in the language of a query. Statistics of shards can be added.
+
+    Attributes:
+      passages: number of passages in the language.
+      terms: total number of terms in these passages.
+      frequencies: number of these passages that contain each term of the query, in the order of the terms.
+    """
+
+    passages: int
+    terms: int
+    frequencies: tuple[int, ...]
+
+    def __add__(self, other: "TermStatistics") -> "TermStatistics":
+        frequencies = tuple(map(sum, zip(self.frequencies, other.frequencies, strict=True)))
+        return TermStatistics(self.passages + other.passages, self.terms + other.terms, frequencies)
+
+
+@dataclass(frozen=True, slots=True)
 class SearchOptions:
     """Options of one query.
 
@@ -53,6 +112,7 @@ class SearchOptions:
       per_language: maximum number of passages of one language; None for no limit.
       calibrate: subtract from each score the query's mean score in the passage's language. This counters a preference
         for the query's own language.
+      lexical: also search by words, and fuse the results; None for vectors alone.
 
     Raises:
       ValueError: `k` or `per_language` is below 1, or `where` has a value that metadata cannot hold.
@@ -63,6 +123,7 @@ class SearchOptions:
     where: Mapping[str, MetadataValue | Sequence[MetadataValue]] = field(default_factory=dict)
     per_language: int | None = None
     calibrate: bool = False
+    lexical: LexicalQuery | None = None
 
     def __post_init__(self) -> None:
         for name in ("k", "per_language"):
@@ -95,11 +156,17 @@ class Hit:
     Attributes:
       passage: the passage.
       score: inner product of the query and passage vectors (their cosine if both are L2-normalized), minus the
-        language's mean score if `SearchOptions.calibrate` is set. A higher score is better.
+        language's mean score if `SearchOptions.calibrate` is set. For a query with a lexical part, the fused score.
+        A higher score is better.
+      vector_score: for a query with a lexical part, the score of the vectors; None for other queries.
+      lexical_score: for a query with a lexical part, the BM25 score, or 0 if the passage shares no term with the query
+        or is in another language; None for other queries.
     """
 
     passage: IndexedPassage
     score: float
+    vector_score: float | None = None
+    lexical_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +218,8 @@ class Searchable(Protocol):
         """Return one answer per query; `options[i]` belongs to `queries[i]`.
 
         Raises:
-          ValueError: the queries do not have the width of the index, or a filter names a language or metadata key that
-            the index does not have.
+          ValueError: the queries do not have the width of the index, a filter names a language or metadata key that
+            the index does not have, or a query has a lexical part and the index has none.
         """
         ...
 
@@ -205,11 +272,17 @@ class Searchable(Protocol):
         """Number of passages per language, without quarantined passages."""
         ...
 
+    @property
+    def has_lexical(self) -> bool:
+        """Whether queries may have a lexical part."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """Return size, settings, measured recall and latency, as JSON.
 
         `since_built` has the numbers of passages upserted and deleted since the index was built or compacted. `gate`
         has the settings and thresholds of the gate, and the number of quarantined passages; None without a gate.
+        `lexical` is true if the index has a lexical part.
         """
         ...
 

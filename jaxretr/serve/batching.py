@@ -94,8 +94,8 @@ class Batcher:
         """
         return np.concatenate(await self._in_batches(kind, texts, None))
 
-    async def search(self, queries: Sequence[str], options: SearchOptions) -> list[Answer]:
-        """Return the answer to each query.
+    async def search(self, queries: Sequence[str], options: Sequence[SearchOptions]) -> list[Answer]:
+        """Return the answer to each query; `options[i]` belongs to `queries[i]`.
 
         Raises:
           ServiceError: 503 if too many texts are waiting, 422 if the request has more than `max_queue` texts; others as
@@ -122,7 +122,7 @@ class Batcher:
             self._device.shutdown()
             self._searcher.shutdown()
 
-    async def _in_batches(self, kind: Kind, texts: Sequence[str], options: SearchOptions | None) -> list[Any]:
+    async def _in_batches(self, kind: Kind, texts: Sequence[str], options: Sequence[SearchOptions] | None) -> list[Any]:
         """Return the results of a request, computed batch by batch, so that short requests run in between."""
         self._admit(kind, len(texts))
         results, size, unqueued = [], self._limits[kind], len(texts)
@@ -132,7 +132,7 @@ class Batcher:
                 part = texts[at : at + size]
                 unqueued -= len(part)
                 self._unqueued[kind] -= len(part)
-                results.append(await self._enqueue(kind, part, None if options is None else [options] * len(part)))
+                results.append(await self._enqueue(kind, part, None if options is None else options[at : at + size]))
         finally:
             self._unqueued[kind] -= unqueued
             self._metrics.queued(kind, self._waiting(kind))

@@ -28,7 +28,7 @@ from ray.exceptions import RayTaskError
 from jaxretr.index.encoder import load_encoder
 from jaxretr.index.index import Index
 from jaxretr.index.shards import ShardedIndex
-from jaxretr.index.types import Answer, IndexedPassage, Quarantined, SearchOptions
+from jaxretr.index.types import Answer, IndexedPassage, LexicalQuery, Quarantined, SearchOptions, TermStatistics
 from jaxretr.serve.app import create_app
 from jaxretr.serve.auth import LOOPBACK
 from jaxretr.serve.options import ServiceOptions
@@ -162,9 +162,14 @@ class IndexShard:
         queries: np.ndarray,
         options: Sequence[SearchOptions],
         language_means: Mapping[str, np.ndarray] | None,
+        statistics: Sequence[TermStatistics] | None,
     ) -> list[Answer]:
         """Return the answers of `Index.search_shard`."""
-        return await self._run(self._searching, self._index.search_shard, queries, options, language_means)
+        return await self._run(self._searching, self._index.search_shard, queries, options, language_means, statistics)
+
+    async def term_statistics(self, queries: Sequence[LexicalQuery]) -> list[TermStatistics]:
+        """Call `Index.term_statistics`."""
+        return await self._run(self._searching, self._index.term_statistics, queries)
 
     async def write(self, method: str, arguments: Sequence[Any], until: float) -> Any:
         """Call `Index.upsert`, `Index.delete` or `Index.release`.
@@ -239,8 +244,12 @@ class RemoteShard:
         queries: Float32[np.ndarray, "queries dim"],
         options: Sequence[SearchOptions],
         language_means: Mapping[str, Float32[np.ndarray, " dim"]] | None = None,
+        statistics: Sequence[TermStatistics] | None = None,
     ) -> list[Answer]:
-        return self._ask(self._handle.search, queries, options, language_means, timeout=self._timeout)
+        return self._ask(self._handle.search, queries, options, language_means, statistics, timeout=self._timeout)
+
+    def term_statistics(self, queries: Sequence[LexicalQuery]) -> list[TermStatistics]:
+        return self._ask(self._handle.term_statistics, queries, timeout=self._timeout)
 
     def upsert(self, passages: Sequence[IndexedPassage], vectors: Float32[np.ndarray, "passages dim"]) -> list[str]:
         return self._write("upsert", passages, vectors)

@@ -4,6 +4,7 @@ Input: parsed JSON. Output: objects whose values are all checked. Lone surrogate
 the encoder.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
@@ -23,7 +24,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from jaxretr.index.types import UNKNOWN_LANGUAGE, IndexedPassage, SearchOptions
+from jaxretr.index.types import LEXICAL_WEIGHT, UNKNOWN_LANGUAGE, IndexedPassage, LexicalQuery, SearchOptions
 from jaxretr.serve.options import ServiceOptions
 from jaxretr.tokenization import clean_text
 
@@ -126,6 +127,24 @@ def _only(given: str, absent: str) -> dict[str, Any]:
     return {"required": [given], "properties": {given: {"not": {"type": "null"}}, absent: {"type": "null"}}}
 
 
+class Lexical(Request):
+    """The lexical part of a search: the language of the query, and how words and vectors are combined."""
+
+    language: Language = Field(description="language of the query; only passages in it are searched by words")
+    fusion: Literal["rrf", "convex"] = Field(
+        "rrf", description="reciprocal rank fusion, or a convex combination of the scaled scores"
+    )
+    weight: float | None = Field(
+        None, ge=0, le=1, description=f"weight of the words in a convex combination; null for {LEXICAL_WEIGHT}"
+    )
+
+    @model_validator(mode="after")
+    def _weight_of_convex(self) -> "Lexical":
+        if self.weight is not None and self.fusion != "convex":
+            raise ValueError('"weight" needs "fusion": "convex"')
+        return self
+
+
 class SearchRequest(Request):
     """One query or several queries, with common options."""
 
@@ -140,6 +159,7 @@ class SearchRequest(Request):
     )
     per_language: int | None = Field(None, ge=1, description="maximum number of passages of one language")
     calibrate: bool = Field(False, description="subtract from each score the mean score in the passage's language")
+    lexical: Lexical | None = Field(None, description="also search by words; null for vectors alone")
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> "SearchRequest":
@@ -156,9 +176,14 @@ class SearchRequest(Request):
     def texts(self) -> list[str]:
         return self.queries or [self.query]
 
-    def options(self) -> SearchOptions:
+    def options(self) -> list[SearchOptions]:
+        """Return the options of each query."""
         where = {key: tuple(value) if isinstance(value, list) else value for key, value in self.where.items()}
-        return SearchOptions(self.k, tuple(self.languages), where, self.per_language, self.calibrate)
+        common = SearchOptions(self.k, tuple(self.languages), where, self.per_language, self.calibrate)
+        if self.lexical is None:
+            return [common] * len(self.texts)
+        settings = (self.lexical.language, self.lexical.fusion, self.lexical.weight)
+        return [dataclasses.replace(common, lexical=LexicalQuery(text, *settings)) for text in self.texts]
 
 
 class EmbeddingsRequest(Request):

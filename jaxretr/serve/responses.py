@@ -169,6 +169,7 @@ class Info(_Answer):
     dim: int
     passages: int
     languages: dict[str, int]
+    lexical: bool
     since_built: dict[Literal["upserted", "deleted"], int]
     writable: bool
     limits: dict[str, int]

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxretr.index.types import Searchable
+from jaxretr.index.types import Answer, Searchable
 from jaxretr.model.encode import Encoder
 from jaxretr.serve import responses
 from jaxretr.serve.batching import Batcher, Kind
@@ -89,9 +89,17 @@ class Service:
             )
         self._check_ready()
         async with self._deadline():
-            answers = [responses.hits(answer) for answer in await self._batcher.search(texts, request.options())]
+            answers = [responses.hits(answer) for answer in await self._search(request)]
         body: dict[str, Any] = {"answers": answers} if request.queries else answers[0]
         return {**body, "took_ms": round(1000 * (time.perf_counter() - started), 3)}
+
+    async def _search(self, request: SearchRequest) -> list[Answer]:
+        try:
+            return await self._batcher.search(request.texts, request.options())
+        except ServiceError as error:
+            if error.status == 422 and request.lexical is not None and not self.index.has_lexical:
+                error.param = "lexical"
+            raise
 
     async def embed(self, request: EmbeddingsRequest) -> dict[str, Any]:
         """Return `Embeddings`."""
@@ -159,6 +167,7 @@ class Service:
             "dim": self.encoder.dim,
             "passages": len(self.index),
             "languages": dict(self.index.languages),
+            "lexical": self.index.has_lexical,
             "since_built": self.index.describe()["since_built"],
             "writable": self.options.writable,
             "limits": self.options.limits,

@@ -11,7 +11,7 @@ import pytest
 from jaxretr.index import Index, IndexedPassage, SearchOptions
 from jaxretr.index.shards import ShardedIndex, open_shards
 from jaxretr.index.store import keys
-from jaxretr.index.types import Answer, Quarantined
+from jaxretr.index.types import Answer, Quarantined, TermStatistics
 from tests.index import made
 
 OPTIONS = [
@@ -39,6 +39,9 @@ class Unsteady:
 
     def search_shard(self, *arguments: Any) -> list[Answer]:
         return self._do(lambda: self.index.search_shard(*arguments))
+
+    def term_statistics(self, *arguments: Any) -> list[TermStatistics]:
+        return self._do(lambda: self.index.term_statistics(*arguments))
 
     def upsert(self, *arguments: Any) -> list[str]:
         return self._do(lambda: self.index.upsert(*arguments))

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from jaxretr.index.lexical import check_lexical
 from jaxretr.index.types import Answer, Hit, IndexedPassage, Quarantined, SearchOptions, Verdict
 from jaxretr.model.encode import Encoder
 from jaxretr.serve.app import create_app
@@ -32,6 +33,8 @@ class MemoryIndex:
     Attributes:
       trouble, unreadable: what the next writes, and the next reads, raise.
       calls: how many queries each search had.
+      has_lexical: whether queries may have a lexical part, which changes no answer.
+      asked: the options of the last search.
     """
 
     def __init__(self) -> None:
@@ -42,16 +45,20 @@ class MemoryIndex:
         self.unreadable: Exception | None = None
         self.delay = 0.0
         self.calls: list[int] = []
+        self.has_lexical = False
+        self.asked: list[SearchOptions] = []
         self.missing_shards: tuple[int, ...] = ()
 
     def search(self, queries: np.ndarray, options: Sequence[SearchOptions]) -> list[Answer]:
         assert len(queries) == len(options)
         self.calls.append(len(queries))
+        self.asked = list(options)
         if self.unreadable is not None:
             raise self.unreadable
         for one in options:
             if unknown := set(one.languages) - set(self.languages):
                 raise ValueError(f"no passage is in {sorted(unknown)[0]!r}; expected of {sorted(self.languages)}")
+        check_lexical(options, self.has_lexical)
         return [self._answer(query, one) for query, one in zip(queries, options, strict=True)]
 
     def _answer(self, query: np.ndarray, options: SearchOptions) -> Answer:

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from jaxretr.index.types import IndexedPassage
+from jaxretr.index.types import IndexedPassage, LexicalQuery, SearchOptions
 from jaxretr.serve.app import create_app
 from jaxretr.serve.errors import error_response
 from jaxretr.serve.page import content_security_policy
@@ -91,6 +91,22 @@ def test_filters(client: httpx.Client) -> None:
     assert set(ids(client.post("/search", json={**query, "languages": ["de"]}))) == {f"de{n}" for n in range(4)}
     assert set(ids(client.post("/search", json={**query, "where": {"n": [0, 3]}}))) == {"en0", "en3", "de0", "de3"}
     assert set(ids(client.post("/search", json={**query, "where": {"n": 1, "even": False}}))) == {"en1", "de1"}
+
+
+def test_words_are_searched_if_the_request_has_a_lexical_part(client: httpx.Client, running: Running) -> None:
+    body = {"queries": ["en1 text", "de3"], "lexical": {"language": "de"}}
+    refused = client.post("/search", json=body)
+    assert "the index has no lexical part" in error(refused, 422) and refused.json()["error"]["param"] == "lexical"
+    running.index.has_lexical = True
+    assert client.get("/info").json()["lexical"] is True
+    for settings, expected in [
+        ({"language": "de"}, ("de", "rrf", None)),
+        ({"language": "en", "fusion": "convex", "weight": 0}, ("en", "convex", 0.0)),
+        ({"language": "en", "fusion": None, "weight": None}, ("en", "rrf", None)),
+    ]:
+        assert client.post("/search", json={**body, "k": 2, "lexical": settings}).status_code == 200
+        queries = [LexicalQuery(text, *expected) for text in body["queries"]]
+        assert running.index.asked == [SearchOptions(2, lexical=query) for query in queries]
 
 
 def test_shards_that_are_missing_are_told(client: httpx.Client, running: Running) -> None:
@@ -290,6 +306,7 @@ def test_info_and_models(client: httpx.Client) -> None:
         "dim": 16,
         "passages": 8,
         "languages": {"en": 4, "de": 4},
+        "lexical": False,
         "since_built": {"upserted": 0, "deleted": 0},
         "writable": True,
         "limits": {
@@ -376,7 +393,7 @@ def test_a_null_asks_for_the_default(client: httpx.Client, running: Running) -> 
         assert expected.status_code == found.status_code == 200, found.text
         assert {**expected.json(), "took_ms": 0} == {**found.json(), "took_ms": 0}
 
-    options = ("k", "languages", "where", "per_language", "calibrate")
+    options = ("k", "languages", "where", "per_language", "calibrate", "lexical")
     asked("POST", "/search", {"query": "en1 text"}, *options, "queries")
     asked("POST", "/search", {"queries": ["en1 text"]}, *options, "query")
     embeddings = ("model", "encoding_format", "dimensions", "user", "input_type")
@@ -394,7 +411,7 @@ def test_a_null_asks_for_the_default(client: httpx.Client, running: Running) -> 
 def test_every_field_that_may_be_left_out_may_be_null(running: Running) -> None:
     """So says the description, of which every client can be generated."""
     schemas = running.app.openapi()["components"]["schemas"]
-    for name in ("SearchRequest", "EmbeddingsRequest", "PutRequest", "PassageToPut", "DeleteRequest"):
+    for name in ("SearchRequest", "Lexical", "EmbeddingsRequest", "PutRequest", "PassageToPut", "DeleteRequest"):
         for field, schema in schemas[name]["properties"].items():
             types = [schema.get("type"), *(one.get("type") for one in schema.get("anyOf", ()))]
             nullable = "null" in types or any(isinstance(one, list) and "null" in one for one in types)
@@ -456,6 +473,18 @@ def test_the_default_k_keeps_to_the_limit(max_k: int, default: int) -> None:
         ({"query": "a", "where": {"n": None}}, None, "where.n"),
         ({"query": "a", "per_language": 0}, "per_language", "greater than or equal to 1"),
         ({"query": "a", "calibrate": "yes"}, "calibrate", "valid boolean"),
+        ({"query": "a", "lexical": {}}, "lexical.language", "Field required"),
+        ({"query": "a", "lexical": "de"}, "lexical", "valid dictionary"),
+        ({"query": "a", "lexical": {"language": ""}}, "lexical.language", "at least 1 character"),
+        ({"query": "a", "lexical": {"language": "x" * 36}}, "lexical.language", "at most 35 characters"),
+        ({"query": "a", "lexical": {"language": "de", "fusion": "sum"}}, "lexical.fusion", "'rrf' or 'convex'"),
+        ({"query": "a", "lexical": {"language": "de", "weight": 0.5}}, "lexical", '"weight" needs "fusion": "convex"'),
+        (
+            {"query": "a", "lexical": {"language": "de", "fusion": "convex", "weight": 1.5}},
+            "lexical.weight",
+            "less than or equal to 1, got 1.5",
+        ),
+        ({"query": "a", "lexical": {"language": "de", "k": 3}}, "lexical.k", "not permitted"),
         ([], None, "the body"),
         ("text", None, "the body"),
         (None, None, "the body"),
@@ -488,7 +517,7 @@ def test_a_wrong_search_is_told_why(client: httpx.Client, body: Any, param: str 
         (b'{"query": "a", "where": {"n": 1e999}}', 422, "where.n"),
         (b'{"queries": [' + b"1," * 200_000 + b"1]}", 422, "queries"),
         (b'{"query": "a", "where": {' + MANY + b"}}", 422, "where: expected at most 64 names, got 100000"),
-        (b'{"query": "a", ' + MANY + b"}", 422, "the body: expected at most 7 names, got 100001"),
+        (b'{"query": "a", ' + MANY + b"}", 422, "the body: expected at most 8 names, got 100001"),
     ],
 )
 def test_malformed_bodies(client: httpx.Client, content: bytes, status: int, expected: str) -> None:

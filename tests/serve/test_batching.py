@@ -102,7 +102,7 @@ def test_requests_that_come_together_are_encoded_together_and_get_their_own() ->
     recorded = Recorded()
 
     async def main(batcher: Batcher) -> Any:
-        return await asyncio.gather(*[batcher.search([str(n)], SearchOptions(k=1 + n % 3)) for n in range(9)])
+        return await asyncio.gather(*[batcher.search([str(n)], [SearchOptions(k=1 + n % 3)]) for n in range(9)])
 
     found = recorded.run(main)
     for n, [answer] in enumerate(found):
@@ -244,7 +244,7 @@ def test_what_the_index_refuses_of_one_request_the_others_do_not_suffer_for() ->
     recorded = Recorded()
 
     async def main(batcher: Batcher) -> Any:
-        calls = [batcher.search([str(n)], SearchOptions(k=1, languages=("xx",) * (n == 2))) for n in range(5)]
+        calls = [batcher.search([str(n)], [SearchOptions(k=1, languages=("xx",) * (n == 2))]) for n in range(5)]
         return await asyncio.gather(*calls, return_exceptions=True)
 
     found = recorded.run(main)
@@ -266,8 +266,8 @@ def test_a_fault_of_the_index_is_not_the_clients(trouble: Exception, status: int
     recorded.trouble[2] = trouble
 
     async def main(batcher: Batcher) -> Any:
-        calls = [batcher.search([str(n)], SearchOptions(k=1)) for n in range(5)]
-        return await asyncio.gather(*calls, return_exceptions=True), await batcher.search(["7"], SearchOptions(k=1))
+        calls = [batcher.search([str(n)], [SearchOptions(k=1)]) for n in range(5)]
+        return await asyncio.gather(*calls, return_exceptions=True), await batcher.search(["7"], [SearchOptions(k=1)])
 
     found, after = recorded.run(main)
     assert isinstance(found[2], ServiceError) and found[2].status == status
@@ -307,7 +307,11 @@ def test_all_texts_of_a_request_count_from_the_start(searching: bool) -> None:
     recorded = Recorded(held=True, max_queue=20, max_texts=20)
 
     def ask(batcher: Batcher, count: int) -> asyncio.Task[Any]:
-        call = batcher.search(texts(count), SearchOptions(k=1)) if searching else batcher.embed("query", texts(count))
+        call = (
+            batcher.search(texts(count), [SearchOptions(k=1)] * count)
+            if searching
+            else batcher.embed("query", texts(count))
+        )
         return asyncio.create_task(call)  # type: ignore[arg-type]
 
     async def main(batcher: Batcher) -> None:
@@ -400,7 +404,7 @@ def test_closing_refuses_the_rest_of_a_long_request_and_later_ones(searching: bo
     recorded = Recorded(held=True)
 
     async def main(batcher: Batcher) -> Any:
-        call = batcher.search(texts(12), SearchOptions()) if searching else batcher.embed("query", texts(12))
+        call = batcher.search(texts(12), [SearchOptions()] * 12) if searching else batcher.embed("query", texts(12))
         long = asyncio.create_task(call)  # type: ignore[arg-type]
         await recorded.begun()
         recorded.finish()

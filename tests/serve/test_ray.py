@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from jaxretr.index import Answer, Index, IndexedPassage, SearchOptions
 from jaxretr.index.shards import ShardedIndex
 from jaxretr.index.store import keys
+from jaxretr.index.types import LexicalQuery
 from jaxretr.model.encode import Encoder
 from jaxretr.serve.auth import LOOPBACK
 from tests import tiny
@@ -61,6 +62,12 @@ class Deployed:
             found = self.shards.search(queries, [options] * len(texts))
             assert found == self.expected(queries, options, missing)
             assert len(found[0].hits) >= min(10, options.k)
+        if missing is None:
+            words = [SearchOptions(k=30, lexical=LexicalQuery(text, "en")) for text in texts]
+            assert self.shards.search(queries, words) == self.one.search(queries, words)
+            assert {
+                0 < hit["score"] <= 2 / 61 for hit in self.search(query=texts[0], lexical={"language": "en"})["hits"]
+            } == {True}
         shown = self.search(queries=texts)["answers"]
         for answer, expected in zip(shown, self.expected(queries, SearchOptions(), missing), strict=True):
             assert answer["missing_shards"] == list(expected.missing_shards)
@@ -118,7 +125,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             text = " ".join(f"{language}{meaning}" for meaning in rng.integers(0, tiny.MEANINGS, 10))
             row = {"_id": f"p{number}", "text": text, "language": language, "metadata": {"year": number % 5}}
             file.write(json.dumps(row) + "\n")
-    given = ["--model", root / "model", "--corpus", root / "corpus.jsonl"]
+    given = ["--model", root / "model", "--corpus", root / "corpus.jsonl", "--lexical"]
     builds = [
         subprocess.Popen([sys.executable, SCRIPTS / "build_index.py", *given, "--index", root / name, *more])
         for name, more in (("one", ()), ("shard-0", ("--shard", "0/2")), ("shard-1", ("--shard", "1/2")))
