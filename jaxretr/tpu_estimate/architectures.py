@@ -12,6 +12,7 @@ from typing import cast
 from jaxretr.config import MINI_ENCODER, ModelConfig
 from jaxretr.files import as_path
 from jaxretr.model.architecture import Architecture, Pooling
+from jaxretr.model.families import read_architecture
 from jaxretr.model.hf_layout import read_settings
 
 _BASE = Architecture(
@@ -63,7 +64,7 @@ def architecture_of(model: ModelConfig) -> Architecture:
     if (directory / "config.json").is_file():
         settings = read_settings(directory)
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        architecture = Architecture.from_hf_config(config, pooling=settings.pooling, dense_head=settings.dense_head)
+        architecture = read_architecture(config, pooling=settings.pooling, dense_head=settings.dense_head)
     elif model.model_name_or_path in PUBLISHED:
         architecture = PUBLISHED[model.model_name_or_path]
     else:
