@@ -41,11 +41,8 @@ def assert_close(found, expected, name):
     np.testing.assert_allclose(found, expected, atol=ATOL * max(1, np.abs(expected).max()), rtol=0, err_msg=name)
 
 
-CASES = [
-    pytest.param(name, remat, marks=pytest.mark.slow if "modern" in name and remat != "dots" else ())
-    for name in NAMES
-    for remat in ("none", "dots", "full")
-]
+REMAT = ("none", "dots", "full")
+CASES = [(name, remat) for name in NAMES for remat in (REMAT if "modern" not in name else ("dots",))]
 
 
 @pytest.mark.parametrize(("name", "remat"), CASES)
