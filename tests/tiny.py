@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from jaxretr.config import Config, DataConfig, ModelConfig, TrainConfig
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.encode import Encoder
+from jaxretr.model.families.modern_bert_config import ModernBertArchitecture
 from jaxretr.model.functions import functions, init_params
 
 LANGUAGES = ("en", "de", "el")
@@ -36,6 +37,21 @@ TINY = Architecture(
     layer_norm_eps=1e-5,
     pad_token_id=1,
 )
+
+MODERN = ModernBertArchitecture(
+    model_type="modernbert",
+    vocab_size=len(WORDS) + 3,
+    hidden_size=16,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=24,
+    max_position_embeddings=40,
+    layer_norm_eps=1e-5,
+    pad_token_id=1,
+    global_every=2,
+    window=4,
+)
+"""A ModernBERT whose layers attend to the whole text, to two tokens on each side, and to the whole text."""
 
 
 def tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:

@@ -1,14 +1,13 @@
 """`Architecture`: a hashable description of everything that an encoder's shapes depend on.
 
 Input: a Hugging Face configuration (`config.json`) of the XLM-R or BERT family. Output: an `Architecture`, which can be
-written as such a configuration again.
+written as such a configuration again. Other families derive a class from it (`jaxretr.model.families`).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
-ModelType = Literal["xlm-roberta", "bert"]
 Pooling = Literal["mean", "cls", "max"]
 
 _HF_CLASS = {"xlm-roberta": "XLMRobertaModel", "bert": "BertModel"}
@@ -35,13 +34,16 @@ class Architecture:
     `config.json`. The activation is always the exact GELU, as in every model of these families.
 
     Attributes:
-      model_type: family of the model; it decides the numbering of positions (see `position_offset`) and the tensor
-        names in a checkpoint.
+      model_type: type of the model, one of `MODEL_TYPES`; it decides the numbering of positions (see
+        `position_offset`) and the tensor names in a checkpoint.
       pooling: how token vectors become one vector; `cls` takes the vector of the first token.
       dense_head: (in, out) widths of a tanh layer after pooling, as in LaBSE; None without such a layer.
     """
 
-    model_type: ModelType
+    MODEL_TYPES: ClassVar[tuple[str, ...]] = ("xlm-roberta", "bert")
+    """The values of `model_type` that the class describes."""
+
+    model_type: str
     vocab_size: int
     hidden_size: int
     num_hidden_layers: int
@@ -57,11 +59,8 @@ class Architecture:
     dense_head: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        if self.model_type not in get_args(ModelType):
-            raise ValueError(
-                f"model_type {self.model_type!r} is not supported; expected one of {get_args(ModelType)}. "
-                "Encoders of the XLM-R and BERT families (LaBSE, multilingual-e5, MiniLM) can be loaded."
-            )
+        if self.model_type not in self.MODEL_TYPES:
+            raise ValueError(f"model_type {self.model_type!r} is not supported; expected one of {self.MODEL_TYPES}")
         if self.pooling not in get_args(Pooling):
             raise ValueError(f"pooling {self.pooling!r} is not supported; expected one of {get_args(Pooling)}")
         if self.hidden_size % self.num_attention_heads:
@@ -86,6 +85,16 @@ class Architecture:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def weights_per_layer(self) -> int:
+        """Number of entries of a layer's weight matrices: 4 hidden² + 2 hidden · ffn."""
+        return 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
+
+    @property
+    def attention_reach(self) -> int | None:
+        """Largest distance of two positions that attend to each other in layers with a window; None without windows."""
+        return None
+
+    @property
     def dim(self) -> int:
         """Width of a sentence embedding."""
         return self.dense_head[1] if self.dense_head else self.hidden_size
@@ -102,8 +111,8 @@ class Architecture:
         """
         values: Mapping[str, Any] = config if isinstance(config, Mapping) else config.to_dict()
         model_type = values.get("model_type")
-        if model_type not in ("xlm-roberta", "bert"):
-            raise ValueError(f"config has model_type {model_type!r}; expected one of {get_args(ModelType)}")
+        if model_type not in cls.MODEL_TYPES:
+            raise ValueError(f"config has model_type {model_type!r}; expected one of {cls.MODEL_TYPES}")
         missing = [name for name in _READ if values.get(name) is None]
         if missing:
             raise ValueError(f"config of type {model_type!r} lacks {', '.join(missing)}")

@@ -5,8 +5,8 @@ each other. Output: [batch, length, hidden].
 
 | implementation | |
 |---|---|
-| `xla` | plain matrix products and a softmax; every device, dtype and derivative |
-| `fused` | one kernel on TPU (`jaxretr.model.fused_attention`), cuDNN on GPU; first derivatives only |
+| `xla` | plain matrix products and a softmax; every device, dtype and derivative, and windows |
+| `fused` | one kernel on TPU (`jaxretr.model.fused_attention`), cuDNN on GPU; first derivatives only, no windows |
 """
 
 import math
@@ -71,6 +71,7 @@ def attend(
     heads: int,
     dropout_rate: float,
     key: Key[Array, ""] | None,
+    window: Bool[Array, "#batch length length"] | None = None,
 ) -> Float[Array, "batch length hidden"]:
     """Return the output of multi-head attention.
 
@@ -82,12 +83,15 @@ def attend(
       heads: number of heads.
       dropout_rate: probability of dropping an attention probability.
       key: dropout key; None for no dropout. The implementations drop different entries.
+      window: pairs of positions that are near enough to attend to each other; None for all. Only `xla` has windows.
 
     Raises:
-      ValueError: cuDNN's kernel is asked to drop probabilities.
+      ValueError: a fused kernel is asked for a window, or cuDNN's kernel to drop probabilities.
     """
     if implementation == "xla":
-        return _xla(qkv, texts, heads, dropout_rate, key)
+        return _xla(qkv, texts, heads, dropout_rate, key, window)
+    if window is not None:
+        raise ValueError("the fused kernels do not compute attention within a window; use 'xla'")
     if platform == "gpu":
         if key is not None and dropped_of_256(dropout_rate):
             raise ValueError(
@@ -130,6 +134,8 @@ def resolve_attention(
     if asked == "xla":
         return XLA, ""
     reasons = {
+        f"some layers attend to at most {architecture.attention_reach} tokens on each side, and the fused kernels have "
+        "no windows": architecture.attention_reach is not None,
         "second derivatives are needed, and the fused kernels have first derivatives only": second_derivatives,
         "a TPU v4 core has only 16 MiB of scratch memory": "v4" in device_kind,
         f"{platform} devices have no fused kernel": platform not in ("tpu", "gpu"),
@@ -164,11 +170,14 @@ def _xla(
     heads: int,
     dropout_rate: float,
     key: Key[Array, ""] | None,
+    window: Bool[Array, "#batch length length"] | None,
 ) -> Float[Array, "batch length hidden"]:
     batch, length, width = qkv.shape
     dim = width // 3 // heads
     q, k, v = jnp.moveaxis(qkv.reshape(batch, length, 3, heads, dim), (2, 3), (0, 2))
     attended = texts[:, None] if texts.dtype == jnp.bool_ else texts[:, :, None] == texts[:, None, :]
+    if window is not None:
+        attended = attended & window
     scores = matmul_transposed(q / math.sqrt(dim), k, jnp.float32)
     probabilities = jax.nn.softmax(jnp.where(attended[:, None], scores, NEVER))
     probabilities = dropout(probabilities, dropout_rate, key).astype(qkv.dtype)

@@ -108,15 +108,20 @@ class EncoderFunctions:
     def normalize_embeds(
         self, params: Params, embeds: Float[Array, "batch length hidden"], mask: Bool[Array, "batch length"]
     ) -> Float[Array, "batch length hidden"]:
-        """Return the input of the first layer, in the compute dtype: position and token type added, then LayerNorm."""
-        return self._module(params).normalize_embeds(embeds, mask)
+        """Return the input of the first layer, in the compute dtype: position and token type added, then LayerNorm.
+
+        ModernBERT has neither position nor token type here, only LayerNorm.
+        """
+        module = self._module(params)
+        return module.normalize_embeds(embeds, module.positions(mask))
 
     def encode_normalized(
         self, params: Params, normalized: Float[Array, "batch length hidden"], mask: Bool[Array, "batch length"]
     ) -> Float32[Array, "batch dim"]:
         """Return unit sentence embeddings from the output of `normalize_embeds`: `encode` without its first step."""
         module = self._module(params)
-        return module.normalize_pooled(module.pool(module.transform(normalized, mask), mask))
+        hidden = module.transform(normalized, mask, module.positions(mask))
+        return module.normalize_pooled(module.pool(hidden, mask))
 
     def hidden_states(
         self,

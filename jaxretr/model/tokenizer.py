@@ -47,8 +47,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, architecture: Architectu
     """Check that `tokenizer` can belong to a model of this architecture.
 
     The embedding table may have more rows than the tokenizer has pieces, never fewer. XLM-R derives positions from the
-    padding id, so the padding ids of tokenizer and model must agree. BERT does not, and published BERT-type models
-    disagree with their tokenizers.
+    padding id, so the padding ids of tokenizer and model must agree. BERT and ModernBERT do not, and published
+    BERT-type models disagree with their tokenizers.
 
     Raises:
       ValueError: the tokenizer does not fit.

@@ -1,14 +1,14 @@
 """Load and save weights: convert a Hugging Face checkpoint to the parameter tree and back.
 
 Input: a directory (or hub name) with `config.json` and safetensors files, single or sharded, of any float type. Output:
-an `Architecture` and float32 parameters. The tensor names of a checkpoint appear once, in `checkpoint_views`, which
-maps each name to a numpy view of a parameter array in the checkpoint's orientation. Loading fills these views, saving
-reads them.
+an `Architecture` and float32 parameters. The tensor names of a checkpoint appear once, in `checkpoint_views` of the
+model's family, which maps each name to a numpy view of a parameter array in the checkpoint's orientation. Loading fills
+these views, saving reads them.
 """
 
 import json
 import math
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 
 from jaxretr.files import AnyPath, replaced_file, write_json
 from jaxretr.model.architecture import Architecture
+from jaxretr.model.families import family_of, read_architecture
 from jaxretr.model.functions import Params, param_shapes
 from jaxretr.model.hf_layout import DENSE, INDEX, WEIGHTS, check_weights, find_model, read_settings
 
 _FLOAT_TYPES = ("F64", "F32", "F16", "BF16")  # numpy knows bfloat16 because jax imports ml_dtypes
-_EXTRAS = re.compile(r"(pooler|lm_head|cls)\.|embeddings\.(position_ids|token_type_ids)$")
 _BLOCK_BYTES = 1 << 24
 _ALIGNMENT = 64
 _NAMED = 8  # number of names that an error lists
@@ -34,13 +34,13 @@ def load_architecture(name_or_path: str | AnyPath) -> Architecture:
 
     Raises:
       FileNotFoundError: see `find_model`.
-      ValueError: the model is not of the XLM-R or BERT family.
+      ValueError: the model belongs to no family of `jaxretr.model.families`, or is a variant that is not supported.
     """
     directory = find_model(name_or_path)
     settings = read_settings(directory)
     try:
         config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
-        return Architecture.from_hf_config(config, pooling=settings.pooling, dense_head=settings.dense_head)
+        return read_architecture(config, pooling=settings.pooling, dense_head=settings.dense_head)
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(f"{directory / 'config.json'} does not describe a supported encoder: {error}") from error
 
@@ -68,11 +68,12 @@ def load_params(name_or_path: str | AnyPath, architecture: Architecture | None =
     architecture = architecture or load_architecture(directory)
     settings = read_settings(directory)
     params: Params = jax.tree.map(lambda leaf: _allocate(leaf.shape), param_shapes(architecture))
-    _fill(checkpoint_views(architecture, params), _open_checkpoint(directory), directory)
+    tensors = _open_checkpoint(directory, family_of(architecture.model_type).tensor_name)
+    _fill(checkpoint_views(architecture, params), tensors, directory)
     if architecture.dense_head:
         if settings.dense is None:
             raise ValueError(f"{directory / 'modules.json'} lists no Dense module, but a dense head is expected")
-        _fill(_dense_views(params), _open_checkpoint(settings.dense), settings.dense)
+        _fill(_dense_views(params), _open_checkpoint(settings.dense, str), settings.dense)
     return architecture, params
 
 
@@ -92,34 +93,7 @@ def save_params(directory: str | Path, architecture: Architecture, params: Param
 
 def checkpoint_views(architecture: Architecture, params: Params) -> dict[str, np.ndarray]:
     """Return a view of `params` per Hugging Face tensor name, in Hugging Face's orientation [out, in]."""
-    embeddings, layers = params["embeddings"], params["layers"]
-    views = {
-        "embeddings.word_embeddings.weight": embeddings["word"]["embedding"],
-        "embeddings.position_embeddings.weight": embeddings["position"]["embedding"],
-        "embeddings.token_type_embeddings.weight": embeddings["token_type"]["embedding"],
-        "embeddings.LayerNorm.weight": embeddings["norm"]["scale"],
-        "embeddings.LayerNorm.bias": embeddings["norm"]["bias"],
-    }
-    linears = {
-        "attention.output.dense": layers["attention"]["output"],
-        "intermediate.dense": layers["ffn_in"],
-        "output.dense": layers["ffn_out"],
-    }
-    norms = {"attention.output.LayerNorm": layers["attention_norm"], "output.LayerNorm": layers["ffn_norm"]}
-    qkv, hidden = layers["attention"]["qkv"], architecture.hidden_size
-    for i in range(architecture.num_hidden_layers):
-        prefix = f"encoder.layer.{i}."
-        for part, name in enumerate(("query", "key", "value")):
-            columns = slice(part * hidden, (part + 1) * hidden)
-            views[f"{prefix}attention.self.{name}.weight"] = qkv["kernel"][i, :, columns].T
-            views[f"{prefix}attention.self.{name}.bias"] = qkv["bias"][i, columns]
-        for name, linear in linears.items():
-            views[f"{prefix}{name}.weight"] = linear["kernel"][i].T
-            views[f"{prefix}{name}.bias"] = linear["bias"][i]
-        for name, norm in norms.items():
-            views[f"{prefix}{name}.weight"] = norm["scale"][i]
-            views[f"{prefix}{name}.bias"] = norm["bias"][i]
-    return views
+    return family_of(architecture.model_type).checkpoint_views(architecture, params)
 
 
 def _allocate(shape: tuple[int, ...]) -> np.ndarray:
@@ -156,15 +130,13 @@ class _Tensor:
                 block[...] = file.get_slice(self.name)[start : start + len(block)]
 
 
-def _open_checkpoint(directory: Path) -> dict[str, _Tensor]:
-    """Return the tensors of a checkpoint by name, without the model's name prefix and without known extra tensors."""
+def _open_checkpoint(directory: Path, rename: Callable[[str], str | None]) -> dict[str, _Tensor]:
+    """Return the tensors of a checkpoint by the names that `rename` gives them, without those that it maps to None."""
     files = [WEIGHTS] if (directory / WEIGHTS).is_file() else _read_index(directory / INDEX)
     tensors = {}
     for file in files:
-        for name, tensor in _read_header(directory / file).items():
-            name = re.sub(r"^(roberta|bert)\.", "", name)
-            name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-            if not _EXTRAS.match(name):
+        for stored, tensor in _read_header(directory / file).items():
+            if name := rename(stored):
                 tensors[name] = tensor
     return tensors
 

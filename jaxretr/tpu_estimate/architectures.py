@@ -12,6 +12,8 @@ from typing import cast
 from jaxretr.config import MINI_ENCODER, ModelConfig
 from jaxretr.files import as_path
 from jaxretr.model.architecture import Architecture, Pooling
+from jaxretr.model.families import read_architecture
+from jaxretr.model.families.modern_bert_config import ModernBertArchitecture
 from jaxretr.model.hf_layout import read_settings
 
 _BASE = Architecture(
@@ -41,16 +43,31 @@ _LABSE = dataclasses.replace(
     pooling="cls",
     dense_head=(768, 768),
 )
+_MMBERT = ModernBertArchitecture(
+    model_type="modernbert",
+    vocab_size=256_000,
+    hidden_size=768,
+    num_hidden_layers=22,
+    num_attention_heads=12,
+    intermediate_size=1_152,
+    max_position_embeddings=8_192,
+    layer_norm_eps=1e-5,
+    pad_token_id=0,
+    local_theta=160_000.0,
+)
+_MMBERT_SMALL = dataclasses.replace(_MMBERT, hidden_size=384, num_attention_heads=6)
 
-PUBLISHED = {
+PUBLISHED: dict[str, Architecture] = {
     "FacebookAI/xlm-roberta-base": _BASE,
     "FacebookAI/xlm-roberta-large": _LARGE,
     "intfloat/multilingual-e5-base": _BASE,
     "intfloat/multilingual-e5-large": _LARGE,
     "sentence-transformers/LaBSE": _LABSE,
     MINI_ENCODER: _MINI,
+    "jhu-clsp/mmBERT-small": _MMBERT_SMALL,
+    "jhu-clsp/mmBERT-base": _MMBERT,
 }
-"""Architectures of published models, from their config.json."""
+"""Architectures of published models, from their config.json; mmBERT's from its paper (arXiv 2509.06888)."""
 
 
 def architecture_of(model: ModelConfig) -> Architecture:
@@ -63,7 +80,7 @@ def architecture_of(model: ModelConfig) -> Architecture:
     if (directory / "config.json").is_file():
         settings = read_settings(directory)
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        architecture = Architecture.from_hf_config(config, pooling=settings.pooling, dense_head=settings.dense_head)
+        architecture = read_architecture(config, pooling=settings.pooling, dense_head=settings.dense_head)
     elif model.model_name_or_path in PUBLISHED:
         architecture = PUBLISHED[model.model_name_or_path]
     else:

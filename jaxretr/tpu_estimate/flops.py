@@ -9,15 +9,17 @@ from jaxretr.model.architecture import Architecture
 
 
 def weights(architecture: Architecture, length: int) -> int:
-    """Count products with weights to encode one text: 4 hidden² + 2 hidden · ffn per token and layer, and the head."""
+    """Count products with weights to encode one text: those of each layer per token, and the head."""
     a = architecture
-    per_token = 4 * a.hidden_size**2 + 2 * a.hidden_size * a.intermediate_size
     head = a.dense_head[0] * a.dense_head[1] if a.dense_head else 0
-    return 2 * (a.num_hidden_layers * length * per_token + head)
+    return 2 * (a.num_hidden_layers * length * a.weights_per_layer + head)
 
 
 def attention(architecture: Architecture, length: int) -> int:
-    """Count products of queries with keys, and of probabilities with values, to encode one text."""
+    """Count products of queries with keys, and of probabilities with values, to encode one text.
+
+    Layers with a window compute all products and mask those outside the window, so they count in full.
+    """
     return 2 * architecture.num_hidden_layers * 2 * length**2 * architecture.hidden_size
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.attention import dropout
-from jaxretr.model.encoder import gelu
 from jaxretr.model.functions import functions, init_params, param_shapes
+from jaxretr.model.layers import gelu
 
 LENGTHS = np.array([8, 5, 1, 0])
 MASK = np.arange(8) < LENGTHS[:, None]

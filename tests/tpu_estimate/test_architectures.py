@@ -17,6 +17,8 @@ from tests import tiny
         ("FacebookAI/xlm-roberta-base", 277.5),
         ("FacebookAI/xlm-roberta-large", 558.8),
         ("sentence-transformers/LaBSE", 470.9),
+        ("jhu-clsp/mmBERT-small", 140.5),
+        ("jhu-clsp/mmBERT-base", 307.0),
     ],
 )
 def test_published_models_have_their_number_of_parameters(name: str, millions: float) -> None:

@@ -10,7 +10,7 @@ from jaxretr.config import Config, DataConfig, ModelConfig, TrainConfig
 from jaxretr.model.functions import functions, param_shapes
 from jaxretr.tpu_estimate import flops
 from jaxretr.tpu_estimate.programs import attack_program, encode_program, train_program
-from tests.tiny import TINY
+from tests.tiny import MODERN, TINY
 
 HEAD = dataclasses.replace(TINY, dense_head=(16, 24))
 
@@ -32,7 +32,7 @@ def products(jaxpr) -> int:
     return total
 
 
-@pytest.mark.parametrize("architecture", [TINY, HEAD])
+@pytest.mark.parametrize("architecture", [TINY, HEAD, MODERN])
 def test_encoding(architecture) -> None:
     tokens = jax.ShapeDtypeStruct((3, 12), "int32"), jax.ShapeDtypeStruct((3, 12), "bool")
     traced = jax.make_jaxpr(functions(architecture).encode_ids)(param_shapes(architecture), *tokens)
