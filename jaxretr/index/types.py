@@ -96,10 +96,12 @@ class Hit:
       passage: the passage.
       score: inner product of the query and passage vectors (their cosine if both are L2-normalized), minus the
         language's mean score if `SearchOptions.calibrate` is set. A higher score is better.
+      rerank_score: score of the reranker, by which the answer is then ordered; None without reranking.
     """
 
     passage: IndexedPassage
     score: float
+    rerank_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class Answer:
     """The passages found for one query.
 
     Attributes:
-      hits: passages and their scores, best first.
+      hits: passages and their scores, best first; after reranking, best first by the reranker's score.
       missing_shards: numbers of the shards that did not answer; `hits` then holds the best passages of the other
         shards.
     """
