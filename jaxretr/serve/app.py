@@ -38,6 +38,7 @@ from jaxretr.serve.requests import (
     Request as Body,
 )
 from jaxretr.serve.rerank_requests import RerankDocuments, RerankTexts, rerank_requests
+from jaxretr.serve.reranking import NO_RERANKER
 from jaxretr.serve.responses import JSONResponse
 from jaxretr.serve.root_path import RootPath, route_path
 from jaxretr.serve.service import Service
@@ -46,7 +47,6 @@ _PAGE = 100  # default number of quarantined passages in a response
 _RERANK_PATHS = ("/v1/rerank", "/v2/rerank")  # of Jina and Cohere 1, and of Cohere 2
 _BODY_ERRORS = (400, 408, 413, 415, 422, 500, 503)  # error statuses of every endpoint that takes a body
 _READ_ONLY = "passages cannot be changed: the service was started without --writable"
-_NO_RERANKER = "texts cannot be reranked: the service was started without --reranker"
 _ENCODING_ERRORS = (*_BODY_ERRORS, 504)  # error statuses of every endpoint that encodes texts
 
 
@@ -171,7 +171,7 @@ def create_app(
             return JSONResponse(await service.rerank_documents(body))
 
         for path in _RERANK_PATHS:
-            route("POST", path, responses.Reranked, (*_ENCODING_ERRORS, 404))(
+            route("POST", path, responses.RerankResults, (*_ENCODING_ERRORS, 404))(
                 _with_body(rerank_models.documents)(rerank_documents)
             )
 
@@ -267,7 +267,7 @@ def create_app(
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     absent = {} if options.writable else dict.fromkeys(("/passages", "/quarantine/"), _READ_ONLY)
-    absent |= {} if reranker is not None else dict.fromkeys(("/rerank", *_RERANK_PATHS), _NO_RERANKER)
+    absent |= {} if reranker is not None else dict.fromkeys(("/rerank", *_RERANK_PATHS), NO_RERANKER)
     app.add_exception_handler(HTTPException, functools.partial(_http_error, absent))
     if options.api_key is not None:
         _describe_key(app)

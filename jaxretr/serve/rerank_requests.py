@@ -22,7 +22,7 @@ class RerankTexts(Request):
     truncation_direction: Literal["right", "Right"] = Field("right", description="truncation keeps the beginning")
 
 
-class Document(Request):
+class DocumentToRank(Request):
     """A document as an object."""
 
     text: Text
@@ -32,14 +32,14 @@ class RerankDocuments(Request):
     """Documents to score for a query, in the format of Cohere and Jina."""
 
     query: Text
-    documents: list[Text | Document]
+    documents: list[Text | DocumentToRank]
     model: str | None = Field(None, description="name of the reranker that the service serves")
     top_n: int | None = Field(None, ge=1, description="maximum number of results; null for all")
     return_documents: bool = Field(False, description="return the texts of the documents, too")
 
     @property
     def texts(self) -> list[str]:
-        return [document.text if isinstance(document, Document) else document for document in self.documents]
+        return [document.text if isinstance(document, DocumentToRank) else document for document in self.documents]
 
 
 class RerankRequests(NamedTuple):
@@ -53,7 +53,7 @@ def rerank_requests(options: ServiceOptions) -> RerankRequests:
     """Return the models above with the limits of a service, in validation and in the OpenAPI description."""
     query: Any = limited_text(options, pattern=r"\S")
     text: Any = limited_text(options)
-    document: Any = create_model("Document", __base__=Document, text=(text, ...))
+    document: Any = create_model("DocumentToRank", __base__=DocumentToRank, text=(text, ...))
     most = f"of at most {options.max_text_characters} characters"
     either = Annotated[text | document, expecting(f"a text {most}, or an object with such a text as its field text")]
     return RerankRequests(

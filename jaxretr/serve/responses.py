@@ -124,7 +124,7 @@ class RerankResult(_Answer):
     document: Document | None = None
 
 
-class Reranked(_Answer):
+class RerankResults(_Answer):
     """Documents in order of relevance, in the format of Cohere and Jina."""
 
     model: str
@@ -284,10 +284,10 @@ def ranks(scores: Sequence[float], order: Sequence[int], texts: Sequence[str] | 
     ]
 
 
-def reranked(
+def rerank_results(
     scores: Sequence[float], order: Sequence[int], texts: Sequence[str] | None, *, model: str, tokens: int
 ) -> dict[str, Any]:
-    """Return a `Reranked` with the indices in `order`, and with the texts if `texts` are given."""
+    """Return `RerankResults` with the indices in `order`, and with the texts if `texts` are given."""
     results = [
         {
             "index": index,

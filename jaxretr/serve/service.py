@@ -13,9 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxretr.index.rerank import CANDIDATES, candidates, pairs, reranked
-from jaxretr.index.types import Answer, Searchable
-from jaxretr.model.cross_encoder import CrossEncoder, activate, descending
+from jaxretr.index.types import Searchable
+from jaxretr.model.cross_encoder import CrossEncoder
 from jaxretr.model.encode import Encoder
 from jaxretr.serve import responses
 from jaxretr.serve.batching import Batcher, Kind
@@ -24,6 +23,7 @@ from jaxretr.serve.metrics import Metrics
 from jaxretr.serve.options import ServiceOptions
 from jaxretr.serve.requests import DeleteRequest, EmbeddingsRequest, PutRequest, ReleaseRequest, SearchRequest
 from jaxretr.serve.rerank_requests import RerankDocuments, RerankTexts
+from jaxretr.serve.reranking import NO_RERANKER, Reranking
 from jaxretr.serve.warm_up import encoder_batch_size, pair_shapes, shapes
 from jaxretr.tracking import progress_bar, say
 
@@ -33,6 +33,7 @@ class Service:
 
     Attributes:
       metrics: metrics of this service.
+      reranking: answers requests to rerank; None without a reranker.
       failure: the reason why the service can never become ready, or None. Clients do not see it, since it may name
         paths.
       stopping: whether the service is shutting down; set by the code that runs it.
@@ -43,13 +44,13 @@ class Service:
     ):
         self.index = index
         self.encoder = encoder
-        self.reranker = reranker
         self.options = options
         self.metrics = Metrics(lambda: len(index))
         self.failure: str | None = None
         self.stopping = False
         self._batch_size = encoder_batch_size(options)
         self._batcher = Batcher(self._encode, index.search, options, self.metrics)
+        self.reranking = None if reranker is None else Reranking(reranker, options, self._batcher.score)
         self._writer = ThreadPoolExecutor(1, "write")  # one thread, so that writes run in the order of arrival
         self._compaction: asyncio.Future[None] | None = None
         self._created = int(time.time())
@@ -94,45 +95,34 @@ class Service:
                 f"{self.options.max_hits} passages per response",
                 param="k",
             )
-        options, rerank = request.options(), self._candidates(request)
+        options = request.options()
+        reranking = self._needed_reranking(422) if request.rerank else None
+        if reranking is not None:
+            options = dataclasses.replace(options, k=reranking.candidates(request))
         self._check_ready()
         async with self._deadline():
-            if rerank is None:
-                answers = await self._batcher.search(texts, options)
-            else:
-                answers = await self._batcher.search(texts, dataclasses.replace(options, k=rerank))
-                answers = await self._reranked(texts, answers, request.k)
+            answers = await self._batcher.search(texts, options)
+            if reranking is not None:
+                answers = await reranking.answers(texts, answers, request.k)
         shown = [responses.hits(answer) for answer in answers]
         body: dict[str, Any] = {"answers": shown} if request.queries else shown[0]
         return {**body, "took_ms": round(1000 * (time.perf_counter() - started), 3)}
 
     async def rerank_texts(self, request: RerankTexts) -> list[dict[str, Any]]:
         """Return a `Rank` per text, best first."""
+        reranking = self._needed_reranking(404)
         self._check_ready()
         async with self._deadline():
-            if not request.truncate:
-                await asyncio.to_thread(self._check_lengths, request.query, request.texts)
-            logits = await self._logits([(request.query, text) for text in request.texts])
-        scores = activate(logits, "identity" if request.raw_scores else "sigmoid").tolist()
-        return responses.ranks(scores, descending(logits), request.texts if request.return_text else None)
+            return await reranking.texts(request)
 
     async def rerank_documents(self, request: RerankDocuments) -> dict[str, Any]:
-        """Return a `Reranked`."""
+        """Return `RerankResults`."""
+        reranking = self._needed_reranking(404)
         if request.model is not None and request.model != self.options.reranker:
             raise _no_model(request.model, self.options.reranker)
         self._check_ready()
-        texts = request.texts
-        to_score = [(request.query, text) for text in texts]
         async with self._deadline():
-            logits = await self._logits(to_score)
-            tokens = await asyncio.to_thread(self._count_pair_tokens, to_score)
-        return responses.reranked(
-            activate(logits, "sigmoid").tolist(),
-            descending(logits)[: request.top_n],
-            texts if request.return_documents else None,
-            model=self.options.reranker,
-            tokens=tokens,
-        )
+            return await reranking.documents(request)
 
     async def embed(self, request: EmbeddingsRequest) -> dict[str, Any]:
         """Return `Embeddings`."""
@@ -197,7 +187,7 @@ class Service:
         """Return an `Info`."""
         return {
             "model": self.options.model,
-            "reranker": None if self.reranker is None else self.options.reranker,
+            "reranker": None if self.reranking is None else self.options.reranker,
             "dim": self.encoder.dim,
             "passages": len(self.index),
             "languages": dict(self.index.languages),
@@ -218,54 +208,13 @@ class Service:
 
     def _names(self) -> list[str]:
         """Return the names of the encoder and the reranker, which may be equal."""
-        reranker = [] if self.reranker is None else [self.options.reranker]
+        reranker = [] if self.reranking is None else [self.options.reranker]
         return list(dict.fromkeys([self.options.model, *reranker]))
 
-    def _candidates(self, request: SearchRequest) -> int | None:
-        """Return the number of passages to rerank per query, or None if the request does not ask to rerank."""
-        if request.rerank is False or request.rerank is None:
-            return None
-        if self.reranker is None:
-            message = "passages cannot be reranked: the service was started without --reranker"
-            raise ServiceError(422, message, param="rerank")
-        most, queries = self.options.max_texts, len(request.texts)
-        try:
-            default = max(request.k, min(CANDIDATES, most))
-            number = default if request.rerank is True else candidates(request.k, request.rerank)
-        except ValueError as error:
-            raise ServiceError(422, str(error), param="rerank") from error
-        if queries * number > most:
-            raise ServiceError(
-                422,
-                f"{queries} queries with {number} passages to rerank give {queries * number} pairs; expected at most "
-                f"{most} pairs per request",
-                param="rerank",
-            )
-        return number
-
-    async def _reranked(self, queries: Sequence[str], answers: Sequence[Answer], k: int) -> list[Answer]:
-        assert self.reranker is not None
-        to_score = pairs(queries, answers)
-        logits = await self._logits(to_score) if to_score else np.empty(0, np.float32)
-        return reranked(answers, activate(logits, self.reranker.activation), k)
-
-    async def _logits(self, to_score: Sequence[tuple[str, str]]) -> np.ndarray:
-        """Return the logit of each pair. Pairs of about equal length are scored together, so that little is padded."""
-        order = sorted(range(len(to_score)), key=lambda index: -len(to_score[index][1]))
-        logits = np.empty(len(to_score), np.float32)
-        logits[order] = await self._batcher.score([to_score[index] for index in order])
-        return logits
-
-    def _check_lengths(self, query: str, texts: Sequence[str]) -> None:
-        assert self.reranker is not None
-        for index, pair in enumerate(self.reranker.tokenization.pairs([(query, text) for text in texts])):
-            if pair.truncated:
-                raise ServiceError(
-                    422,
-                    f"texts.{index}: query and text have more than {self.reranker.max_length} tokens together, "
-                    "special tokens included; shorten them, or allow truncation with truncate = true",
-                    param=f"texts.{index}",
-                )
+    def _needed_reranking(self, status: int) -> Reranking:
+        if self.reranking is None:
+            raise ServiceError(status, NO_RERANKER, param="rerank" if status == 422 else None)
+        return self.reranking
 
     def _check_ready(self) -> None:
         if self._not_ready:
@@ -289,18 +238,13 @@ class Service:
 
     def _encode(self, kind: Kind, texts: Sequence[Any]) -> np.ndarray:
         if kind == "pair":
-            assert self.reranker is not None
-            return self.reranker.predict(texts, activation="identity", batch_size=self._batch_size, progress=False)
+            return self._needed_reranking(404).encode(texts, self._batch_size)
         encode = self.encoder.encode_query if kind == "query" else self.encoder.encode_document
         return encode(texts, batch_size=self._batch_size, progress=False)
 
     def _count_tokens(self, kind: Kind, texts: Sequence[str]) -> int:
         tokenize = self.encoder.query_tokenization if kind == "query" else self.encoder.passage_tokenization
         return sum(map(len, tokenize(texts)))
-
-    def _count_pair_tokens(self, to_score: Sequence[tuple[str, str]]) -> int:
-        assert self.reranker is not None
-        return sum(len(pair.ids) for pair in self.reranker.tokenization.pairs(to_score))
 
     async def _warm_up(self) -> None:
         """Compile every shape of batches, one at a time, so that a shutdown waits for one compilation only."""
@@ -316,7 +260,7 @@ class Service:
                     await self._batcher.on_device(functools.partial(self._encode, kind, texts))
         except Exception as error:
             traceback.print_exception(error)
-            models = "encoder" if self.reranker is None else "encoder or the reranker"
+            models = "encoder" if self.reranking is None else "encoder or the reranker"
             self.failure = f"the {models} cannot be warmed up: {error}"
             self._not_ready = f"the {models} cannot be warmed up; see the log of the service"
             return
@@ -329,9 +273,9 @@ class Service:
         of_encoder: list[tuple[Kind, list[Any]]] = [
             ("query", shape.texts) for shape in shapes(self.encoder, self.options)
         ]
-        if self.reranker is None:
+        if self.reranking is None:
             return of_encoder
-        return of_encoder + [("pair", shape.texts) for shape in pair_shapes(self.reranker, self.options)]
+        return of_encoder + [("pair", shape.texts) for shape in pair_shapes(self.reranking.reranker, self.options)]
 
 
 def _no_model(name: str, *expected: str) -> ServiceError:

@@ -66,6 +66,7 @@ def test_a_score_does_not_depend_on_the_other_pairs(reranker: CrossEncoder) -> N
     assert reranker.predict([]).shape == (0,)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close(model: Callable[..., Path]) -> None:
     scores = CrossEncoder.load(model(), dtype="bfloat16").predict(PAIRS)
     assert 0 < np.abs(scores - GOLDEN["scores"]).max() < 0.05

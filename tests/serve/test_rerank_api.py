@@ -138,7 +138,7 @@ def test_a_search_is_reranked(client: httpx.Client, running: Running) -> None:
     several = client.post("/search", json={"queries": ["none", "red"], "k": 1, "rerank": 5}).json()["answers"]
     assert several[0]["hits"][0]["id"] in "de" and several[1]["hits"][0]["id"] in "ab"
     assert client.post("/search", json={"query": QUERY, "k": 5, "rerank": None}).json()["hits"] == plain
-    assert max(running.app.state.service.reranker.batches) <= QUICK.max_passage_batch
+    assert max(running.app.state.service.reranking.reranker.batches) <= QUICK.max_passage_batch
     nothing = {"query": QUERY, "k": 1, "rerank": True, "where": {"year": 1}}
     assert client.post("/search", json=nothing).json()["hits"] == []
 
