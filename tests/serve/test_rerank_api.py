@@ -118,6 +118,15 @@ def test_bad_documents_are_refused(client: httpx.Client, change: dict[str, Any],
     refused(client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS, **change}), status, param)
 
 
+@pytest.mark.parametrize("name", ["RerankTexts", "RerankDocuments", "DocumentToRank"])
+def test_every_field_that_may_be_left_out_may_be_null(running: Running, name: str) -> None:
+    schema = running.app.openapi()["components"]["schemas"][name]
+    for field, described in schema["properties"].items():
+        types = [described.get("type"), *(one.get("type") for one in described.get("anyOf", ()))]
+        nullable = "null" in types or any(isinstance(one, list) and "null" in one for one in types)
+        assert nullable == (field not in schema["required"]), field
+
+
 # ---- Search ----
 
 
