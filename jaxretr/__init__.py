@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxretr.eval.evaluate import evaluate
+    from jaxretr.model.cross_encoder import CrossEncoder
     from jaxretr.model.encode import Encoder
     from jaxretr.types import Passage, Qrel, Query, RetrievalSet, ScoredPassage, TokenBatch
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CrossEncoder",
     "Encoder",
     "Passage",
     "Qrel",
@@ -47,5 +49,9 @@ def __getattr__(name: str) -> Any:
     """Imports a public name on first use: a script that only prepares data need not wait for the encoder."""
     if name not in __all__:
         raise AttributeError(f"module 'jaxretr' has no attribute {name!r}; it has {', '.join(__all__)}")
-    home = {"Encoder": "jaxretr.model.encode", "evaluate": "jaxretr.eval.evaluate"}.get(name, "jaxretr.types")
-    return getattr(importlib.import_module(home), name)
+    homes = {
+        "CrossEncoder": "jaxretr.model.cross_encoder",
+        "Encoder": "jaxretr.model.encode",
+        "evaluate": "jaxretr.eval.evaluate",
+    }
+    return getattr(importlib.import_module(homes.get(name, "jaxretr.types")), name)

@@ -4,6 +4,7 @@ Input: a `tokenizers.Tokenizer` and strings. Output: lists of token ids, and `To
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
@@ -26,6 +27,13 @@ def clean_text(text: str) -> str:
     Lone surrogates are not Unicode text, and the tokenizer rejects them.
     """
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if not text.isascii() else text
+
+
+class TokenizedPair(NamedTuple):
+    """Token ids of a pair of texts, including special tokens, and whether the pair was truncated."""
+
+    ids: list[int]
+    truncated: bool
 
 
 class Tokenization:
@@ -52,6 +60,17 @@ class Tokenization:
         limit = CHARACTERS_PER_TOKEN * self.max_len
         prepared = [self.prefix + clean_text(text[:limit]) for text in texts]
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(prepared)]
+
+    def pairs(self, pairs: Sequence[tuple[str, str]]) -> list[TokenizedPair]:
+        """Tokenize pairs of texts, joined by the tokenizer's own template, without the prefix.
+
+        Pairs that are too long lose tokens at the end of the longer text until both texts are equally long, then at the
+        end of both texts ("longest_first" in transformers).
+        """
+        limit = CHARACTERS_PER_TOKEN * self.max_len
+        prepared = [(clean_text(first[:limit]), clean_text(second[:limit])) for first, second in pairs]
+        encodings = self._tokenizer.encode_batch_fast(prepared)
+        return [TokenizedPair(encoding.ids, bool(encoding.overflowing)) for encoding in encodings]
 
     def buckets_for(self, texts: int) -> tuple[int, ...]:
         """Return the padded lengths for this number of texts, sorted by length; many texts get finer steps."""

@@ -12,7 +12,7 @@ import pytest
 from jaxretr import __version__, cli
 from jaxretr.attack.options import AttackOptions
 from jaxretr.attack.run import MEASURES as ATTACK_MEASURES
-from jaxretr.cli import attack, build_index, evaluate, prepare_data
+from jaxretr.cli import attack, build_index, evaluate, prepare_data, search
 from jaxretr.cli.recipes import find_recipe, recipe_names
 from jaxretr.data import sources
 from jaxretr.eval.evaluate import MEASURES
@@ -20,6 +20,7 @@ from jaxretr.eval.measures import DEPTH
 from jaxretr.eval.runs import RUNS
 from jaxretr.eval.settings import SETTINGS
 from jaxretr.index.approximate import ScannSettings
+from jaxretr.index.rerank import CANDIDATES
 from jaxretr.index.types import UNKNOWN_LANGUAGE
 from jaxretr.index.vectors import STORAGES
 from jaxretr.tpu_estimate.check import PROGRAMS
@@ -97,6 +98,8 @@ def test_defaults_and_choices_are_the_library_s() -> None:
     types = {field.name: field.type for field in dataclasses.fields(ScannSettings)}
     assert types == build_index.SCANN
     assert tuple(sources.BUILDERS) == prepare_data.DATASETS
+    rerank = next(action for action in search.flags()._actions if action.dest == "rerank")
+    assert f"(default: {CANDIDATES}," in str(rerank.help)
     from jaxretr.cli import compile_tpu
 
     assert compile_tpu._PROGRAMS.default == [*PROGRAMS]

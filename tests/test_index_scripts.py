@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 
 from jaxretr.index import layout
 from jaxretr.index.store import Store
+from jaxretr.model.cross_encoder import CrossEncoder
+from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,6 +75,35 @@ def test_a_run_is_written(index: Path, tmp_path: Path) -> None:
     assert [(row[0], row[3]) for row in rows] == [(q, str(rank)) for q in ("q1", "q2") for rank in range(1, 6)]
     scores = [float(row[4]) for row in rows[:5]]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_passages_are_reranked(index: Path, tmp_path: Path) -> None:
+    model = tiny.write_reranker(tmp_path / "reranker")
+    flags = ("--index", index, "--k", 5, "--reranker", model, "en3 de4")
+    run("search.py", *flags, "--rerank", 40, "--run", tmp_path / "out.trec")
+    rows = [line.split() for line in (tmp_path / "out.trec").read_text().splitlines()]
+    ids = [f"{language}{i}" for language in ("en", "de") for i in range(20)]
+    texts = [f"{id} {id[:2]}{int(id[2:]) + 1}" for id in ids]
+    scores = CrossEncoder.load(model).predict([("en3 de4", text) for text in texts], progress=False)
+    best = sorted(range(40), key=lambda place: -scores[place])[:5]
+    assert [row[2] for row in rows] == [ids[place] for place in best]
+    np.testing.assert_allclose([float(row[4]) for row in rows], scores[best], atol=1e-6)
+    assert "reranker" in run("search.py", *flags)
+    assert "--rerank 3 needs a reranker" in run("search.py", "--index", index, "--rerank", 3, "q", fails=True)
+    assert "rerank is 3, but k is 5; expected at least k" in run("search.py", *flags, "--rerank", 3, fails=True)
+    assert "missing: classifier.dense" in run(
+        "search.py", "--index", index, "--reranker", as_reranker(tmp_path / "encoder"), "q", fails=True
+    )
+
+
+def as_reranker(directory: Path) -> Path:
+    """An encoder without a classifier whose config.json has the one label of a reranker."""
+    tiny.encoder().save(directory)
+    config = json.loads((directory / "config.json").read_text()) | {"id2label": {"0": "LABEL_0"}}
+    (directory / "config.json").write_text(json.dumps(config))
+    for name in ("modules.json", "config_sentence_transformers.json"):
+        (directory / name).unlink()
+    return directory
 
 
 def test_it_describes_itself(index: Path, tiny_root: Path) -> None:

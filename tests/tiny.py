@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import tokenizers
+from safetensors.numpy import save_file
 from tokenizers import models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -19,6 +20,8 @@ from jaxretr.model.architecture import Architecture
 from jaxretr.model.encode import Encoder
 from jaxretr.model.families.modern_bert_config import ModernBertArchitecture
 from jaxretr.model.functions import functions, init_params
+from jaxretr.model.tokenizer import save_tokenizer
+from jaxretr.model.weights import checkpoint_views
 
 LANGUAGES = ("en", "de", "el")
 MEANINGS = 40
@@ -58,7 +61,9 @@ def tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
     """Return a tokenizer of words separated by blanks."""
     made = tokenizers.Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
@@ -68,6 +73,29 @@ def encoder() -> Encoder:
     """Return an encoder with random weights."""
     params = init_params(TINY, jax.random.key(0))
     return Encoder(functions(TINY), params, tokenizer(), query_prefix="query: ", passage_prefix="passage: ")
+
+
+def write_reranker(directory: Path) -> Path:
+    """Write a cross-encoder with random weights, in the layout of transformers, and return `directory`."""
+    rng = np.random.default_rng(0)
+    directory.mkdir(parents=True, exist_ok=True)
+    params = jax.tree.map(np.array, init_params(TINY, jax.random.key(1)))
+    weights = {f"roberta.{name}": 10 * view.copy() for name, view in checkpoint_views(TINY, params).items()}
+    for name, shape in (
+        ("dense.weight", (16, 16)),
+        ("dense.bias", 16),
+        ("out_proj.weight", (1, 16)),
+        ("out_proj.bias", 1),
+    ):
+        weights[f"classifier.{name}"] = rng.normal(size=shape).astype(np.float32)
+    save_file(weights, directory / "model.safetensors")
+    config = TINY.to_hf_config() | {
+        "architectures": ["XLMRobertaForSequenceClassification"],
+        "id2label": {"0": "LABEL_0"},
+    }
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_tokenizer(tokenizer(), directory, max_length=TINY.max_length)
+    return directory
 
 
 def write_pairs(directory: Path, *, negatives: int = 1) -> Path:

@@ -25,7 +25,8 @@ from jaxretr.attack.text.search import attacked_by_texts
 from jaxretr.attack.token.poisoned_queries import PoisonedQueries
 from jaxretr.attack.token.transfer import Poisoning
 from jaxretr.attack.victim import Victim
-from jaxretr.model.encode import Encoder, plan_batches
+from jaxretr.model.batches import plan_batches
+from jaxretr.model.encode import Encoder
 from jaxretr.tokenization import Tokenization
 
 if TYPE_CHECKING:

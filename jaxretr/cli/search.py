@@ -3,6 +3,7 @@
     jaxretr search --index index "question in any language"
     jaxretr search --index index --queries queries.jsonl --k 100 --run run.trec
     jaxretr search --index index --fusion rrf --language de "Frage"
+    jaxretr search --index index --reranker models/bge-reranker-base --rerank 100 "question in any language"
     jaxretr search --index index --describe
 
 Repeat --index to name the shards of one index.
@@ -19,31 +20,41 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jaxretr.cli.evaluation_flags import listed
 from jaxretr.files import local_copy, model_flag, path_flag, replaced_file
+from jaxretr.serve.options import RERANKER_MAX_LENGTH
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from jaxretr.index.types import Answer, MetadataValue, SearchOptions
+    from jaxretr.index.types import Answer, Hit, MetadataValue, SearchOptions
 
 
 def main() -> None:
     args = flags().parse_args()
     from jaxretr import parallel
     from jaxretr.index.encoder import load_encoder
+    from jaxretr.index.rerank import candidates, load_reranker, pairs, reranked
     from jaxretr.index.shards import open_shards
     from jaxretr.tracking import console, errors_as_lines
 
     with errors_as_lines():
         parallel.initialize()
         queries = read(args)
+        if args.rerank is not None and not args.reranker:
+            raise ValueError(f"--rerank {args.rerank} needs a reranker; name its directory with --reranker")
         options = options_of(args, queries)
+        if args.reranker:
+            options = [replace(one, k=candidates(args.k, args.rerank)) for one in options]
         with contextlib.closing(open_shards(args.index)) as index:
             about = index.describe()
             if args.describe:
                 console.print_json(json.dumps({name: value for name, value in about.items() if name != "files"}))
                 return
             encoder = load_encoder(about, args.model)
-            answers = index.search(encoder.encode_query([query.text for query in queries]), options)
+            texts = [query.text for query in queries]
+            answers = index.search(encoder.encode_query(texts), options)
+            if args.reranker:
+                reranker = load_reranker(args.reranker, about, args.reranker_max_length)
+                answers = reranked(answers, reranker.predict(pairs(texts, answers)), args.k)
         if args.run:
             write_run(args.run, [query.id for query in queries], answers)
             return
@@ -120,7 +131,7 @@ def read(args: argparse.Namespace) -> list[Query]:
 
 
 def write_run(path: Path, ids: list[str], answers: "list[Answer]") -> None:
-    """Write a TREC run atomically.
+    """Write a TREC run atomically, with the reranker's scores if there are any.
 
     Raises:
       ValueError: a TREC run cannot hold a passage id.
@@ -130,22 +141,29 @@ def write_run(path: Path, ids: list[str], answers: "list[Answer]") -> None:
     check_ids((hit.passage.id for answer in answers for hit in answer.hits), "the index", "rename it in the corpus")
     with replaced_file(path) as partial:
         lines = (
-            f"{id} Q0 {hit.passage.id} {rank} {hit.score:.9g} jaxretr\n"
+            f"{id} Q0 {hit.passage.id} {rank} {final_score(hit):.9g} jaxretr\n"
             for id, answer in zip(ids, answers, strict=True)
             for rank, hit in enumerate(answer.hits, start=1)
         )
         partial.write_text("".join(lines), encoding="utf-8")
 
 
+def final_score(hit: "Hit") -> float:
+    """Return the score that orders the answer."""
+    return hit.score if hit.rerank_score is None else hit.rerank_score
+
+
 def table(question: str, answer: "Answer") -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
-    result = Table("score", "language", "id", "passage", title=escape(question), title_justify="left", expand=True)
+    scores = ["reranker", "score"] if any(hit.rerank_score is not None for hit in answer.hits) else ["score"]
+    result = Table(*scores, "language", "id", "passage", title=escape(question), title_justify="left", expand=True)
     for hit in answer.hits:
         text = hit.passage.full_text
         shown = escape(text if len(text) <= 300 else f"{text[:299]}…")
-        result.add_row(f"{hit.score:.4f}", hit.passage.language, escape(hit.passage.id), shown)
+        own = [] if hit.rerank_score is None else [f"{hit.rerank_score:.4f}"]
+        result.add_row(*own, f"{hit.score:.4f}", hit.passage.language, escape(hit.passage.id), shown)
     return result
 
 
@@ -180,6 +198,15 @@ def flags() -> argparse.ArgumentParser:
     )
     add("--language", help="language of the queries that name none, such as de; for --fusion")
     add("--lexical_weight", type=float, help="weight of the words with --fusion convex, from 0 to 1 (default: 0.5)")
+    add("--reranker", type=model_flag, help="directory or hub name of a cross-encoder that orders the best passages")
+    add("--rerank", type=int, help="passages that the reranker scores per query (default: 50, or --k if it is larger)")
+    add(
+        "--reranker_max_length",
+        type=int,
+        default=RERANKER_MAX_LENGTH,
+        help="maximum number of tokens of a query and a passage together (default: %(default)s, or fewer if the "
+        "reranker supports fewer)",
+    )
     add("--run", type=path_flag, help="write a TREC run instead of showing the passages")
     add("--describe", action="store_true", help="print size, settings, measured recall and latency")
     add("--model", type=model_flag, help="directory of the model (default: its path when the index was built)")

@@ -2,6 +2,7 @@
 
     jaxretr serve --index DIR
     jaxretr serve --index DIR --writable --port 9000
+    jaxretr serve --index DIR --reranker MODEL
 
 Listens on this machine only by default. To serve other machines, name a --host and set an API key, in JAXRETR_API_KEY
 or in a file. Ctrl-C or SIGTERM stops the service after it has answered all accepted requests. docs/serving.md describes
@@ -12,11 +13,10 @@ import argparse
 import contextlib
 import dataclasses
 import sys
-from pathlib import Path
 from typing import Any
 
 from jaxretr.files import AnyPath, model_flag, path_flag
-from jaxretr.serve.options import API_KEY_VARIABLE, ServiceOptions
+from jaxretr.serve.options import API_KEY_VARIABLE, RERANKER_MAX_LENGTH, ServiceOptions, name_of_model
 
 LIMITS = {field.name: field for field in dataclasses.fields(ServiceOptions) if field.type in (int, float)}
 
@@ -25,6 +25,7 @@ def main() -> None:
     args = flags().parse_args()
     from jaxretr import parallel
     from jaxretr.index.encoder import load_encoder
+    from jaxretr.index.rerank import load_reranker
     from jaxretr.serve.app import create_app
     from jaxretr.serve.server import allowed_hosts, read_api_key, run
 
@@ -33,9 +34,10 @@ def main() -> None:
         key = read_api_key(args.api_key_file)
         hosts = allowed_hosts(args.host, key, insecure=args.insecure, names=args.allowed_hosts)
         with contextlib.closing(opened(args.index, writable=args.writable)) as index:
-            path = Path(args.model or index.describe()["model"])
+            about = index.describe()
             options = ServiceOptions(
-                model=path.parent.name if path.name == "model" else path.name,
+                model=name_of_model(args.model or about["model"]),
+                reranker=name_of_model(args.reranker or "reranker"),
                 writable=args.writable,
                 api_key=key,
                 allowed_hosts=hosts,
@@ -46,8 +48,10 @@ def main() -> None:
                 micro_batching=args.micro_batching,
                 **{name: getattr(args, name) for name in LIMITS},
             )
-            encoder = load_encoder(index.describe(), args.model)
-            code = run(create_app(index, encoder, options), options, host=args.host, port=args.port)
+            encoder = load_encoder(about, args.model)
+            reranker = load_reranker(args.reranker, about, args.reranker_max_length) if args.reranker else None
+            app = create_app(index, encoder, options, reranker=reranker)
+            code = run(app, options, host=args.host, port=args.port)
     except KeyboardInterrupt:
         sys.exit("Interrupted before the service started")
     except (ValueError, OSError, RuntimeError) as error:
@@ -85,6 +89,14 @@ def flags() -> argparse.ArgumentParser:
         help="directory of the index; repeat it for each shard",
     )
     add("--model", type=model_flag, help="directory of the model (default: its path when the index was built)")
+    add("--reranker", type=model_flag, help="directory or hub name of a cross-encoder; adds /rerank and /v1/rerank")
+    add(
+        "--reranker_max_length",
+        type=int,
+        default=RERANKER_MAX_LENGTH,
+        help="maximum number of tokens of a query and a passage together (default: %(default)s, or fewer if the "
+        "reranker supports fewer)",
+    )
     add("--host", default="127.0.0.1", help="default: %(default)s")
     add("--port", type=port, default=8000, help="default: %(default)s; 0 selects any free port")
     add("--writable", action="store_true", help="let clients put and delete passages (default: read-only)")

@@ -161,12 +161,14 @@ class Hit:
       vector_score: for a query with a lexical part, the score of the vectors; None for other queries.
       lexical_score: for a query with a lexical part, the BM25 score, or 0 if the passage shares no term with the query
         or is in another language; None for other queries.
+      rerank_score: score of the reranker, by which the answer is then ordered; None without reranking.
     """
 
     passage: IndexedPassage
     score: float
     vector_score: float | None = None
     lexical_score: float | None = None
+    rerank_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,7 @@ class Answer:
     """The passages found for one query.
 
     Attributes:
-      hits: passages and their scores, best first.
+      hits: passages and their scores, best first; after reranking, best first by the reranker's score.
       missing_shards: numbers of the shards that did not answer; `hits` then holds the best passages of the other
         shards.
     """

@@ -5,7 +5,6 @@ the order of the texts. `Encoder.save` writes a directory that transformers and 
 """
 
 import copy
-import dataclasses
 import hashlib
 import json
 import tempfile
@@ -13,29 +12,27 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Float32, Int
+from jaxtyping import Float32
 from transformers import PreTrainedTokenizerFast
 
 from jaxretr import parallel
 from jaxretr.files import AnyPath
-from jaxretr.model.attention import resolve_attention
-from jaxretr.model.functions import EncoderFunctions, Params, functions
+from jaxretr.model.batches import IN_FLIGHT, plan_batches, run_batches
+from jaxretr.model.functions import EncoderFunctions, Params, local_functions
 from jaxretr.model.hf_layout import check_weights, find_model, read_settings, replaced_directory, write_settings
 from jaxretr.model.hub import read_card, upload_model
 from jaxretr.model.tokenizer import check_tokenizer, load_tokenizer, save_tokenizer
 from jaxretr.model.weights import load_params, save_params
-from jaxretr.tokenization import Tokenization, bucket
+from jaxretr.tokenization import Tokenization
 from jaxretr.tracking import progress_bar, say
 
-_TOKENS_PER_TEXT = 128  # `batch_size` is a number of texts of this length
 _WINDOW = 16_384  # texts that are tokenized and sorted by length together
 _BATCH_SIZE = 32  # texts of 128 tokens per device
-_IN_FLIGHT = 2  # batches dispatched before the oldest is fetched
 
 
 class Encoder:
@@ -125,19 +122,14 @@ class Encoder:
           ValueError: weights, configuration and tokenizer do not fit each other.
         """
         directory = find_model(name_or_path)
-        check_weights(directory, name_or_path)
         settings = read_settings(directory)
+        check_weights(directory, name_or_path, dense=settings.dense)
         for note in settings.notes:
             say(f"{name_or_path}: {note}")
         architecture, params = load_params(directory)
-        made = functions(architecture, dtype=dtype)
-        device = jax.local_devices()[0]
-        chosen, _ = resolve_attention(
-            attention, device.platform, architecture, made.dtype, device_kind=device.device_kind
-        )
         saved_length = min(settings.max_seq_length or architecture.max_length, architecture.max_length)
         encoder = cls(
-            dataclasses.replace(made, attention=chosen),
+            local_functions(architecture, dtype=dtype, attention=attention),
             params,
             load_tokenizer(directory),
             max_length=saved_length if max_length is None else max_length,
@@ -220,12 +212,7 @@ class Encoder:
 
     def _batches(self, run: Callable, ids: Sequence[Sequence[int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield, batch by batch, the positions of the texts and the output of `run` for them."""
-        tokenization = self.query_tokenization  # both tokenizations pad in the same way
-        for batch in plan_batches([len(row) for row in ids], tokenization.buckets, _BATCH_SIZE):
-            empty: list[Sequence[int]] = [[]] * (batch.size - len(batch.rows))
-            tokens = tokenization.pad([*(ids[row] for row in batch.rows), *empty], batch.length)
-            result = run(self.params, *parallel.split(tokens))
-            yield batch.rows, parallel.merge(result)[: len(batch.rows)]
+        return run_batches(run, self.params, self.query_tokenization, ids, _BATCH_SIZE)  # both tokenizations pad alike
 
     def save(self, path: str | AnyPath, model_card: str | None = None) -> None:
         """Write a directory that transformers, sentence-transformers (3 to 6) and `load` read.
@@ -318,38 +305,11 @@ class Encoder:
                     empty: list[list[int]] = [[]] * (batch.size - len(batch.rows))
                     tokens = tokenize.pad([ids[row] for row in batch.rows] + empty, batch.length)
                     dispatched.append((start + batch.rows, run(self.params, *parallel.split(tokens))))
-                    if len(dispatched) > _IN_FLIGHT:
+                    if len(dispatched) > IN_FLIGHT:
                         bar.advance(task, fetch())
             while dispatched:
                 bar.advance(task, fetch())
         return embeddings
-
-
-class PlannedBatch(NamedTuple):
-    """Indices of the texts that are encoded together, and the shape [size, length] of their batch."""
-
-    rows: Int[np.ndarray, " texts"]
-    size: int
-    length: int
-
-
-def plan_batches(lengths: Sequence[int], buckets: Sequence[int], batch_size: int) -> Iterator[PlannedBatch]:
-    """Split texts, longest first, into batches of about `batch_size` × 128 tokens per device.
-
-    If the texts of a length bucket do not fill a batch, the next shorter texts join it. So only the last batch can be
-    smaller than the full size of its bucket, and its size is rounded up to a power of two per device. This limits the
-    number of compilations.
-    """
-    devices = parallel.local_device_count()
-    order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
-    start = 0
-    while start < len(order):
-        length = bucket(lengths[order[start]], buckets)
-        per_device = max(1, batch_size * _TOKENS_PER_TEXT // length)
-        rows = order[start : start + devices * per_device]
-        needed = -(-len(rows) // devices)
-        yield PlannedBatch(rows, devices * min(per_device, 1 << (needed - 1).bit_length()), length)
-        start += len(rows)
 
 
 @lru_cache(maxsize=8)

@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from jaxretr.model.architecture import Architecture
-from jaxretr.model.attention import XLA, AttentionOn
+from jaxretr.model.attention import XLA, AttentionOn, resolve_attention
 from jaxretr.model.encoder import Remat, Transformer
 from jaxretr.types import Packing
 
@@ -171,6 +171,25 @@ def functions(
     if dropout_rate is not None and not 0 <= dropout_rate < 1:
         raise ValueError(f"dropout_rate is {dropout_rate}; expected 0 <= rate < 1")
     return EncoderFunctions(architecture, name, remat, dropout_rate, attention)
+
+
+def local_functions(architecture: Architecture, *, dtype: DTypeLike, attention: str = "auto") -> EncoderFunctions:
+    """Return the pure functions of an encoder with the attention that suits the devices of this process.
+
+    Args:
+      architecture: shapes and pooling.
+      dtype: compute dtype, float32 or bfloat16.
+      attention: "auto", "xla" or "fused", see `jaxretr.model.attention.resolve_attention`.
+
+    Raises:
+      ValueError: the dtype is not supported, or "fused" is requested but not available.
+    """
+    encoder = functions(architecture, dtype=dtype)
+    device = jax.local_devices()[0]
+    chosen, _ = resolve_attention(
+        attention, device.platform, architecture, encoder.dtype, device_kind=device.device_kind
+    )
+    return dataclasses.replace(encoder, attention=chosen)
 
 
 def init_params(architecture: Architecture, key: Key[Array, ""]) -> Params:

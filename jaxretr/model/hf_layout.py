@@ -132,18 +132,21 @@ def _check_config(directory: Path, name: str | AnyPath) -> None:
         )
 
 
-def check_weights(directory: Path, name: str | AnyPath) -> None:
+def check_weights(
+    directory: Path, name: str | AnyPath, *, dense: Path | None = None, converter: str = "SentenceTransformer"
+) -> None:
     """Check that a model has weights in safetensors files.
 
     Args:
       directory: directory of the model, as `find_model` returns it.
       name: name under which `find_model` found it.
+      dense: folder of the dense head, which has weights, too; None without such a head.
+      converter: class of sentence-transformers that can convert the model.
 
     Raises:
       FileNotFoundError: the model has no such weights. If it has weights in another format, the message gives a command
         that converts them.
     """
-    dense = read_settings(directory).dense
     for folder in (directory, dense or directory):
         if not any((folder / file).is_file() for file in (WEIGHTS, INDEX)):
             break
@@ -160,9 +163,7 @@ def check_weights(directory: Path, name: str | AnyPath) -> None:
     if not other_formats:
         raise FileNotFoundError(f"{where} has no weights; expected {WEIGHTS}, or {INDEX} and its shards")
     source, converted = directory if in_bucket(name) else as_path(name), f"models/{as_path(name).name}-safetensors"
-    code = (
-        f"from sentence_transformers import SentenceTransformer as S; S({str(source)!r}).save_pretrained({converted!r})"
-    )
+    code = f"from sentence_transformers import {converter} as C; C({str(source)!r}).save_pretrained({converted!r})"
     raise FileNotFoundError(
         f"{where} has no {WEIGHTS}, only {other_formats[0]}, which needs PyTorch. Convert the model once, in "
         f"an environment with the package sentence-transformers, and give {converted} instead: python -c "

@@ -6,6 +6,7 @@ names another file, that file must exist. A null counts as an absent value. A va
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,9 @@ OTHER_POOLING_FLAGS = (
     "pooling_mode_weightedmean_tokens",
     "pooling_mode_lasttoken",
 )
+
+ENCODER_SETTINGS = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
+"""Settings of the Transformer module of an encoder."""
 
 _ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")  # the first of these names that exists is used
@@ -55,7 +59,7 @@ def read_modules(directory: Path) -> dict[str, Path]:
     """
     path = directory / MODULES
     folders: dict[str, Path] = {}
-    for module in _read(path, list) or []:
+    for module in read_json(path, list) or []:
         if not isinstance(module, dict) or not isinstance(module.get("type"), str):
             raise ValueError(f"{path} lists {module!r}; expected an object with the type and the path of a module")
         kind, folder = module["type"].rsplit(".", 1)[-1], directory / str(module.get("path") or "")
@@ -121,7 +125,7 @@ def read_prompts(directory: Path, *, normalized: bool) -> Prompts:
         truncates its embeddings.
     """
     path = directory / PROMPTS
-    config = {name: value for name, value in (_read(path, dict) or {}).items() if value is not None}
+    config = {name: value for name, value in (read_json(path, dict) or {}).items() if value is not None}
     saved = config.pop("prompts", {})
     if not isinstance(saved, dict) or not all(isinstance(text, str | None) for text in saved.values()):
         raise ValueError(f"{path} has the prompts {saved!r}; expected an object of names and texts")
@@ -151,15 +155,20 @@ def read_prompts(directory: Path, *, normalized: bool) -> Prompts:
     return Prompts(query, passage, tuple(notes))
 
 
-def read_length(directory: Path) -> Length:
+def read_length(directory: Path, supported: Mapping[str, Any] = ENCODER_SETTINGS) -> Length:
     """Return the maximum length of the Transformer module, or else of the tokenizer.
+
+    Args:
+      directory: directory of the model.
+      supported: further settings of the Transformer module that have no effect because they describe what the model
+        does anyway.
 
     Raises:
       ValueError: the length is not a number of tokens, or the model needs lower-casing that its tokenizer does not do.
     """
     path = next((directory / name for name in TRANSFORMER if (directory / name).is_file()), directory / TRANSFORMER[0])
-    config = {name: value for name, value in (_read(path, dict) or {}).items() if value is not None}
-    tokenizer = _read(directory / TOKENIZER, dict) or {}
+    config = {name: value for name, value in (read_json(path, dict) or {}).items() if value is not None}
+    tokenizer = read_json(directory / TOKENIZER, dict) or {}
     tokens = _tokens(path, "max_seq_length", config.pop("max_seq_length", None))
     if tokens is None:
         tokens = _tokens(directory / TOKENIZER, "model_max_length", tokenizer.get("model_max_length"))
@@ -169,7 +178,6 @@ def read_length(directory: Path) -> Length:
             "is supported with such a tokenizer"
         )
     notes = []
-    supported = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
     if unknown := sorted(name for name, value in config.items() if value and supported.get(name) != value):
         notes.append(f"{', '.join(unknown)} in {path.name} has no effect")
     if tokenizer.get("truncation_side") == "left":
@@ -186,13 +194,13 @@ def _tokens(path: Path, name: str, value: Any) -> int | None:
 
 
 def _read_named(path: Path) -> dict[str, Any]:
-    config = _read(path, dict)
+    config = read_json(path, dict)
     if config is None:
         raise ValueError(f"{path.parent.parent / MODULES} names {path}, which is absent; download the model again")
     return config
 
 
-def _read(path: Path, kind: type) -> Any:
+def read_json(path: Path, kind: type) -> Any:
     """Return the content of a JSON file; None if the file is absent or contains null."""
     if not path.is_file():
         return None

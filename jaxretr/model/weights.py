@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,6 +23,19 @@ from jaxretr.model.architecture import Architecture
 from jaxretr.model.families import family_of, read_architecture
 from jaxretr.model.functions import Params, param_shapes
 from jaxretr.model.hf_layout import DENSE, INDEX, WEIGHTS, check_weights, find_model, read_settings
+
+
+class CrossEncoderParams(NamedTuple):
+    """Parameters of a cross-encoder: an encoder whose dense head is the first half of the classifier, and the rest.
+
+    Attributes:
+      encoder: parameters of the encoder.
+      out_proj: the last layer, a kernel [hidden, 1] and a bias [1].
+    """
+
+    encoder: Params
+    out_proj: dict[str, Any]
+
 
 _FLOAT_TYPES = ("F64", "F32", "F16", "BF16")  # numpy knows bfloat16 because jax imports ml_dtypes
 _BLOCK_BYTES = 1 << 24
@@ -64,9 +78,9 @@ def load_params(name_or_path: str | AnyPath, architecture: Architecture | None =
         shape or type; the message names them.
     """
     directory = find_model(name_or_path)
-    check_weights(directory, name_or_path)
-    architecture = architecture or load_architecture(directory)
     settings = read_settings(directory)
+    check_weights(directory, name_or_path, dense=settings.dense)
+    architecture = architecture or load_architecture(directory)
     params: Params = jax.tree.map(lambda leaf: _allocate(leaf.shape), param_shapes(architecture))
     tensors = _open_checkpoint(directory, family_of(architecture.model_type).tensor_name)
     _fill(checkpoint_views(architecture, params), tensors, directory)
@@ -75,6 +89,28 @@ def load_params(name_or_path: str | AnyPath, architecture: Architecture | None =
             raise ValueError(f"{directory / 'modules.json'} lists no Dense module, but a dense head is expected")
         _fill(_dense_views(params), _open_checkpoint(settings.dense, str), settings.dense)
     return architecture, params
+
+
+def load_cross_encoder_params(directory: Path, architecture: Architecture) -> CrossEncoderParams:
+    """Load the weights of a cross-encoder into float32 numpy arrays, as `load_params` does.
+
+    The checkpoint has a classifier of two layers: `classifier.dense` is the dense head of `architecture`, and
+    `classifier.out_proj` turns its output into one logit.
+
+    Raises:
+      ValueError: as `load_params`.
+    """
+    encoder: Params = jax.tree.map(lambda leaf: _allocate(leaf.shape), param_shapes(architecture))
+    params = CrossEncoderParams(encoder, {"kernel": _allocate((architecture.dim, 1)), "bias": _allocate((1,))})
+    classifier = {
+        "classifier.dense.weight": encoder["dense_head"]["kernel"].T,
+        "classifier.dense.bias": encoder["dense_head"]["bias"],
+        "classifier.out_proj.weight": params.out_proj["kernel"].T,
+        "classifier.out_proj.bias": params.out_proj["bias"],
+    }
+    tensors = _open_checkpoint(directory, family_of(architecture.model_type).tensor_name)
+    _fill(checkpoint_views(architecture, encoder) | classifier, tensors, directory)
+    return params
 
 
 def save_params(directory: str | Path, architecture: Architecture, params: Params) -> None:
@@ -182,10 +218,10 @@ def _fill(views: dict[str, np.ndarray], tensors: dict[str, _Tensor], directory: 
         if names
     ]
     if problems:
-        raise ValueError(
-            f"the weights in {directory} do not fit its config.json; {'; '.join(problems)}. "
-            "Check that both belong to the same model, with the same head."
-        )
+        remedy = "Check that both belong to the same model, with the same head."
+        if any(name.startswith("classifier.") for name in unexpected):
+            remedy = "A model with a classifier scores pairs of texts: load it with CrossEncoder, or with --reranker."
+        raise ValueError(f"the weights in {directory} do not fit its config.json; {'; '.join(problems)}. {remedy}")
     for name, view in views.items():
         tensors[name].read_into(view)
 

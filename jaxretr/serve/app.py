@@ -1,6 +1,7 @@
 """The service over HTTP: build an ASGI application from an index, an encoder and options."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import functools
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import jaxretr
 from jaxretr.index.types import Searchable
+from jaxretr.model.cross_encoder import CrossEncoder
 from jaxretr.model.encode import Encoder
 from jaxretr.serve import metrics, responses
 from jaxretr.serve.access_log import AccessLog, log, to_stderr
@@ -35,17 +37,26 @@ from jaxretr.serve.requests import (
 from jaxretr.serve.requests import (
     Request as Body,
 )
+from jaxretr.serve.rerank_requests import RerankDocuments, RerankTexts, rerank_requests
+from jaxretr.serve.reranking import NO_RERANKER
 from jaxretr.serve.responses import JSONResponse
 from jaxretr.serve.root_path import RootPath, route_path
 from jaxretr.serve.service import Service
 
 _PAGE = 100  # default number of quarantined passages in a response
+_RERANK_PATHS = ("/v1/rerank", "/v2/rerank")  # of Jina and Cohere 1, and of Cohere 2
 _BODY_ERRORS = (400, 408, 413, 415, 422, 500, 503)  # error statuses of every endpoint that takes a body
+_READ_ONLY = "passages cannot be changed: the service was started without --writable"
 _ENCODING_ERRORS = (*_BODY_ERRORS, 504)  # error statuses of every endpoint that encodes texts
 
 
 def create_app(
-    index: Searchable, encoder: Encoder, options: ServiceOptions, *, write_log: Callable[[str], object] = to_stderr
+    index: Searchable,
+    encoder: Encoder,
+    options: ServiceOptions,
+    *,
+    reranker: CrossEncoder | None = None,
+    write_log: Callable[[str], object] = to_stderr,
 ) -> FastAPI:
     """Return the service as an ASGI app; docs/serving.md and the app's /openapi.json describe the API.
 
@@ -53,12 +64,13 @@ def create_app(
       index: the index to search; the app never closes it.
       encoder: the encoder of the index's passages.
       options: permissions and limits.
+      reranker: scores passages together with the query; None for a service that cannot rerank.
       write_log: receives the lines of the access log.
 
     Returns:
       The app; its `state.service` is the `Service`. The app becomes ready some time after it starts.
     """
-    service = Service(index, encoder, options)
+    service = Service(index, encoder, options, reranker)
     models = requests(options, encoder.dim)
 
     @asynccontextmanager
@@ -131,13 +143,37 @@ def create_app(
 
     @route("GET", "/v1/models", responses.Models)
     async def list_models() -> Response:
-        """List the one model in the format of OpenAI's API."""
+        """List the encoder, and the reranker if there is one, in the format of OpenAI's API."""
         return JSONResponse(service.models())
 
     @route("GET", "/v1/models/{id:path}", responses.Model, (404, 422))
     async def get_model(id: str) -> Response:
         """Describe the model of this name in the format of OpenAI's API."""
         return JSONResponse(service.model(id))
+
+    if reranker is not None:
+        rerank_models = rerank_requests(options)
+
+        @route("POST", "/rerank", list[responses.Rank], _ENCODING_ERRORS)
+        @_with_body(rerank_models.texts)
+        async def rerank_texts(request: Request, body: RerankTexts) -> Response:
+            """Score texts for a query, best first, in the format of text-embeddings-inference."""
+            log(request.scope, texts=len(body.texts))
+            if options.log_queries:
+                log(request.scope, queries=[body.query])
+            return JSONResponse(await service.rerank_texts(body))
+
+        async def rerank_documents(request: Request, body: RerankDocuments) -> Response:
+            """Score documents for a query, best first, in the format of Cohere and Jina."""
+            log(request.scope, texts=len(body.documents))
+            if options.log_queries:
+                log(request.scope, queries=[body.query])
+            return JSONResponse(await service.rerank_documents(body))
+
+        for path in _RERANK_PATHS:
+            route("POST", path, responses.RerankResults, (*_ENCODING_ERRORS, 404))(
+                _with_body(rerank_models.documents)(rerank_documents)
+            )
 
     if options.writable:
 
@@ -230,7 +266,9 @@ def create_app(
         app.add_middleware(RootPath, root_path=options.root_path)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http_error if options.writable else _read_only_error)
+    absent = {} if options.writable else dict.fromkeys(("/passages", "/quarantine/"), _READ_ONLY)
+    absent |= {} if reranker is not None else dict.fromkeys(("/rerank", *_RERANK_PATHS), NO_RERANKER)
+    app.add_exception_handler(HTTPException, functools.partial(_http_error, absent))
     if options.api_key is not None:
         _describe_key(app)
     return app
@@ -283,8 +321,12 @@ async def _invalid(_: Request, error: Exception) -> Response:
     return validation_error(error.errors()).response()
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(absent: Mapping[str, str], request: Request, error: Exception) -> Response:
+    """Return an error response; `absent` has the reasons why endpoints are absent, by the beginnings of their paths."""
     assert isinstance(error, HTTPException)
+    path = route_path(request.scope)
+    if error.status_code == 404 and (reason := next((absent[one] for one in absent if path.startswith(one)), None)):
+        return error_response(404, reason)
     root = request.scope.get("root_path")
     if error.status_code == 404 and root and request.scope["path"] == root and request.method in ("GET", "HEAD"):
         return RedirectResponse(f"{root}/")  # to the search page, whose links are relative
@@ -297,10 +339,3 @@ async def _http_error(request: Request, error: Exception) -> Response:
         405: f"{request.url.path[:80]} does not allow {request.method[:20]}; expected {headers.get('Allow', '')}",
     }
     return error_response(error.status_code, messages.get(error.status_code, error.detail), headers=headers)
-
-
-async def _read_only_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 404 and route_path(request.scope).startswith(("/passages", "/quarantine/")):
-        return error_response(404, "passages cannot be changed: the service was started without --writable")
-    return await _http_error(request, error)

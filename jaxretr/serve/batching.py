@@ -23,11 +23,11 @@ from jaxretr.serve.errors import ServiceError, index_error
 from jaxretr.serve.metrics import Metrics
 from jaxretr.serve.options import ServiceOptions
 
-Kind = Literal["query", "passage"]
-"""Kind of a text, which selects its prefix. Queries and passages never share a batch."""
+Kind = Literal["query", "passage", "pair"]
+"""Kind of a text: a query, a passage, or a pair of query and document for the reranker. Kinds never share a batch."""
 
 MAX_QUERY_BATCHES_AHEAD = 4
-"""Maximum number of query batches that overtake a waiting passage batch."""
+"""Maximum number of query batches that overtake a waiting batch of passages or pairs."""
 _SEARCHES = 2  # running and waiting searches; at this number, the encoding of queries pauses
 
 
@@ -35,8 +35,9 @@ _SEARCHES = 2  # running and waiting searches; at this number, the encoding of q
 class _Job:
     """Texts that stay together in a batch. With `options`, the texts are queries to search for."""
 
-    texts: Sequence[str]
+    texts: Sequence[Any]
     options: Sequence[SearchOptions] | None
+    arrival: float = field(default_factory=time.monotonic)
     result: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -47,14 +48,15 @@ class Batcher:
     does not wait for more requests, with one exception. Clients often send their next request right after a
     response. So after a batch, the device waits at most `max_wait_ms` for these requests. The wait ends early if the
     next batch is full. It also ends if enough requests are queued: the number in the last batch plus the number that
-    were queued when this batch ended. Passages are encoded if no query is queued, if two searches run or wait, or after
-    `MAX_QUERY_BATCHES_AHEAD` query batches have overtaken the passages. A canceled request leaves the queue.
+    were queued when this batch ended. Passages and pairs run if no query is queued, if two searches run or wait, or
+    after `MAX_QUERY_BATCHES_AHEAD` query batches have overtaken them. Among passages and pairs, the job that waits for
+    longest comes first. A canceled request leaves the queue.
 
     At most `max_queue` texts of each kind wait. A request is queued one batch at a time, but all its texts count from
     the start.
 
     Args:
-      encode: embeds texts of one kind; always called from one thread.
+      encode: embeds texts of one kind, or scores pairs; always called from one thread.
       search: answers queries, each with its options; always called from one other thread.
       options: limits and waiting times.
       metrics: receives the queue lengths and the times of batches.
@@ -62,7 +64,7 @@ class Batcher:
 
     def __init__(
         self,
-        encode: Callable[[Kind, Sequence[str]], Float32[np.ndarray, "texts dim"]],
+        encode: Callable[[Kind, Sequence[Any]], Float32[np.ndarray, "texts ..."]],
         search: Callable[[Float32[np.ndarray, "queries dim"], Sequence[SearchOptions]], Sequence[Answer]],
         options: ServiceOptions,
         metrics: Metrics,
@@ -71,16 +73,20 @@ class Batcher:
         self._search = search
         self._options = options
         self._metrics = metrics
-        self._limits: dict[Kind, int] = {"query": options.max_batch, "passage": options.max_passage_batch}
-        self._queues: dict[Kind, deque[_Job]] = {"query": deque(), "passage": deque()}
+        self._limits: dict[Kind, int] = {
+            "query": options.max_batch,
+            "passage": options.max_passage_batch,
+            "pair": options.max_passage_batch,
+        }
+        self._queues: dict[Kind, deque[_Job]] = {kind: deque() for kind in self._limits}
         self._device = ThreadPoolExecutor(1, "encode")
         self._searcher = ThreadPoolExecutor(1, "search")
-        self._unqueued: dict[Kind, int] = {"query": 0, "passage": 0}  # accepted texts that are not yet in the queue
+        self._unqueued: dict[Kind, int] = dict.fromkeys(self._limits, 0)  # accepted texts not yet in the queue
         self._closed = False
         self._running: set[asyncio.Task[None]] = set()
         self._busy = False
         self._searching = 0
-        self._passed_over = 0  # query batches that started while passages waited
+        self._passed_over = 0  # query batches that started while passages or pairs waited
         self._expected = 1  # requests of the last batch plus waiting requests when the device became free
         self._free_since = -math.inf
         self._timer: asyncio.TimerHandle | None = None
@@ -93,6 +99,14 @@ class Batcher:
           ServiceError: 503 if too many texts are waiting, 422 if the request has more than `max_queue` texts.
         """
         return np.concatenate(await self._in_batches(kind, texts, None))
+
+    async def score(self, pairs: Sequence[tuple[str, str]]) -> Float32[np.ndarray, " pairs"]:
+        """Return the reranker's logits in the order of the pairs.
+
+        Raises:
+          ServiceError: as `embed`.
+        """
+        return np.concatenate(await self._in_batches("pair", pairs, None))
 
     async def search(self, queries: Sequence[str], options: Sequence[SearchOptions]) -> list[Answer]:
         """Return the answer to each query; `options[i]` belongs to `queries[i]`.
@@ -122,7 +136,7 @@ class Batcher:
             self._device.shutdown()
             self._searcher.shutdown()
 
-    async def _in_batches(self, kind: Kind, texts: Sequence[str], options: Sequence[SearchOptions] | None) -> list[Any]:
+    async def _in_batches(self, kind: Kind, texts: Sequence[Any], options: Sequence[SearchOptions] | None) -> list[Any]:
         """Return the results of a request, computed batch by batch, so that short requests run in between."""
         self._admit(kind, len(texts))
         results, size, unqueued = [], self._limits[kind], len(texts)
@@ -161,7 +175,7 @@ class Batcher:
     def _queued(self, kind: Kind) -> int:
         return sum(len(job.texts) for job in self._queues[kind])
 
-    async def _enqueue(self, kind: Kind, texts: Sequence[str], options: Sequence[SearchOptions] | None) -> Any:
+    async def _enqueue(self, kind: Kind, texts: Sequence[Any], options: Sequence[SearchOptions] | None) -> Any:
         if self._closed:
             raise _closing()
         job = _Job(texts, options)
@@ -193,7 +207,7 @@ class Batcher:
             jobs.append(queue.popleft())
             texts += len(jobs[-1].texts)
         self._metrics.queued(kind, self._waiting(kind))
-        self._passed_over = self._passed_over + 1 if kind == "query" and self._queues["passage"] else 0
+        self._passed_over = self._passed_over + 1 if kind == "query" and self._waiting_longest() else 0
         self._busy = True
         task = asyncio.get_running_loop().create_task(self._run(kind, jobs))
         self._running.add(task)
@@ -205,9 +219,15 @@ class Batcher:
 
     def _next_kind(self) -> Kind | None:
         queries = bool(self._queues["query"]) and self._searching < _SEARCHES
-        if self._queues["passage"] and (not queries or self._passed_over >= MAX_QUERY_BATCHES_AHEAD):
-            return "passage"
+        other = self._waiting_longest()
+        if other and (not queries or self._passed_over >= MAX_QUERY_BATCHES_AHEAD):
+            return other
         return "query" if queries else None
+
+    def _waiting_longest(self) -> Kind | None:
+        """Return the kind, passages or pairs, whose first job waits for longest; None if neither waits."""
+        waiting = [kind for kind in self._queues if kind != "query" and self._queues[kind]]
+        return min(waiting, key=lambda kind: self._queues[kind][0].arrival, default=None)
 
     async def _run(self, kind: Kind, jobs: Sequence[_Job]) -> None:
         loop = asyncio.get_running_loop()

@@ -30,14 +30,16 @@ class Metrics:
         )
         self._batches = Histogram(
             "jaxretr_batch_texts",
-            "Texts encoded together",
+            "Texts encoded, or pairs reranked, together",
             ["kind"],
             buckets=[2**i for i in range(11)],
             registry=registry,
         )
-        self._queue = Gauge("jaxretr_queue_texts", "Texts waiting for the encoder", ["kind"], registry=registry)
+        self._queue = Gauge(
+            "jaxretr_queue_texts", "Texts waiting for the encoder, pairs for the reranker", ["kind"], registry=registry
+        )
         self._encode = Histogram(
-            "jaxretr_encode_seconds", "Time to encode a batch", ["kind"], buckets=_SECONDS, registry=registry
+            "jaxretr_encode_seconds", "Time to encode or rerank a batch", ["kind"], buckets=_SECONDS, registry=registry
         )
         self._search = Histogram(
             "jaxretr_search_seconds", "Time to search a batch", buckets=_SECONDS, registry=registry

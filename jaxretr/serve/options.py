@@ -5,9 +5,13 @@ import ipaddress
 import math
 import re
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 API_KEY_VARIABLE = "JAXRETR_API_KEY"
 """Environment variable with the key that clients must send."""
+
+RERANKER_MAX_LENGTH = 512
+"""Default limit on the tokens of a pair. Rerankers of 8,192 positions exist, but each padded length is compiled."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,7 @@ class ServiceOptions:
 
     Attributes:
       model: name of the model in /info and /v1/models.
+      reranker: name of the reranker in /info and /v1/models, if the service has one.
       writable: whether clients may put and delete passages.
       api_key: key that clients must send as `Authorization: Bearer KEY`; None accepts every client.
       allowed_hosts: host names, without ports, that requests may be addressed to; `*.example.org` for all names below
@@ -30,14 +35,15 @@ class ServiceOptions:
       micro_batching: whether waiting requests are encoded together; otherwise one after the other.
       max_batch: maximum number of queries encoded together. Texts of more than 32 tokens form proportionally smaller
         batches.
-      max_passage_batch: maximum number of passages encoded together. Queries that arrive meanwhile wait for the batch.
+      max_passage_batch: maximum number of passages encoded together, and of pairs reranked together. Queries that
+        arrive meanwhile wait for the batch.
       max_wait_ms: time in ms that an idle device waits for the next requests of just-answered clients. A lone client
         never waits.
-      max_queue: maximum number of waiting queries, and of waiting passages; beyond it, requests are answered
-        with 503. All texts of a request count until they are encoded.
+      max_queue: maximum number of waiting queries, of waiting passages, and of pairs that wait for the reranker; beyond
+        it, requests are answered with 503. All texts of a request count until they are encoded.
       max_body_bytes: maximum size of a request body in bytes.
       max_text_characters: maximum number of characters in a query or a passage.
-      max_texts: maximum number of queries, texts or passages in a request.
+      max_texts: maximum number of queries, texts, passages or pairs to rerank in a request.
       max_k: maximum number of passages per query.
       max_hits: maximum number of passages in a response, over all its queries.
       max_connections: maximum number of connections; a further one replaces a client without a complete request.
@@ -49,6 +55,7 @@ class ServiceOptions:
     """
 
     model: str = "jaxretr"
+    reranker: str = "reranker"
     writable: bool = False
     api_key: str | None = field(default=None, repr=False)
     allowed_hosts: tuple[str, ...] = ()
@@ -101,8 +108,9 @@ class ServiceOptions:
             raise ValueError(
                 f"root_path is {self.root_path!r}; expected a path such as /jaxretr, without a slash at the end"
             )
-        if not self.model:
-            raise ValueError("model is empty; expected the name that clients see")
+        for name in ("model", "reranker"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; expected the name that clients see")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip() == self.api_key != ""):
             raise ValueError("the API key is empty, starts or ends with a blank, or is not ASCII; choose another key")
 
@@ -110,6 +118,12 @@ class ServiceOptions:
     def limits(self) -> dict[str, int]:
         """Limits on requests, as /info reports them to clients."""
         return {name: getattr(self, name) for name in LIMITS}
+
+
+def name_of_model(path: str) -> str:
+    """Return the name of a model for clients: its directory's name, or for `NAME/model` of a training run, NAME."""
+    parts = PurePath(path)
+    return parts.parent.name if parts.name == "model" else parts.name
 
 
 LIMITS = ("max_body_bytes", "max_text_characters", "max_texts", "max_k", "max_hits")

@@ -27,11 +27,12 @@ from ray.exceptions import RayTaskError
 
 from jaxretr.index.encoder import load_encoder
 from jaxretr.index.index import Index
+from jaxretr.index.rerank import load_reranker
 from jaxretr.index.shards import ShardedIndex
 from jaxretr.index.types import Answer, IndexedPassage, LexicalQuery, Quarantined, SearchOptions, TermStatistics
 from jaxretr.serve.app import create_app
 from jaxretr.serve.auth import LOOPBACK
-from jaxretr.serve.options import ServiceOptions
+from jaxretr.serve.options import RERANKER_MAX_LENGTH, ServiceOptions, name_of_model
 from jaxretr.serve.server import read_api_key
 from jaxretr.tracking import say
 
@@ -47,6 +48,9 @@ class RayOptions(BaseModel):
     Attributes:
       index: directories of all shards, as paths on the shards' machines; separated by commas on a command line.
       model: current location of the model (default: its location when the index was built).
+      reranker: directory or hub name of a cross-encoder, which the ingress loads; it adds /rerank and /v1/rerank.
+      reranker_max_length: maximum number of tokens of a query and a passage together, or fewer if the reranker supports
+        fewer.
       writable: whether clients may put and delete passages.
       api_key_file: file with the key that clients must send (default: JAXRETR_API_KEY in the ingress's environment).
       insecure: whether to answer requests without a key that are addressed to names other than the loopback names.
@@ -63,6 +67,8 @@ class RayOptions(BaseModel):
 
     index: Annotated[list[Path], _COMMAS] = Field(min_length=1)
     model: str | None = None
+    reranker: str | None = None
+    reranker_max_length: int = RERANKER_MAX_LENGTH
     writable: bool = False
     api_key_file: Path | None = None
     insecure: bool = False
@@ -88,9 +94,9 @@ class RayOptions(BaseModel):
             raise ValueError(f"unknown limit {', '.join(unknown)}; expected one of {', '.join(known)}")
         key = read_api_key(self.api_key_file)
         open_to_all = (key is not None or self.insecure) and not self.allowed_hosts
-        path = Path(self.model or model)
         return ServiceOptions(
-            model=path.parent.name if path.name == "model" else path.name,
+            model=name_of_model(self.model or model),
+            reranker=name_of_model(self.reranker or "reranker"),
             writable=self.writable,
             api_key=key,
             allowed_hosts=() if open_to_all else (*LOOPBACK, *self.allowed_hosts),
@@ -333,4 +339,5 @@ def _app(args: RayOptions) -> FastAPI:
     connect = functools.partial(RemoteShard, timeout=args.shard_timeout, write_timeout=args.shard_write_timeout)
     index = ShardedIndex([connect(handle) for handle in handles])
     about = index.describe()
-    return create_app(index, load_encoder(about, args.model), args.service(about["model"]))
+    reranker = load_reranker(args.reranker, about, args.reranker_max_length) if args.reranker else None
+    return create_app(index, load_encoder(about, args.model), args.service(about["model"]), reranker=reranker)

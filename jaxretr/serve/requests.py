@@ -63,7 +63,7 @@ def _without_default(schema: dict[str, Any]) -> None:
     del schema["default"]  # the default is only a placeholder for an absent field
 
 
-def _expecting(what: str) -> WrapValidator:
+def expecting(what: str) -> WrapValidator:
     """Return a validator that replaces the errors of a union, one per member, by one message."""
 
     def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
@@ -81,11 +81,11 @@ Language = Annotated[str, Field(min_length=1, max_length=35, examples=["en"])]
 MetadataKey = Annotated[str, Field(max_length=128)]
 MetadataValue = Annotated[
     bool | Annotated[int, Field(ge=-_INT64, lt=_INT64)] | float | Text,
-    _expecting("a string, a finite number, true or false"),
+    expecting("a string, a finite number, true or false"),
 ]
 Wanted = Annotated[
     MetadataValue | Annotated[list[MetadataValue], Field(min_length=1, max_length=256)],
-    _expecting("a string, a finite number, true or false, or a list of 1 to 256 such values"),
+    expecting("a string, a finite number, true or false, or a list of 1 to 256 such values"),
 ]
 
 
@@ -160,6 +160,7 @@ class SearchRequest(Request):
     per_language: int | None = Field(None, ge=1, description="maximum number of passages of one language")
     calibrate: bool = Field(False, description="subtract from each score the mean score in the passage's language")
     lexical: Lexical | None = Field(None, description="also search by words; null for vectors alone")
+    rerank: bool | int | None = False
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> "SearchRequest":
@@ -253,6 +254,16 @@ class Requests(NamedTuple):
     release: type[ReleaseRequest]
 
 
+def limited_text(options: ServiceOptions, **limits: Any) -> Any:
+    """Return the type of a text of at most `max_text_characters` characters, with further limits of pydantic."""
+    return Annotated[str, Field(max_length=options.max_text_characters, **limits), BeforeValidator(_cleaned)]
+
+
+def limited_list(options: ServiceOptions, kind: Any) -> Any:
+    """Return the type of a list of 1 to `max_texts` values of a type."""
+    return Annotated[list[kind], Field(min_length=1, max_length=options.max_texts)]
+
+
 def requests(options: ServiceOptions, dim: int) -> Requests:
     """Return the models above with the limits of a service, in validation and in the OpenAPI description.
 
@@ -261,22 +272,24 @@ def requests(options: ServiceOptions, dim: int) -> Requests:
       dim: width of an embedding, the only value of `dimensions` that is accepted.
     """
 
-    def text(**limits: Any) -> Any:
-        return Annotated[str, Field(max_length=options.max_text_characters, **limits), BeforeValidator(_cleaned)]
-
     def several(kind: Any) -> Any:
-        return Annotated[list[kind], Field(min_length=1, max_length=options.max_texts)]
+        return limited_list(options, kind)
 
     text_schema = {"type": "string", "minLength": 1, "maxLength": options.max_text_characters}
     list_schema = {"type": "array", "items": text_schema, "minItems": 1, "maxItems": options.max_texts}
     texts: Any = Annotated[
-        several(text(min_length=1)),
+        several(limited_text(options, min_length=1)),
         BeforeValidator(_texts),
         WithJsonSchema({"title": "Input", "anyOf": [text_schema, list_schema]}),
     ]
-    question = text(pattern=r"\S")
+    question = limited_text(options, pattern=r"\S")
+    most = options.max_texts
+    rerank = Annotated[
+        bool | Annotated[int, Field(ge=1, le=most)] | None, expecting(f"true, false, or a number from 1 to {most}")
+    ]
+    about_rerank = "number of passages that the reranker scores per query, at least k; true for the default number"
     absent: Any = {"json_schema_extra": _without_default}
-    put = create_model("PassageToPut", __base__=PassageToPut, text=(question, ...), title=(text(), ""))
+    put = create_model("PassageToPut", __base__=PassageToPut, text=(question, ...), title=(limited_text(options), ""))
     return Requests(
         create_model(
             "SearchRequest",
@@ -284,6 +297,7 @@ def requests(options: ServiceOptions, dim: int) -> Requests:
             query=(question, Field("", **absent)),
             queries=(several(question), Field([], **absent)),
             k=(int, Field(min(DEFAULT_K, options.max_k), ge=1, le=options.max_k)),
+            rerank=(rerank, Field(False, description=about_rerank)),
         ),
         create_model(
             "EmbeddingsRequest",

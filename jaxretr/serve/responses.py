@@ -30,10 +30,11 @@ class _Answer(BaseModel):
 
 
 class Found(_Answer):
-    """A passage of an answer."""
+    """A passage of an answer; `rerank_score` is absent unless the request asks to rerank."""
 
     id: str
     score: float
+    rerank_score: float | None = None
     language: str
     title: str
     text: str
@@ -101,6 +102,36 @@ class Models(_Answer):
     data: list[Model]
 
 
+class Rank(_Answer):
+    """A text and its score, in the format of text-embeddings-inference; `text` is absent unless it is requested."""
+
+    index: int
+    score: float
+    text: str | None = None
+
+
+class Document(_Answer):
+    """The text of a document."""
+
+    text: str
+
+
+class RerankResult(_Answer):
+    """A document and its score, in the format of Cohere and Jina; `document` is absent unless it is requested."""
+
+    index: int
+    relevance_score: float
+    document: Document | None = None
+
+
+class RerankResults(_Answer):
+    """Documents in order of relevance, in the format of Cohere and Jina."""
+
+    model: str
+    results: list[RerankResult]
+    usage: Usage
+
+
 class Upserted(_Answer):
     """Number of passages added or replaced; they are on disk.
 
@@ -163,9 +194,10 @@ class Compaction(_Answer):
 
 
 class Info(_Answer):
-    """The served model and index, and the limits on requests."""
+    """The served models and index, and the limits on requests; `reranker` is null without a reranker."""
 
     model: str
+    reranker: str | None
     dim: int
     passages: int
     languages: dict[str, int]
@@ -202,6 +234,7 @@ def found(hit: Hit) -> dict[str, Any]:
     return {
         "id": passage.id,
         "score": float(hit.score),
+        **({} if hit.rerank_score is None else {"rerank_score": hit.rerank_score}),
         "language": passage.language,
         "title": passage.title,
         "text": passage.text,
@@ -242,3 +275,26 @@ def embeddings(
     data = [{"object": "embedding", "index": number, "embedding": row} for number, row in enumerate(rows)]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {"object": "list", "data": data, "model": model, "usage": usage}
+
+
+def ranks(scores: Sequence[float], order: Sequence[int], texts: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Return a `Rank` per index in `order`, with its text if `texts` are given."""
+    return [
+        {"index": index, "score": float(scores[index]), **({} if texts is None else {"text": texts[index]})}
+        for index in order
+    ]
+
+
+def rerank_results(
+    scores: Sequence[float], order: Sequence[int], texts: Sequence[str] | None, *, model: str, tokens: int
+) -> dict[str, Any]:
+    """Return `RerankResults` with the indices in `order`, and with the texts if `texts` are given."""
+    results = [
+        {
+            "index": index,
+            "relevance_score": float(scores[index]),
+            **({} if texts is None else {"document": {"text": texts[index]}}),
+        }
+        for index in order
+    ]
+    return {"model": model, "results": results, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}

@@ -1,6 +1,7 @@
 """The service without HTTP: methods that take checked requests and return JSON values."""
 
 import asyncio
+import dataclasses
 import functools
 import time
 import traceback
@@ -12,7 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxretr.index.types import Answer, Searchable
+from jaxretr.index.types import Answer, Searchable, SearchOptions
+from jaxretr.model.cross_encoder import CrossEncoder
 from jaxretr.model.encode import Encoder
 from jaxretr.serve import responses
 from jaxretr.serve.batching import Batcher, Kind
@@ -20,21 +22,26 @@ from jaxretr.serve.errors import ServiceError, index_error, shown
 from jaxretr.serve.metrics import Metrics
 from jaxretr.serve.options import ServiceOptions
 from jaxretr.serve.requests import DeleteRequest, EmbeddingsRequest, PutRequest, ReleaseRequest, SearchRequest
-from jaxretr.serve.warm_up import encoder_batch_size, shapes
+from jaxretr.serve.rerank_requests import RerankDocuments, RerankTexts
+from jaxretr.serve.reranking import NO_RERANKER, Reranking
+from jaxretr.serve.warm_up import encoder_batch_size, pair_shapes, shapes
 from jaxretr.tracking import progress_bar, say
 
 
 class Service:
-    """An index and its encoder, behind micro-batches and one writer thread.
+    """An index, its encoder and perhaps a reranker, behind micro-batches and one writer thread.
 
     Attributes:
       metrics: metrics of this service.
+      reranking: answers requests to rerank; None without a reranker.
       failure: the reason why the service can never become ready, or None. Clients do not see it, since it may name
         paths.
       stopping: whether the service is shutting down; set by the code that runs it.
     """
 
-    def __init__(self, index: Searchable, encoder: Encoder, options: ServiceOptions):
+    def __init__(
+        self, index: Searchable, encoder: Encoder, options: ServiceOptions, reranker: CrossEncoder | None = None
+    ):
         self.index = index
         self.encoder = encoder
         self.options = options
@@ -43,6 +50,7 @@ class Service:
         self.stopping = False
         self._batch_size = encoder_batch_size(options)
         self._batcher = Batcher(self._encode, index.search, options, self.metrics)
+        self.reranking = None if reranker is None else Reranking(reranker, options, self._batcher.score)
         self._writer = ThreadPoolExecutor(1, "write")  # one thread, so that writes run in the order of arrival
         self._compaction: asyncio.Future[None] | None = None
         self._created = int(time.time())
@@ -87,24 +95,48 @@ class Service:
                 f"{self.options.max_hits} passages per response",
                 param="k",
             )
+        options = request.options()
+        reranking = self._needed_reranking(422) if request.rerank else None
+        if reranking is not None:
+            candidates = reranking.candidates(request)
+            options = [dataclasses.replace(one, k=candidates) for one in options]
         self._check_ready()
         async with self._deadline():
-            answers = [responses.hits(answer) for answer in await self._search(request)]
-        body: dict[str, Any] = {"answers": answers} if request.queries else answers[0]
+            answers = await self._search(request, options)
+            if reranking is not None:
+                answers = await reranking.answers(request.texts, answers, request.k)
+        shown = [responses.hits(answer) for answer in answers]
+        body: dict[str, Any] = {"answers": shown} if request.queries else shown[0]
         return {**body, "took_ms": round(1000 * (time.perf_counter() - started), 3)}
 
-    async def _search(self, request: SearchRequest) -> list[Answer]:
+    async def _search(self, request: SearchRequest, options: list[SearchOptions]) -> list[Answer]:
         try:
-            return await self._batcher.search(request.texts, request.options())
+            return await self._batcher.search(request.texts, options)
         except ServiceError as error:
             if error.status == 422 and request.lexical is not None and not self.index.has_lexical:
                 error.param = "lexical"
             raise
 
+    async def rerank_texts(self, request: RerankTexts) -> list[dict[str, Any]]:
+        """Return a `Rank` per text, best first."""
+        reranking = self._needed_reranking(404)
+        self._check_ready()
+        async with self._deadline():
+            return await reranking.texts(request)
+
+    async def rerank_documents(self, request: RerankDocuments) -> dict[str, Any]:
+        """Return `RerankResults`."""
+        reranking = self._needed_reranking(404)
+        if request.model is not None and request.model != self.options.reranker:
+            raise _no_model(request.model, self.options.reranker)
+        self._check_ready()
+        async with self._deadline():
+            return await reranking.documents(request)
+
     async def embed(self, request: EmbeddingsRequest) -> dict[str, Any]:
         """Return `Embeddings`."""
-        if request.model is not None:
-            self.model(request.model)
+        if request.model is not None and request.model != self.options.model:
+            raise _no_model(request.model, self.options.model)
         self._check_ready()
         async with self._deadline():
             vectors = await self._batcher.embed(request.kind, request.input)
@@ -164,6 +196,7 @@ class Service:
         """Return an `Info`."""
         return {
             "model": self.options.model,
+            "reranker": None if self.reranking is None else self.options.reranker,
             "dim": self.encoder.dim,
             "passages": len(self.index),
             "languages": dict(self.index.languages),
@@ -175,13 +208,23 @@ class Service:
 
     def models(self) -> dict[str, Any]:
         """Return `Models`."""
-        return {"object": "list", "data": [self.model(self.options.model)]}
+        return {"object": "list", "data": [self.model(name) for name in self._names()]}
 
     def model(self, id: str) -> dict[str, Any]:
         """Return a `Model`."""
-        if id != self.options.model:
-            raise ServiceError(404, f"there is no model {shown(id)}; expected {self.options.model!r}", param="model")
+        if id not in (names := self._names()):
+            raise _no_model(id, *names)
         return {"id": id, "object": "model", "created": self._created, "owned_by": "jaxretr"}
+
+    def _names(self) -> list[str]:
+        """Return the names of the encoder and the reranker, which may be equal."""
+        reranker = [] if self.reranking is None else [self.options.reranker]
+        return list(dict.fromkeys([self.options.model, *reranker]))
+
+    def _needed_reranking(self, status: int) -> Reranking:
+        if self.reranking is None:
+            raise ServiceError(status, NO_RERANKER, param="rerank" if status == 422 else None)
+        return self.reranking
 
     def _check_ready(self) -> None:
         if self._not_ready:
@@ -203,7 +246,9 @@ class Service:
         except Exception as error:
             raise index_error(error, writing=True) from error
 
-    def _encode(self, kind: Kind, texts: Sequence[str]) -> np.ndarray:
+    def _encode(self, kind: Kind, texts: Sequence[Any]) -> np.ndarray:
+        if kind == "pair":
+            return self._needed_reranking(404).encode(texts, self._batch_size)
         encode = self.encoder.encode_query if kind == "query" else self.encoder.encode_document
         return encode(texts, batch_size=self._batch_size, progress=False)
 
@@ -218,16 +263,31 @@ class Service:
         # the next start of the service should find their programs in the cache.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         try:
-            warm_up_shapes = await self._batcher.on_device(lambda: shapes(self.encoder, self.options))
+            warm_up_shapes = await self._batcher.on_device(self._shapes)
             with progress_bar() as bar:
-                for done, shape in enumerate(bar.track(warm_up_shapes, description="warm up")):
+                for done, (kind, texts) in enumerate(bar.track(warm_up_shapes, description="warm up")):
                     self._not_ready = f"warming up: {done} of {len(warm_up_shapes)} batch shapes are compiled"
-                    await self._batcher.on_device(functools.partial(self._encode, "query", shape.texts))
+                    await self._batcher.on_device(functools.partial(self._encode, kind, texts))
         except Exception as error:
             traceback.print_exception(error)
-            self.failure = f"the encoder cannot be warmed up: {error}"
-            self._not_ready = "the encoder cannot be warmed up; see the log of the service"
+            models = "encoder" if self.reranking is None else "encoder or the reranker"
+            self.failure = f"the {models} cannot be warmed up: {error}"
+            self._not_ready = f"the {models} cannot be warmed up; see the log of the service"
             return
         self._not_ready = ""
         self.metrics.ready.set(1)
         say(f"Ready: compiled {len(warm_up_shapes)} batch shapes in {time.monotonic() - started:.0f} s")
+
+    def _shapes(self) -> list[tuple[Kind, list[Any]]]:
+        """Return the kind and the texts of every batch to compile."""
+        of_encoder: list[tuple[Kind, list[Any]]] = [
+            ("query", shape.texts) for shape in shapes(self.encoder, self.options)
+        ]
+        if self.reranking is None:
+            return of_encoder
+        return of_encoder + [("pair", shape.texts) for shape in pair_shapes(self.reranking.reranker, self.options)]
+
+
+def _no_model(name: str, *expected: str) -> ServiceError:
+    names = " or ".join(map(repr, expected))
+    return ServiceError(404, f"there is no model {shown(name)}; expected {names}", param="model")

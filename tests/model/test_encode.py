@@ -8,7 +8,8 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from jaxretr.model.encode import Encoder, plan_batches
+from jaxretr.model.batches import plan_batches
+from jaxretr.model.encode import Encoder
 from jaxretr.model.functions import EncoderFunctions, functions
 
 TEXTS = [

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxretr.index.lexical import check_lexical
 from jaxretr.index.types import Answer, Hit, IndexedPassage, Quarantined, SearchOptions, Verdict
+from jaxretr.model.cross_encoder import CrossEncoder, activate
 from jaxretr.model.encode import Encoder
 from jaxretr.serve.app import create_app
 from jaxretr.serve.options import ServiceOptions
@@ -152,6 +153,28 @@ class StubEncoder(Encoder):
         return np.stack([vector(text) for text in texts])
 
 
+class StubReranker(CrossEncoder):
+    """Logits are the numbers of words that query and document have in common, minus 2.
+
+    Attributes:
+      batches: number of pairs of each call after the warm-up, whose queries are empty.
+    """
+
+    def __init__(self) -> None:
+        self.max_length = 16
+        self.activation = "sigmoid"
+        self.tokenization = Tokenization(
+            tiny.tokenizer().backend_tokenizer, prefix="", max_len=self.max_length, pad_id=1
+        )
+        self.batches: list[int] = []
+
+    def predict(self, pairs: Any, documents: Any = None, *, activation: Any = None, **_: Any) -> np.ndarray:  # type: ignore[override]
+        if any(query for query, _ in pairs):
+            self.batches.append(len(pairs))
+        common = [len({*query.split()} & {*document.split()}) for query, document in pairs]
+        return activate(np.array(common, np.float32) - 2, activation or self.activation)
+
+
 def vector(text: str) -> np.ndarray:
     """What `StubEncoder` makes of a text."""
     drawn = np.random.default_rng(zlib.crc32(text.encode("utf-8", "surrogatepass"))).normal(size=StubEncoder.dim)  # type: ignore[arg-type]
@@ -187,13 +210,14 @@ def serving(
     *,
     encoder: Encoder | None = None,
     index: MemoryIndex | None = None,
+    reranker: CrossEncoder | None = None,
     started: Callable[[Running], object] = lambda running: None,
     patience: float = 60,
 ) -> Iterator[Running]:
     """A uvicorn server on a free port, ready; `started` is called before that."""
     index, encoder = index or MemoryIndex(), encoder or StubEncoder()
     log: list[str] = []
-    app = create_app(index, encoder, options, write_log=log.append)
+    app = create_app(index, encoder, options, reranker=reranker, write_log=log.append)
     server = Server(server_config(app, options, host="127.0.0.1", port=0), app.state.service)
     thread = threading.Thread(target=server.run)
     running = Running("", index, encoder, app, server, thread, log)

@@ -303,6 +303,7 @@ def test_info_and_models(client: httpx.Client) -> None:
     info = client.get("/info").json()
     assert info == {
         "model": "jaxretr",
+        "reranker": None,
         "dim": 16,
         "passages": 8,
         "languages": {"en": 4, "de": 4},

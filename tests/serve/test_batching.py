@@ -168,6 +168,24 @@ def test_passages_wait_for_queries_but_not_for_ever() -> None:
     assert len(places) == 3 and all(MAX_QUERY_BATCHES_AHEAD <= wait <= MAX_QUERY_BATCHES_AHEAD + 1 for wait in waits)
 
 
+def test_pairs_and_passages_take_turns_and_neither_waits_for_ever() -> None:
+    recorded = Recorded()
+
+    async def main(batcher: Batcher) -> list[np.ndarray]:
+        queries = [batcher.embed("query", ["1"]) for _ in range(100)]
+        others = [batcher.score(["3"] * 6), batcher.embed("passage", ["2"] * 6)]  # type: ignore[list-item]
+        return (await asyncio.gather(*others, *queries))[:2]
+
+    scores, vectors = recorded.run(main)
+    np.testing.assert_array_equal(scores[:, 0], [3.0] * 6)
+    np.testing.assert_array_equal(vectors[:, 0], [2.0] * 6)
+    kinds = [kind for kind, _ in recorded.encoded]
+    assert [kind for kind in kinds if kind != "query"] == ["pair", "passage"] * 3
+    places = [at for at, kind in enumerate(kinds) if kind != "query"]
+    waits = [later - earlier - 1 for earlier, later in itertools.pairwise([0, *places])]
+    assert all(wait <= MAX_QUERY_BATCHES_AHEAD + 1 for wait in waits)
+
+
 def test_a_lone_client_never_waits() -> None:
     recorded = Recorded(max_wait_ms=1000.0)
 

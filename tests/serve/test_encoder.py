@@ -10,7 +10,7 @@ import numpy as np
 import openai
 import pytest
 
-from jaxretr.model.encode import plan_batches
+from jaxretr.model.batches import plan_batches
 from jaxretr.serve.warm_up import encoder_batch_size, shapes
 from tests import tiny
 from tests.serve.fakes import QUICK, Running, serving

@@ -20,6 +20,7 @@ from jaxretr.index import Answer, Index, IndexedPassage, SearchOptions
 from jaxretr.index.shards import ShardedIndex
 from jaxretr.index.store import keys
 from jaxretr.index.types import LexicalQuery
+from jaxretr.model.cross_encoder import CrossEncoder
 from jaxretr.model.encode import Encoder
 from jaxretr.serve.auth import LOOPBACK
 from tests import tiny
@@ -118,6 +119,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two shards and one index, each built by a process of its own."""
     root = tmp_path_factory.mktemp("ray")
     tiny.encoder().save(root / "model")
+    tiny.write_reranker(root / "reranker")
     rng = np.random.default_rng(0)
     with (root / "corpus.jsonl").open("w", encoding="utf-8") as file:
         for number in range(PASSAGES):
@@ -141,6 +143,7 @@ applications:
     import_path: jaxretr.serve.ray_app:build
     args:
       index: [{root}/shard-1, {root}/shard-0]
+      reranker: {root}/reranker
       writable: true
       shard_timeout: {timeout}
     deployments:
@@ -251,6 +254,19 @@ def test_two_shards_find_what_one_index_finds(deployed: Deployed) -> None:
     assert info["passages"] == len(deployed.one) == PASSAGES and info["languages"] == deployed.one.languages
 
 
+def test_answers_of_all_shards_are_reranked(deployed: Deployed, root: Path) -> None:
+    query, reranker = "en1 de2 el3", CrossEncoder.load(root / "reranker")
+    hits = deployed.search(query=query, k=5, rerank=40)["hits"]
+    (answer,) = deployed.one.search(deployed.encoder.encode_query([query]), [SearchOptions(k=40)])
+    scores = reranker.predict(query, [hit.passage.full_text for hit in answer.hits])
+    best = np.argsort(-scores)[:5]
+    assert [hit["id"] for hit in hits] == [answer.hits[place].passage.id for place in best]
+    np.testing.assert_allclose([hit["rerank_score"] for hit in hits], scores[best], atol=1e-5)
+    ranks = deployed.client.post("/rerank", json={"query": query, "texts": ["en1", "el3"]}).json()
+    expected = reranker.predict(query, ["en1", "el3"])
+    np.testing.assert_allclose([one["score"] for one in ranks], sorted(expected, reverse=True), atol=1e-5)
+
+
 def test_what_is_put_and_deleted_is_found_at_once(deployed: Deployed) -> None:
     assert deployed.put(new("put")).json() == {"upserted": 20}
     deployed.mirror(new("put"))
@@ -325,6 +341,8 @@ def test_options_from_a_command_line_and_what_is_wrong_with_them() -> None:
 
     options = RayOptions.model_validate({"index": "/a,/b", "writable": "true", "limits": {"max_k": 7}})
     assert options.index == [Path("/a"), Path("/b")] and options.service("/models/some").max_k == 7
+    reranked = RayOptions.model_validate({"index": "/a", "reranker": "/runs/x/model"})
+    assert reranked.service("m").reranker == "x" and reranked.reranker_max_length == 512
     assert options.service("/models/some").model == "some" and options.service("m").allowed_hosts == LOOPBACK
     named = {"allowed_hosts": "a.example,b.example", "cors_origins": ["https://c.example"]}
     service = RayOptions.model_validate({"index": "/a", "insecure": True, **named}).service("m")

@@ -25,7 +25,8 @@ from jaxretr.serve.requests import (
     ReleaseRequest,
     SearchRequest,
 )
-from tests.serve.fakes import QUICK, MemoryIndex, StubEncoder, until
+from jaxretr.serve.rerank_requests import DocumentToRank, RerankDocuments, RerankTexts
+from tests.serve.fakes import QUICK, MemoryIndex, StubEncoder, StubReranker, until
 
 UNCHECKED = [
     # Which languages and models there are, and that ids differ, no schema tells: such requests are refused rightly.
@@ -41,7 +42,7 @@ SMALL = dataclasses.replace(QUICK, max_texts=3, max_text_characters=40)
 def app() -> FastAPI:
     index = MemoryIndex()
     index.upsert([IndexedPassage(f"hub{i}", "a hub", metadata={"i": i}) for i in range(5)], np.ones((5, 16)))
-    made = create_app(index, StubEncoder(), SMALL, write_log=lambda line: None)
+    made = create_app(index, StubEncoder(), SMALL, reranker=StubReranker(), write_log=lambda line: None)
     with get_client(made):  # starts it; it stops with the test
         until(lambda: made.state.service.unready is None)
     return made
@@ -50,6 +51,9 @@ def app() -> FastAPI:
 OPERATIONS = [
     ("POST", "/search"),
     ("POST", "/v1/embeddings"),
+    ("POST", "/rerank"),
+    ("POST", "/v1/rerank"),
+    ("POST", "/v2/rerank"),
     ("PUT", "/passages"),
     ("POST", "/passages/compact"),
     ("POST", "/passages/delete"),
@@ -63,9 +67,14 @@ OPERATIONS = [
     ("GET", "/metrics"),
     ("GET", "/"),
 ]
+SLOW = ("/v1/rerank", "/v2/rerank")
+"""Paths whose conformance is a slow test."""
 
 
-@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [pytest.param(*one, marks=[pytest.mark.slow] if one[1] in SLOW else []) for one in OPERATIONS],
+)
 def test_conformance(app: FastAPI, method: str, path: str) -> None:
     """What fits the description is answered as it says, and what does not fit it is refused as it says."""
     operation = schemathesis.openapi.from_asgi("/openapi.json", app)[path][method]
@@ -95,7 +104,10 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
     max_leaves=8,
 )
-MODELS = (SearchRequest, EmbeddingsRequest, PutRequest, PassageToPut, DeleteRequest, ReleaseRequest)
+MODELS = (
+    *(SearchRequest, EmbeddingsRequest, PutRequest, PassageToPut, DeleteRequest, ReleaseRequest),
+    *(RerankTexts, RerankDocuments, DocumentToRank),
+)
 FIELDS = st.sampled_from(sorted({name for model in MODELS for name in model.model_fields}))
 OBJECTS = st.dictionaries(FIELDS, JSON | st.lists(st.dictionaries(FIELDS, JSON, max_size=4), max_size=3), max_size=6)
 
@@ -105,7 +117,10 @@ OBJECTS = st.dictionaries(FIELDS, JSON | st.lists(st.dictionaries(FIELDS, JSON, 
 )
 @hypothesis.given(
     path=st.sampled_from(
-        ["/search", "/v1/embeddings", "/passages", "/passages/delete", "/quarantine/release", "/info", "/x"]
+        [
+            *("/search", "/v1/embeddings", "/rerank", "/v1/rerank"),
+            *("/passages", "/passages/delete", "/quarantine/release", "/info", "/x"),
+        ]
     ),
     content=st.binary(max_size=200) | OBJECTS.map(lambda value: json.dumps(value).encode()) | JSON.map(json.dumps),
     headers=st.dictionaries(
@@ -128,4 +143,7 @@ def test_limits_are_in_the_description(app: FastAPI) -> None:
     assert schemas["SearchRequest"]["properties"]["query"]["maxLength"] == SMALL.max_text_characters
     assert schemas["PutRequest"]["properties"]["passages"]["maxItems"] == SMALL.max_texts
     assert schemas["EmbeddingsRequest"]["additionalProperties"] is False
+    assert schemas["RerankTexts"]["properties"]["texts"]["maxItems"] == SMALL.max_texts
+    assert schemas["RerankDocuments"]["properties"]["documents"]["maxItems"] == SMALL.max_texts
+    assert schemas["SearchRequest"]["properties"]["rerank"]["anyOf"][1]["maximum"] == SMALL.max_texts
     assert len(CHECKS.get_all()) > 5 and checks.status_code_conformance in CHECKS.get_all()

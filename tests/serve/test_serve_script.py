@@ -114,6 +114,7 @@ def test_bad_flags_get_a_clear_error(call, index: Path, tmp_path: Path, tiny_roo
     (tmp_path / "empty").write_text("")
     assert "the API key is empty" in call(f"--index={index}", f"--api_key_file={tmp_path / 'empty'}")
     assert "error: " in call(f"--index={index}", f"--model={tmp_path}")
+    assert "no config.json" in call(f"--index={index}", f"--reranker={tmp_path}")
     assert "cors_origins contains 'x'" in call(f"--index={index}", "--cors_origins", "https://a.org", "x")
     assert "root_path is 'x'" in call(f"--index={index}", "--root_path=x")
     assert "root_path is /v1" in call(f"--index={index}", "--root_path=/v1")

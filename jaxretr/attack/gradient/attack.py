@@ -20,7 +20,8 @@ from jaxretr import parallel
 from jaxretr.attack.gradient.objective import Layer, SplitEncoder
 from jaxretr.attack.gradient.pgd import PGD
 from jaxretr.attack.gradient.space import Algorithm, BestPerturbation, GradientDtype
-from jaxretr.model.encode import Encoder, plan_batches
+from jaxretr.model.batches import plan_batches
+from jaxretr.model.encode import Encoder
 from jaxretr.perturb.balls import Norm, attackable, mean_row_norm, nearest_row_distance, size
 from jaxretr.tokenization import Tokenization
 from jaxretr.tracking import progress_bar
