@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from jaxretr.files import AnyPath, replaced_file, write_json
@@ -41,7 +42,7 @@ def load_architecture(name_or_path: str | AnyPath) -> Architecture:
     try:
         config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
         return read_architecture(config, pooling=settings.pooling, dense_head=settings.dense_head)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, StrictDataclassError) as error:
         raise ValueError(f"{directory / 'config.json'} does not describe a supported encoder: {error}") from error
 
 
