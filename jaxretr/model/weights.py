@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from jaxretr.files import AnyPath, replaced_file, write_json
@@ -55,7 +56,7 @@ def load_architecture(name_or_path: str | AnyPath) -> Architecture:
     try:
         config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
         return read_architecture(config, pooling=settings.pooling, dense_head=settings.dense_head)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, StrictDataclassError) as error:
         raise ValueError(f"{directory / 'config.json'} does not describe a supported encoder: {error}") from error
 
 

@@ -106,6 +106,14 @@ def test_variants_that_are_not_computed_are_refused_by_name(changes: dict, messa
         read_architecture(OLD | changes)
 
 
+def test_an_error_of_transformers_names_the_file(tmp_path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(OLD | {"attention_bias": "yes"}))
+    with pytest.raises(
+        ValueError, match=r"config\.json does not describe a supported encoder: (.|\n)*'attention_bias'"
+    ):
+        load_architecture(tmp_path)
+
+
 def test_checkpoints_have_the_names_of_hugging_face(tmp_path) -> None:
     save_params(tmp_path, MODERN, PARAMS)
     tensors = load_file(tmp_path / "model.safetensors")
