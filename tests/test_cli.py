@@ -88,7 +88,7 @@ def test_defaults_and_choices_are_the_library_s() -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(AttackOptions)}
     assert (args.pop("poison_text"), defaults.pop("poison_text")) == (None, "")  # the flag names a file
     assert {name: args[name] for name in defaults if name in args} == {k: v for k, v in defaults.items() if k in args}
-    assert len(defaults.keys() & args.keys()) == 19 and args["measures"] == ATTACK_MEASURES
+    assert len(defaults.keys() & args.keys()) == 20 and args["measures"] == ATTACK_MEASURES
     assert [*choices(attack.attack_flags(), "setting")] == [*SETTINGS]
     args = vars(evaluate.evaluation_flags().parse_args(REQUIRED))
     assert (args["measures"], args["run_depth"], args["runs"]) == (MEASURES, DEPTH, RUNS)

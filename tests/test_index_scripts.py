@@ -91,19 +91,6 @@ def test_passages_are_reranked(index: Path, tmp_path: Path) -> None:
     assert "reranker" in run("search.py", *flags)
     assert "--rerank 3 needs a reranker" in run("search.py", "--index", index, "--rerank", 3, "q", fails=True)
     assert "rerank is 3, but k is 5; expected at least k" in run("search.py", *flags, "--rerank", 3, fails=True)
-    assert "missing: classifier.dense" in run(
-        "search.py", "--index", index, "--reranker", as_reranker(tmp_path / "encoder"), "q", fails=True
-    )
-
-
-def as_reranker(directory: Path) -> Path:
-    """An encoder without a classifier whose config.json has the one label of a reranker."""
-    tiny.encoder().save(directory)
-    config = json.loads((directory / "config.json").read_text()) | {"id2label": {"0": "LABEL_0"}}
-    (directory / "config.json").write_text(json.dumps(config))
-    for name in ("modules.json", "config_sentence_transformers.json"):
-        (directory / name).unlink()
-    return directory
 
 
 def test_it_describes_itself(index: Path, tiny_root: Path) -> None:

@@ -19,7 +19,7 @@ from jaxretr.config import Config, DataConfig, ModelConfig, TrainConfig
 from jaxretr.model.architecture import Architecture
 from jaxretr.model.encode import Encoder
 from jaxretr.model.families.modern_bert_config import ModernBertArchitecture
-from jaxretr.model.functions import functions, init_params
+from jaxretr.model.functions import functions, init_params, param_shapes
 from jaxretr.model.tokenizer import save_tokenizer
 from jaxretr.model.weights import checkpoint_views
 
@@ -79,15 +79,14 @@ def write_reranker(directory: Path) -> Path:
     """Write a cross-encoder with random weights, in the layout of transformers, and return `directory`."""
     rng = np.random.default_rng(0)
     directory.mkdir(parents=True, exist_ok=True)
-    params = jax.tree.map(np.array, init_params(TINY, jax.random.key(1)))
-    weights = {f"roberta.{name}": 10 * view.copy() for name, view in checkpoint_views(TINY, params).items()}
-    for name, shape in (
-        ("dense.weight", (16, 16)),
-        ("dense.bias", 16),
-        ("out_proj.weight", (1, 16)),
-        ("out_proj.bias", 1),
-    ):
-        weights[f"classifier.{name}"] = rng.normal(size=shape).astype(np.float32)
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), param_shapes(TINY))
+    shapes = {f"roberta.{name}": view.shape for name, view in checkpoint_views(TINY, params).items()}
+    shapes |= {"classifier.dense.weight": (16, 16), "classifier.dense.bias": (16,)}
+    shapes |= {"classifier.out_proj.weight": (1, 16), "classifier.out_proj.bias": (1,)}
+    weights = {}
+    for name, shape in shapes.items():  # large matrices, so that the scores of different pairs differ visibly
+        values = rng.normal(scale=0.2 if len(shape) == 1 else 2 / shape[1] ** 0.5, size=shape)
+        weights[name] = (values + name.endswith("LayerNorm.weight")).astype(np.float32)
     save_file(weights, directory / "model.safetensors")
     config = TINY.to_hf_config() | {
         "architectures": ["XLMRobertaForSequenceClassification"],

@@ -518,7 +518,7 @@ def test_a_wrong_search_is_told_why(client: httpx.Client, body: Any, param: str 
         (b'{"query": "a", "where": {"n": 1e999}}', 422, "where.n"),
         (b'{"queries": [' + b"1," * 200_000 + b"1]}", 422, "queries"),
         (b'{"query": "a", "where": {' + MANY + b"}}", 422, "where: expected at most 64 names, got 100000"),
-        (b'{"query": "a", ' + MANY + b"}", 422, "the body: expected at most 8 names, got 100001"),
+        (b'{"query": "a", ' + MANY + b"}", 422, "the body: expected at most 9 names, got 100001"),
     ],
 )
 def test_malformed_bodies(client: httpx.Client, content: bytes, status: int, expected: str) -> None:

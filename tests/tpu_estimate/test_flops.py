@@ -9,7 +9,7 @@ import pytest
 from jaxretr.config import Config, DataConfig, ModelConfig, TrainConfig
 from jaxretr.model.functions import functions, param_shapes
 from jaxretr.tpu_estimate import flops
-from jaxretr.tpu_estimate.programs import attack_program, encode_program, train_program
+from jaxretr.tpu_estimate.programs import ATTACKS, attack_program, encode_program, train_program
 from tests.tiny import MODERN, TINY
 
 HEAD = dataclasses.replace(TINY, dense_head=(16, 24))
@@ -50,7 +50,7 @@ def test_the_programs_are_those_that_run() -> None:
     for program in (
         train_program(config, TINY, devices, 4),
         encode_program(config, TINY, devices),
-        attack_program(config, TINY, devices),
+        *(attack_program(config, TINY, devices, name) for name in ATTACKS),
     ):
         assert "num_partitions = 8" in program.lower().as_text()[:200]
         assert program.model_flops > 0 and program.flops >= program.model_flops
