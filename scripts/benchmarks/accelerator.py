@@ -216,7 +216,7 @@ class Session:
             training_flops(architecture, queries, passages)
             for queries, passages in zip(arrays["query_lengths"], arrays["passage_lengths"], strict=True)
         )
-        names = [f"{attention}, remat {remat}" for remat in ("dots", "none") for attention in reversed(self.attention)]
+        names = [f"{attention}, remat {remat}" for remat in self.sizes.remats for attention in reversed(self.attention)]
         trials = {Setting(OURS, name): self._trial(section, self.ours, do="train", setting=name) for name in names}
         for name in self.other.get("training", ()):
             trials[Setting(THEIRS, name)] = self._trial(section, self.theirs, do="train", setting=name)

@@ -30,6 +30,7 @@ class Sizes:
       batch_tokens: tokens per batch of encoding; each length is tried with all of them.
       attacked: queries per round of the attack.
       rounds: largest number of rounds.
+      remats: what our backward pass recomputes in training, see `jaxretr.model.functions`.
     """
 
     models: tuple[str, ...]
@@ -40,10 +41,11 @@ class Sizes:
     batch_tokens: tuple[int, ...]
     attacked: int
     rounds: int
+    remats: tuple[str, ...]
 
 
-FULL = Sizes(MODELS, 128, 10, (32, 128), {128: 4_096, 512: 1_024}, (8_192, 32_768, 131_072), 256, 12)
-TINY = Sizes(MODELS[:1], 8, 2, (16, 32), {32: 16}, (256,), 8, 2)
+FULL = Sizes(MODELS, 128, 10, (32, 128), {128: 4_096, 512: 1_024}, (8_192, 32_768, 131_072), 256, 12, ("dots", "none"))
+TINY = Sizes(MODELS[:1], 8, 2, (16, 32), {32: 16}, (256,), 8, 2, ("dots",))
 
 
 def architecture_of(model: str, tiny: bool) -> Architecture:
