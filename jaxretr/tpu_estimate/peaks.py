@@ -6,12 +6,11 @@ this one device; a multiply-add counts as two. Sources, read in 2026:
 - TPU v4, v5e, v5p, v6e: `jaxretr.tpu_estimate.chips`. One JAX device is one chip.
 - TPU7x: https://docs.cloud.google.com/tpu/docs/tpu7x: 2,307 TFLOP/s, 192 GiB and 7,380 GB/s per chip. A chip has two
   TensorCores, and each is a JAX device of its own, with half of the chip's peak and memory.
-- H100: https://www.nvidia.com/en-us/data-center/h100/ (SXM 1,979 TFLOP/s, NVL 1,671 TFLOP/s) and, for the PCIe card,
-  NVIDIA's H100 data sheet (1,513 TFLOP/s)
-- H200: https://www.nvidia.com/en-us/data-center/h200/ (SXM 1,979 TFLOP/s, NVL 1,671 TFLOP/s)
+- H100: https://www.nvidia.com/en-us/data-center/h100/ (SXM 1,979 TFLOP/s) and, for the PCIe card, NVIDIA's H100 data
+  sheet (1,513 TFLOP/s)
+- H200: https://www.nvidia.com/en-us/data-center/h200/ (SXM 1,979 TFLOP/s)
 - A100: https://www.nvidia.com/en-us/data-center/a100/ (624 TFLOP/s)
 - L40S: https://www.nvidia.com/en-us/data-center/l40s/ (733 TFLOP/s)
-- L4: https://www.nvidia.com/en-us/data-center/l4/ (242 TFLOP/s)
 
 NVIDIA states these figures "with sparsity"; dense matrices have half. The table holds the halves.
 """
@@ -30,16 +29,13 @@ _TPUS = {
 }
 _GPUS_WITH_SPARSITY = {
     "NVIDIA H100 80GB HBM3": 1979e12,
-    "NVIDIA H100 NVL": 1671e12,
     "NVIDIA H100 PCIe": 1513e12,
     "NVIDIA H200": 1979e12,
-    "NVIDIA H200 NVL": 1671e12,
     "NVIDIA A100-SXM4-40GB": 624e12,
     "NVIDIA A100-SXM4-80GB": 624e12,
     "NVIDIA A100-PCIE-40GB": 624e12,
     "NVIDIA A100 80GB PCIe": 624e12,
     "NVIDIA L40S": 733e12,
-    "NVIDIA L4": 242e12,
 }
 PEAKS = _TPUS | {name: peak / 2 for name, peak in _GPUS_WITH_SPARSITY.items()}
 
