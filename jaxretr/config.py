@@ -153,6 +153,9 @@ class TrainConfig:
         do not change the gradient. Only one chunk's activations are in memory. A step needs one more forward pass.
       sparse_embeddings: update only the word embeddings of the tokens in the batch, so that a step takes as long with a
         vocabulary of 250,000 as with one of 5,000. The other word embeddings keep their AdamW moments and do not decay.
+      shard_optimizer: keep and update 1/N of AdamW's moments on each of N devices (ZeRO stage 1). Each device needs
+        8 * (1 - 1/N) bytes per parameter less. The update is the same, up to the rounding of sums over devices. On one
+        device, the option has no effect. A run may resume with another value.
     """
 
     steps: int = 1000
@@ -167,6 +170,7 @@ class TrainConfig:
     symmetric: bool = False
     chunk_size: int = 0
     sparse_embeddings: bool = False
+    shard_optimizer: bool = False
 
     def __post_init__(self) -> None:
         _check(self.steps >= 1, "train.steps", self.steps, "at least 1")
@@ -183,6 +187,12 @@ class TrainConfig:
         )
         _check(0 < self.temperature < math.inf, "train.temperature", self.temperature, "a positive number")
         _check(self.chunk_size >= 0, "train.chunk_size", self.chunk_size, "a number of pairs, or 0 for all")
+        _check(
+            not (self.shard_optimizer and self.sparse_embeddings),
+            "train.shard_optimizer",
+            self.shard_optimizer,
+            "False with train.sparse_embeddings, which updates other rows at each step",
+        )
 
 
 @dataclass

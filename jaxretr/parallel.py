@@ -2,7 +2,7 @@
 
 Input: functions written for one device, and batches with one leading axis. Output: these functions over all devices of
 all processes, and batches split over the devices. A per-device function communicates with the other devices through
-`gather`, `mean` and `device_index`; it never sees a mesh.
+`gather`, `mean` and the like; it never sees a mesh.
 
 All arrays of a process are on its own devices, including the inputs and outputs of a `pmap` over the devices of all
 processes. Only checkpoints see the parts of all processes as one array (`as_global`, `as_local`).
@@ -237,6 +237,27 @@ def gather(x: jax.Array) -> jax.Array:
 def mean(tree: Any) -> Any:
     """Inside a per-device function: return the mean over all devices, leaf by leaf."""
     return jax.lax.pmean(tree, AXIS)
+
+
+def total(x: Any) -> jax.Array:
+    """Inside a per-device function: return the sum over all devices."""
+    return jax.lax.psum(x, AXIS)
+
+
+def part(x: jax.Array) -> jax.Array:
+    """Inside a per-device function: return this device's part of [devices * n, ...]; `gather` inverts it."""
+    n = x.shape[0] // axis_size()
+    return jax.lax.dynamic_slice_in_dim(x, device_index() * n, n)
+
+
+def mean_part(x: jax.Array) -> jax.Array:
+    """Inside a per-device function: return this device's `part` of the mean over all devices (reduce-scatter)."""
+    return jax.lax.psum_scatter(x, AXIS, tiled=True) / axis_size()
+
+
+def axis_size() -> int:
+    """Inside a per-device function: return the number of devices that run the function."""
+    return jax.lax.axis_size(AXIS)
 
 
 def device_index() -> jax.Array:

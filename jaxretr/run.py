@@ -60,6 +60,7 @@ from jaxretr.train.loop import Schedule, fit
 from jaxretr.train.loss import loss_by_name
 from jaxretr.train.optimizer import adamw, learning_rate_schedule
 from jaxretr.train.output_dir import check_content, claim_output_dir, output_directory
+from jaxretr.train.sharded_optimizer import OptimizerSharding
 from jaxretr.train.step import TrainState, make_step
 from jaxretr.types import RetrievalSet
 
@@ -154,7 +155,7 @@ def _optimize(
     Return the parameters of the last state, or of the best state if `evaluation.patience` is set.
     """
     update = make_update(config, encoder.functions.architecture, tuple(sorted(encoder.tokenizer.all_special_ids)))
-    step = parallel.pmap(update.step, in_axes=(None, 0, None), out_axes=None, donate_argnums=(0,))
+    step = update.over_devices()
     plan = HybridPlan(
         index,
         steps=config.train.steps,
@@ -166,9 +167,7 @@ def _optimize(
         seed=config.seed,
     )
     batches = iterate(plan, _reader(config, encoder, source, plan, rows))
-    state = TrainState(
-        parallel.replicate(jnp.int32(0)), encoder.params, parallel.replicate(update.optimizer.init(encoder.params))
-    )
+    state = update.initial_state(encoder.params)
 
     def evaluate_state(state: TrainState) -> dict[str, float]:
         encoder.params = state.params
@@ -178,7 +177,7 @@ def _optimize(
     if held_out and (criterion := held_out.criterion):
         stopping = EarlyStopping(str(criterion), criterion.lower_is_better, config.evaluation.patience)
 
-    with Checkpoints(output_dir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
+    with Checkpoints(output_dir / "checkpoints", keep=config.keep_checkpoints, sharding=update.sharding) as checkpoints:
         if checkpoints.latest_step:
             state, position, stopping.values = checkpoints.restore(state)
             batches.set_state(position)
@@ -222,16 +221,35 @@ class Update(NamedTuple):
     Attributes:
       step: update per device, see `make_step`.
       optimizer: the optimizer of the update.
+      sharding: how the optimizer state is sharded; None if it is replicated.
       learning_rate: learning rate at each step.
     """
 
     step: Callable[[TrainState, PairBatch, jax.Array], Any]
     optimizer: optax.GradientTransformation
+    sharding: OptimizerSharding | None
     learning_rate: optax.Schedule
+
+    def over_devices(self, devices: Sequence[jax.Device] | None = None) -> Any:
+        """Return `step` over all devices (see `parallel.pmap`); the state is donated."""
+        axes: dict[str, Any] = {"step": None, "params": None, "opt_state": 0 if self.sharding else None}
+        state = TrainState(**axes)
+        return parallel.pmap(
+            self.step, in_axes=(state, 0, None), out_axes=(state, None), donate_argnums=(0,), devices=devices
+        )
+
+    def initial_state(self, params: Params) -> TrainState:
+        """Return the state before the first update, for replicated parameters."""
+        if self.sharding:
+            return TrainState(parallel.replicate(jnp.int32(0)), params, self.sharding.init(params))
+        return TrainState(parallel.replicate(jnp.int32(0)), params, parallel.replicate(self.optimizer.init(params)))
 
 
 def make_update(
-    config: Config, architecture: Architecture, special_ids: tuple[int, ...], device: jax.Device | None = None
+    config: Config,
+    architecture: Architecture,
+    special_ids: tuple[int, ...],
+    devices: Sequence[jax.Device] | None = None,
 ) -> Update:
     """Return the training update for this encoder.
 
@@ -239,16 +257,22 @@ def make_update(
       config: the run.
       architecture: the encoder.
       special_ids: tokens that hardening leaves unchanged.
-      device: one of the devices, which are all of one kind; None for the devices of this process.
+      devices: the devices, which are all of one kind; None for the devices of all processes.
     """
+    device = devices[0] if devices else jax.local_devices()[0]
+    shard_optimizer = config.train.shard_optimizer and (len(devices) if devices else parallel.device_count()) > 1
     learning_rate = learning_rate_schedule(
         config.train.learning_rate,
         steps=config.train.steps,
         warmup_steps=config.train.warmup_steps,
         schedule=config.train.schedule,
     )
-    optimizer = adamw(learning_rate, weight_decay=config.train.weight_decay, max_grad_norm=config.train.max_grad_norm)
-    device = device or jax.local_devices()[0]
+    optimizer = adamw(
+        learning_rate,
+        weight_decay=config.train.weight_decay,
+        max_grad_norm=config.train.max_grad_norm,
+        sharded=shard_optimizer,
+    )
     attention_dropout = architecture.attention_probs_dropout_prob
     attention, reason = resolve_attention(
         config.model.attention,
@@ -278,8 +302,10 @@ def make_update(
         hardening=_hardening(config, special_ids),
         chunk_size=config.train.chunk_size,
         sparse_embeddings=config.train.sparse_embeddings,
+        shard_optimizer=shard_optimizer,
     )
-    return Update(step, optimizer, learning_rate)
+    sharding = OptimizerSharding(optimizer, devices) if shard_optimizer else None
+    return Update(step, optimizer, sharding, learning_rate)
 
 
 def load_encoder(config: Config) -> Encoder:

@@ -7,10 +7,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxretr import parallel
 from jaxretr.eval.runs import evaluate_into
 from jaxretr.model.encode import Encoder
+from jaxretr.train.sharded_optimizer import OptimizerSharding
 from jaxretr.types import Passage, Query, RetrievalSet
 from tests import tiny
 
@@ -47,6 +49,13 @@ def made(output_dir: Path) -> dict:
     mean, gathered = step(parallel.replicate(jnp.float32(2)), parallel.split(rows))
     everywhere = parallel.as_global({"mean": mean})["mean"]
 
+    params = {"w": parallel.replicate(jnp.zeros((10, 3)))}
+    optimizer = optax.trace(0.9)
+    sharding = OptimizerSharding(optimizer)
+    momentum = jax.tree.map(lambda leaf: leaf + jnp.arange(30.0).reshape(10, 3), optimizer.init(params))
+    shards = sharding.shard(momentum)
+    whole = parallel.as_global(sharding.gather(shards, params))
+
     passages = tuple(Passage(str(number), "en", text) for number, text in enumerate(TEXTS))
     queries = tuple(Query(str(number), "en", text.split()[0]) for number, text in enumerate(TEXTS))
     qrels = {str(number): {f"en:{number}": 1} for number in range(len(TEXTS))}
@@ -70,6 +79,8 @@ def made(output_dir: Path) -> dict:
         "is_local": mean.is_fully_addressable,
         "is_global": everywhere.is_fully_replicated and len(everywhere.sharding.device_set) == jax.device_count(),
         "back": parallel.as_local(everywhere).tolist(),
+        "shards": parallel.merge(jax.tree.leaves(shards)[0]).tolist(),
+        "whole": parallel.as_local(whole).trace["w"].ravel().tolist(),
         "any": [parallel.any_process(process == processes - 1), parallel.any_process(False)],
         "main": [parallel.broadcast_from_main(process == 0), parallel.broadcast_from_main(process > 0)],
         "scalars": results.scalars(),

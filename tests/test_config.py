@@ -110,6 +110,10 @@ def test_hardened_recipes_differ_in_hardening(method: str) -> None:
             lambda: Config(train=TrainConfig(sparse_embeddings=True), hardening=HardeningConfig(method="fgm")),
             "train.sparse_embeddings=True is not allowed; expected False with hardening",
         ),
+        (
+            lambda: TrainConfig(shard_optimizer=True, sparse_embeddings=True),
+            "train.shard_optimizer=True is not allowed; expected False with train.sparse_embeddings",
+        ),
         (lambda: Config(seed=-1), "seed=-1"),
         (lambda: Config(keep_checkpoints=0), "keep_checkpoints=0"),
     ],

@@ -97,7 +97,10 @@ def test_two_processes_share_devices_and_encoding(start, tmp_path: Path) -> None
         # Device i has rows 4i to 4i + 3; twice the mean of these over the devices.
         assert worker["mean"] == worker["back"] == [12, 14, 16, 18]
         assert worker["any"] == [True, False] and worker["main"] == [True, False]
+        assert worker["whole"] == list(range(30))
         assert worker["scalars"] == workers[0]["scalars"]
+    # Four devices have eight elements each; two zeros pad the 30 elements.
+    assert [worker["shards"] for worker in workers] == [list(range(16)), [*range(16, 30), 0, 0]]
     assert [worker["by_share"] for worker in workers] == [6, 5]
     assert sum(worker["by_evaluation"] for worker in workers) == 11 + 11  # each query and each passage once
     written = json.loads((tmp_path / "out" / "results.json").read_text())["settings"]["mono"]["measures"]

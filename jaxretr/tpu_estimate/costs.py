@@ -137,6 +137,13 @@ class _CostCounter:
             self._chains.add((kind, chain[0]))
         operand_bytes = sum(shape.bytes for shapes in computation.operand_shapes(instruction) for shape in shapes)
         group = _group_size(instruction)
+        root = computation.instructions[computation.root[0]]
+        if kind == "all-reduce" and root.opcode == "dynamic-slice" and instruction.name in root.operands:
+            # A fusion of both is a reduce-scatter. `_moved` counts all its traffic except parameters that it sums.
+            self._costs.collectives[Collective("reduce-scatter", group, operand_bytes)] += times
+            summed = (computation.instructions[name] for name in instruction.operands)
+            self._move(instruction, times * sum(_in_hbm(i.shapes) for i in summed if i.opcode == "parameter"))
+            return
         self._costs.collectives[
             Collective(kind, group, operand_bytes * group if kind == "all-gather" else operand_bytes)
         ] += times

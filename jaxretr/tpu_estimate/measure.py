@@ -212,7 +212,7 @@ def too_large(program: Program, slice_: Slice, amount: str, needed: int = 0) -> 
     """Return the error for a program that needs `amount` (in words) or `needed` (in bytes)."""
     return TooLarge(
         f"{program.name} with {program.what} per chip does not fit into a {slice_.chip.name}: it needs {amount}. "
-        "Use a smaller --config.train.batch_size or a larger slice, set --config.model.remat=full or "
-        "--config.train.chunk_size, or find the largest batch with --batch auto",
+        "Use a smaller --config.train.batch_size or a larger slice, set --config.model.remat=full, "
+        "--config.train.chunk_size or --config.train.shard_optimizer=True, or find the largest batch with --batch auto",
         needed,
     )

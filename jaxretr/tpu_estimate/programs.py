@@ -25,7 +25,6 @@ from jaxretr.model.attention import AttentionOn, resolve_attention
 from jaxretr.model.functions import functions, param_shapes
 from jaxretr.run import make_update
 from jaxretr.tpu_estimate import flops
-from jaxretr.train.step import TrainState
 from jaxretr.types import Packing, TokenBatch
 
 ENCODED_TOKENS = 32 * 128
@@ -62,18 +61,17 @@ class Program:
 
 def train_program(config: Config, architecture: Architecture, devices: Sequence[jax.Device], batch: int) -> Program:
     """Return the program of one update with `batch` pairs on each device, at the full lengths of the config."""
-    update = make_update(config, architecture, _SPECIAL_IDS, devices[0])
-    state = jax.eval_shape(
-        lambda params: TrainState(jnp.int32(0), params, update.optimizer.init(params)), param_shapes(architecture)
-    )
-    step = parallel.pmap(update.step, in_axes=(None, 0, None), out_axes=None, donate_argnums=(0,), devices=devices)
+    update = make_update(config, architecture, _SPECIAL_IDS, devices)
+    state = jax.eval_shape(update.initial_state, param_shapes(architecture))
+    step = update.over_devices(devices)
     key = jax.eval_shape(lambda: jax.random.key(config.seed, impl="rbg"))
     columns = 1 + config.data.num_hard_negatives
     model_flops = flops.train(config, architecture, batch, len(devices))
     return Program(
         "train",
         f"{batch} pairs of {config.model.query_max_len} and {columns} x {config.model.passage_max_len} tokens, "
-        f"{config.model.dtype}, remat {config.model.remat}, chunk_size {config.train.chunk_size}",
+        f"{config.model.dtype}, remat {config.model.remat}, chunk_size {config.train.chunk_size}"
+        + (", sharded optimizer" if update.sharding else ""),
         batch,
         lambda: step.lower(state, pair_batch(config, len(devices), batch), key),
         model_flops,

@@ -3,7 +3,7 @@
 Input: the training state, the position of the data iterator, the config, and the held-out values so far. Output: Orbax
 checkpoints in `<output_dir>/checkpoints/<step>`, written in the background. The latest few checkpoints and the best one
 are kept. A finished checkpoint is renamed to its final name; in a bucket, a checkpoint without `commit_success.txt` is
-ignored. The content does not depend on the number of processes. All processes must make the same calls.
+ignored. The content does not depend on the number of processes and devices. All processes must make the same calls.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from orbax.checkpoint import checkpoint_managers
 from jaxretr import parallel
 from jaxretr.files import AnyPath, sync_directory, sync_tree
 from jaxretr.train.early_stopping import EarlyStopping
+from jaxretr.train.sharded_optimizer import OptimizerSharding
 from jaxretr.train.step import TrainState
 
 
@@ -50,12 +51,15 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
     Args:
       directory: created if absent; all processes must share it.
       keep: number of latest checkpoints to keep, in addition to the best.
+      sharding: how the optimizer state of the run is sharded; None if it is replicated. The files always hold the whole
+        state, so a run may resume with another sharding or number of devices.
     """
 
-    def __init__(self, directory: AnyPath, *, keep: int):
+    def __init__(self, directory: AnyPath, *, keep: int, sharding: OptimizerSharding | None = None):
         latest = checkpoint_managers.LatestN(n=keep)
         self._best = _Best()
         self._directory = directory
+        self._sharding = sharding
         self._manager = ocp.CheckpointManager(
             directory.absolute() if isinstance(directory, Path) else directory,
             options=ocp.CheckpointManagerOptions(
@@ -83,13 +87,16 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        if self._sharding:
+            state = state._replace(opt_state=self._sharding.gather(state.opt_state, state.params))
+        saved = parallel.as_global(state._asdict())
         try:
             self._manager.wait_until_finished()
             self._best.step = evaluations.best_step
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(parallel.as_global(state._asdict())),
+                    state=ocp.args.StandardSave(saved),
                     data=ocp.args.JsonSave(data),
                     config=ocp.args.JsonSave(config),
                     evaluations=ocp.args.JsonSave({str(step): value for step, value in evaluations.values.items()}),
@@ -97,6 +104,9 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             )
         except Exception as error:
             raise self._unwritable(error) from error
+        if self._sharding:  # a device may not have memory for the whole optimizer state beside the next update
+            for leaf in jax.tree.leaves((state.opt_state, saved["opt_state"])):
+                leaf.delete()
 
     def wait(self) -> None:
         """Wait until all saves are on the disk.
@@ -120,14 +130,19 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         return OSError(f"Writing a checkpoint to {self._directory} failed ({reason}); {kept}. {remedy}")
 
     def restore(self, like: TrainState, step: int | None = None) -> Restored:
-        """Return the checkpoint after update number `step` (None: the latest), with arrays replicated over the devices.
+        """Return the checkpoint after update number `step` (None: the latest), with arrays on the devices.
+
+        The arrays are replicated, or sharded if the optimizer state of the run is sharded.
 
         Args:
           like: a state with the same structure, shapes and dtypes; it is deleted, and its values are not read.
           step: number of updates before the checkpoint.
         """
-        sharding = parallel.global_sharding()
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like._asdict())
+        whole = like
+        if self._sharding:
+            whole = like._replace(opt_state=jax.eval_shape(self._sharding.gather, like.opt_state, like.params))
+        replicated = parallel.global_sharding()
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), whole._asdict())
         for leaf in jax.tree.leaves(like):  # a device may not have memory for two states
             leaf.delete()
         restored = self._manager.restore(
@@ -139,7 +154,10 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             ),
         )
         values = {int(number): value for number, value in restored["evaluations"].items()}
-        return Restored(TrainState(**parallel.as_local(restored["state"])), restored["data"], values)
+        state = TrainState(**parallel.as_local(restored["state"]))
+        if self._sharding:
+            state = state._replace(opt_state=self._sharding.shard(state.opt_state))
+        return Restored(state, restored["data"], values)
 
     def __exit__(self, *_: object) -> None:
         """Wait for an unfinished save, even if the run failed, and end the background threads."""

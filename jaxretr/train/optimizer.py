@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import optax
 
+from jaxretr.train import sharded_optimizer
+
 
 def learning_rate_schedule(learning_rate: float, *, steps: int, warmup_steps: int, schedule: str) -> optax.Schedule:
     """Return a linear warm-up from 0 to `learning_rate` over `warmup_steps` updates, followed by `schedule`.
@@ -37,9 +39,16 @@ def decays(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(applies, params)
 
 
-def adamw(schedule: optax.Schedule, *, weight_decay: float, max_grad_norm: float) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) after clipping by the global norm."""
+def adamw(
+    schedule: optax.Schedule, *, weight_decay: float, max_grad_norm: float, sharded: bool = False
+) -> optax.GradientTransformation:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) after clipping by the global norm.
+
+    With `sharded`, gradients and parameters are this device's shards (`jaxretr.train.sharded_optimizer`), and the norm
+    is over the shards of all devices.
+    """
+    clip = sharded_optimizer.clip_by_global_norm if sharded else optax.clip_by_global_norm
     return optax.chain(
-        optax.clip_by_global_norm(max_grad_norm),
+        clip(max_grad_norm),
         optax.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay, mask=decays),
     )

@@ -17,6 +17,7 @@ from jaxretr.tracking import say
 from jaxretr.train.checkpoint import finished_steps
 
 MAY_CHANGE = {"resume", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "wandb_project"}
+MAY_CHANGE |= {"shard_optimizer"}
 """Fields of a config that a resumed run may change."""
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int32, PyTree
 from jaxretr import parallel
 from jaxretr.data.batches import PairBatch
 from jaxretr.model.functions import EncoderFunctions
-from jaxretr.train import gradient_cache
+from jaxretr.train import gradient_cache, sharded_optimizer
 from jaxretr.train import sparse_embeddings as sparse
 from jaxretr.train.hardening import Hardening
 from jaxretr.train.loss import LossFunction, info_nce
@@ -67,6 +67,7 @@ def make_step(
     hardening: Hardening | None = None,
     chunk_size: int = 0,
     sparse_embeddings: bool = False,
+    shard_optimizer: bool = False,
 ) -> Callable[[TrainState, PairBatch, jax.Array], tuple[TrainState, Metrics]]:
     """Build the per-device update `(state, batch, key) -> (state, metrics)`, to be run under `parallel.pmap`.
 
@@ -82,6 +83,8 @@ def make_step(
       chunk_size: pairs that a device encodes at once (`jaxretr.train.gradient_cache`); 0 for all.
       sparse_embeddings: update only the word embeddings of the batch (`jaxretr.train.sparse_embeddings`). It renumbers
         the token ids, so it excludes `hardening`, which identifies special tokens by their ids.
+      shard_optimizer: `state.opt_state` is this device's shard, and `optimizer` clips by the norm of all shards
+        (`jaxretr.train.sharded_optimizer`); excludes `sparse_embeddings`.
     """
     objective = Objective(encoder, temperature, symmetric, loss)
 
@@ -93,21 +96,33 @@ def make_step(
         # 2. Loss and gradient. Each device differentiates the sum of all devices' losses, but only through its own rows
         # (the transpose of `gather` is a sum over devices). The mean of these gradients over the devices is the
         # gradient of the mean loss.
-        metrics: Metrics
+        local: Any
         if hardening:
             draw_key = jax.random.fold_in(update_key, _HARDENING_KEY)
-            hardened, grads = parallel.mean(hardening(objective, state.params, batch, dropout_key, draw_key))
-            metrics = HardenedMetrics(**hardened._asdict(), grad_norm=optax.tree.norm(grads))
+            local, grads = hardening(objective, state.params, batch, dropout_key, draw_key)
+        elif chunk_size:
+            local, grads = gradient_cache.value_and_grad(objective, state.params, batch, dropout_key, chunk_size)
         else:
-            if chunk_size:
-                values, grads = gradient_cache.value_and_grad(objective, state.params, batch, dropout_key, chunk_size)
-            else:
-                values, grads = jax.value_and_grad(objective, has_aux=True)(state.params, batch, dropout_key)
-            (mean_loss, accuracy), grads = parallel.mean((values, grads))
-            metrics = StepMetrics(mean_loss, accuracy, optax.tree.norm(grads))
+            local, grads = jax.value_and_grad(objective, has_aux=True)(state.params, batch, dropout_key)
 
-        # 3. Clip, apply AdamW, update the parameters.
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        # 3. Average over the devices. With a sharded optimizer, each device averages only its shard of the gradient.
+        if shard_optimizer:
+            values, grads = parallel.mean(local), sharded_optimizer.mean_shards(grads)
+            params, grad_norm = sharded_optimizer.shard(state.params), sharded_optimizer.global_norm(grads)
+        else:
+            values, grads = parallel.mean((local, grads))
+            params, grad_norm = state.params, optax.tree.norm(grads)
+        metrics: Metrics
+        if hardening:
+            metrics = HardenedMetrics(**values._asdict(), grad_norm=grad_norm)
+        else:
+            mean_loss, accuracy = values
+            metrics = StepMetrics(mean_loss, accuracy, grad_norm)
+
+        # 4. Clip, apply AdamW, update the parameters.
+        updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        if shard_optimizer:
+            updates = sharded_optimizer.gather(updates, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + jnp.int32(1), params, opt_state), metrics
 

@@ -188,6 +188,37 @@ def test_chains_scratch_memory_and_loops_of_a_tpu() -> None:
     assert costs.hbm_bytes == outside + 6 * (64 * 4 + 4), "a turn reads its row of the stack and its counter"
 
 
+SCATTER_TEXT = """HloModule scatter
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%all-reduce-scatter (input: f32[64,8]) -> f32[16,8] {
+  %input = f32[64,8]{1,0} parameter(0)
+  %reduced = f32[64,8]{1,0} all-reduce(%input), channel_id=1, replica_groups=[1,4]<=[4], to_apply=%add
+  %number = u32[] partition-id()
+  %rows = u32[] constant(16)
+  %first = u32[] multiply(%number, %rows)
+  %zero = u32[] constant(0)
+  ROOT %part = f32[16,8]{1,0} dynamic-slice(%reduced, %first, %zero), dynamic_slice_sizes={16,8}
+}
+
+ENTRY %main (x: f32[64,8]) -> f32[16,8] {
+  %x = f32[64,8]{1,0} parameter(0)
+  ROOT %part = f32[16,8]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter
+}
+"""
+
+
+def test_a_fused_slice_of_a_sum_is_a_reduce_scatter() -> None:
+    costs = Costs.of(Module.parse(SCATTER_TEXT))
+    assert costs.collectives == {Collective("reduce-scatter", 4, 2048): 1}
+    assert costs.sent_bytes == 2048 * 3 / 4 and costs.hbm_bytes == 2048 + 512
+
+
 def test_float32_products_take_the_passes_of_their_precision() -> None:
     def text(precision: str) -> str:
         return f"""ENTRY %main (x: f32[8,8]) -> f32[8,8] {{
