@@ -89,6 +89,12 @@ def test_passages_are_reranked(index: Path, tmp_path: Path) -> None:
     assert [row[2] for row in rows] == [ids[place] for place in best]
     np.testing.assert_allclose([float(row[4]) for row in rows], scores[best], atol=1e-6)
     assert "reranker" in run("search.py", *flags)
+    with_words = tmp_path / "words"
+    shutil.copytree(index, with_words)
+    run("build_index.py", "--index", with_words, "--lexical")
+    fused = ("--index", with_words, *flags[2:], "--rerank", 40, "--fusion", "rrf", "--language", "de")
+    run("search.py", *fused, "--run", tmp_path / "fused.trec")
+    assert [line.split()[2] for line in (tmp_path / "fused.trec").read_text().splitlines()] == [row[2] for row in rows]
     assert "--rerank 3 needs a reranker" in run("search.py", "--index", index, "--rerank", 3, "q", fails=True)
     assert "rerank is 3, but k is 5; expected at least k" in run("search.py", *flags, "--rerank", 3, fails=True)
 
